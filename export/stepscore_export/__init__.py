@@ -1,0 +1,1 @@
+"""Two Qwen2 checkpoints in, one pair of ONNX models out, in bounded memory."""

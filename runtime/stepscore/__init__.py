@@ -1,0 +1,1 @@
+"""Step rewards of an implicit process reward model, at low precision, without PyTorch."""

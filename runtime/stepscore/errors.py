@@ -1,0 +1,201 @@
+"""Every way stepscore says no, in one tree.
+
+    StepscoreError
+    ├── ArtifactError        the pair on disk, or the machine it is opened on
+    │   ├── NotFound                 not_found
+    │   ├── ManifestInvalid          manifest_invalid
+    │   ├── VersionUnsupported       version_unsupported
+    │   ├── IntegrityMismatch        integrity_mismatch
+    │   ├── PairIncompatible         pair_incompatible
+    │   └── ProviderUnavailable      provider_unavailable
+    ├── InputError           one record; never the end of a run
+    │   ├── InvalidJson              invalid_json
+    │   ├── InvalidRecord            invalid_record
+    │   ├── TooLarge                 too_large
+    │   ├── TooLong                  too_long
+    │   ├── NoSteps                  no_steps
+    │   └── DuplicateId              duplicate_id
+    ├── NumericalError
+    │   └── NonFinite                non_finite (per record, like InputError)
+    ├── ResumeError
+    │   └── ResumeMismatch           resume_mismatch
+    └── ExportError          a checkpoint, or the place an export goes to
+        ├── CheckpointUnsafe         checkpoint_unsafe
+        ├── CheckpointCorrupt        checkpoint_corrupt
+        ├── UnsupportedArchitecture  unsupported_architecture
+        ├── SelftestFailed           selftest_failed
+        ├── OutputExists             output_exists
+        └── OutputUnwritable         output_unwritable
+
+The code strings are stable: error records and scripts may rely on them. `exit_code` is what the command
+line returns when the error ends a run.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StepscoreError(Exception):
+    """Base of all: a message that names what is wrong, and a hint that says what to do."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ArtifactError(StepscoreError):
+    """The pair on disk, or the machine it is opened on."""
+
+    code = "artifact"
+
+
+class NotFound(ArtifactError):
+    """No such pair, model or file."""
+
+    code = "not_found"
+
+
+class ManifestInvalid(ArtifactError):
+    """manifest.json is missing, unreadable or says something impossible."""
+
+    code = "manifest_invalid"
+
+
+class VersionUnsupported(ArtifactError):
+    """The pair was written by a schema that this version does not read."""
+
+    code = "version_unsupported"
+
+
+class IntegrityMismatch(ArtifactError):
+    """A file is missing, not a regular file, or has another size or hash than the manifest says."""
+
+    code = "integrity_mismatch"
+
+
+class PairIncompatible(ArtifactError):
+    """Policy and reference do not fit each other, or the pair does not fit this request."""
+
+    code = "pair_incompatible"
+
+
+class ProviderUnavailable(ArtifactError):
+    """The execution provider that was asked for does not work here."""
+
+    code = "provider_unavailable"
+
+
+class InputError(StepscoreError):
+    """One record cannot be scored; the run goes on."""
+
+    code = "input"
+    exit_code = 1
+
+
+class InvalidJson(InputError):
+    """The line is not JSON (or not UTF-8)."""
+
+    code = "invalid_json"
+
+
+class InvalidRecord(InputError):
+    """The JSON is not a record: a field is missing, has the wrong type, or cannot be text."""
+
+    code = "invalid_record"
+
+
+class TooLarge(InputError):
+    """The line has more bytes, or the record more steps, than the limit."""
+
+    code = "too_large"
+
+
+class TooLong(InputError):
+    """The record has more tokens than the model has positions; nothing is ever truncated."""
+
+    code = "too_long"
+
+
+class NoSteps(InputError):
+    """`steps` is empty."""
+
+    code = "no_steps"
+
+
+class DuplicateId(InputError):
+    """The id was seen before in this input."""
+
+    code = "duplicate_id"
+
+
+class NumericalError(StepscoreError):
+    """A number that must not be returned."""
+
+    code = "numerical"
+    exit_code = 1
+
+
+class NonFinite(NumericalError):
+    """A log-probability is NaN or infinite."""
+
+    code = "non_finite"
+
+
+class ResumeError(StepscoreError):
+    """An unfinished output cannot be continued."""
+
+    code = "resume"
+    exit_code = 4
+
+
+class ResumeMismatch(ResumeError):
+    """The output was begun with another pair, beta, convention or limit."""
+
+    code = "resume_mismatch"
+
+
+class ExportError(StepscoreError):
+    """A checkpoint is refused, or an export cannot be written."""
+
+    code = "export"
+
+
+class CheckpointUnsafe(ExportError):
+    """Loading it would run code: pickle only, `auto_map`, or a name that leaves the folder."""
+
+    code = "checkpoint_unsafe"
+
+
+class CheckpointCorrupt(ExportError):
+    """A file or tensor is missing, truncated, of the wrong shape or dtype, or not finite."""
+
+    code = "checkpoint_corrupt"
+
+
+class UnsupportedArchitecture(ExportError):
+    """Not a plain Qwen2 causal language model (or a template that cannot become literals)."""
+
+    code = "unsupported_architecture"
+
+
+class SelftestFailed(ExportError):
+    """The staged pair, run by the real runtime, does not give the numbers it should."""
+
+    code = "selftest_failed"
+
+
+class OutputExists(ExportError):
+    """Something that is not ours to replace stands at the target."""
+
+    code = "output_exists"
+
+
+class OutputUnwritable(ExportError):
+    """No space, no permission, or another export holds the lock."""
+
+    code = "output_unwritable"
