@@ -1,0 +1,290 @@
+"""A pair on disk: one folder, one manifest that names every file in it.
+
+    PAIR/
+      manifest.json        sizes, hashes, sources, options, template literals
+      tokenizer.json       the policy's
+      <unit>/              `policy` and `reference` (one unit a model)
+        weights.bin        every tensor of the unit, once
+        embed.onnx         token ids -> rows
+        body.onnx          rows -> hidden rows: all layers
+        layer-00.onnx ...  the same layers, one file each, over the same weights.bin
+        head.onnx          hidden rows -> log-probs
+
+Nothing below us notices a flipped byte (ONNX Runtime loads it and computes with it), so the manifest
+carries the size and the SHA-256 of every file, and a checksum of its own text. `Pair.open` compares all sizes
+and the hashes of what is small (manifest, graphs, tokenizer); `Pair.verify` hashes the weights too.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+
+from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
+from stepscore.prompt import Template
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+MAX_MANIFEST_BYTES = 16 << 20
+SMALL_BYTES = 16 << 20
+"""Files up to this size are hashed whenever a pair is opened: a tokenizer of 7 MB takes 20 ms."""
+
+ModelName = Literal["policy", "reference"]
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Precision(enum.StrEnum):
+    """How weights are stored: ONNX Runtime's and Hugging Face's words."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Target(enum.StrEnum):
+    """What the graphs compute in: fp32 on the CPU, 16 bits on CUDA."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a model came from: a folder's name or a repository id, and the commit of the latter."""
+
+    name: str
+    revision: str | None = None
+
+
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The shape both models share; Hugging Face's key names."""
+
+    hidden_size: _Positive
+    intermediate_size: _Positive
+    num_hidden_layers: _Positive
+    num_attention_heads: _Positive
+    num_key_value_heads: _Positive
+    head_dim: _Positive
+    vocab_size: _Positive
+    max_position_embeddings: _Positive
+
+
+class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One set of graphs over one weight file; it computes the log-probs of one model (or of both)."""
+
+    folder: str
+    models: tuple[ModelName, ...]
+
+
+class Selftest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The staged pair against plain numpy on the source weights: worst of the two models.
+
+    `hidden_error` is the relative RMS error of the final hidden rows, `logprob_error` the RMS error of the
+    log-probs in nats, over `num_tokens` tokens. `provider` is where it ran: a pair for CUDA that was exported
+    on a machine without a GPU was checked on the CPU, its weights computed with in fp32.
+    """
+
+    provider: Literal["cpu", "cuda"]
+    num_tokens: int
+    hidden_error: float
+    logprob_error: float
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file must be."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything the runtime knows about a pair without opening another file."""
+
+    schema_version: int
+    checksum: str = ""
+    """SHA-256 of manifest.json as it is with this field empty; `encode` fills it in."""
+    policy: Source
+    reference: Source
+    architecture: Architecture
+    precision: Precision
+    block_size: int
+    target: Target
+    coding: Literal["independent"]
+    beta: float
+    template: Template
+    units: tuple[Unit, ...]
+    selftest: Selftest | None
+    versions: dict[str, str]
+    files: dict[str, FileEntry]
+
+    def encode(self) -> bytes:
+        """Return the bytes of manifest.json: indented, keys in a fixed order."""
+        plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))
+        text = msgspec.json.format(plain, indent=2) + b"\n"
+        checksum = f'"checksum": "{hashlib.sha256(text).hexdigest()}"'
+        return text.replace(b'"checksum": ""', checksum.encode(), 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An opened pair: its folder and its manifest, sizes checked."""
+
+    path: Path
+    manifest: Manifest
+    fingerprint: str
+    """SHA-256 of manifest.json, which holds the hash of everything else."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Pair:
+        """Read the manifest and check that every file it names is there with its size, small ones by hash."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise NotFound(
+                f"{folder} is not a folder", hint="a pair is the folder that `stepscore export` writes"
+            )
+        data = _read_manifest(folder / MANIFEST)
+        pair = cls(folder, _decode_manifest(data, folder / MANIFEST), hashlib.sha256(data).hexdigest())
+        for name, entry in pair.manifest.files.items():
+            _check_size(folder, name, entry)
+            if entry.size <= SMALL_BYTES:
+                _check_hash(folder, name, entry)
+        return pair
+
+    def verify(self) -> None:
+        """Hash every file; raise IntegrityMismatch naming the first that differs."""
+        for name, entry in self.manifest.files.items():
+            _check_size(self.path, name, entry)
+            _check_hash(self.path, name, entry)
+
+    def num_bytes(self) -> int:
+        """Return the size of all files, in bytes."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+    def tokenizer_json(self) -> str:
+        """Return the text of tokenizer.json."""
+        return (self.path / TOKENIZER).read_text(encoding="utf-8")
+
+
+def graph_files(num_hidden_layers: int) -> list[str]:
+    """Return the names of the graph files of one unit.
+
+    >>> graph_files(2)
+    ['embed.onnx', 'body.onnx', 'layer-00.onnx', 'layer-01.onnx', 'head.onnx']
+    """
+    return [
+        "embed.onnx",
+        "body.onnx",
+        *(layer_file(index) for index in range(num_hidden_layers)),
+        "head.onnx",
+    ]
+
+
+def layer_file(index: int) -> str:
+    """Return the name of one layer's graph file."""
+    return f"layer-{index:02d}.onnx"
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        raise ManifestInvalid(
+            f"{path.parent} holds no {MANIFEST}: not a pair",
+            hint="an interrupted export leaves no manifest: run `stepscore export` again",
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ManifestInvalid(f"{path} is not a regular file")
+    if status.st_size > MAX_MANIFEST_BYTES:
+        raise ManifestInvalid(f"{path} has {status.st_size} bytes, more than any manifest")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ManifestInvalid(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _decode_manifest(data: bytes, path: Path) -> Manifest:
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
+        raise ManifestInvalid(f"{path} cannot be read: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise VersionUnsupported(
+            f"{path} has schema version {version}, this stepscore reads {SCHEMA_VERSION}",
+            hint="export the pair again, or install the stepscore that wrote it",
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalid(f"{path} cannot be read: {error}") from None
+    if hashlib.sha256(data.replace(manifest.checksum.encode(), b"", 1)).hexdigest() != manifest.checksum:
+        raise ManifestInvalid(
+            f"{path} is damaged: it does not match its own checksum",
+            hint="copy the pair again from its source, or export it again; it is not made to be edited",
+        )
+    _check_contents(manifest, path)
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _check_contents(manifest: Manifest, path: Path) -> None:
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+            raise ManifestInvalid(f"{path} names a file outside the pair: {name!r}")
+    for unit in manifest.units:
+        if "/" in unit.folder or unit.folder in {"", ".", ".."}:
+            raise ManifestInvalid(f"{path} names a unit outside the pair: {unit.folder!r}")
+    models = [model for unit in manifest.units for model in unit.models]
+    if sorted(models) != ["policy", "reference"]:
+        raise ManifestInvalid(f"{path} holds the models {models}, not one policy and one reference")
+    if manifest.architecture.num_hidden_layers > len(manifest.files):
+        raise ManifestInvalid(f"{path} does not list the graphs of all layers")
+    graphs = graph_files(manifest.architecture.num_hidden_layers)
+    needed = [
+        TOKENIZER,
+        *(f"{unit.folder}/{name}" for unit in manifest.units for name in ["weights.bin", *graphs]),
+    ]
+    for name in needed:
+        if name not in manifest.files:
+            raise ManifestInvalid(f"{path} does not list {name}")
+
+
+def _check_size(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    try:
+        status = os.lstat(path)
+    except OSError:
+        _mismatch(name, "it is missing")
+    parents = [folder / parent for parent in PurePosixPath(name).parents if parent.name]
+    if not stat.S_ISREG(status.st_mode) or any(parent.is_symlink() for parent in parents):
+        _mismatch(name, "it is not a regular file")
+    if status.st_size != entry.size:
+        _mismatch(name, f"it has {status.st_size} bytes, the manifest says {entry.size}")
+
+
+def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
+    try:
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        _mismatch(name, f"it cannot be read: {error.strerror}")
+    if digest != entry.sha256:
+        _mismatch(name, f"its SHA-256 is {digest[:16]}..., the manifest says {entry.sha256[:16]}...")
+
+
+def _mismatch(name: str, fault: str) -> NoReturn:
+    raise IntegrityMismatch(
+        f"{name} is damaged: {fault}", hint="copy the pair again from its source, or export it again"
+    )

@@ -1,0 +1,89 @@
+"""Where graphs run: ONNX Runtime's CPU or CUDA execution provider, and never one in place of the other."""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from stepscore.artifact import Target
+from stepscore.errors import PairIncompatible, ProviderUnavailable
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+
+class Provider(enum.StrEnum):
+    """An execution provider; `auto` is the one that the pair was exported for."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+    def resolve(self, target: Target) -> Provider:
+        """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there."""
+        provider = Provider(target.value) if self is Provider.AUTO else self
+        if provider.value != target.value:
+            raise PairIncompatible(
+                f"this pair was exported for {target.value}, not for {provider.value}",
+                hint=f"export it with --target {provider.value}, or drop --provider",
+            )
+        return provider
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Opens ONNX Runtime sessions, all with the same settings."""
+
+    provider: Provider
+    threads: int | None = None
+    gpu_mem_limit: int | None = None
+
+    def open(self, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
+        """Open one graph; `on_host` keeps it on the CPU (the embedding table) whatever the provider."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads or available_cores()
+        options.enable_mem_pattern = False  # shapes differ from batch to batch
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.provider is Provider.CUDA and not on_host:
+            return self._open_cuda(path, options)
+        return ort.InferenceSession(str(path), options, providers=[CPU])
+
+    def _open_cuda(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+        if self.gpu_mem_limit is not None:
+            cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
+        session = ort.InferenceSession(str(path), options, providers=[(CUDA, cuda_options), CPU])
+        if session.get_providers()[0] != CUDA:
+            raise ProviderUnavailable(
+                f"ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA} did not start",
+                hint="run `stepscore doctor`; it names the missing library",
+            )
+        return session
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def runs_here(target: Target) -> bool:
+    """Return whether this machine has the provider that the target needs."""
+    return target is Target.CPU or CUDA in ort.get_available_providers()
+
+
+def require(provider: Provider) -> None:
+    """Raise ProviderUnavailable unless the provider is there, naming what is missing."""
+    if provider is not Provider.CUDA:
+        return
+    if CUDA not in ort.get_available_providers():
+        raise ProviderUnavailable(
+            f"onnxruntime {ort.__version__} as installed has no {CUDA}, only {ort.get_available_providers()}",
+            hint="pip uninstall onnxruntime; pip install 'stepscore[cuda]'",
+        )
+    ort.preload_dlls()  # cuBLAS and cuDNN from the nvidia-* packages; logs what it cannot find
