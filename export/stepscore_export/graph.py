@@ -1,0 +1,357 @@
+"""Qwen2 plus a log-prob head as ONNX graphs: one function a block, shapes in its first comment.
+
+    embed   input_ids [n] -> rows [n, H]
+    body    rows, indices -> hidden [m, H]              all layers
+    layer   rows, indices -> next_rows [n, H]           one layer; the last one gives hidden [m, H]
+    head    hidden, rows [c], targets [t, 2] -> logprobs [t]
+
+n tokens of all sequences of a batch are rows, without padding. Only attention sees sequences: `pad_index`
+[B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
+may stand in several sequences (a shared prefix). `score_index` [m] names the rows whose next token is
+scored; the last layer drops the others before its MLP. The head gathers c of the m hidden rows, and
+`targets` are pairs (index into those c, token id): [n, vocabulary] never exists.
+
+Graphs hold no weights: every initializer names bytes of the unit's weights.bin, and the same bytes serve
+the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.microsoft domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from stepscore_export.weights import TensorRef
+
+OPSET = 21
+IR_VERSION = 10
+WEIGHTS = "weights.bin"
+MICROSOFT = "com.microsoft"
+EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
+
+INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True, slots=True)
+class FloatMatrix:
+    """A matrix [N, K] stored as it is (any floating type)."""
+
+    values: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMatrix:
+    """A matrix [N, K] stored as codes and scales (see quantize)."""
+
+    codes: TensorRef
+    scales: TensorRef
+    bits: int
+    block_size: int
+    columns: int
+
+
+Matrix = FloatMatrix | BlockMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer; `qkv` is the query, key and value rows in one matrix."""
+
+    input_norm: TensorRef
+    qkv: Matrix
+    qkv_bias: TensorRef
+    output: Matrix
+    post_norm: TensorRef
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """A whole model in one weight file."""
+
+    embedding: Matrix
+    layers: tuple[LayerWeights, ...]
+    norm: TensorRef
+    head: Matrix
+    cos: TensorRef
+    sin: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the graphs need to know beside the tensors' own shapes."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    compute: ir.DataType
+    fused_silu: bool
+    """QuickGelu is one kernel for fp32 on the CPU; Sigmoid * Mul works everywhere."""
+
+
+class _Graph:
+    """One graph under construction."""
+
+    def __init__(self, name: str, weights: ModelWeights, shape: Shape) -> None:
+        self.name = name
+        self.weights = weights
+        self.shape = shape
+        self.compute = shape.compute
+        self.tape = Tape()
+        self.inputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._casts: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        name: str | None = None,
+        **attributes: object,
+    ) -> ir.Value:
+        value: ir.Value = self.tape.op(kind, list(inputs), attributes, domain=domain)
+        if name is not None:
+            value.name = name
+        return value
+
+    def ops(
+        self, kind: str, outputs: int, *inputs: ir.Value | None, **attributes: object
+    ) -> Sequence[ir.Value]:
+        return self.tape.op_multi_out(
+            kind,
+            list(inputs),
+            attributes,
+            num_outputs=outputs,
+            domain=MICROSOFT,
+        )
+
+    def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
+        """Return the initializer that names these bytes of the weight file, in the type of the graph.
+
+        Where the storage type is another, a Cast follows, which ONNX Runtime folds when it loads the graph.
+        """
+        tensor = ir.ExternalTensor(
+            WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
+        )
+        stored = self._initializer(tensor)
+        if as_stored or ref.dtype in (self.compute, ir.DataType.UINT8):
+            return stored
+        if ref.name not in self._casts:
+            self._casts[ref.name] = self.op("Cast", stored, to=self.compute.value)
+        return self._casts[ref.name]
+
+    def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
+        return self._initializer(ir.tensor(values, dtype=dtype, name=name))
+
+    def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        return value if source == target else self.op("Cast", value, to=target.value)
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        name = str(tensor.name)
+        if name not in self._initializers:
+            self._initializers[name] = self.tape.initializer(tensor)
+        return self._initializers[name]
+
+    def finish(self, *outputs: tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]) -> ir.Model:
+        for value, name, dtype, shape in outputs:
+            value.name = name
+            value.type = ir.TensorType(dtype)
+            value.shape = ir.Shape(shape)
+        graph = ir.Graph(
+            self.inputs,
+            [value for value, *_ in outputs],
+            nodes=self.tape.nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self.name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
+
+
+_Stream = tuple[ir.Value, ir.Value | None]
+"""The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Indices:
+    """The inputs that every layer shares."""
+
+    pad_index: ir.Value
+    unpad_index: ir.Value
+    seqlens_k: ir.Value
+    total_sequence_length: ir.Value
+    score_index: ir.Value | None
+
+    @classmethod
+    def declare(cls, g: _Graph, *, scored: bool) -> _Indices:
+        return cls(
+            pad_index=g.input("pad_index", INT64, "batch", "sequence"),
+            unpad_index=g.input("unpad_index", INT64, "n"),
+            seqlens_k=g.input("seqlens_k", INT32, "batch"),
+            total_sequence_length=g.input("total_sequence_length", INT32),
+            score_index=g.input("score_index", INT64, "m") if scored else None,
+        )
+
+
+def embed_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
+    """Look the tokens up in a table that stays in its file."""
+    # input_ids [n] -> rows [n, H]
+    g = _Graph("embed", weights, shape)
+    ids = g.input("input_ids", INT64, "n")
+    table = weights.embedding
+    if isinstance(table, FloatMatrix):
+        rows = g.op("Gather", g.weight(table.values, as_stored=True), ids)
+        rows = g.cast(rows, table.values.dtype, shape.compute)
+    else:
+        rows = _gather_blocks(g, table, ids)
+    return g.finish((g.op("Identity", rows), "rows", shape.compute, ("n", shape.hidden_size)))
+
+
+def body_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
+    """Chain all layers; between two layers the residual sum and the next norm are one operator."""
+    # rows [n, H] -> hidden [m, H]
+    g = _Graph("body", weights, shape)
+    rows = g.input("rows", shape.compute, "n", shape.hidden_size)
+    indices = _Indices.declare(g, scored=True)
+    delta: ir.Value | None = None
+    for layer in weights.layers:
+        rows, delta = _layer(g, layer, indices, (rows, delta))
+    hidden, _ = _norm(g, weights.norm, (rows, delta))
+    return g.finish((hidden, "hidden", shape.compute, ("m", shape.hidden_size)))
+
+
+def layer_graph(weights: ModelWeights, shape: Shape, index: int) -> ir.Model:
+    """Cut one layer out of the body: the residual sum is closed at its end."""
+    # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
+    g = _Graph(f"layer-{index:02d}", weights, shape)
+    last = index == len(weights.layers) - 1
+    rows = g.input("rows", shape.compute, "n", shape.hidden_size)
+    indices = _Indices.declare(g, scored=last)
+    rows, delta = _layer(g, weights.layers[index], indices, (rows, None))
+    if last:
+        hidden, _ = _norm(g, weights.norm, (rows, delta))
+        return g.finish((hidden, "hidden", shape.compute, ("m", shape.hidden_size)))
+    return g.finish((g.op("Add", rows, delta), "next_rows", shape.compute, ("n", shape.hidden_size)))
+
+
+def head_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
+    """Turn a chunk of hidden rows into the log-probs of their target tokens, softmax in fp32."""
+    # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> logprobs [t]
+    g = _Graph("head", weights, shape)
+    hidden = g.input("hidden", shape.compute, "m", shape.hidden_size)
+    rows = g.input("rows", INT64, "c")
+    targets = g.input("targets", INT64, "t", 2)
+    logits = _linear(g, weights.head, g.op("Gather", hidden, rows))  # [c, V]
+    logprobs = g.op("LogSoftmax", g.cast(logits, shape.compute, FLOAT), axis=-1)
+    return g.finish((g.op("GatherND", logprobs, targets), "logprobs", FLOAT, ("t",)))
+
+
+def _layer(g: _Graph, layer: LayerWeights, indices: _Indices, stream: _Stream) -> tuple[ir.Value, ir.Value]:
+    # stream [n, H] -> the same after the layer; the last layer: -> [m, H]
+    normed, rows = _norm(g, layer.input_norm, stream)
+    unpad = indices.unpad_index
+    if layer is g.weights.layers[-1]:
+        unpad = g.op("Gather", unpad, indices.score_index)
+        rows = g.op("Gather", rows, indices.score_index)
+    attended = _attention(g, layer, indices, normed, unpad)
+    normed, rows = _norm(g, layer.post_norm, (rows, attended))
+    return rows, _mlp(g, layer, normed)
+
+
+def _norm(g: _Graph, scale: TensorRef, stream: _Stream) -> tuple[ir.Value, ir.Value]:
+    # stream [n, H] -> RMS norm of its sum, the sum
+    rows, delta = stream
+    epsilon = g.shape.rms_norm_eps
+    if delta is None:
+        return g.op("SimplifiedLayerNormalization", rows, g.weight(scale), axis=-1, epsilon=epsilon), rows
+    normed, _, _, total = g.ops(
+        "SkipSimplifiedLayerNormalization", 4, delta, rows, g.weight(scale), epsilon=epsilon
+    )
+    return normed, total
+
+
+def _attention(
+    g: _Graph, layer: LayerWeights, indices: _Indices, normed: ir.Value, unpad: ir.Value
+) -> ir.Value:
+    # normed [n, H] -> [len(unpad), H]; the padded view [B, S, ...] exists only in here
+    qkv = g.op("Add", _linear(g, layer.qkv, normed), g.weight(layer.qkv_bias))  # [n, (Nq + 2 Nkv) D]
+    padded = g.op("Gather", qkv, indices.pad_index)  # [B, S, (Nq + 2 Nkv) D]
+    # present_key and present_value are named and left dangling: the CPU's flash path needs them
+    attended, _, _ = g.ops(
+        "GroupQueryAttention",
+        3,
+        padded,
+        None,
+        None,
+        None,
+        None,
+        indices.seqlens_k,
+        indices.total_sequence_length,
+        g.weight(g.weights.cos),
+        g.weight(g.weights.sin),
+        num_heads=g.shape.num_attention_heads,
+        kv_num_heads=g.shape.num_key_value_heads,
+        do_rotary=1,
+    )
+    flat = g.op("Reshape", attended, g.constant("flat", -1, g.shape.num_attention_heads * g.shape.head_dim))
+    return _linear(g, layer.output, g.op("Gather", flat, unpad))
+
+
+def _mlp(g: _Graph, layer: LayerWeights, normed: ir.Value) -> ir.Value:
+    # normed [n, H] -> down(silu(gate) * up) [n, H]
+    gate = _linear(g, layer.gate, normed)  # [n, I]
+    up = _linear(g, layer.up, normed)
+    if g.shape.fused_silu:
+        activated = g.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
+    else:
+        activated = g.op("Mul", gate, g.op("Sigmoid", gate))
+    return _linear(g, layer.down, g.op("Mul", activated, up))
+
+
+def _linear(g: _Graph, matrix: Matrix, rows: ir.Value) -> ir.Value:
+    # rows [n, K] times [N, K] transposed -> [n, N]
+    if isinstance(matrix, FloatMatrix):
+        return g.op("Gemm", rows, g.weight(matrix.values), transB=1)
+    return g.op(
+        "MatMulNBits",
+        rows,
+        g.weight(matrix.codes),
+        g.weight(matrix.scales),
+        domain=MICROSOFT,
+        K=matrix.columns,
+        N=matrix.codes.shape[0],
+        bits=matrix.bits,
+        block_size=matrix.block_size,
+        accuracy_level=EXACT_ACTIVATIONS,
+    )
+
+
+def _gather_blocks(g: _Graph, table: BlockMatrix, ids: ir.Value) -> ir.Value:
+    # ids [n] -> (code - 128) * scale of their rows [n, K]
+    if table.bits != 8:
+        raise ValueError("the embedding is stored at 8 bits or better")
+    _, blocks, block_size = table.codes.shape
+    codes = g.cast(g.op("Gather", g.weight(table.codes), ids), ir.DataType.UINT8, g.compute)  # [n, K/b, b]
+    zero_point = g.constant("zero_point", 128.0, dtype=g.compute)
+    scales = g.op("Gather", g.weight(table.scales, as_stored=True), ids)  # [n, K/b]
+    scales = g.cast(scales, table.scales.dtype, g.compute)
+    scales = g.op("Unsqueeze", scales, g.constant("last", -1))
+    rows = g.op("Mul", g.op("Sub", codes, zero_point), scales)
+    rows = g.op("Reshape", rows, g.constant("row", -1, blocks * block_size))
+    if blocks * block_size == table.columns:
+        return rows
+    return g.op(
+        "Slice", rows, g.constant("zero", 0), g.constant("columns", table.columns), g.constant("axis", 1)
+    )

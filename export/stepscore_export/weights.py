@@ -1,0 +1,110 @@
+"""The weight file of one unit: tensors appended in row blocks, hashed as they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from stepscore.artifact import FileEntry
+
+from stepscore_export.errors import unwritable
+
+ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them
+
+_DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
+    {
+        ir.DataType.FLOAT: np.dtype(np.float32),
+        ir.DataType.FLOAT16: np.dtype(np.float16),
+        ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+        ir.DataType.UINT8: np.dtype(np.uint8),
+    }
+)
+
+
+def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
+    """Return the numpy type whose bytes are those of an ONNX type."""
+    return _DTYPES[dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """Where a tensor's bytes are in its weight file."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tensor's data."""
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+
+    def reshaped(self, name: str, *shape: int) -> TensorRef:
+        """Name the same bytes with another shape."""
+        if math.prod(shape) != math.prod(self.shape):
+            raise ValueError(f"{self.name} {self.shape} cannot be seen as {shape}")
+        return TensorRef(name, self.dtype, shape, self.offset)
+
+    def part(self, name: str, start: int, stop: int) -> TensorRef:
+        """Name rows [start:stop] of the same bytes."""
+        row_bytes = self.num_bytes // self.shape[0]
+        return TensorRef(name, self.dtype, (stop - start, *self.shape[1:]), self.offset + start * row_bytes)
+
+
+class WeightFile:
+    """Append-only writer; every tensor starts at a multiple of ALIGNMENT."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with unwritable(path):
+            self._file = path.open("xb")
+        self._hash = hashlib.sha256()
+        self._position = 0
+
+    def append(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> TensorRef:
+        """Write the blocks of one tensor, in order; they must fill `shape` exactly."""
+        self._write(b"\0" * (-self._position % ALIGNMENT))
+        ref = TensorRef(name, dtype, shape, self._position)
+        for block in blocks:
+            if block.dtype != numpy_dtype(dtype):
+                raise TypeError(f"{name}: block of {block.dtype}, not {dtype.name}")
+            self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        if self._position - ref.offset != ref.num_bytes:
+            written = self._position - ref.offset
+            raise ValueError(f"{name}: {written} bytes written, {shape} needs {ref.num_bytes}")
+        return ref
+
+    def close(self) -> FileEntry:
+        """Flush to the disk and return the file's size and hash."""
+        with unwritable(self._path):
+            self._file.flush()
+            self._file.close()
+        return FileEntry(self._position, self._hash.hexdigest())
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # what could not be written was said already; close flushes it once more
+            self._file.close()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        with unwritable(self._path):
+            self._file.write(data)
+        self._hash.update(data)
+        self._position += len(data)
