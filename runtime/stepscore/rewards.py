@@ -1,0 +1,51 @@
+"""Log-ratios and step ends -> rewards. Pure arithmetic on one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepscore.errors import NonFinite
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """The three named outputs; in units of beta times nats, n values one a step."""
+
+    cumulative_rewards: np.ndarray  # float64 [n], the card's `beta_reward`
+    step_rewards: np.ndarray  # float64 [n], first differences
+    outcome_reward: float  # the last cumulative one
+
+
+def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start: int) -> Rewards:
+    """Rewards of an implicit process reward model, read at one token a step.
+
+    With r[j] = log p_policy(F[j+1] | F[..j]) - log p_reference(F[j+1] | F[..j])::
+
+        cumulative_rewards[k] = beta * sum(r[start : step_ends[k] + 1])
+        step_rewards[k]       = cumulative_rewards[k] - cumulative_rewards[k - 1],  first one from 0
+        outcome_reward        = cumulative_rewards[n - 1]
+
+    Hence sum(step_rewards) = outcome_reward, equal models give exactly 0, and swapping the models flips every
+    sign. Sums are in float64 whatever comes in. Steps that end at one token share one cumulative reward.
+
+    log_ratios: float32 or float64 [L-1], nats. step_ends: int [n], n >= 1, indices into log_ratios.
+    start: first index summed: 0 for the card's convention, response_start - 1 for response and exact.
+
+    Raises NonFinite when a log-ratio is NaN or infinite; ValueError when there is no step or a step ends
+    before start or behind the last log-ratio.
+
+    Source: the usage code of the EurusPRM-Stage2 model card; beta is its `coef`.
+
+    >>> r = rewards(np.array([9.0, 1.0, 2.0, -4.0]), np.array([2, 3]), beta=0.5, start=1)
+    >>> r.cumulative_rewards.tolist(), r.step_rewards.tolist(), r.outcome_reward
+    ([1.5, -0.5], [1.5, -2.0], -0.5)
+    """
+    if not np.isfinite(log_ratios).all():
+        raise NonFinite(f"log-ratio {int(np.flatnonzero(~np.isfinite(log_ratios))[0])} is NaN or infinite")
+    if step_ends.size == 0 or start < 0 or step_ends.min() < start or step_ends.max() >= log_ratios.size:
+        raise ValueError(f"step ends {step_ends.tolist()} do not lie in {start}..{log_ratios.size - 1}")
+    sums = np.cumsum(log_ratios[start:], dtype=np.float64)
+    cumulative = beta * sums[step_ends - start]
+    return Rewards(cumulative, np.diff(cumulative, prepend=0.0), float(cumulative[-1]))
