@@ -1,1 +1,37 @@
-"""Step rewards of an implicit process reward model, at low precision, without PyTorch."""
+"""Step rewards of an implicit process reward model, at low precision, without PyTorch.
+
+    from stepscore import Scorer
+
+    with Scorer.load("pair") as scorer:
+        result, = scorer.score([{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}])
+
+The public names below are loaded when they are first used: `stepscore --help` needs none of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepscore.choices import Convention, Provider
+    from stepscore.errors import StepscoreError
+    from stepscore.records import Record
+    from stepscore.scorer import Result, Scorer
+
+__all__ = ["Convention", "Provider", "Record", "Result", "Scorer", "StepscoreError"]
+
+_HOMES = {
+    "Convention": "choices",
+    "Provider": "choices",
+    "Record": "records",
+    "Result": "scorer",
+    "Scorer": "scorer",
+    "StepscoreError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -17,7 +17,6 @@ and the hashes of what is small (manifest, graphs, tokenizer); `Pair.verify` has
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import os
 import stat
@@ -27,6 +26,7 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
+from stepscore.choices import Precision, Target
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.prompt import Template
 
@@ -39,23 +39,6 @@ SMALL_BYTES = 16 << 20
 
 ModelName = Literal["policy", "reference"]
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
-
-
-class Precision(enum.StrEnum):
-    """How weights are stored: ONNX Runtime's and Hugging Face's words."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class Target(enum.StrEnum):
-    """What the graphs compute in: fp32 on the CPU, 16 bits on CUDA."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,6 @@ the device. Graph inputs are bound by name; the engine does not know what a grap
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +17,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepscore.artifact import ModelName, Pair, layer_file
+from stepscore.choices import Provider, Residency
 from stepscore.plan import Batch, chunks, pack
-from stepscore.provider import Provider, Sessions, require
+from stepscore.provider import Sessions, require, resolve
 
-HEAD_BYTES = 128 << 20
-"""What one chunk of the head may take: logits and their log-softmax, fp32."""
+HEAD_ROWS = 1024
+"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 67 MB, fp32."""
 
 Values = dict[str, ort.OrtValue]
 Logprobs = dict[ModelName, NDArray[np.float32]]
-
-
-class Residency(enum.StrEnum):
-    """What stays in memory between batches: all graphs, or one layer at a time."""
-
-    RESIDENT = "resident"
-    STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class EngineOptions:
     residency: Residency = Residency.RESIDENT
     threads: int | None = None
     gpu_mem_limit: int | None = None
-    head_bytes: int = HEAD_BYTES
+    head_rows: int = HEAD_ROWS
 
 
 class Engine:
@@ -51,10 +44,10 @@ class Engine:
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        self.provider = options.provider.resolve(pair.manifest.target)
+        self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
         architecture = pair.manifest.architecture
-        self._head_rows = max(1, options.head_bytes // (2 * 4 * architecture.vocab_size))
+        self._head_rows = options.head_rows
         sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit)
         self._units = [
             _Unit(

@@ -19,11 +19,12 @@
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ResumeError
     │   └── ResumeMismatch           resume_mismatch
-    └── ExportError          a checkpoint, or the place an export goes to
-        ├── CheckpointUnsafe         checkpoint_unsafe
-        ├── CheckpointCorrupt        checkpoint_corrupt
-        ├── UnsupportedArchitecture  unsupported_architecture
-        ├── SelftestFailed           selftest_failed
+    ├── ExportError          a checkpoint that is refused
+    │   ├── CheckpointUnsafe         checkpoint_unsafe
+    │   ├── CheckpointCorrupt        checkpoint_corrupt
+    │   ├── UnsupportedArchitecture  unsupported_architecture
+    │   └── SelftestFailed           selftest_failed
+    └── OutputError          the place an export or a job writes to
         ├── OutputExists             output_exists
         └── OutputUnwritable         output_unwritable
 
@@ -110,7 +111,7 @@ class InvalidRecord(InputError):
 
 
 class TooLarge(InputError):
-    """The line has more bytes, or the record more steps, than the limit."""
+    """The line has more bytes than the limit."""
 
     code = "too_large"
 
@@ -160,7 +161,7 @@ class ResumeMismatch(ResumeError):
 
 
 class ExportError(StepscoreError):
-    """A checkpoint is refused, or an export cannot be written."""
+    """A checkpoint, or what is made of it, is refused."""
 
     code = "export"
 
@@ -189,13 +190,19 @@ class SelftestFailed(ExportError):
     code = "selftest_failed"
 
 
-class OutputExists(ExportError):
+class OutputError(StepscoreError):
+    """A pair or an output file cannot be written."""
+
+    code = "output"
+
+
+class OutputExists(OutputError):
     """Something that is not ours to replace stands at the target."""
 
     code = "output_exists"
 
 
-class OutputUnwritable(ExportError):
-    """No space, no permission, or another export holds the lock."""
+class OutputUnwritable(OutputError):
+    """No space, no permission, or another process holds the lock."""
 
     code = "output_unwritable"

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import onnxruntime as ort
 
-from stepscore.artifact import Target
+from stepscore.choices import Provider, Target
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 
 
-class Provider(enum.StrEnum):
-    """An execution provider; `auto` is the one that the pair was exported for."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-    def resolve(self, target: Target) -> Provider:
-        """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there."""
-        provider = Provider(target.value) if self is Provider.AUTO else self
-        if provider.value != target.value:
-            raise PairIncompatible(
-                f"this pair was exported for {target.value}, not for {provider.value}",
-                hint=f"export it with --target {provider.value}, or drop --provider",
-            )
-        return provider
+def resolve(provider: Provider, target: Target) -> Provider:
+    """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there."""
+    resolved = Provider(target.value) if provider is Provider.AUTO else provider
+    if resolved.value != target.value:
+        raise PairIncompatible(
+            f"this pair was exported for {target.value}, not for {resolved.value}",
+            hint=f"export it with --target {resolved.value}, or drop --provider",
+        )
+    return resolved
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,8 @@ class Sessions:
         options.intra_op_num_threads = self.threads or available_cores()
         options.enable_mem_pattern = False  # shapes differ from batch to batch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        _share_host_arena()
         if self.provider is Provider.CUDA and not on_host:
             return self._open_cuda(path, options)
         return ort.InferenceSession(str(path), options, providers=[CPU])
@@ -65,6 +60,13 @@ class Sessions:
                 hint="run `stepscore doctor`; it names the missing library",
             )
         return session
+
+
+@cache
+def _share_host_arena() -> None:
+    """Register one arena for all sessions of the process; it grows by what is asked for, not by doubling."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def available_cores() -> int:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact import Pair
+from stepscore.choices import Convention, Provider
 from stepscore.engine import Engine, EngineOptions, Logprobs
 from stepscore.errors import InputError, NonFinite
 from stepscore.plan import budgeted, pack
-from stepscore.prompt import Convention, EncodedPrompt, PromptEncoder
-from stepscore.provider import Provider
+from stepscore.prompt import EncodedPrompt, PromptEncoder
 from stepscore.records import Record, record_from
 from stepscore.rewards import rewards
 

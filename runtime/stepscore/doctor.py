@@ -1,0 +1,176 @@
+"""`stepscore doctor`: what this machine has, whether scoring works on it, and what to install if not."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepscore.errors import ProviderUnavailable, StepscoreError
+
+PACKAGES = ("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu")
+PROVIDERS = ("cpu", "cuda")
+CPU_FEATURES = (
+    *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+
+# y = x @ x over float32 [1, 1], opset 17: enough to make a provider load its libraries and run.
+TINY_MODEL = (
+    b'\x08\x08:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01g'
+    b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
+    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
+    b"B\x04\n\x00\x10\x11"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact about the machine, or what is wrong there."""
+
+    name: str
+    value: str
+    fault: StepscoreError | None = None
+
+
+def examine(pair: Path | None) -> tuple[list[Finding], bool]:
+    """Return what was found, and whether scoring can work here: at all, or with this pair."""
+    machine = [
+        Finding("python", f"{platform.python_version()} on {platform.platform()}"),
+        Finding("packages", ", ".join(_versions())),
+        Finding("cpu", f"{_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}"),
+        Finding("memory", _memory()),
+    ]
+    providers = {name: _try_provider(name) for name in PROVIDERS}
+    found = [*machine, *providers.values()]
+    if pair is None:
+        return found, any(provider.fault is None for provider in providers.values())
+    opened, target = _try_pair(pair)
+    works = opened.fault is None and target is not None and providers[target].fault is None
+    return [*found, opened], works
+
+
+def _try_provider(name: str) -> Finding:
+    """Run a real session the way the engine opens one."""
+    try:
+        _run_tiny_model(name)
+    except StepscoreError as error:
+        return Finding(name, "does not work", error)
+    except Exception as error:  # ONNX Runtime raises its own, unrelated classes
+        return Finding(name, "does not work", ProviderUnavailable(str(error), hint=_missing(name)))
+    return Finding(name, "works")
+
+
+def _run_tiny_model(name: str) -> None:
+    try:
+        import numpy as np  # noqa: PLC0415
+
+        from stepscore.choices import Provider  # noqa: PLC0415
+        from stepscore.provider import Sessions, require  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ProviderUnavailable(
+            f"{error.name} is not installed", hint=f"pip install 'stepscore[{name}]'"
+        ) from None
+    provider = Provider(name)
+    require(provider)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.onnx"
+        path.write_bytes(TINY_MODEL)
+        try:
+            session = Sessions(provider).open(path)
+        except ProviderUnavailable as error:
+            raise ProviderUnavailable(error.message, hint=_missing(name)) from None
+        (value,) = session.run(None, {"x": np.full((1, 1), 3, np.float32)})
+    if value.item() != 9:
+        raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
+
+
+def _missing(name: str) -> str | None:
+    """Return what keeps the CUDA provider from starting, as the dynamic loader and the driver see it."""
+    if name != "cuda":
+        return None
+    import onnxruntime  # noqa: PLC0415
+
+    missing = []
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuInit(0)
+        if status != 0:
+            missing.append(f"the NVIDIA driver finds no usable GPU (cuInit returned {status})")
+    except OSError:
+        missing.append("there is no NVIDIA driver (libcuda.so.1)")
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        # Any other fault of loading it by hand is one that ONNX Runtime does not have.
+        if "cannot open shared object file" in str(error):
+            missing.append(f"{str(error).split(':')[0]} is missing: pip install 'stepscore[cuda]' brings it")
+    return "; ".join(missing) or "ONNX Runtime's own log, above, has the reason"
+
+
+def _try_pair(path: Path) -> tuple[Finding, str | None]:
+    from stepscore.artifact import Pair  # noqa: PLC0415
+
+    try:
+        pair = Pair.open(path)
+    except StepscoreError as error:
+        return Finding("pair", str(path), error), None
+    target = pair.manifest.target.value
+    size = pair.num_bytes()
+    value = f"{path}: for {target}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
+    available = _available_bytes()
+    if target == "cpu" and available is not None and size > available:
+        value += f"; more than the {available / 1e9:.1f} GB of memory available"
+    return Finding("pair", value), target
+
+
+def _versions() -> Iterator[str]:
+    for name in PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_features() -> list[str]:
+    """Return those of CPU_FEATURES that Linux reports; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = {
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()
+    }
+    return [name for name in CPU_FEATURES if name in flags]
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    available = _available_bytes()
+    of = "" if total is None else f" of {total / 1e9:.1f} GB"
+    return "unknown" if available is None else f"{available / 1e9:.1f} GB available{of}"
+
+
+def _available_bytes() -> int | None:
+    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
+    )
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no limit: no file, or "max"
+        return available
+    return limit - used if available is None else min(available, limit - used)

@@ -1,0 +1,78 @@
+"""What many tests share, made once a session: two tiny checkpoints and the pairs exported from them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from tests.checkpoints import write_checkpoint
+
+from stepscore.choices import Precision, Provider, Target
+from stepscore.errors import StepscoreError
+from stepscore.provider import Sessions, require
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+settings.register_profile("stepscore", deadline=None)  # no test passes or fails by the clock
+settings.load_profile("stepscore")
+
+PairOf = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """A random reference and the policy: the same weights plus a difference of 1 %."""
+
+    policy: Path
+    reference: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return Checkpoints(
+        policy=write_checkpoint(folder / "policy", seed=1, perturb=0.01),
+        reference=write_checkpoint(folder / "reference", seed=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def pair_of(tiny_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairOf:
+    """pair_of(precision, target): a folder nobody may write to; exported at the first request."""
+    folder = tmp_path_factory.mktemp("pairs")
+
+    @cache
+    def exported(precision: Precision, target: Target) -> Path:
+        options = ExportOptions(precision=precision, target=target)
+        models = tiny_checkpoints
+        return export_pair(models.policy, models.reference, folder / f"{precision}-{target}", options).path
+
+    return lambda precision=Precision.FP32, target=Target.CPU: exported(precision, target)
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(pair_of: PairOf) -> Path:
+    """The fp32 pair for the CPU."""
+    return pair_of()
+
+
+@pytest.fixture
+def pair_copy(tiny_pair: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pair to damage."""
+    return shutil.copytree(tiny_pair, tmp_path / "pair")
+
+
+@pytest.fixture(scope="session")
+def cuda(pair_of: PairOf) -> Provider:
+    """Skip unless a session really starts on CUDA."""
+    try:
+        require(Provider.CUDA)
+        Sessions(Provider.CUDA).open(pair_of(Precision.FP16, Target.CUDA) / "policy" / "head.onnx")
+    except StepscoreError as error:
+        pytest.skip(f"no CUDA: {error}")
+    return Provider.CUDA
