@@ -21,8 +21,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from stepscore_export.config import Qwen2Config, tensor_shapes
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from stepscore_export.config import Qwen2Config, tensor_shapes
 
 DType = Literal["float32", "float16", "bfloat16"]
 

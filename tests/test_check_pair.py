@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.checkpoints import TINY, tied, write_checkpoint
+
 from stepscore.errors import (
     PairIncompatible,
 )
 from stepscore_export.checkpoint import Checkpoint, Qwen2Config, check_pair
-
-from tests.checkpoints import TINY, tied, write_checkpoint
 
 
 def pair_of(tmp_path: Path, reference: Qwen2Config = TINY) -> tuple[Path, Path]:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.checkpoints import TINY, edit_json, edit_tensors, tied, weights, write_checkpoint
+
 from stepscore.artifact import Source
 from stepscore.errors import CheckpointUnsafe, ExportError, NotFound
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import tensor_shapes
-
-from tests.checkpoints import TINY, edit_json, edit_tensors, tied, weights, write_checkpoint
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

@@ -16,16 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stepscore.errors import (
-    CheckpointCorrupt,
-    CheckpointUnsafe,
-    ExportError,
-    StepscoreError,
-    UnsupportedArchitecture,
-)
-from stepscore_export.checkpoint import Checkpoint
-from stepscore_export.config import parse_config, tensor_shapes
-
 from tests.checkpoints import (
     TINY,
     config_json,
@@ -35,6 +25,16 @@ from tests.checkpoints import (
     write_checkpoint,
     write_json,
 )
+
+from stepscore.errors import (
+    CheckpointCorrupt,
+    CheckpointUnsafe,
+    ExportError,
+    StepscoreError,
+    UnsupportedArchitecture,
+)
+from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.config import parse_config, tensor_shapes
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 SHARDS = [f"model-{index:05d}-of-00003.safetensors" for index in (1, 2, 3)]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.checkpoints import CHAT_TEMPLATE, write_json, write_tokenizer
+from tests.shared_data import SHARED_DATA
+
 from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchitecture
 from stepscore.prompt import Template
 from stepscore_export import sandbox
 from stepscore_export.folder import CheckpointFolder
 from stepscore_export.template import literals
 from stepscore_export.tokenizer import ChatTemplate, read_chat_template
-
-from tests.checkpoints import CHAT_TEMPLATE, write_json, write_tokenizer
-from tests.shared_data import SHARED_DATA
 
 QWEN_MATH = Template(
     prefix="<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}."

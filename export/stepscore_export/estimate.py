@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stepscore.artifact import Precision
-
+from stepscore.choices import Precision
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config, tensor_shapes
 from stepscore_export.model import BLOCK_ELEMENTS, TABLE_BITS

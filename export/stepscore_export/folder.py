@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import msgspec
+
 from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, NotFound
 
 # The largest file read whole is tokenizer.json: 11 MB for Qwen2.5.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from stepscore.errors import CheckpointCorrupt
 
+from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
 from stepscore_export.graph import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape

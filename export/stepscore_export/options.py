@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from stepscore.artifact import Precision, Target
-from stepscore.errors import ExportError
 
-DEFAULT_BETA = 0.001  # the model card's `coef`
+from stepscore.choices import DEFAULT_BETA, Precision, Target
+from stepscore.errors import ExportError
 
 _STORAGE = {
     Precision.FP32: ir.DataType.FLOAT,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime as ort
+
 from stepscore.artifact import (
     SCHEMA_VERSION,
     TOKENIZER,
@@ -18,14 +19,13 @@ from stepscore.artifact import (
     ModelName,
     Pair,
     Selftest,
-    Source,
-    Target,
     Unit,
     layer_file,
 )
-from stepscore.prompt import Template
+from stepscore.choices import Target
+from stepscore.errors import ManifestInvalid, UnsupportedArchitecture
+from stepscore.prompt import PromptEncoder, Template
 from stepscore.provider import runs_here
-
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
 from stepscore_export.errors import unwritable
@@ -68,7 +68,7 @@ def export_pair(
     check_output(target, force=force)
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
-        template = literals(policy_model.chat_template())
+        template = prompt_template(policy_model)
         checkpoints: dict[ModelName, Checkpoint] = {"policy": policy_model, "reference": reference_model}
         with stage(target, force=force) as staged:
             weights = {
@@ -88,6 +88,16 @@ def export_pair(
             selftest = run_selftest(Pair.open(staged.folder), checkpoints)
             staged.seal(write_graphs(options, selftest))
     return Pair.open(target)
+
+
+def prompt_template(policy: Checkpoint) -> Template:
+    """Return the chat template as literals; UnsupportedArchitecture where the runtime could not use them."""
+    template = literals(policy.chat_template())
+    try:
+        PromptEncoder(policy.tokenizer_json(), template, max_tokens=policy.config.max_position_embeddings)
+    except ManifestInvalid as error:
+        raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
+    return template
 
 
 def _write_weights(
@@ -120,14 +130,10 @@ def _manifest(
     files: dict[str, FileEntry],
     selftest: Selftest | None,
 ) -> Manifest:
-    sources = {
-        name: Source(checkpoint.source.name, checkpoint.source.revision)
-        for name, checkpoint in checkpoints.items()
-    }
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        policy=sources["policy"],
-        reference=sources["reference"],
+        policy=checkpoints["policy"].source,
+        reference=checkpoints["reference"].source,
         architecture=_architecture(*(checkpoint.config for checkpoint in checkpoints.values())),
         precision=options.precision,
         block_size=options.block_size,

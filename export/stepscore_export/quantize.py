@@ -33,7 +33,7 @@ def quantize(
     `scale_dtype` first; code = clip(round(w / scale), -2^(bits-1), 2^(bits-1) - 1) + 2^(bits-1).
     The signed maximum lands on the end of the range that has one code more, so no code is wasted (the
     scheme of ggml's Q4_0). A block of zeros has scale 0. |w - dequantize| <= |scale| (half a step, but one
-    step for an entry that mirrors m).
+    step for an entry that mirrors m), plus what rounding the scale to `scale_dtype` moves m by.
 
     weight: float32 [N, K]; K is padded with zeros up to a multiple of block_size.
     Raises ValueError for bits other than 4 and 8 or an odd block_size.

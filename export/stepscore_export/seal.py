@@ -13,7 +13,6 @@ from typing import get_args
 
 from stepscore.artifact import MANIFEST, TOKENIZER, FileEntry, Manifest, ModelName
 from stepscore.errors import OutputExists, OutputUnwritable
-
 from stepscore_export.errors import unwritable
 
 
@@ -46,13 +45,8 @@ class Stage:
             _sync(self.folder)
             if self.target.exists():
                 os.rename(self.target, self._retired)
-            try:
-                os.rename(self.folder, self.target)
-            except OSError:
-                _recover(self.target, self._retired)
-                raise
+            os.rename(self.folder, self.target)
             _sync(self.target.parent)
-            shutil.rmtree(self._retired, ignore_errors=True)
 
 
 @contextmanager
@@ -69,7 +63,8 @@ def stage(target: Path, *, force: bool) -> Iterator[Stage]:
     with unwritable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock, target):
-        _recover(target, retired)
+        with unwritable(target):
+            _recover(target, retired)
         _check_replaceable(target, force=force)
         with unwritable(target):
             shutil.rmtree(folder, ignore_errors=True)
@@ -78,6 +73,7 @@ def stage(target: Path, *, force: bool) -> Iterator[Stage]:
             yield Stage(target, folder, retired)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            _recover(target, retired)
 
 
 def check_output(target: Path, *, force: bool) -> None:
@@ -90,7 +86,8 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
         return
     if target.is_symlink() or not target.is_dir():
         raise OutputExists(f"{target} exists and is not a folder", hint="choose another --output")
-    entries = [path.name for path in target.iterdir()]
+    with unwritable(target):
+        entries = [path.name for path in target.iterdir()]
     if not entries:
         return
     if MANIFEST not in entries:
@@ -106,7 +103,7 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 
 
 def _recover(target: Path, retired: Path) -> None:
-    """Finish what a kill between the two renames of `seal` left: the old pair goes back or away."""
+    """Finish what the first rename of `seal` began: the old pair goes, or returns if there is no new one."""
     if retired.exists():
         if target.exists():
             shutil.rmtree(retired, ignore_errors=True)

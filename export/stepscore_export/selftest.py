@@ -10,21 +10,22 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import numpy as np
-from stepscore.artifact import ModelName, Pair, Precision, Selftest
-from stepscore.engine import Engine, EngineOptions, Residency
+
+from stepscore.artifact import ModelName, Pair, Selftest
+from stepscore.choices import Convention, Precision, Residency
+from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import SelftestFailed
 from stepscore.plan import pack
-from stepscore.prompt import Convention, PromptEncoder
-
+from stepscore.prompt import PromptEncoder
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.oracle import hidden_and_logprobs
 
 PROBLEM = "A box holds 12 pens. How many pens are in 3 boxes?"
 STEPS = ("Each box holds 12 pens.", "3 boxes hold 3 * 12 = 36 pens, so the answer is \\boxed{36}.")
 
-# Relative RMS error, of the final hidden rows and of the log-probs around their mean, at which something other
-# than rounding is wrong. Rounding gives about 1e-6, 1e-3, 1e-2, 1e-2 and 1e-1 (more on a model with random
-# weights); zeros or noise give 1 or more.
+# Relative RMS error, of the final hidden rows and of the log-probs around their mean, at which something
+# other than rounding is wrong. Rounding gives about 1e-6, 1e-3, 1e-2, 1e-2 and 1e-1 (more on a model with
+# random weights); zeros or noise give 1 or more.
 LIMITS = MappingProxyType(
     {
         Precision.FP32: 1e-3,
@@ -51,7 +52,9 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
         hidden_off = _rms(hidden[name] - true_hidden)
         logprobs_off = _rms(logprobs[name] - true_logprobs)
         _check(manifest.precision, f"{name} gives hidden rows", hidden_off / _rms(true_hidden))
-        _check(manifest.precision, f"{name} gives log-probs", logprobs_off / (np.std(true_logprobs) + 1e-6))
+        _check(
+            manifest.precision, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6)
+        )
         hidden_error = max(hidden_error, hidden_off / _rms(true_hidden))
         logprob_error = max(logprob_error, logprobs_off)
     return Selftest(

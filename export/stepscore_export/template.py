@@ -11,7 +11,6 @@ from pathlib import Path
 
 from stepscore.errors import CheckpointUnsafe, UnsupportedArchitecture
 from stepscore.prompt import Template
-
 from stepscore_export.tokenizer import ChatTemplate
 
 TIME_LIMIT_SECONDS = 10.0

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, UnsupportedArchitecture
 
+from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, UnsupportedArchitecture
 from stepscore_export.folder import CheckpointFolder
 
 WEIGHTS = "model.safetensors"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from tokenizers import Tokenizer
 
+from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.config import refuse_remote_code
 from stepscore_export.folder import CheckpointFolder
 

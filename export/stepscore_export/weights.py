@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from stepscore.artifact import FileEntry
 
+from stepscore.artifact import FileEntry
 from stepscore_export.errors import unwritable
 
 ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them
@@ -50,15 +50,10 @@ class TensorRef:
         """Size of the tensor's data."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
-    def reshaped(self, name: str, *shape: int) -> TensorRef:
-        """Name the same bytes with another shape."""
-        if math.prod(shape) != math.prod(self.shape):
-            raise ValueError(f"{self.name} {self.shape} cannot be seen as {shape}")
-        return TensorRef(name, self.dtype, shape, self.offset)
-
-    def part(self, name: str, start: int, stop: int) -> TensorRef:
+    def part(self, start: int, stop: int) -> TensorRef:
         """Name rows [start:stop] of the same bytes."""
         row_bytes = self.num_bytes // self.shape[0]
+        name = f"{self.name}.{start}"
         return TensorRef(name, self.dtype, (stop - start, *self.shape[1:]), self.offset + start * row_bytes)
 
 

@@ -1,0 +1,454 @@
+"""The main job: two checkpoints in, one pair out. Same input, same bytes; nothing wrong is ever sealed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tests.checkpoints import TINY, tied, write_checkpoint, write_tokenizer
+from tests.conftest import Checkpoints, PairOf
+
+from stepscore.artifact import Pair, Selftest
+from stepscore.choices import Precision, Target
+from stepscore.cli import main
+from stepscore.errors import ExportError, SelftestFailed
+from stepscore_export import graph, model
+from stepscore_export import pair as pair_module
+from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.config import Qwen2Config
+from stepscore_export.estimate import weight_file_bytes
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+from stepscore_export.quantize import Quantized, quantize
+from stepscore_export.selftest import LIMITS
+
+ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
+CUDA_PRECISIONS = [precision for precision in Precision if precision is not Precision.FP32]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def tensors_and_graphs(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files(folder).items() if name != "manifest.json"}
+
+
+# Same input, same bytes
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT4])
+def test_the_same_command_twice_gives_the_same_folder(
+    tiny_checkpoints: Checkpoints, pair_of: PairOf, tmp_path: Path, precision: Precision
+) -> None:
+    again = export_pair(
+        tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "again", ExportOptions(precision)
+    )
+    assert files(again.path) == files(pair_of(precision))
+
+
+def test_shards_do_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
+    policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, shards=3)
+    reference = write_checkpoint(tmp_path / "reference", seed=1, shards=2)
+    assert files(export_pair(policy, reference, tmp_path / "pair").path) == files(tiny_pair)
+
+
+def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
+    policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, layout=5)
+    reference = write_checkpoint(tmp_path / "reference", seed=1, layout=5)
+    assert files(export_pair(policy, reference, tmp_path / "pair").path) == files(tiny_pair)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", Precision.BF16), ("float16", Precision.FP16)])
+def test_storing_what_the_source_stores_loses_nothing(
+    tmp_path: Path, dtype: str, precision: Precision
+) -> None:
+    """A 16-bit source at its own precision and at fp32: the same numbers, bit by bit."""
+    folders = [
+        write_checkpoint(tmp_path / name, seed=1, perturb=perturb, dtype=dtype)  # type: ignore[arg-type]
+        for name, perturb in (("policy", 0.01), ("reference", 0.0))
+    ]
+    errors = [
+        export_pair(*folders, tmp_path / which, ExportOptions(which)).manifest.selftest
+        for which in (precision, Precision.FP32)
+    ]
+    assert errors[0] == errors[1]
+
+
+def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
+    policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01, dtype="bfloat16")
+    reference = write_checkpoint(tmp_path / "reference", seed=1, dtype="float16", shards=2)
+    assert export_pair(policy, reference, tmp_path / "pair").manifest.selftest
+
+
+# The manifest
+
+
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [
+        *((precision, Target.CPU) for precision in Precision),
+        *((precision, Target.CUDA) for precision in CUDA_PRECISIONS),
+    ],
+)
+def test_every_precision_and_target_is_run_before_it_is_sealed(
+    pair_of: PairOf, precision: Precision, target: Target
+) -> None:
+    manifest = Pair.open(pair_of(precision, target)).manifest
+    assert (manifest.precision, manifest.target) == (precision, target)
+    assert manifest.selftest is not None
+    assert manifest.selftest.num_tokens > 100
+    assert 0 < manifest.selftest.hidden_error < LIMITS[precision]
+    assert 0 < manifest.selftest.logprob_error < 1
+
+
+def test_less_precision_means_a_larger_error(pair_of: PairOf) -> None:
+    order = [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4]
+    selftests = [Pair.open(pair_of(precision)).manifest.selftest for precision in order]
+    errors = [selftest.hidden_error for selftest in selftests if selftest]
+    assert errors == sorted(errors)
+    assert errors[0] < 1e-5
+
+
+def test_the_manifest_says_what_was_exported(tiny_pair: Path) -> None:
+    manifest = Pair.open(tiny_pair).manifest
+    assert (manifest.policy.name, manifest.reference.name) == ("policy", "reference")
+    assert manifest.beta == 0.001
+    assert manifest.architecture.vocab_size == TINY.vocab_size
+    assert set(manifest.versions) == {"stepscore", "onnx-ir", "onnxruntime"}
+
+
+def test_fp32_for_cuda_is_refused() -> None:
+    with pytest.raises(ExportError, match="fp32 has no attention kernel on CUDA"):
+        ExportOptions(Precision.FP32, Target.CUDA)
+
+
+@pytest.mark.parametrize("block_size", [0, 8, 31, 512])
+def test_block_sizes_without_a_kernel_are_refused(block_size: int) -> None:
+    with pytest.raises(ExportError, match="block size"):
+        ExportOptions(Precision.INT8, block_size=block_size)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_beta_that_is_no_scale_is_refused(beta: float) -> None:
+    with pytest.raises(ExportError, match="beta"):
+        ExportOptions(beta=beta)
+
+
+# The self-test fails where something is wrong
+
+
+def zeros(weight: np.ndarray, bits: int, block_size: int, scale_dtype: type = np.float32) -> Quantized:
+    quantized = quantize(weight, bits, block_size, scale_dtype)
+    return Quantized(quantized.codes, np.zeros_like(quantized.scales))
+
+
+def shuffled(weight: np.ndarray, bits: int, block_size: int, scale_dtype: type = np.float32) -> Quantized:
+    return quantize(weight[::-1], bits, block_size, scale_dtype)
+
+
+def head_only(weight: np.ndarray, bits: int, block_size: int, scale_dtype: type = np.float32) -> Quantized:
+    """Spoil only the tables: 320 rows, embedding and head."""
+    return (
+        zeros(weight, bits, block_size, scale_dtype)
+        if len(weight) == TINY.vocab_size
+        else quantize(weight, bits, block_size, scale_dtype)
+    )
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("wrong", [zeros, shuffled, head_only])
+def test_wrong_codes_are_found(
+    tiny_checkpoints: Checkpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    wrong: Callable[..., Quantized],
+) -> None:
+    monkeypatch.setattr(model, "quantize", wrong)
+    assert_not_sealed(tiny_checkpoints, tmp_path, ExportOptions(precision))
+
+
+def swapped_query_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = model._Writer.matrix
+
+    def swapped(writer: model._Writer, name: str, sources: list[str], at_least: int = 0) -> graph.Matrix:
+        if name.endswith("qkv"):
+            sources = [sources[1], sources[0], sources[2]]
+        return matrix(writer, name, sources, at_least)
+
+    monkeypatch.setattr(model._Writer, "matrix", swapped)
+
+
+def wrong_rope_theta(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = model.rotary_tables
+    monkeypatch.setattr(model, "rotary_tables", lambda config: tables(replace(config, rope_theta=500.0)))
+
+
+def interleaved_rotary(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_attribute(monkeypatch, "GroupQueryAttention", rotary_interleaved=1)
+
+
+def wrong_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_attribute(monkeypatch, "SkipSimplifiedLayerNormalization", epsilon=0.1)
+
+
+def wrong_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_attribute(monkeypatch, "GroupQueryAttention", scale=0.1)
+
+
+def another_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_attribute(monkeypatch, "QuickGelu", alpha=1.702)
+
+
+def hidden_rows_to_the_wrong_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = pair_module.head_graph
+
+    def embedding_as_head(weights: graph.ModelWeights, shape: graph.Shape) -> object:
+        return head(replace(weights, head=weights.embedding), shape)
+
+    monkeypatch.setattr(pair_module, "head_graph", embedding_as_head)
+
+
+def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) -> None:
+    for method in ("op", "ops"):
+        original = getattr(graph._Graph, method)
+
+        def changed(
+            self: graph._Graph,
+            name: str,
+            *args: object,
+            original: Callable[..., object] = original,
+            **attributes: object,
+        ) -> object:
+            return original(self, name, *args, **attributes | (wrong if name == kind else {}))
+
+        monkeypatch.setattr(graph._Graph, method, changed)
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        swapped_query_and_key,
+        wrong_rope_theta,
+        interleaved_rotary,
+        wrong_epsilon,
+        wrong_softmax_scale,
+        another_activation,
+        hidden_rows_to_the_wrong_head,
+    ],
+)
+def test_a_wrong_graph_is_found(
+    tiny_checkpoints: Checkpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sabotage: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    sabotage(monkeypatch)
+    assert_not_sealed(tiny_checkpoints, tmp_path, ExportOptions())
+
+
+def assert_not_sealed(checkpoints: Checkpoints, place: Path, options: ExportOptions) -> None:
+    with pytest.raises(SelftestFailed, match="relative error"):
+        export_pair(checkpoints.policy, checkpoints.reference, place / "pair", options)
+    assert list(place.iterdir()) == []
+
+
+# What it needs
+
+
+@pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(ExportOptions(precision) for precision in Precision),
+        ExportOptions(Precision.INT4, block_size=128),
+        *(ExportOptions(precision, Target.CUDA) for precision in CUDA_PRECISIONS),
+    ],
+    ids=lambda options: f"{options.precision}-{options.target}-{options.block_size}",
+)
+def test_the_weight_file_has_the_predicted_size(
+    tiny_pair: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: Qwen2Config,
+    options: ExportOptions,
+) -> None:
+    template = Pair.open(tiny_pair).manifest.template
+    monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
+    monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
+    folder = write_checkpoint(tmp_path / "model", shape)
+    pair = export_pair(folder, folder, tmp_path / "pair", options)
+    with Checkpoint.open(folder) as checkpoint:
+        predicted = weight_file_bytes(checkpoint.config, options)
+    assert (pair.path / "policy" / "weights.bin").stat().st_size == predicted
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from stepscore.choices import Precision
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
+export_pair(folder / "policy", folder / "reference", folder / precision, ExportOptions(precision))
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def peak_kilobytes(folder: Path, precision: Precision) -> int:
+    """The whole process; glibc gives every large block back, as it does with those of a real model."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(precision)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)},
+    )
+    return int(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """2 and 12 layers of a million parameters; the policy is its own reference."""
+    folders = []
+    for layers in (2, 12):
+        folder = tmp_path_factory.mktemp(f"{layers}-layers")
+        shape = replace(TINY, hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, head_dim=64)
+        write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16")
+        (folder / "reference").symlink_to("policy")
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:
+    """Ten layers more are 40 MB more in fp32, twice; 10 MB is what two runs may differ by."""
+    shallow, deep = (peak_kilobytes(folder, precision) for folder in deep_models)
+    assert deep - shallow < 10_000
+
+
+# The command
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+@pytest.fixture
+def models(tiny_checkpoints: Checkpoints) -> list[str | Path]:
+    return ["--policy", tiny_checkpoints.policy, "--reference", tiny_checkpoints.reference]
+
+
+def test_the_command_seals_a_pair_and_says_so(models: list[str | Path], tmp_path: Path) -> None:
+    result = run(*models, "--output", tmp_path / "pair")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "sealed after" in result.stderr
+    assert "self-test on cpu" in result.stderr
+    Pair.open(tmp_path / "pair").verify()
+
+
+def test_quiet_prints_nothing(models: list[str | Path], tmp_path: Path) -> None:
+    result = run(*models, "--output", tmp_path / "pair", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_a_dry_run_prints_sizes_and_writes_nothing(models: list[str | Path], tmp_path: Path) -> None:
+    result = run(*models, "--output", tmp_path / "place" / "pair", "--dry-run", "--precision", "int8")
+    assert result.exit_code == 0
+    for word in ("source", "output", "disk", "memory", "time", "MB"):
+        assert word in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_an_output_that_is_taken(models: list[str | Path], tiny_pair: Path) -> None:
+    assert run(*models, "--output", tiny_pair, "--dry-run").exit_code == 3
+
+
+def a_pair_stands_there(tmp_path: Path, pair: Path) -> list[str | Path]:
+    return ["--output", shutil.copytree(pair, tmp_path / "taken")]
+
+
+def no_such_policy(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    return ["--output", tmp_path / "pair", "--policy", tmp_path / "nowhere"]
+
+
+def a_mismatched_reference(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    return ["--output", tmp_path / "pair", "--reference", write_checkpoint(tmp_path / "other", ODD)]
+
+
+def a_reference_without_weights(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    folder = write_checkpoint(tmp_path / "empty")
+    (folder / "model.safetensors").unlink()
+    return ["--output", tmp_path / "pair", "--reference", folder]
+
+
+def a_template_that_is_none(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    folder = write_checkpoint(tmp_path / "templateless")
+    write_tokenizer(folder, chat_template="{{ nothing")
+    return ["--output", tmp_path / "pair", "--policy", folder]
+
+
+def fp32_for_cuda(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    return ["--output", tmp_path / "pair", "--target", "cuda"]
+
+
+def an_odd_block_size(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    return ["--output", tmp_path / "pair", "--precision", "int8", "--block-size", "33"]
+
+
+def a_negative_beta(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    return ["--output", tmp_path / "pair", "--beta", "-1"]
+
+
+def an_output_below_a_file(tmp_path: Path, _pair: Path) -> list[str | Path]:
+    (tmp_path / "file").touch()
+    return ["--output", tmp_path / "file" / "pair"]
+
+
+REFUSED = [
+    a_pair_stands_there,
+    no_such_policy,
+    a_mismatched_reference,
+    a_reference_without_weights,
+    a_template_that_is_none,
+    fp32_for_cuda,
+    an_odd_block_size,
+    a_negative_beta,
+    an_output_below_a_file,
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_what_is_refused_exits_3_with_an_error_and_perhaps_a_hint(
+    models: list[str | Path],
+    tmp_path: Path,
+    tiny_pair: Path,
+    refused: Callable[[Path, Path], list[str | Path]],
+) -> None:
+    result = run(*models, *refused(tmp_path, tiny_pair), "--quiet")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    first, *rest = result.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert [line.split(":")[0] for line in rest] in ([], ["hint"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--policy", "x"], ["--precision", "int3"]])
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2

@@ -1,0 +1,333 @@
+"""The graphs: the same bytes and the same numbers whichever way the model is cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from tests.checkpoints import TINY, tied, write_checkpoint
+from tests.conftest import PairOf
+
+from stepscore.artifact import Pair, graph_files
+from stepscore.choices import Precision, Residency, Target
+from stepscore.engine import Engine, EngineOptions
+from stepscore.plan import Batch, pack
+from stepscore_export.graph import TILE
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+LAYERS = TINY.num_hidden_layers
+NAMES = graph_files(LAYERS)
+COMPUTE = {  # what rows are on CUDA
+    Precision.FP16: onnx.TensorProto.FLOAT16,
+    Precision.BF16: onnx.TensorProto.BFLOAT16,
+    Precision.INT8: onnx.TensorProto.FLOAT16,
+    Precision.INT4: onnx.TensorProto.FLOAT16,
+}
+EXPORTS = [
+    *((precision, Target.CPU) for precision in Precision),
+    *((precision, Target.CUDA) for precision in COMPUTE),
+]
+every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
+
+
+def load(pair: Path, name: str, model: str = "policy") -> onnx.ModelProto:
+    """One graph, its weights left in their file."""
+    return onnx.load(pair / model / name, load_external_data=False)
+
+
+def external(graph: onnx.ModelProto) -> dict[str, dict[str, str]]:
+    """Where each initializer outside the graph file is."""
+    return {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in graph.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+
+
+def operators(graph: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in graph.graph.node)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    random = np.random.default_rng(3)
+    sequences = [random.integers(0, TINY.vocab_size, length) for length in (2, 17, 60, 5)]
+    return pack(sequences, [0, 3, 20, 0])
+
+
+def hidden_and_logprobs(pair: Path, batch: Batch, options: EngineOptions) -> list[NDArray[np.floating]]:
+    engine = Engine(Pair.open(pair), options)
+    hidden, logprobs = engine.trace(batch)
+    engine.close()
+    return [*hidden.values(), *logprobs.values()]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_the_body_equals_its_layers_one_by_one(pair_of: PairOf, precision: Precision, batch: Batch) -> None:
+    resident = hidden_and_logprobs(pair_of(precision), batch, EngineOptions(residency=Residency.RESIDENT))
+    streamed = hidden_and_logprobs(pair_of(precision), batch, EngineOptions(residency=Residency.STREAM))
+    for whole, parts in zip(resident, streamed, strict=True):
+        assert np.abs(whole - parts).max() < 1e-6 * max(1.0, np.abs(whole).max())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 31])
+def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
+    tiny_pair: Path, batch: Batch, rows: int
+) -> None:
+    whole = hidden_and_logprobs(tiny_pair, batch, EngineOptions())
+    chunked = hidden_and_logprobs(tiny_pair, batch, EngineOptions(head_rows=rows))
+    for one, other in zip(whole, chunked, strict=True):
+        assert np.abs(one - other).max() < 1e-5
+
+
+def test_a_token_does_not_see_what_follows(tiny_pair: Path) -> None:
+    tokens = np.arange(40, 60)
+    engine = Engine(Pair.open(tiny_pair))
+    ((whole, _),) = engine.logprobs([tokens])
+    ((cut, _),) = engine.logprobs([tokens[:11]])
+    engine.close()
+    assert np.abs(whole[:10] - cut).max() < 1e-5
+
+
+def test_logprobs_are_normalised_over_all_columns(tiny_pair: Path) -> None:
+    """Every token of the vocabulary as the second of two: their probabilities add up to one."""
+    engine = Engine(Pair.open(tiny_pair))
+    scores = engine.logprobs([np.array([5, token]) for token in range(TINY.vocab_size)])
+    engine.close()
+    for model in (0, 1):
+        assert abs(sum(float(np.exp(pair[model][0])) for pair in scores) - 1) < 1e-5
+
+
+# Bytes
+
+
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_files_hold_no_weights(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    """Beside names into the weight file there are a few constants: axes, shapes, a zero point."""
+    pair = pair_of(precision, target)
+    inside = [
+        tensor
+        for tensor in load(pair, name).graph.initializer
+        if tensor.data_location != onnx.TensorProto.EXTERNAL
+    ]
+    assert all(np.prod(tensor.dims) <= 2 for tensor in inside)
+    assert (pair / "policy" / name).stat().st_size < 10_000
+
+
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_external_data_is_inside_the_weight_file(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    pair = pair_of(precision, target)
+    size = (pair / "policy" / "weights.bin").stat().st_size
+    for place in external(load(pair, name)).values():
+        assert place["location"] == "weights.bin"
+        assert int(place["offset"]) + int(place["length"]) <= size
+
+
+@every_export
+def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    pair = pair_of(precision, target)
+    in_layers: dict[str, dict[str, str]] = {}
+    for name in NAMES:
+        if name.startswith("layer"):
+            in_layers |= external(load(pair, name))
+    assert external(load(pair, "body.onnx")) == in_layers
+
+
+@every_export
+def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    """ONNX Runtime maps them from the file instead of reading them."""
+    pair = pair_of(precision, target)
+    for name in NAMES:
+        assert all(int(place["offset"]) % 4096 == 0 for place in external(load(pair, name)).values())
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
+    policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
+    reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(precision=precision)).path
+    assert external(load(pair, "embed.onnx")) == external(load(pair, "head.onnx"))
+
+
+@pytest.mark.parametrize("end", ["embed.onnx", "head.onnx"])
+def test_an_untied_model_has_two_tables(tiny_pair: Path, end: str) -> None:
+    other = {"embed.onnx": "head.onnx", "head.onnx": "embed.onnx"}[end]
+    offsets = {place["offset"] for place in external(load(tiny_pair, end)).values()}
+    assert offsets.isdisjoint(place["offset"] for place in external(load(tiny_pair, other)).values())
+
+
+# Operators
+
+FLOAT_LAYER = Counter(
+    {
+        "Gemm": 5,
+        "Add": 1,
+        "Gather": 2,
+        "GroupQueryAttention": 1,
+        "Reshape": 1,
+        "SkipSimplifiedLayerNormalization": 1,
+        "SimplifiedLayerNormalization": 1,
+        "QuickGelu": 1,
+        "Mul": 1,
+    }
+)
+
+
+def test_the_operators_of_a_float_body_are_exactly_these(tiny_pair: Path) -> None:
+    expected = Counter({name: LAYERS * count for name, count in FLOAT_LAYER.items()})
+    expected["SimplifiedLayerNormalization"] = 1  # only the first norm has nothing to add
+    expected["SkipSimplifiedLayerNormalization"] = 2 * LAYERS
+    expected["Gather"] += 2  # the last layer drops the rows that are not scored
+    assert operators(load(tiny_pair, "body.onnx")) == expected
+
+
+def test_the_operators_of_a_float_layer_are_exactly_these(tiny_pair: Path) -> None:
+    assert operators(load(tiny_pair, "layer-00.onnx")) == FLOAT_LAYER + Counter({"Add": 1})
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+def test_a_quantised_body_has_matmulnbits_for_every_gemm(pair_of: PairOf, precision: Precision) -> None:
+    floats, blocks = (operators(load(pair_of(which), "body.onnx")) for which in (Precision.FP32, precision))
+    assert blocks == floats - Counter({"Gemm": 5 * LAYERS}) + Counter({"MatMulNBits": 5 * LAYERS})
+
+
+def test_the_embedding_is_one_lookup(tiny_pair: Path) -> None:
+    assert operators(load(tiny_pair, "embed.onnx")) == Counter(["Gather", "Identity"])
+
+
+@pytest.mark.parametrize("precision", COMPUTE)
+def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, precision: Precision) -> None:
+    assert "QuickGelu" not in operators(load(pair_of(precision, Target.CUDA), "body.onnx"))
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("name", ["body.onnx", "layer-00.onnx", "head.onnx"])
+def test_quantised_products_keep_exact_activations(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    levels = [
+        attribute.i
+        for node in load(pair_of(precision, target), name).graph.node
+        for attribute in node.attribute
+        if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level"
+    ]
+    assert levels
+    assert set(levels) == {1}
+
+
+def test_four_bit_models_have_eight_bit_ends(pair_of: PairOf) -> None:
+    nodes = load(pair_of(Precision.INT4), "head.onnx").graph.node
+    (product,) = (node for node in nodes if node.op_type == "MatMulNBits")
+    assert {attribute.name: attribute.i for attribute in product.attribute}["bits"] == 8
+
+
+def test_attention_has_no_bias_and_its_present_outputs_are_named(tiny_pair: Path) -> None:
+    for node in load(tiny_pair, "body.onnx").graph.node:
+        if node.op_type == "GroupQueryAttention":
+            assert len(node.input) <= 9 or not any(node.input[9:])
+            assert all(node.output)
+            assert len(node.output) == 3
+
+
+# Types
+
+
+@pytest.mark.parametrize(("precision", "dtype"), COMPUTE.items())
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_travel_in_sixteen_bits_between_cuda_graphs(
+    pair_of: PairOf, precision: Precision, dtype: int, name: str
+) -> None:
+    graph = load(pair_of(precision, Target.CUDA), name).graph
+    rows = [
+        value.type.tensor_type.elem_type
+        for value in [*graph.input, *graph.output]
+        if value.name in {"rows", "next_rows", "hidden"} and (name, value.name) != ("head.onnx", "rows")
+    ]
+    assert rows
+    assert set(rows) == {dtype}
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_rows_travel_in_fp32_on_the_cpu(pair_of: PairOf, precision: Precision) -> None:
+    graph = load(pair_of(precision), "body.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in [graph.input[0], *graph.output]} == {
+        onnx.TensorProto.FLOAT
+    }
+
+
+@every_export
+def test_logprobs_leave_in_fp32(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    """Softmax too: the cast is before it."""
+    graph = load(pair_of(precision, target), "head.onnx").graph
+    assert [value.type.tensor_type.elem_type for value in graph.output] == [onnx.TensorProto.FLOAT]
+    kinds = [node.op_type for node in graph.node]
+    if target is Target.CUDA:
+        assert kinds.index("Cast") < kinds.index("LogSoftmax")
+
+
+def test_the_head_has_one_product_and_one_softmax_a_tile_of_the_vocabulary(tmp_path: Path) -> None:
+    shape = replace(TINY, vocab_size=2 * TILE + 5)
+    policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
+    reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
+    pair = export_pair(policy, reference, tmp_path / "pair").path
+    found = operators(load(pair, "head.onnx"))
+    assert found["Gemm"] == 3
+    assert found["LogSoftmax"] == 3 + 1  # and one over the tiles
+
+
+# Tools
+
+
+@every_export
+@pytest.mark.parametrize("name", ["embed.onnx", "head.onnx"])
+def test_the_onnx_checker_accepts_the_ends(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    """It does not know ONNX Runtime's own norms: body and layers are checked by being run."""
+    onnx.checker.check_model(pair_of(precision, target) / "policy" / name)
+
+
+@pytest.mark.parametrize("residency", Residency)
+@pytest.mark.parametrize("precision", Precision)
+def test_both_residencies_run_every_precision(
+    pair_of: PairOf, precision: Precision, residency: Residency, batch: Batch
+) -> None:
+    engine = Engine(Pair.open(pair_of(precision)), EngineOptions(residency=residency))
+    scores = engine.run(batch)
+    engine.close()
+    assert set(scores) == {"policy", "reference"}
+    assert all(np.isfinite(values).all() for values in scores.values())
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def depth(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> None:
+    """With one layer the first is also the last."""
+    shape = replace(TINY, num_hidden_layers=depth)
+    policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
+    reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
+    pair = export_pair(policy, reference, tmp_path / "pair").path
+    resident, streamed = (
+        hidden_and_logprobs(pair, batch, EngineOptions(residency=residency)) for residency in Residency
+    )
+    for whole, parts in zip(resident, streamed, strict=True):
+        assert np.abs(whole - parts).max() < 1e-5

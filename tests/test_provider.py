@@ -1,0 +1,243 @@
+"""Where graphs run: on what was asked for, or not at all.
+
+Tests with the marker `cuda` need a GPU and skip without one; the others pretend what they need.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from tests.checkpoints import TINY
+from tests.conftest import PairOf
+
+from stepscore import provider as provider_module
+from stepscore.artifact import Pair
+from stepscore.choices import Precision, Provider, Residency, Target
+from stepscore.cli import main
+from stepscore.engine import Engine, EngineOptions
+from stepscore.errors import PairIncompatible, ProviderUnavailable
+from stepscore.plan import Batch, pack
+from stepscore.provider import CPU, CUDA, Sessions, require, resolve
+from stepscore.scorer import Scorer
+
+CUDA_PRECISIONS = [Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4]
+HAS_CUDA = CUDA in ort.get_available_providers()
+without_cuda = pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
+
+
+# Which provider
+
+
+@pytest.mark.parametrize("target", Target)
+def test_auto_is_the_provider_the_pair_was_exported_for(target: Target) -> None:
+    assert resolve(Provider.AUTO, target).value == target.value
+
+
+@pytest.mark.parametrize(("provider", "target"), [(Provider.CPU, Target.CUDA), (Provider.CUDA, Target.CPU)])
+def test_a_pair_does_not_run_on_another_provider(provider: Provider, target: Target) -> None:
+    with pytest.raises(PairIncompatible, match=f"exported for {target}"):
+        resolve(provider, target)
+
+
+def test_a_cuda_pair_is_not_loaded_on_the_cpu(pair_of: PairOf) -> None:
+    with pytest.raises(PairIncompatible, match="exported for cuda, not for cpu"):
+        Scorer.load(pair_of(Precision.FP16, Target.CUDA), provider="cpu")
+
+
+@without_cuda
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_a_cuda_pair_without_cuda_is_refused_naming_what_is_missing(pair_of: PairOf, provider: str) -> None:
+    with pytest.raises(ProviderUnavailable, match=CUDA) as refusal:
+        Scorer.load(pair_of(Precision.FP16, Target.CUDA), provider=provider)
+    assert refusal.value.hint is not None
+    assert "stepscore[cuda]" in refusal.value.hint
+
+
+@without_cuda
+def test_the_command_line_refuses_it_too(pair_of: PairOf) -> None:
+    pair = pair_of(Precision.FP16, Target.CUDA)
+    result = CliRunner().invoke(
+        main, ["score", str(pair), "--provider", "cuda", "--problem", "p", "--step", "s"]
+    )
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "hint: " in result.stderr
+
+
+def test_the_cpu_is_always_there() -> None:
+    require(Provider.CPU)
+
+
+# Sessions, with a session that only takes notes
+
+
+class FakeSession:
+    """What InferenceSession was asked for; `active` is what it says it runs on."""
+
+    active = (CUDA, CPU)
+
+    def __init__(self, path: str, options: ort.SessionOptions, providers: list[Any]) -> None:
+        self.path, self.options, self.asked = path, options, providers
+
+    def get_providers(self) -> list[str]:
+        return list(self.active)
+
+
+@pytest.fixture
+def fake_sessions(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    monkeypatch.setattr(provider_module.ort, "InferenceSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "active", FakeSession.active)
+    return FakeSession
+
+
+def test_a_silent_fallback_to_the_cpu_is_an_error(fake_sessions: type[FakeSession]) -> None:
+    fake_sessions.active = (CPU,)
+    with pytest.raises(ProviderUnavailable, match=f"{CUDA} did not start"):
+        Sessions(Provider.CUDA).open(Path("body.onnx"))
+
+
+@pytest.mark.usefixtures("fake_sessions")
+def test_a_cuda_session_has_these_settings() -> None:
+    session: Any = Sessions(Provider.CUDA, gpu_mem_limit=123).open(Path("body.onnx"))
+    (name, settings), *others = session.asked
+    assert (name, others) == (CUDA, [CPU])
+    assert settings["arena_extend_strategy"] == "kSameAsRequested"
+    assert settings["use_tf32"] == "0"
+    assert settings["gpu_mem_limit"] == "123"
+    entry = "session.use_device_allocator_for_initializers"
+    assert session.options.get_session_config_entry(entry) == "1"
+
+
+@pytest.mark.usefixtures("fake_sessions")
+def test_without_a_limit_none_is_set() -> None:
+    session: Any = Sessions(Provider.CUDA).open(Path("body.onnx"))
+    assert "gpu_mem_limit" not in session.asked[0][1]
+
+
+@pytest.mark.usefixtures("fake_sessions")
+def test_what_belongs_on_the_host_never_asks_for_cuda() -> None:
+    session: Any = Sessions(Provider.CUDA).open(Path("embed.onnx"), on_host=True)
+    assert session.asked == [CPU]
+
+
+@pytest.mark.usefixtures("fake_sessions")
+@pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
+def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> None:
+    session: Any = Sessions(provider, threads=3).open(Path("body.onnx"))
+    assert session.options.intra_op_num_threads == 3
+    assert session.options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_missing_provider_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module.ort, "get_available_providers", lambda: [CPU])
+    with pytest.raises(ProviderUnavailable, match=f"has no {CUDA}"):
+        require(Provider.CUDA)
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    random = np.random.default_rng(5)
+    return pack([random.integers(0, TINY.vocab_size, length) for length in (40, 7, 133, 2)], [0, 0, 50, 0])
+
+
+@pytest.fixture(scope="module")
+def truth(tiny_pair: Path, batch: Batch) -> NDArray[np.float32]:
+    return np.concatenate([*Engine(Pair.open(tiny_pair)).run(batch).values()])
+
+
+def run_on_cuda(pair: Path, batch: Batch, **options: Any) -> NDArray[np.float32]:
+    engine = Engine(Pair.open(pair), EngineOptions(provider=Provider.CUDA, **options))
+    return np.concatenate([*engine.run(batch).values()])
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    [(Precision.FP16, 0.02), (Precision.BF16, 0.15), (Precision.INT8, 0.3), (Precision.INT4, 2.0)],
+)
+def test_cuda_gives_the_numbers_of_the_cpu(
+    pair_of: PairOf, batch: Batch, truth: NDArray[np.float32], precision: Precision, bound: float
+) -> None:
+    assert np.abs(run_on_cuda(pair_of(precision, Target.CUDA), batch) - truth).max() < bound
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
+def test_cuda_residencies_agree(pair_of: PairOf, batch: Batch, precision: Precision) -> None:
+    pair = pair_of(precision, Target.CUDA)
+    resident, streamed = (run_on_cuda(pair, batch, residency=which) for which in Residency)
+    assert np.abs(resident - streamed).max() < 0.05
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
+def test_every_node_but_copies_runs_on_cuda(
+    pair_of: PairOf,
+    batch: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+) -> None:
+    """Read from ONNX Runtime's profile of the sessions that the engine opens."""
+    monkeypatch.chdir(tmp_path)
+    create = ort.InferenceSession
+    opened: list[ort.InferenceSession] = []
+
+    def profiled(path: str, options: ort.SessionOptions, **keywords: Any) -> ort.InferenceSession:
+        options.enable_profiling = True
+        session = create(path, options, **keywords)
+        if Path(path).name != "embed.onnx":
+            opened.append(session)
+        return session
+
+    monkeypatch.setattr(provider_module.ort, "InferenceSession", profiled)
+    run_on_cuda(pair_of(precision, Target.CUDA), batch)
+    ran = {
+        (event["args"]["op_name"], event["args"]["provider"])
+        for session in opened
+        for event in json.loads(Path(session.end_profiling()).read_text())
+        if event.get("cat") == "Node" and "provider" in event.get("args", {})
+    }
+    assert ran
+    assert {kind for kind, where in ran if where != CUDA} <= {"MemcpyToHost", "MemcpyFromHost"}
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
+def test_attention_is_fused(
+    pair_of: PairOf,
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    precision: Precision,
+) -> None:
+    """The unfused path overflows in fp16; ONNX Runtime prints which it took."""
+    monkeypatch.setenv("ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO", "1")
+    run_on_cuda(pair_of(precision, Target.CUDA), batch)
+    printed = capfd.readouterr()
+    lines = [line for line in (printed.out + printed.err).splitlines() if "SdpaKernel=" in line]
+    assert lines
+    assert all("MATH" not in line for line in lines)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+def test_gpu_mem_limit_is_honoured(pair_of: PairOf, batch: Batch) -> None:
+    """A limit below what the weights need is an error, not a crash and not a limit ignored."""
+    with pytest.raises(Exception, match=r"(?i)alloc|memory"):
+        run_on_cuda(pair_of(Precision.FP16, Target.CUDA), batch, gpu_mem_limit=1 << 10)

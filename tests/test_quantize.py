@@ -1,0 +1,183 @@
+"""Block quantisation: what `quantize` promises, and that MatMulNBits reads it as `dequantize` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from stepscore_export.quantize import Quantized, dequantize, quantize
+
+Weight = NDArray[np.float32]
+
+BITS = st.sampled_from([4, 8])
+BLOCK_SIZES = st.sampled_from([16, 32, 64, 128])
+
+
+@st.composite
+def weights(draw: st.DrawFn, smallest: float = 2**-10) -> Weight:
+    """Any matrix of a few blocks: zeros, and magnitudes from `smallest` to 1024, of both signs."""
+    shape = (draw(st.integers(1, 4)), draw(st.integers(1, 150)))
+    magnitude = st.floats(smallest, 1024, width=32) | st.just(0.0)
+    values = draw(npst.arrays(np.float32, shape, elements=magnitude))
+    signs = draw(npst.arrays(np.bool_, shape))
+    return np.where(signs, -values, values).astype(np.float32)
+
+
+def per_column(quantized: Quantized, block_size: int, columns: int) -> NDArray[np.float64]:
+    """The scale of every entry."""
+    return np.repeat(quantized.scales.astype(np.float64), block_size, axis=1)[:, :columns]
+
+
+@given(weights(), BITS, BLOCK_SIZES, st.sampled_from([np.float32, np.float16]))
+def test_error_is_at_most_one_step(
+    weight: Weight, bits: int, block_size: int, scale_dtype: type[np.floating]
+) -> None:
+    # scales below 6e-5 are subnormal in fp16: less precise than the law says
+    weight = np.where(np.abs(weight) < 0.01, 0, weight) if scale_dtype is np.float16 else weight
+    quantized = quantize(weight, bits, block_size, scale_dtype)
+    error = np.abs(weight - dequantize(quantized, bits, weight.shape[1]))
+    rounded_scale = (1 << (bits - 1)) * float(np.finfo(scale_dtype).eps)
+    assert np.all(error <= np.abs(per_column(quantized, block_size, weight.shape[1])) * (1 + rounded_scale))
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_error_is_at_most_half_a_step_but_where_an_entry_mirrors_the_largest(
+    weight: Weight, bits: int, block_size: int
+) -> None:
+    quantized = quantize(weight, bits, block_size)
+    scale = per_column(quantized, block_size, weight.shape[1])
+    steps = np.divide(weight, scale, out=np.zeros_like(scale), where=scale != 0)
+    inside = steps <= (1 << (bits - 1)) - 0.5
+    error = np.abs(weight - dequantize(quantized, bits, weight.shape[1]))
+    assert np.all((error <= np.abs(scale) * (0.5 + 1e-5))[inside])
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_zeros_stay_zero(weight: Weight, bits: int, block_size: int) -> None:
+    restored = dequantize(quantize(weight, bits, block_size), bits, weight.shape[1])
+    assert np.all(restored[weight == 0] == 0)
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_the_largest_of_a_block_is_kept(weight: Weight, bits: int, block_size: int) -> None:
+    restored = dequantize(quantize(weight, bits, block_size), bits, weight.shape[1])
+    for start in range(0, weight.shape[1], block_size):
+        block, after = weight[:, start : start + block_size], restored[:, start : start + block_size]
+        assert np.allclose(np.abs(block).max(axis=1), np.abs(after).max(axis=1), rtol=1e-6, atol=0)
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_a_matrix_of_codes_is_restored_exactly(weight: Weight, bits: int, block_size: int) -> None:
+    """Quantising what was dequantised changes nothing: rounding happens once."""
+    once = dequantize(quantize(weight, bits, block_size), bits, weight.shape[1])
+    twice = dequantize(quantize(once, bits, block_size), bits, weight.shape[1])
+    assert np.allclose(once, twice, rtol=1e-6, atol=0)
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_columns_are_padded_with_zeros(weight: Weight, bits: int, block_size: int) -> None:
+    rows, columns = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -columns % block_size)))
+    ours, theirs = quantize(weight, bits, block_size), quantize(padded, bits, block_size)
+    assert ours.codes.shape == (rows, -(-columns // block_size), block_size * bits // 8)
+    assert np.array_equal(ours.codes, theirs.codes)
+    assert np.array_equal(ours.scales, theirs.scales)
+
+
+@given(weights(), BITS, BLOCK_SIZES)
+def test_rows_do_not_know_each_other(weight: Weight, bits: int, block_size: int) -> None:
+    whole = quantize(weight, bits, block_size)
+    for index in range(len(weight)):
+        alone = quantize(weight[index : index + 1], bits, block_size)
+        assert np.array_equal(alone.codes[0], whole.codes[index])
+        assert np.array_equal(alone.scales[0], whole.scales[index])
+
+
+@given(
+    npst.arrays(np.float32, (2, 40), elements=st.floats(-(2**-123), 2**-123, width=32)),
+    BITS,
+    BLOCK_SIZES,
+)
+def test_tiny_and_subnormal_values_never_overflow(weight: Weight, bits: int, block_size: int) -> None:
+    restored = dequantize(quantize(weight, bits, block_size), bits, weight.shape[1])
+    assert np.all(np.isfinite(restored))
+    assert np.all(np.abs(restored - weight) <= np.abs(weight).max() + np.finfo(np.float32).tiny)
+
+
+@given(weights(), BITS)
+def test_scales_have_the_type_that_was_asked_for(weight: Weight, bits: int) -> None:
+    assert quantize(weight, bits, 32, np.float16).scales.dtype == np.float16
+
+
+def test_four_bit_codes_lie_two_in_a_byte_even_column_low() -> None:
+    weight = np.array([[-8, -7, *range(-6, 8)]], np.float32)
+    quantized = quantize(weight, 4, 16)
+    assert quantized.scales.tolist() == [[1.0]]
+    assert quantized.codes.ravel().tolist() == [low | (low + 1) << 4 for low in range(0, 16, 2)]
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(2, 32), (16, 32), (8, 31)])
+def test_other_layouts_are_refused(bits: int, block_size: int) -> None:
+    with pytest.raises(ValueError, match="bits must be 4 or 8"):
+        quantize(np.ones((1, 32), np.float32), bits, block_size)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block_size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("columns", [64, 100, 257])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_matmulnbits_computes_with_what_dequantize_gives(
+    bits: int, block_size: int, columns: int, rows: int
+) -> None:
+    random = np.random.default_rng(columns + rows)
+    weight = random.standard_normal((24, columns), np.float32)
+    activations = random.standard_normal((rows, columns), np.float32)
+    quantized = quantize(weight, bits, block_size)
+    expected = activations.astype(np.float64) @ dequantize(quantized, bits, columns).T
+    assert np.abs(_matmulnbits(activations, quantized, bits, block_size) - expected).max() < 1e-4
+
+
+@settings(max_examples=30)
+@given(weights(smallest=2**-3), BITS, BLOCK_SIZES)
+def test_matmulnbits_times_the_identity_is_dequantize(weight: Weight, bits: int, block_size: int) -> None:
+    quantized = quantize(weight, bits, block_size)
+    columns = weight.shape[1]
+    product = _matmulnbits(np.eye(columns, dtype=np.float32), quantized, bits, block_size)
+    assert np.allclose(product.T, dequantize(quantized, bits, columns), rtol=1e-6, atol=1e-6)
+
+
+def _matmulnbits(
+    activations: Weight, quantized: Quantized, bits: int, block_size: int
+) -> NDArray[np.float32]:
+    """One node, its weights as initializers, as in an exported graph."""
+    columns, rows = activations.shape[1], len(quantized.codes)
+    node = helper.make_node(
+        "MatMulNBits",
+        ["a", "codes", "scales"],
+        ["y"],
+        domain="com.microsoft",
+        K=columns,
+        N=rows,
+        bits=bits,
+        block_size=block_size,
+        accuracy_level=1,
+    )
+    tensors = {"codes": quantized.codes, "scales": quantized.scales}
+    graph = helper.make_graph(
+        [node],
+        "one-node",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["m", columns])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", rows])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (product,) = session.run(None, {"a": activations})
+    return np.asarray(product)
