@@ -23,12 +23,13 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.fake_scorer import FakeResult, FakeScorer
 
-from stepscore import doctor, shell
+from stepscore import shell
 from stepscore.artifact import Architecture, FileEntry, Manifest, Pair, Selftest, Source, Unit
 from stepscore.choices import Precision, Provider, Target
 from stepscore.cli import main
 from stepscore.errors import IntegrityMismatch, NotFound, ProviderUnavailable
 from stepscore.prompt import Template
+from stepscore.provider import TINY_MODEL
 from stepscore.resume import fingerprint_path
 from stepscore.scorer import Scorer
 from stepscore.table import console, print_steps
@@ -458,7 +459,7 @@ def test_doctor_without_onnxruntime_says_what_to_install(monkeypatch: pytest.Mon
 
 def test_the_tiny_model_is_a_valid_matmul() -> None:
     onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(doctor.TINY_MODEL)
+    model = onnx.load_from_string(TINY_MODEL)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
 

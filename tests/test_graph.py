@@ -11,12 +11,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from tests.checkpoints import TINY, tied, write_checkpoint
-from tests.conftest import PairOf
+from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, graph_files
 from stepscore.choices import Precision, Residency, Target
 from stepscore.engine import Engine, EngineOptions
 from stepscore.plan import Batch, pack
+from stepscore_export import graph as graph_module
 from stepscore_export.graph import TILE
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
@@ -86,6 +87,28 @@ def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
     whole = hidden_and_logprobs(tiny_pair, batch, EngineOptions())
     chunked = hidden_and_logprobs(tiny_pair, batch, EngineOptions(head_rows=rows))
     for one, other in zip(whole, chunked, strict=True):
+        assert np.abs(one - other).max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize("tile", [64, 100, 319])
+def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
+    tiny_checkpoints: Checkpoints,
+    pair_of: PairOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tile: int,
+    precision: Precision,
+) -> None:
+    """Every token of the vocabulary is a target once, so every border is."""
+    monkeypatch.setattr(graph_module, "TILE", tile)
+    options = ExportOptions(precision)
+    tiled = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
+    every_token = pack([np.arange(TINY.vocab_size)], [0])
+    whole = hidden_and_logprobs(pair_of(precision), every_token, EngineOptions())
+    parts = hidden_and_logprobs(tiled.path, every_token, EngineOptions())
+    for one, other in zip(whole, parts, strict=True):
         assert np.abs(one - other).max() < 1e-5
 
 

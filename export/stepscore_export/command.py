@@ -34,7 +34,9 @@ def run_export(
         _print_plan(plan, output, options)
         return
     started = time.monotonic()
-    with tqdm(total=plan.parameters, unit="param", unit_scale=True, disable=quiet, mininterval=1) as bar:
+    with tqdm(
+        total=plan.parameters, unit="param", unit_scale=True, disable=quiet or None, mininterval=1
+    ) as bar:
 
         def progress(what: str, parameters: int) -> None:
             bar.set_description(what, refresh=False)

@@ -116,6 +116,7 @@ class _Writer:
         def codes() -> Iterator[NDArray[np.uint8]]:
             for block in self._blocks(sources):
                 quantized = quantize(block, bits, size, numpy_dtype(scale_type))
+                _refuse_overflow(quantized.scales, block, name)
                 scales.append(quantized.scales)
                 yield quantized.codes
 
@@ -143,9 +144,13 @@ class _Writer:
 def _convert(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> NDArray[np.floating]:
     with np.errstate(over="ignore"):
         converted = values.astype(numpy_dtype(dtype))
-    if dtype == ir.DataType.FLOAT16 and not np.isfinite(converted).all():
+    _refuse_overflow(converted, values, name)
+    return converted
+
+
+def _refuse_overflow(stored: NDArray[np.floating], values: NDArray[np.floating], name: str) -> None:
+    if stored.dtype == np.float16 and not np.isfinite(stored).all():
         raise CheckpointCorrupt(
             f"{name} holds {float(np.abs(values).max()):.3g}, which fp16 cannot hold",
-            hint="export with --precision bf16",
+            hint="export with --precision bf16, or for the CPU",
         )
-    return converted

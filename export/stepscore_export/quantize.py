@@ -53,7 +53,8 @@ def quantize(
     blocked = weight.reshape(rows, blocks, block_size)
     half = 1 << (bits - 1)
     high, low = blocked.max(axis=-1), blocked.min(axis=-1)
-    scales = (np.where(high > -low, high, low) / np.float32(-half)).astype(scale_dtype)
+    with np.errstate(over="ignore"):  # the caller refuses a scale that its type cannot hold
+        scales = (np.where(high > -low, high, low) / np.float32(-half)).astype(scale_dtype)
     scales[np.abs(scales.astype(np.float32)) < np.finfo(np.float32).tiny] = 0  # 1 / subnormal overflows
     steps = scales.astype(np.float32)
     inverse = np.divide(1, steps, out=np.zeros_like(steps), where=steps != 0)

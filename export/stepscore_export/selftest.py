@@ -7,6 +7,7 @@ one layer, however deep the model is.
 
 from __future__ import annotations
 
+import sys
 from types import MappingProxyType
 
 import numpy as np
@@ -40,10 +41,9 @@ LIMITS = MappingProxyType(
 def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selftest:
     """Return the errors of the worse model; raise SelftestFailed where they are beyond rounding."""
     manifest = pair.manifest
-    encoder = PromptEncoder(
-        pair.tokenizer_json(), manifest.template, max_tokens=manifest.architecture.max_position_embeddings
-    )
+    encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
     token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
+    token_ids = token_ids[: manifest.architecture.max_position_embeddings]
     engine = Engine(pair, EngineOptions(residency=Residency.STREAM))
     hidden, logprobs = engine.trace(pack([token_ids], [0]))
     hidden_error = logprob_error = 0.0

@@ -6,11 +6,11 @@ import ctypes
 import importlib.metadata
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepscore.choices import Provider
 from stepscore.errors import ProviderUnavailable, StepscoreError
 
 PACKAGES = ("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu")
@@ -18,14 +18,6 @@ PROVIDERS = ("cpu", "cuda")
 CPU_FEATURES = (
     *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
-
-# y = x @ x over float32 [1, 1], opset 17: enough to make a provider load its libraries and run.
-TINY_MODEL = (
-    b'\x08\x08:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01g'
-    b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
-    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
-    b"B\x04\n\x00\x10\x11"
 )
 
 
@@ -43,7 +35,7 @@ def examine(pair: Path | None) -> tuple[list[Finding], bool]:
     machine = [
         Finding("python", f"{platform.python_version()} on {platform.platform()}"),
         Finding("packages", ", ".join(_versions())),
-        Finding("cpu", f"{_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}"),
+        Finding("processor", f"{_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}"),
         Finding("memory", _memory()),
     ]
     providers = {name: _try_provider(name) for name in PROVIDERS}
@@ -60,34 +52,25 @@ def _try_provider(name: str) -> Finding:
     try:
         _run_tiny_model(name)
     except StepscoreError as error:
-        return Finding(name, "does not work", error)
+        return Finding(f"{name} provider", "does not work", error)
     except Exception as error:  # ONNX Runtime raises its own, unrelated classes
-        return Finding(name, "does not work", ProviderUnavailable(str(error), hint=_missing(name)))
-    return Finding(name, "works")
+        return Finding(
+            f"{name} provider", "does not work", ProviderUnavailable(str(error), hint=_missing(name))
+        )
+    return Finding(f"{name} provider", "works")
 
 
 def _run_tiny_model(name: str) -> None:
     try:
-        import numpy as np  # noqa: PLC0415
-
-        from stepscore.choices import Provider  # noqa: PLC0415
-        from stepscore.provider import Sessions, require  # noqa: PLC0415
+        from stepscore.provider import run_tiny_model  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProviderUnavailable(
             f"{error.name} is not installed", hint=f"pip install 'stepscore[{name}]'"
         ) from None
-    provider = Provider(name)
-    require(provider)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.onnx"
-        path.write_bytes(TINY_MODEL)
-        try:
-            session = Sessions(provider).open(path)
-        except ProviderUnavailable as error:
-            raise ProviderUnavailable(error.message, hint=_missing(name)) from None
-        (value,) = session.run(None, {"x": np.full((1, 1), 3, np.float32)})
-    if value.item() != 9:
-        raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
+    try:
+        run_tiny_model(Provider(name))
+    except ProviderUnavailable as error:
+        raise ProviderUnavailable(error.message, hint=error.hint or _missing(name)) from None
 
 
 def _missing(name: str) -> str | None:

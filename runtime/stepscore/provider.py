@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from stepscore.choices import Provider, Target
@@ -14,6 +17,14 @@ from stepscore.errors import PairIncompatible, ProviderUnavailable
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+
+# y = x @ x over float32 [1, 1], opset 17: enough to make a provider load its libraries and run.
+TINY_MODEL = (
+    b'\x08\x08:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01g'
+    b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
+    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
+    b"B\x04\n\x00\x10\x11"
+)
 
 
 def resolve(provider: Provider, target: Target) -> Provider:
@@ -66,7 +77,8 @@ class Sessions:
 def _share_host_arena() -> None:
     """Register one arena for all sessions of the process; it grows by what is asked for, not by doubling."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+    with suppress(RuntimeError):  # the host program has registered one: its sessions and ours share that
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def available_cores() -> int:
@@ -75,8 +87,23 @@ def available_cores() -> int:
 
 
 def runs_here(target: Target) -> bool:
-    """Return whether this machine has the provider that the target needs."""
-    return target is Target.CPU or CUDA in ort.get_available_providers()
+    """Return whether this machine runs the provider that the target needs."""
+    try:
+        run_tiny_model(Provider(target.value))
+    except Exception:  # ONNX Runtime raises its own, unrelated classes
+        return False
+    return True
+
+
+def run_tiny_model(provider: Provider) -> None:
+    """Run a real session the way the engine opens one; ProviderUnavailable where it does not compute."""
+    require(provider)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.onnx"
+        path.write_bytes(TINY_MODEL)
+        (value,) = Sessions(provider).open(path).run(None, {"x": np.full((1, 1), 3, np.float32)})
+    if value.item() != 9:
+        raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
 
 
 def require(provider: Provider) -> None:
