@@ -49,6 +49,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reference_logprobs: NDArray[np.float32] | None = None
 
 
+Input = Record | Mapping[str, Any]
+"""What can be scored; a mapping has the fields of a line of JSON."""
+
 Outcome = Result | InputError | NonFinite
 
 
@@ -112,16 +115,16 @@ class Scorer:
             tokens=tokens,
         )
 
-    def score(self, records: Iterable[Record | Mapping[str, Any]]) -> list[Result]:
+    def score(self, records: Iterable[Input]) -> list[Result]:
         """Score all records; raise the first one's InputError or NonFinite, naming its position."""
         results = []
-        for position, outcome in self.stream(enumerate(map(_as_record_or_error, records))):
+        for position, outcome in self.stream(enumerate(records)):
             if not isinstance(outcome, Result):
                 raise type(outcome)(f"record {position}: {outcome.message}", hint=outcome.hint)
             results.append(outcome)
         return results
 
-    def stream(self, items: Iterable[tuple[T, Record | InputError]]) -> Iterator[tuple[T, Outcome]]:
+    def stream(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[tuple[T, Outcome]]:
         """Score as the items come, one batch at a time; yield (key, outcome) in input order.
 
         An InputError among the items comes out at its place. Batches are filled with valid records only, so
@@ -154,10 +157,11 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _encode(self, key: T, record: Record | InputError) -> _Item[T]:
-        if isinstance(record, InputError):
-            return _Item(key, record)
+    def _encode(self, key: T, given: Input | InputError) -> _Item[T]:
+        if isinstance(given, InputError):
+            return _Item(key, given)
         try:
+            record = given if isinstance(given, Record) else record_from(given)
             return _Item(key, self._encoder.encode(record.problem, record.steps, self.convention))
         except InputError as error:
             return _Item(key, error)
@@ -197,10 +201,3 @@ class Scorer:
             policy_logprobs=policy if self._tokens else None,
             reference_logprobs=reference if self._tokens else None,
         )
-
-
-def _as_record_or_error(record: Record | Mapping[str, Any]) -> Record | InputError:
-    try:
-        return record if isinstance(record, Record) else record_from(record)
-    except InputError as error:
-        return error
