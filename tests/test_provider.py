@@ -84,8 +84,15 @@ class FakeSession:
 
     active = (CUDA, CPU)
 
-    def __init__(self, path: str, options: ort.SessionOptions, providers: list[Any]) -> None:
+    def __init__(
+        self,
+        path: str,
+        options: ort.SessionOptions,
+        providers: list[Any],
+        disabled_optimizers: list[str] | None,
+    ) -> None:
         self.path, self.options, self.asked = path, options, providers
+        self.disabled_optimizers = disabled_optimizers
 
     def get_providers(self) -> list[str]:
         return list(self.active)
@@ -134,6 +141,14 @@ def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> Non
     session: Any = Sessions(provider, threads=3).open(Path("body.onnx"))
     assert session.options.intra_op_num_threads == 3
     assert session.options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.usefixtures("fake_sessions")
+@pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
+def test_a_lean_session_keeps_its_weights_once(provider: Provider) -> None:
+    session: Any = Sessions(provider, lean=True).open(Path("layer-00.onnx"))
+    assert session.options.get_session_config_entry("session.disable_prepacking") == "1"
+    assert session.disabled_optimizers == ["ConstantFolding"]
 
 
 def test_a_missing_provider_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

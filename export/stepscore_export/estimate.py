@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from stepscore.choices import Precision
 from stepscore_export.checkpoint import Checkpoint
-from stepscore_export.config import Qwen2Config, tensor_shapes
+from stepscore_export.config import Qwen2Config
+from stepscore_export.graph import TILE
 from stepscore_export.model import BLOCK_ELEMENTS, TABLE_BITS
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights import ALIGNMENT, numpy_dtype
 
-# Million parameters a second and core-bound megabytes, measured by benchmarks/export_memory.py.
+# Million parameters a second and core-bound megabytes, measured by benchmarks/memory.py.
 PARAMETERS_PER_SECOND = {
     Precision.FP32: 130e6,
     Precision.FP16: 130e6,
@@ -21,6 +21,7 @@ PARAMETERS_PER_SECOND = {
     Precision.INT4: 60e6,
 }
 BASE_BYTES = 150 << 20  # Python, numpy, ONNX Runtime
+CONVERTED_COPIES = 10  # of a row block: as read, as float32, scaled, rounded, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,51 +63,55 @@ def weight_file_bytes(config: Qwen2Config, options: ExportOptions) -> int:
 
 
 def memory_bytes(config: Qwen2Config, options: ExportOptions) -> int:
-    """Return the expected peak: the blocks being converted, then the self-test's largest graph.
+    """Return the expected peak: of the blocks being converted, or of the self-test's largest graph.
 
-    The self-test opens one layer, or the head, at a time: its weights as stored and a copy that ONNX
-    Runtime lays out for its kernels (fp32 where weights are floats).
+    The self-test opens one layer, or the head, at a time, as stored (mapped pages count), and one matrix or
+    tile of the head in fp32.
     """
-    converting = 10 * 4 * BLOCK_ELEMENTS
-    layer = sum(
-        math.prod(shape)
-        for name, shape in tensor_shapes(config).items()
-        if name.startswith("model.layers.0.")
-    )
-    table = config.vocab_size * config.hidden_size
-    return BASE_BYTES + max(converting, *(_opened(count, options) for count in (layer, table)))
-
-
-def _opened(parameters: int, options: ExportOptions) -> int:
-    if options.bits is None:
-        return parameters * (numpy_dtype(options.storage).itemsize + 4)
-    return 2 * parameters * TABLE_BITS // 8
+    converting = CONVERTED_COPIES * 4 * BLOCK_ELEMENTS
+    stored = max(sum(_layer_bytes(config, options)), sum(_table_bytes(config, options)))
+    widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
+    return BASE_BYTES + max(converting, stored + 4 * widest)
 
 
 def _tensor_bytes(config: Qwen2Config, options: ExportOptions) -> list[int]:
     """Return the sizes of the tensors in the order in which store_model appends them."""
-    shapes = tensor_shapes(config)
     compute = numpy_dtype(options.compute).itemsize
-    hidden, heads = config.hidden_size, config.num_attention_heads + 2 * config.num_key_value_heads
-
-    def matrix(rows: int, columns: int, at_least: int = 0) -> list[int]:
-        if options.bits is None:
-            return [rows * columns * numpy_dtype(options.storage).itemsize]
-        bits = max(options.bits, at_least)
-        blocks = -(-columns // options.block_size)
-        return [rows * blocks * options.block_size * bits // 8, rows * blocks * compute]
-
-    table = matrix(config.vocab_size, hidden, TABLE_BITS)
-    layer = [
-        hidden * compute,
-        *matrix(heads * config.head_dim, hidden),
-        heads * config.head_dim * compute,
-        *matrix(*shapes["model.layers.0.self_attn.o_proj.weight"]),
-        hidden * compute,
-        *matrix(*shapes["model.layers.0.mlp.gate_proj.weight"]),
-        *matrix(*shapes["model.layers.0.mlp.up_proj.weight"]),
-        *matrix(*shapes["model.layers.0.mlp.down_proj.weight"]),
-    ]
+    table = _table_bytes(config, options)
     rotary = config.max_position_embeddings * (config.head_dim // 2) * compute
-    head = [] if config.tie_word_embeddings else table
-    return [*table, *layer * config.num_hidden_layers, hidden * compute, *head, rotary, rotary]
+    return [
+        *table,
+        *_layer_bytes(config, options) * config.num_hidden_layers,
+        config.hidden_size * compute,
+        *([] if config.tie_word_embeddings else table),
+        rotary,
+        rotary,
+    ]
+
+
+def _table_bytes(config: Qwen2Config, options: ExportOptions) -> list[int]:
+    return _matrix_bytes(config.vocab_size, config.hidden_size, options, TABLE_BITS)
+
+
+def _layer_bytes(config: Qwen2Config, options: ExportOptions) -> list[int]:
+    compute = numpy_dtype(options.compute).itemsize
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    qkv = queries + 2 * config.num_key_value_heads * config.head_dim
+    return [
+        hidden * compute,
+        *_matrix_bytes(qkv, hidden, options),
+        qkv * compute,
+        *_matrix_bytes(hidden, queries, options),
+        hidden * compute,
+        *_matrix_bytes(intermediate, hidden, options) * 2,
+        *_matrix_bytes(hidden, intermediate, options),
+    ]
+
+
+def _matrix_bytes(rows: int, columns: int, options: ExportOptions, at_least: int = 0) -> list[int]:
+    if options.bits is None:
+        return [rows * columns * numpy_dtype(options.storage).itemsize]
+    blocks = -(-columns // options.block_size)
+    codes = rows * blocks * options.block_size * max(options.bits, at_least) // 8
+    return [codes, rows * blocks * numpy_dtype(options.compute).itemsize]

@@ -48,7 +48,8 @@ class Engine:
         require(self.provider)
         architecture = pair.manifest.architecture
         self._head_rows = options.head_rows
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit)
+        lean = options.residency is Residency.STREAM
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean)
         self._units = [
             _Unit(
                 pair.path / unit.folder,
