@@ -20,7 +20,7 @@ from stepscore.artifact import Pair, Selftest
 from stepscore.choices import Precision, Target
 from stepscore.cli import main
 from stepscore.errors import ExportError, SelftestFailed
-from stepscore_export import graph, model
+from stepscore_export import builder, graph, model
 from stepscore_export import pair as pair_module
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
@@ -224,10 +224,10 @@ def hidden_rows_to_the_wrong_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) -> None:
     for method in ("op", "ops"):
-        original = getattr(graph._Graph, method)
+        original = getattr(builder.GraphBuilder, method)
 
         def changed(
-            self: graph._Graph,
+            self: builder.GraphBuilder,
             name: str,
             *args: object,
             original: Callable[..., object] = original,
@@ -235,7 +235,7 @@ def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) ->
         ) -> object:
             return original(self, name, *args, **attributes | (wrong if name == kind else {}))
 
-        monkeypatch.setattr(graph._Graph, method, changed)
+        monkeypatch.setattr(builder.GraphBuilder, method, changed)
 
 
 @pytest.mark.parametrize(

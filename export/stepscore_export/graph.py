@@ -17,172 +17,17 @@ the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.micr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
-from onnx_ir.tape import Tape
 
+from stepscore_export.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder
+from stepscore_export.layout import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape
 from stepscore_export.weights import TensorRef
 
-OPSET = 21
-IR_VERSION = 10
-WEIGHTS = "weights.bin"
-MICROSOFT = "com.microsoft"
 TILE = 8192  # columns of the vocabulary that have logits at the same time
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
-
-INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
-
-
-@dataclass(frozen=True, slots=True)
-class FloatMatrix:
-    """A matrix [N, K] stored as it is (any floating type)."""
-
-    values: TensorRef
-
-
-@dataclass(frozen=True, slots=True)
-class BlockMatrix:
-    """A matrix [N, K] stored as codes and scales (see quantize)."""
-
-    codes: TensorRef
-    scales: TensorRef
-    bits: int
-    block_size: int
-    columns: int
-
-
-Matrix = FloatMatrix | BlockMatrix
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One decoder layer; `qkv` is the query, key and value rows in one matrix."""
-
-    input_norm: TensorRef
-    qkv: Matrix
-    qkv_bias: TensorRef
-    output: Matrix
-    post_norm: TensorRef
-    gate: Matrix
-    up: Matrix
-    down: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class ModelWeights:
-    """A whole model in one weight file."""
-
-    embedding: Matrix
-    layers: tuple[LayerWeights, ...]
-    norm: TensorRef
-    head: Matrix
-    cos: TensorRef
-    sin: TensorRef
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the graphs need to know beside the tensors' own shapes."""
-
-    hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    compute: ir.DataType
-    fused_silu: bool
-    """QuickGelu is one kernel for fp32 on the CPU; Sigmoid * Mul works everywhere."""
-
-
-class _Graph:
-    """One graph under construction."""
-
-    def __init__(self, name: str, weights: ModelWeights, shape: Shape) -> None:
-        self.name = name
-        self.weights = weights
-        self.shape = shape
-        self.compute = shape.compute
-        self.tape = Tape()
-        self.inputs: list[ir.Value] = []
-        self._initializers: dict[str, ir.Value] = {}
-        self._casts: dict[str, ir.Value] = {}
-
-    def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-        self.inputs.append(value)
-        return value
-
-    def op(
-        self,
-        kind: str,
-        *inputs: ir.Value | None,
-        domain: str = "",
-        name: str | None = None,
-        **attributes: object,
-    ) -> ir.Value:
-        value: ir.Value = self.tape.op(kind, list(inputs), attributes, domain=domain)
-        if name is not None:
-            value.name = name
-        return value
-
-    def ops(
-        self, kind: str, outputs: int, *inputs: ir.Value | None, **attributes: object
-    ) -> Sequence[ir.Value]:
-        return self.tape.op_multi_out(
-            kind,
-            list(inputs),
-            attributes,
-            num_outputs=outputs,
-            domain=MICROSOFT,
-        )
-
-    def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
-        """Return the initializer that names these bytes of the weight file, in the type of the graph.
-
-        Where the storage type is another, a Cast follows, which ONNX Runtime folds when it loads the graph.
-        """
-        tensor = ir.ExternalTensor(
-            WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
-        )
-        stored = self._initializer(tensor)
-        if as_stored or ref.dtype in (self.compute, ir.DataType.UINT8):
-            return stored
-        if ref.name not in self._casts:
-            self._casts[ref.name] = self.op("Cast", stored, to=self.compute.value)
-        return self._casts[ref.name]
-
-    def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
-        return self._initializer(ir.tensor(values, dtype=dtype, name=name))
-
-    def scalar(self, name: str, value: int) -> ir.Value:
-        return self._initializer(ir.tensor(value, dtype=INT64, name=name))
-
-    def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
-        return value if source == target else self.op("Cast", value, to=target.value)
-
-    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        name = str(tensor.name)
-        if name not in self._initializers:
-            self._initializers[name] = self.tape.initializer(tensor)
-        return self._initializers[name]
-
-    def finish(self, *outputs: tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]) -> ir.Model:
-        for value, name, dtype, shape in outputs:
-            value.name = name
-            value.type = ir.TensorType(dtype)
-            value.shape = ir.Shape(shape)
-        graph = ir.Graph(
-            self.inputs,
-            [value for value, *_ in outputs],
-            nodes=self.tape.nodes,
-            initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, MICROSOFT: 1},
-            name=self.name,
-        )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
-
 
 _Stream = tuple[ir.Value, ir.Value | None]
 """The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
@@ -199,7 +44,7 @@ class _Indices:
     score_index: ir.Value | None
 
     @classmethod
-    def declare(cls, g: _Graph, *, scored: bool) -> _Indices:
+    def declare(cls, g: GraphBuilder, *, scored: bool) -> _Indices:
         return cls(
             pad_index=g.input("pad_index", INT64, "batch", "sequence"),
             unpad_index=g.input("unpad_index", INT64, "n"),
@@ -212,7 +57,7 @@ class _Indices:
 def embed_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
     """Look the tokens up in a table that stays in its file."""
     # input_ids [n] -> rows [n, H]
-    g = _Graph("embed", weights, shape)
+    g = GraphBuilder("embed", weights, shape)
     ids = g.input("input_ids", INT64, "n")
     table = weights.embedding
     if isinstance(table, FloatMatrix):
@@ -226,7 +71,7 @@ def embed_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
 def body_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
     """Chain all layers; between two layers the residual sum and the next norm are one operator."""
     # rows [n, H] -> hidden [m, H]
-    g = _Graph("body", weights, shape)
+    g = GraphBuilder("body", weights, shape)
     rows = g.input("rows", shape.compute, "n", shape.hidden_size)
     indices = _Indices.declare(g, scored=True)
     delta: ir.Value | None = None
@@ -239,7 +84,7 @@ def body_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
 def layer_graph(weights: ModelWeights, shape: Shape, index: int) -> ir.Model:
     """Cut one layer out of the body: the residual sum is closed at its end."""
     # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
-    g = _Graph(f"layer-{index:02d}", weights, shape)
+    g = GraphBuilder(f"layer-{index:02d}", weights, shape)
     last = index == len(weights.layers) - 1
     rows = g.input("rows", shape.compute, "n", shape.hidden_size)
     indices = _Indices.declare(g, scored=last)
@@ -258,7 +103,7 @@ def head_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
     same logits.
     """
     # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> logprobs [t]
-    g = _Graph("head", weights, shape)
+    g = GraphBuilder("head", weights, shape)
     hidden = g.input("hidden", shape.compute, "m", shape.hidden_size)
     rows = g.op("Gather", hidden, g.input("rows", INT64, "c"))
     targets = g.input("targets", INT64, "t", 2)
@@ -273,7 +118,7 @@ def head_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
     return g.finish((logprobs, "logprobs", FLOAT, ("t",)))
 
 
-def _head_tile(g: _Graph, rows: ir.Value, targets: ir.Value, start: int, matrix: Matrix) -> ir.Value:
+def _head_tile(g: GraphBuilder, rows: ir.Value, targets: ir.Value, start: int, matrix: Matrix) -> ir.Value:
     # rows [c, H], targets [t, 2] -> [t, 2, 1]: the target's logit (0 if it is in another tile), log-sum-exp.
     # One result a tile, on purpose: it is complete before ONNX Runtime begins the next, and its logits freed.
     logits = g.cast(_linear(g, matrix, rows), g.compute, FLOAT)  # [c, columns]
@@ -289,7 +134,7 @@ def _head_tile(g: _Graph, rows: ir.Value, targets: ir.Value, start: int, matrix:
     return g.op("Unsqueeze", pair, g.constant("last", -1))
 
 
-def _last_index(g: _Graph, matrix: Matrix) -> ir.Value:
+def _last_index(g: GraphBuilder, matrix: Matrix) -> ir.Value:
     # the largest (index into the chunk, column of the tile)
     columns = _rows_of(matrix)
     return g.constant(f"end_{columns}", 2**62, columns - 1)
@@ -315,14 +160,16 @@ def _rows_of(matrix: Matrix) -> int:
     return stored.shape[0]
 
 
-def _log_sum_exp(g: _Graph, x: ir.Value) -> ir.Value:
+def _log_sum_exp(g: GraphBuilder, x: ir.Value) -> ir.Value:
     # [c, k] -> [c, 1]. x[0] - log_softmax(x)[0]: ONNX Runtime's LogSoftmax is five times as fast as its
     # ReduceLogSumExp on the CPU, and more accurate.
     column = g.constant("first", 0), g.constant("second", 1), g.constant("last", -1)
     return g.op("Sub", g.op("Slice", x, *column), g.op("Slice", g.op("LogSoftmax", x, axis=-1), *column))
 
 
-def _layer(g: _Graph, layer: LayerWeights, indices: _Indices, stream: _Stream) -> tuple[ir.Value, ir.Value]:
+def _layer(
+    g: GraphBuilder, layer: LayerWeights, indices: _Indices, stream: _Stream
+) -> tuple[ir.Value, ir.Value]:
     # stream [n, H] -> the same after the layer; the last layer: -> [m, H]
     normed, rows = _norm(g, layer.input_norm, stream)
     unpad = indices.unpad_index
@@ -334,7 +181,7 @@ def _layer(g: _Graph, layer: LayerWeights, indices: _Indices, stream: _Stream) -
     return rows, _mlp(g, layer, normed)
 
 
-def _norm(g: _Graph, scale: TensorRef, stream: _Stream) -> tuple[ir.Value, ir.Value]:
+def _norm(g: GraphBuilder, scale: TensorRef, stream: _Stream) -> tuple[ir.Value, ir.Value]:
     # stream [n, H] -> RMS norm of its sum, the sum
     rows, delta = stream
     epsilon = g.shape.rms_norm_eps
@@ -347,7 +194,7 @@ def _norm(g: _Graph, scale: TensorRef, stream: _Stream) -> tuple[ir.Value, ir.Va
 
 
 def _attention(
-    g: _Graph, layer: LayerWeights, indices: _Indices, normed: ir.Value, unpad: ir.Value
+    g: GraphBuilder, layer: LayerWeights, indices: _Indices, normed: ir.Value, unpad: ir.Value
 ) -> ir.Value:
     # normed [n, H] -> [len(unpad), H]; the padded view [B, S, ...] exists only in here
     qkv = g.op("Add", _linear(g, layer.qkv, normed), g.weight(layer.qkv_bias))  # [n, (Nq + 2 Nkv) D]
@@ -373,7 +220,7 @@ def _attention(
     return _linear(g, layer.output, g.op("Gather", flat, unpad))
 
 
-def _mlp(g: _Graph, layer: LayerWeights, normed: ir.Value) -> ir.Value:
+def _mlp(g: GraphBuilder, layer: LayerWeights, normed: ir.Value) -> ir.Value:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
     gate = _linear(g, layer.gate, normed)  # [n, I]
     up = _linear(g, layer.up, normed)
@@ -384,7 +231,7 @@ def _mlp(g: _Graph, layer: LayerWeights, normed: ir.Value) -> ir.Value:
     return _linear(g, layer.down, g.op("Mul", activated, up))
 
 
-def _linear(g: _Graph, matrix: Matrix, rows: ir.Value) -> ir.Value:
+def _linear(g: GraphBuilder, matrix: Matrix, rows: ir.Value) -> ir.Value:
     # rows [n, K] times [N, K] transposed -> [n, N]
     if isinstance(matrix, FloatMatrix):
         return g.op("Gemm", rows, g.weight(matrix.values), transB=1)
@@ -402,7 +249,7 @@ def _linear(g: _Graph, matrix: Matrix, rows: ir.Value) -> ir.Value:
     )
 
 
-def _gather_blocks(g: _Graph, table: BlockMatrix, ids: ir.Value) -> ir.Value:
+def _gather_blocks(g: GraphBuilder, table: BlockMatrix, ids: ir.Value) -> ir.Value:
     # ids [n] -> (code - 128) * scale of their rows [n, K]
     if table.bits != 8:
         raise ValueError("the embedding is stored at 8 bits or better")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
-from stepscore_export.graph import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape
+from stepscore_export.layout import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantize import quantize
 from stepscore_export.weights import TensorRef, WeightFile, numpy_dtype

@@ -26,18 +26,12 @@ from stepscore.choices import Target
 from stepscore.errors import ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import PromptEncoder, Template
 from stepscore.provider import runs_here
+from stepscore_export.builder import WEIGHTS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
 from stepscore_export.errors import unwritable
-from stepscore_export.graph import (
-    WEIGHTS,
-    ModelWeights,
-    Shape,
-    body_graph,
-    embed_graph,
-    head_graph,
-    layer_graph,
-)
+from stepscore_export.graph import body_graph, embed_graph, head_graph, layer_graph
+from stepscore_export.layout import ModelWeights, Shape
 from stepscore_export.model import graph_shape, store_model
 from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage

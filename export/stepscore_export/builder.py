@@ -1,0 +1,112 @@
+"""One graph under construction: nodes, inputs, and initializers that name bytes of the weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from stepscore_export.layout import ModelWeights, Shape
+from stepscore_export.weights import TensorRef
+
+OPSET = 21
+IR_VERSION = 10
+WEIGHTS = "weights.bin"
+MICROSOFT = "com.microsoft"
+INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
+
+
+class GraphBuilder:
+    """Collects the nodes of one graph; the values it hands out are onnx_ir's."""
+
+    def __init__(self, name: str, weights: ModelWeights, shape: Shape) -> None:
+        self.name = name
+        self.weights = weights
+        self.shape = shape
+        self.compute = shape.compute
+        self.tape = Tape()
+        self.inputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._casts: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
+        """Declare an input; a dimension is a number or a name."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        name: str | None = None,
+        **attributes: object,
+    ) -> ir.Value:
+        """Add a node with one output."""
+        value: ir.Value = self.tape.op(kind, list(inputs), attributes, domain=domain)
+        if name is not None:
+            value.name = name
+        return value
+
+    def ops(
+        self, kind: str, outputs: int, *inputs: ir.Value | None, **attributes: object
+    ) -> Sequence[ir.Value]:
+        """Add a com.microsoft node with several outputs."""
+        return self.tape.op_multi_out(
+            kind,
+            list(inputs),
+            attributes,
+            num_outputs=outputs,
+            domain=MICROSOFT,
+        )
+
+    def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
+        """Return the initializer that names these bytes of the weight file, in the type of the graph.
+
+        Where the storage type is another, a Cast follows, which ONNX Runtime folds when it loads the graph.
+        """
+        tensor = ir.ExternalTensor(
+            WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
+        )
+        stored = self._initializer(tensor)
+        if as_stored or ref.dtype in (self.compute, ir.DataType.UINT8):
+            return stored
+        if ref.name not in self._casts:
+            self._casts[ref.name] = self.op("Cast", stored, to=self.compute.value)
+        return self._casts[ref.name]
+
+    def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
+        """Return a small 1-D initializer, stored in the graph itself."""
+        return self._initializer(ir.tensor(values, dtype=dtype, name=name))
+
+    def scalar(self, name: str, value: int) -> ir.Value:
+        """Return a 0-D int64 initializer."""
+        return self._initializer(ir.tensor(value, dtype=INT64, name=name))
+
+    def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        """Add a Cast where the types differ."""
+        return value if source == target else self.op("Cast", value, to=target.value)
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        name = str(tensor.name)
+        if name not in self._initializers:
+            self._initializers[name] = self.tape.initializer(tensor)
+        return self._initializers[name]
+
+    def finish(self, *outputs: tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]) -> ir.Model:
+        """Return the model with these outputs: (value, name, type, shape)."""
+        for value, name, dtype, shape in outputs:
+            value.name = name
+            value.type = ir.TensorType(dtype)
+            value.shape = ir.Shape(shape)
+        graph = ir.Graph(
+            self.inputs,
+            [value for value, *_ in outputs],
+            nodes=self.tape.nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self.name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
