@@ -40,10 +40,10 @@ export: $(VENV)/.done ## POLICY=... REFERENCE=... PRECISION=int8 OUT=... [FLAGS=
 	$(BIN)/stepscore export --policy "$(POLICY)" --reference "$(REFERENCE)" --precision $(PRECISION) --output "$(OUT)" $(FLAGS)
 
 bench-memory: $(VENV)/.done ## peak memory of an export and of the head -> benchmarks/results
-	PYTHONPATH=. $(BIN)/python benchmarks/memory.py $(FLAGS)
+	$(BIN)/python -m benchmarks.memory $(FLAGS)
 
 bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16
-	PYTHONPATH=. $(BIN)/python benchmarks/fidelity.py $(FLAGS)
+	$(BIN)/python -m parity_tests.table --output benchmarks/results/fidelity.json $(FLAGS)
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples/pair

@@ -63,15 +63,15 @@ def weight_file_bytes(config: Qwen2Config, options: ExportOptions) -> int:
 
 
 def memory_bytes(config: Qwen2Config, options: ExportOptions) -> int:
-    """Return the expected peak: of the blocks being converted, or of the self-test's largest graph.
+    """Return the expected peak, which is that of the self-test.
 
-    The self-test opens one layer, or the head, at a time, as stored (mapped pages count), and one matrix or
-    tile of the head in fp32.
+    It opens one layer, or the head, at a time: the weights as stored (mapped pages count) and one matrix or
+    tile of the head in fp32. The allocator still keeps what the conversion of row blocks needed.
     """
     converting = CONVERTED_COPIES * 4 * BLOCK_ELEMENTS
     stored = max(sum(_layer_bytes(config, options)), sum(_table_bytes(config, options)))
     widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
-    return BASE_BYTES + max(converting, stored + 4 * widest)
+    return BASE_BYTES + converting + stored + 4 * widest
 
 
 def _tensor_bytes(config: Qwen2Config, options: ExportOptions) -> list[int]:

@@ -124,11 +124,16 @@ class _Unit:
         }
         rows = _run(self._session("embed.onnx"), {"input_ids": batch.input_ids}, {}, "cpu")
         for name in self._stages:
-            session = self._session(name)
-            wanted = {value.name for value in session.get_inputs()}
-            rows = _run(session, {key: indices[key] for key in indices.keys() & wanted}, rows, self._device)
-            rows = {"rows" if key == "next_rows" else key: value for key, value in rows.items()}
+            rows = self._stage(name, indices, rows)
         return rows
+
+    def _stage(self, name: str, indices: Mapping[str, NDArray[Any]], rows: Values) -> Values:
+        # In a function of its own: a session that is not kept is gone before the next is opened.
+        session = self._session(name)
+        wanted = {value.name for value in session.get_inputs()}
+        arrays = {key: indices[key] for key in indices.keys() & wanted}
+        outputs = _run(session, arrays, rows, self._device)
+        return {"rows" if key == "next_rows" else key: value for key, value in outputs.items()}
 
     def head(self, hidden: Values, batch: Batch, head_rows: int) -> Logprobs:
         """Turn hidden rows into log-probs, at most `head_rows` rows at a time."""

@@ -1,0 +1,50 @@
+"""The facts of the machine a result was measured on, and how results are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers")
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def facts() -> dict[str, Any]:
+    """Return cores, memory, CPU, versions: what a reader needs to judge a figure."""
+    return {
+        "cpu": _cpu_field("model name"),
+        "cpu_features": [name for name in CPU_FEATURES if name in (_cpu_field("flags") or "").split()],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write results/NAME.json with the machine's facts first."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": facts(), **result}, indent=2) + "\n")
+    return path
+
+
+def _cpu_field(name: str) -> str | None:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(name):
+            return line.split(":", 1)[1].strip()
+    return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

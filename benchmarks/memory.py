@@ -1,0 +1,159 @@
+"""Peak resident memory: of an export, and of scoring one long sequence over a large vocabulary.
+
+    make bench-memory                   Qwen2.5-1.5B shape, 12 GB of disk, 10 minutes on two cores
+    make bench-memory FLAGS=--quick     the same with a tenth of the layers' size
+
+Checkpoints are synthetic (seeded, bf16, the policy 1 % from the reference), made in a temporary folder and
+removed. Every figure is the peak resident set (VmHWM) of a process of its own, file-mapped pages included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.machine import write_result
+from tests.checkpoints import TINY, write_checkpoint
+
+from stepscore.artifact import Pair
+from stepscore.choices import Precision
+from stepscore.engine import Engine
+from stepscore.plan import pack
+from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.config import Qwen2Config
+from stepscore_export.estimate import estimate
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+QWEN_1_5B = replace(
+    TINY,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    head_dim=128,
+    vocab_size=151_936,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+)
+LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
+LONG_TOKENS = 4096
+
+
+def main() -> None:
+    """Run all cases and write results/memory.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--precision", nargs="*", default=["int8", "int4", "fp16", "fp32"])
+    parser.add_argument(
+        "--scratch", type=Path, help="where the checkpoints go (default: the temporary folder)"
+    )
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        kind, *rest = options.child
+        print(json.dumps({"export": _export_here, "score": _score_here}[kind](*rest)))
+        return
+    full = QWEN_1_5B
+    if options.quick:
+        full = replace(full, hidden_size=512, intermediate_size=2048, num_attention_heads=4)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        exports = _exports(Path(scratch), full, options.precision)
+        scoring = _scoring(Path(scratch))
+    print(write_result("memory", {"quick": options.quick, "export": exports, "score": scoring}))
+
+
+def _exports(scratch: Path, full: Qwen2Config, precisions: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for layers in (full.num_hidden_layers, full.num_hidden_layers // 2):
+        folders = _checkpoints(scratch / f"{layers}-layers", replace(full, num_hidden_layers=layers))
+        for precision in precisions:
+            rows.append(_child("export", *map(str, folders), precision, str(scratch / "pair")))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+        for folder in folders:
+            _remove(folder)
+    return rows
+
+
+def _scoring(scratch: Path) -> list[dict[str, Any]]:
+    folders = _checkpoints(scratch / "long", LONG)
+    rows = []
+    for precision in (Precision.FP32, Precision.INT8):
+        target = scratch / f"long-{precision}"
+        export_pair(*folders, target, ExportOptions(precision=precision))
+        rows.append({"precision": precision, **_child("score", str(target))})
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    return rows
+
+
+def _checkpoints(folder: Path, shape: Qwen2Config) -> tuple[Path, Path]:
+    reference = write_checkpoint(folder / "reference", shape, seed=1, dtype="bfloat16", shards=2)
+    policy = write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16", shards=2, perturb=0.01)
+    return policy, reference
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", *arguments]
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return result
+
+
+def _export_here(policy: str, reference: str, precision: str, target: str) -> dict[str, Any]:
+    options = ExportOptions(precision=Precision(precision))
+    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
+        expected = estimate(first, second, options)
+        layers = first.config.num_hidden_layers
+    started = time.perf_counter()
+    pair = export_pair(policy, reference, target, options, force=True)
+    return {
+        "precision": precision,
+        "layers": layers,
+        "parameters_of_both": expected.parameters,
+        "pair_bytes": pair.num_bytes(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_mb": _status_mb("VmHWM"),
+        "estimated_mb": round(expected.memory_bytes / 1e6),
+    }
+
+
+def _score_here(folder: str) -> dict[str, Any]:
+    pair = Pair.open(folder)
+    engine = Engine(pair)
+    token_ids = np.random.default_rng(0).integers(0, pair.manifest.architecture.vocab_size, LONG_TOKENS)
+    engine.run(pack([token_ids[:64]], [0]))
+    idle = _status_mb("VmRSS")
+    engine.run(pack([token_ids], [0]))
+    return {
+        "vocab_size": pair.manifest.architecture.vocab_size,
+        "tokens": LONG_TOKENS,
+        "idle_mb": idle,
+        "peak_mb": _status_mb("VmHWM"),
+        "above_idle_mb": _status_mb("VmHWM") - idle,
+    }
+
+
+def _status_mb(key: str) -> int:
+    """Return a field of /proc/self/status in MB (10^6 bytes)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return round(int(line.split()[1]) * 1024 / 1e6)
+    raise KeyError(key)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+if __name__ == "__main__":
+    main()

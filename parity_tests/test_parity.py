@@ -1,0 +1,141 @@
+"""The exported pair, run by the real runtime, against the reference: how near, and at which precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parity_tests import card
+from parity_tests.fidelity import Fidelity, Scores, as_float64, fidelity
+from parity_tests.pairs import ODD, RANDOM_PAIRS, TIED, UNTIED, WIDE, RandomPair, regular_step_ends
+from parity_tests.reference import Numerics, logprobs, pair_logprobs
+from parity_tests.rounding import rounded_checkpoint
+from parity_tests.workshop import Workshop
+from transformers import AutoTokenizer
+
+from stepscore.choices import Convention, Precision
+from stepscore.scorer import Scorer
+from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.oracle import hidden_and_logprobs
+
+SMALL_PAIRS = (TIED, UNTIED, ODD)
+each_pair = pytest.mark.parametrize("pair", RANDOM_PAIRS, ids=lambda pair: pair.name)
+each_small_pair = pytest.mark.parametrize("pair", SMALL_PAIRS, ids=lambda pair: pair.name)
+each_low_precision = pytest.mark.parametrize("precision", [p for p in Precision if p is not Precision.FP32])
+
+
+def largest_error(scores: Scores, truth: Scores) -> float:
+    return max(
+        float(np.abs(ours - theirs).max())
+        for pair in zip(scores, truth, strict=True)
+        for ours, theirs in zip(*pair, strict=True)
+    )
+
+
+# --- fp32: the graph computes what the models say ---------------------------------------------------------
+
+
+@each_pair
+def test_fp32_is_within_1e_4_nats_of_float64_in_one_mixed_batch(workshop: Workshop, pair: RandomPair) -> None:
+    """Measured 1.9e-5 at most; PyTorch's own fp32 reaches 9.9e-5 on the same pairs."""
+    engine = workshop.engine(workshop.models(pair), Precision.FP32)
+    scores = as_float64(engine.logprobs(pair.sequences()))
+    assert largest_error(scores, workshop.reference(pair, Numerics.FP64)) <= 1e-4
+
+
+@each_small_pair
+def test_fp32_is_within_1e_4_nats_of_float64_at_every_length_alone(
+    workshop: Workshop, pair: RandomPair
+) -> None:
+    engine = workshop.engine(workshop.models(pair), Precision.FP32)
+    scores = as_float64([engine.logprobs([tokens])[0] for tokens in pair.sequences()])
+    assert largest_error(scores, workshop.reference(pair, Numerics.FP64)) <= 1e-4
+
+
+@each_small_pair
+def test_the_exporters_own_oracle_is_the_float64_reference(workshop: Workshop, pair: RandomPair) -> None:
+    folder = workshop.models(pair).policy
+    [tokens] = pair.sequences([40])
+    [truth] = logprobs(folder, [tokens], Numerics.FP64)
+    with Checkpoint.open(folder) as checkpoint:
+        _, ours = hidden_and_logprobs(checkpoint, tokens)
+    assert np.abs(ours - truth).max() < 1e-10
+
+
+# --- lower precision: only the weights are rounded --------------------------------------------------------
+
+
+@each_small_pair
+@each_low_precision
+def test_a_stored_precision_rounds_the_weights_and_nothing_else(
+    workshop: Workshop, tmp_path: Path, pair: RandomPair, precision: Precision
+) -> None:
+    """Against fp64 on the rounded weights: activations stay exact. Measured 2.3e-5 at most."""
+    models = workshop.models(pair)
+    policy, reference = (
+        rounded_checkpoint(folder, tmp_path / folder.name, precision)
+        for folder in (models.policy, models.reference)
+    )
+    truth = pair_logprobs(policy, reference, pair.sequences(), Numerics.FP64)
+    scores = as_float64(workshop.engine(models, precision).logprobs(pair.sequences()))
+    assert largest_error(scores, truth) <= 1e-4
+
+
+def test_a_head_of_152_064_columns_at_8_bits_rounds_the_weights_and_nothing_else(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    models, sequences = workshop.models(WIDE), WIDE.sequences([2, 64])
+    rounded = rounded_checkpoint(models.policy, tmp_path / "policy", Precision.INT8)
+    truth = logprobs(rounded, sequences, Numerics.FP64)
+    scores = workshop.engine(models, Precision.INT8).logprobs(sequences)
+    assert max(np.abs(policy - true).max() for (policy, _), true in zip(scores, truth, strict=True)) <= 1e-4
+
+
+@each_small_pair
+def test_fp16_storage_is_nearer_to_float64_than_a_pytorch_fp16_model(
+    workshop: Workshop, pair: RandomPair
+) -> None:
+    """fp32 arithmetic on fp16 weights: measured 2 to 1000 times nearer (a bf16 source fits into fp16)."""
+    ends = [regular_step_ends(len(tokens)) for tokens in pair.sequences()]
+    truth = workshop.reference(pair, Numerics.FP64)
+
+    def error(scores: Scores) -> Fidelity:
+        return fidelity(scores, truth, ends)
+
+    ours = error(
+        as_float64(workshop.engine(workshop.models(pair), Precision.FP16).logprobs(pair.sequences()))
+    )
+    theirs = error(workshop.reference(pair, Numerics.PYTORCH_FP16_LOGITS32))
+    assert ours.logprob_rms < theirs.logprob_rms
+    assert ours.ratio_error < theirs.ratio_error
+
+
+# --- from a record to rewards -----------------------------------------------------------------------------
+
+RECORDS = [
+    ("What is 12 + 30?", ["12 + 30 is 12 + 30.", "So the answer is 42."]),
+    ("Eine Frage über Größe?\n\nUnd noch eine.", ["Erst\n\ndies.", "dann das", "∴ 7 > 3 😀", "Ende?"]),
+    ("x", ["Single step"]),
+]
+
+
+@pytest.mark.parametrize("convention", Convention)
+def test_rewards_of_a_record_are_those_of_the_cards_code_in_float64(
+    workshop: Workshop, convention: Convention
+) -> None:
+    """Sums of up to 200 log-ratios, each within 1e-4 nats and most of them a hundred times nearer."""
+    models = workshop.models(TIED)
+    tokenizer = AutoTokenizer.from_pretrained(models.policy)
+    encoded = [card.encode(tokenizer, problem, steps, convention) for problem, steps in RECORDS]
+    truth = pair_logprobs(models.policy, models.reference, [e.ids for e in encoded], Numerics.FP64)
+    with Scorer.load(workshop.exported(models, Precision.FP32), convention=convention, beta=0.5) as scorer:
+        results = scorer.score([{"problem": problem, "steps": steps} for problem, steps in RECORDS])
+    for result, record, (policy, reference) in zip(results, encoded, truth, strict=True):
+        start = record.summed_from(convention)
+        expected = card.cumulative_rewards(policy, reference, record, beta=0.5, start=start)
+        assert result.num_tokens == len(record.ids)
+        assert result.step_ends == record.step_ends.tolist()
+        np.testing.assert_allclose(result.cumulative_rewards, expected, rtol=0, atol=5e-4)
+        np.testing.assert_allclose(result.step_rewards, np.diff(expected, prepend=0), rtol=0, atol=5e-4)
+        assert result.outcome_reward == result.cumulative_rewards[-1]
