@@ -56,24 +56,19 @@ class Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         _share_host_arena()
-        disabled = None
         if self.lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
-            disabled = ["ConstantFolding"]
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self.provider is Provider.CUDA and not on_host:
-            return self._open_cuda(path, options, disabled)
-        return ort.InferenceSession(str(path), options, providers=[CPU], disabled_optimizers=disabled)
+            return self._open_cuda(path, options)
+        return ort.InferenceSession(str(path), options, providers=[CPU])
 
-    def _open_cuda(
-        self, path: Path, options: ort.SessionOptions, disabled: list[str] | None
-    ) -> ort.InferenceSession:
+    def _open_cuda(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
         if self.gpu_mem_limit is not None:
             cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
-        session = ort.InferenceSession(
-            str(path), options, providers=[(CUDA, cuda_options), CPU], disabled_optimizers=disabled
-        )
+        session = ort.InferenceSession(str(path), options, providers=[(CUDA, cuda_options), CPU])
         if session.get_providers()[0] != CUDA:
             raise ProviderUnavailable(
                 f"ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA} did not start",
