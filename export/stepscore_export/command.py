@@ -63,7 +63,7 @@ def _print_plan(plan: Estimate, output: Path, options: ExportOptions) -> None:
         "disk": f"{_size(plan.disk_bytes)} (policy {_size(policy_bytes)}, "
         f"reference {_size(reference_bytes)})",
         "memory": f"about {_size(plan.memory_bytes)} at the peak",
-        "time": f"about {plan.seconds:,.0f} s on two cores, then a self-test of a similar length",
+        "time": f"about {plan.seconds:,.0f} s on two cores, self-test included",
     }.items():
         click.echo(f"{name:<8}{value}")
 

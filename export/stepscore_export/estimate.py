@@ -12,13 +12,13 @@ from stepscore_export.model import BLOCK_ELEMENTS, TABLE_BITS
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights import ALIGNMENT, numpy_dtype
 
-# Million parameters a second and core-bound megabytes, measured by benchmarks/memory.py.
+# Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory.json.
 PARAMETERS_PER_SECOND = {
-    Precision.FP32: 130e6,
-    Precision.FP16: 130e6,
-    Precision.BF16: 130e6,
-    Precision.INT8: 60e6,
-    Precision.INT4: 60e6,
+    Precision.FP32: 34e6,
+    Precision.FP16: 34e6,
+    Precision.BF16: 34e6,
+    Precision.INT8: 25e6,
+    Precision.INT4: 25e6,
 }
 BASE_BYTES = 150 << 20  # Python, numpy, ONNX Runtime
 CONVERTED_COPIES = 10  # of a row block: as read, as float32, scaled, rounded, packed

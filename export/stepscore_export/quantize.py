@@ -29,8 +29,9 @@ def quantize(
 ) -> Quantized:
     """Round every block to `bits` bits, symmetric around zero, nearest code.
 
-    scale = -m / 2^(bits-1), where m is the block's entry of largest magnitude *with its sign*, rounded to
-    `scale_dtype` first; code = clip(round(w / scale), -2^(bits-1), 2^(bits-1) - 1) + 2^(bits-1).
+    scale = -m / 2^(bits-1), where m is the block's entry of largest magnitude *with its sign* (the negative
+    one of a tie), rounded to `scale_dtype` first; in float32,
+    code = clip(round(w * (1 / scale)), -2^(bits-1), 2^(bits-1) - 1) + 2^(bits-1).
     The signed maximum lands on the end of the range that has one code more, so no code is wasted (the
     scheme of ggml's Q4_0). A block of zeros has scale 0. |w - dequantize| <= |scale| (half a step, but one
     step for an entry that mirrors m), plus what rounding the scale to `scale_dtype` moves m by.
