@@ -132,11 +132,13 @@ def test_the_cards_log_softmax_answers_in_the_models_dtype(
 
 
 def test_both_config_layouts_are_read(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """As transformers 4 writes it, and as 5 does; `folder` is by the one that is installed."""
     folder = checkpoints["tied"]
     config = json.loads((folder / "config.json").read_text())
-    config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert reference.Shape.read(tmp_path) == reference.Shape.read(folder)
+    rope = config.pop("rope_parameters", None) or {"rope_theta": config.pop("rope_theta")}
+    for layout in (rope, {"rope_parameters": {**rope, "rope_type": "default"}}):
+        (tmp_path / "config.json").write_text(json.dumps(config | layout))
+        assert reference.Shape.read(tmp_path) == reference.Shape.read(folder)
 
 
 def test_one_token_scores_nothing(checkpoints: dict[str, Path]) -> None:

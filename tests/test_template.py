@@ -218,7 +218,10 @@ def test_template_variables_are_those_of_transformers(tmp_path: Path, config: di
     write_tokenizer(tmp_path)
     folder = write_config(tmp_path, tokenizer_class="Qwen2Tokenizer", chat_template="", **config)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).special_tokens_map
-    assert read_chat_template(folder).variables == theirs
+    ours = read_chat_template(folder).variables
+    if transformers.__version__ >= "5":  # which no longer hands this one to templates
+        ours = {name: value for name, value in ours.items() if name != "additional_special_tokens"}
+    assert ours == theirs
 
 
 @pytest.mark.shared_data
