@@ -46,7 +46,7 @@ bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyT
 	$(BIN)/python -m parity_tests.table --output benchmarks/results/fidelity.json $(FLAGS)
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
-	$(BIN)/python examples/train.py --output examples/pair
+	$(BIN)/python examples/train.py --output examples
 
 clean: ## remove environments, caches and outputs
 	rm -rf $(VENV) $(DEMO) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

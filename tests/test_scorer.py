@@ -214,6 +214,12 @@ def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path) -> None:
         assert alone(scorer, record).num_tokens - start == asked[0]
 
 
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_beta_is_a_positive_number(tiny_pair: Path, beta: float) -> None:
+    with pytest.raises(ValueError, match="beta is"):
+        Scorer.load(tiny_pair, beta=beta)
+
+
 @pytest.mark.parametrize("beta", [0.05, 1.0, 7.0])
 def test_beta_scales_every_reward(tiny_pair: Path, scorer: Scorer, beta: float) -> None:
     with load(tiny_pair, beta=beta) as scaled:

@@ -55,7 +55,7 @@ def export_pair(
     """Write the pair of `policy` and `reference` to the folder `output` and return it, opened.
 
     Both are Hugging Face folders or `id@revision`. `force` replaces a pair that is there; until the last
-    moment it stays as it is. Raises ExportError (or PairIncompatible) and leaves nothing behind.
+    moment it stays as it is. Raises ExportError, OutputError or PairIncompatible and leaves nothing behind.
     """
     options = options or ExportOptions()
     target = Path(output)

@@ -44,6 +44,7 @@ class Engine:
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
+        require(options.provider)  # what is missing on the machine is said before what the pair is for
         self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
         architecture = pair.manifest.architecture

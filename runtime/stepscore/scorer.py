@@ -80,6 +80,8 @@ class Scorer:
         max_batch_tokens: int,
         tokens: bool,
     ) -> None:
+        if not 0 < beta < float("inf"):
+            raise ValueError(f"beta is {beta}; it must be a positive number")
         self.pair = pair
         self.convention = convention
         self.beta = beta
