@@ -12,7 +12,7 @@ from stepscore_export.model import BLOCK_ELEMENTS, TABLE_BITS
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights import ALIGNMENT, numpy_dtype
 
-# Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory.json.
+# Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
 PARAMETERS_PER_SECOND = {
     Precision.FP32: 34e6,
     Precision.FP16: 34e6,
