@@ -113,7 +113,7 @@ def _child(*arguments: str) -> dict[str, Any]:
 def _export_here(policy: str, reference: str, precision: str, target: str) -> dict[str, Any]:
     options = ExportOptions(precision=Precision(precision))
     with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate(first, second, options)
+        expected = estimate({"policy": first, "reference": second}, options)
         layers = first.config.num_hidden_layers
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, force=True)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from tests.checkpoints import write_checkpoint
 
-from stepscore.choices import Precision, Provider, Target
+from stepscore.choices import Coding, Precision, Provider, Target
 from stepscore.errors import StepscoreError
 from stepscore.provider import Sessions, require
 from stepscore_export.options import ExportOptions
@@ -43,16 +44,22 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 @pytest.fixture(scope="session")
 def pair_of(tiny_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairOf:
-    """pair_of(precision, target): a folder nobody may write to; exported at the first request."""
+    """pair_of(precision, target): a folder nobody may write to; exported at the first request.
+
+    Models are coded independently unless asked otherwise: pair_of(precision, coding=Coding.DIFFERENCE).
+    """
     folder = tmp_path_factory.mktemp("pairs")
 
     @cache
-    def exported(precision: Precision, target: Target) -> Path:
-        options = ExportOptions(precision=precision, target=target)
-        models = tiny_checkpoints
-        return export_pair(models.policy, models.reference, folder / f"{precision}-{target}", options).path
+    def exported(options: ExportOptions) -> Path:
+        models, output = tiny_checkpoints, folder / str(len(list(folder.iterdir())))
+        return export_pair(models.policy, models.reference, output, options).path
 
-    return lambda precision=Precision.FP32, target=Target.CPU: exported(precision, target)
+    def pair_of(precision: Precision = Precision.FP32, target: Target = Target.CPU, **other: Any) -> Path:
+        options = {"coding": Coding.INDEPENDENT} | other
+        return exported(ExportOptions(precision=precision, target=target, **options))
+
+    return pair_of
 
 
 @pytest.fixture(scope="session")

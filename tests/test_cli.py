@@ -24,8 +24,27 @@ from click.testing import CliRunner, Result
 from tests.fake_scorer import FakeResult, FakeScorer
 
 from stepscore import shell
-from stepscore.artifact import Architecture, FileEntry, Manifest, Pair, Selftest, Source, Unit
-from stepscore.choices import Precision, Provider, Target
+from stepscore.artifact import (
+    SCHEMA_VERSION,
+    Architecture,
+    Difference,
+    Distance,
+    FileEntry,
+    Manifest,
+    Pair,
+    Selftest,
+    Source,
+    Unit,
+)
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Precision,
+    Products,
+    Provider,
+    Target,
+)
 from stepscore.cli import main
 from stepscore.errors import IntegrityMismatch, NotFound, ProviderUnavailable
 from stepscore.prompt import Template
@@ -356,18 +375,21 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     opened = Pair(
         tmp_path,
         Manifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             policy=Source("org/policy", "0123abcd"),
             reference=Source("reference"),
             architecture=Architecture(64, 128, 2, 4, 2, 16, 1000, 4096),
             precision=Precision.INT8,
             block_size=32,
             target=Target.CPU,
-            coding="independent",
+            coding=Coding.DIFFERENCE,
+            difference=Difference(DifferencePrecision.INT4, Activations.EXACT, Products.MERGED),
+            distance=Distance(0.0123, {"lm_head.weight": 0.0123}),
             beta=0.001,
             template=Template("a", "b", "c"),
-            units=(Unit("policy", ("policy",)), Unit("reference", ("reference",))),
+            units=(Unit("both", ("reference", "policy")),),
             selftest=Selftest(provider="cpu", num_tokens=64, hidden_error=1e-6, logprob_error=2e-5),
+            fidelity=None,
             versions={"stepscore": "0.1.0"},
             files={"tokenizer.json": FileEntry(1_500_000, "0" * 64)},
         ),
@@ -383,6 +405,8 @@ def test_inspect_shows_what_the_pair_is(pair: Pair) -> None:
     for fact in [
         "org/policy@0123abcd",
         "int8, blocks of 32, for cpu",
+        "difference at int4, exact activations, merged",
+        "|policy - reference| is 1.23 % of |reference|",
         "0.001",
         "1.5 MB in 1 files",
         "f" * 64,

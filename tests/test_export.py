@@ -17,21 +17,22 @@ from tests.checkpoints import TINY, tied, write_checkpoint, write_tokenizer
 from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, Selftest
-from stepscore.choices import Precision, Target
+from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Target
 from stepscore.cli import main
 from stepscore.errors import ExportError, SelftestFailed
-from stepscore_export import builder, graph, model
+from stepscore_export import builder, coded, layout, model
 from stepscore_export import pair as pair_module
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
-from stepscore_export.estimate import weight_file_bytes
+from stepscore_export.estimate import estimate
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pair import export_pair, settle
 from stepscore_export.quantize import Quantized, quantize
 from stepscore_export.selftest import LIMITS
 
 ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
 CUDA_PRECISIONS = [precision for precision in Precision if precision is not Precision.FP32]
+INTEGER_PRECISIONS = (Precision.INT8, Precision.INT4)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -49,14 +50,23 @@ def tensors_and_graphs(folder: Path) -> dict[str, bytes]:
 # Same input, same bytes
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(),
+        ExportOptions(Precision.INT4),
+        ExportOptions(Precision.INT8, activations=Activations.INT8),
+    ],
+    ids=["fp32", "int4", "int8-activations"],
+)
 def test_the_same_command_twice_gives_the_same_folder(
-    tiny_checkpoints: Checkpoints, pair_of: PairOf, tmp_path: Path, precision: Precision
+    tiny_checkpoints: Checkpoints, tmp_path: Path, options: ExportOptions
 ) -> None:
-    again = export_pair(
-        tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "again", ExportOptions(precision)
+    once, again = (
+        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / name, options).path
+        for name in ("once", "again")
     )
-    assert files(again.path) == files(pair_of(precision))
+    assert files(once) == files(again)
 
 
 def test_shards_do_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
@@ -168,28 +178,37 @@ def head_only(weight: np.ndarray, bits: int, block_size: int, scale_dtype: type 
     )
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(precision, coding=coding)
+        for precision in INTEGER_PRECISIONS
+        for coding in (Coding.INDEPENDENT, Coding.DIFFERENCE)
+    ],
+    ids=lambda options: f"{options.precision}-{options.coding}",
+)
 @pytest.mark.parametrize("wrong", [zeros, shuffled, head_only])
 def test_wrong_codes_are_found(
     tiny_checkpoints: Checkpoints,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    precision: Precision,
+    options: ExportOptions,
     wrong: Callable[..., Quantized],
 ) -> None:
     monkeypatch.setattr(model, "quantize", wrong)
-    assert_not_sealed(tiny_checkpoints, tmp_path, ExportOptions(precision))
+    monkeypatch.setattr(coded, "quantize", wrong)
+    assert_not_sealed(tiny_checkpoints, tmp_path, options)
 
 
 def swapped_query_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = model._Writer.matrix
+    matrix = model.UnitWriter._matrix
 
-    def swapped(writer: model._Writer, name: str, sources: list[str], at_least: int = 0) -> graph.Matrix:
+    def swapped(writer: model.UnitWriter, name: str, *sources: str) -> layout.Matrix:
         if name.endswith("qkv"):
-            sources = [sources[1], sources[0], sources[2]]
-        return matrix(writer, name, sources, at_least)
+            sources = (sources[1], sources[0], sources[2])
+        return matrix(writer, name, *sources)
 
-    monkeypatch.setattr(model._Writer, "matrix", swapped)
+    monkeypatch.setattr(model.UnitWriter, "_matrix", swapped)
 
 
 def wrong_rope_theta(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +235,12 @@ def another_activation(monkeypatch: pytest.MonkeyPatch) -> None:
 def hidden_rows_to_the_wrong_head(monkeypatch: pytest.MonkeyPatch) -> None:
     head = pair_module.head_graph
 
-    def embedding_as_head(weights: graph.ModelWeights, shape: graph.Shape) -> object:
-        return head(replace(weights, head=weights.embedding), shape)
+    def first_columns_only(tiles: tuple[layout.HeadTile, ...], shape: layout.Shape) -> object:
+        matrix = tiles[0].matrix
+        assert isinstance(matrix, layout.FloatMatrix)
+        return head((layout.HeadTile(0, 8, matrix.part(0, 8)),), shape)
 
-    monkeypatch.setattr(pair_module, "head_graph", embedding_as_head)
+    monkeypatch.setattr(pair_module, "head_graph", first_columns_only)
 
 
 def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) -> None:
@@ -276,8 +297,11 @@ def assert_not_sealed(checkpoints: Checkpoints, place: Path, options: ExportOpti
         *(ExportOptions(precision) for precision in Precision),
         ExportOptions(Precision.INT4, block_size=128),
         *(ExportOptions(precision, Target.CUDA) for precision in CUDA_PRECISIONS),
+        *(ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in INTEGER_PRECISIONS),
+        ExportOptions(Precision.INT8, activations=Activations.INT8),
+        ExportOptions(Precision.INT8, difference_precision=DifferencePrecision.INT2),
     ],
-    ids=lambda options: f"{options.precision}-{options.target}-{options.block_size}",
+    ids=lambda options: f"{options.precision}-{options.target}-{options.block_size}-{options.coding}",
 )
 def test_the_weight_file_has_the_predicted_size(
     tiny_pair: Path,
@@ -292,8 +316,10 @@ def test_the_weight_file_has_the_predicted_size(
     folder = write_checkpoint(tmp_path / "model", shape)
     pair = export_pair(folder, folder, tmp_path / "pair", options)
     with Checkpoint.open(folder) as checkpoint:
-        predicted = weight_file_bytes(checkpoint.config, options)
-    assert (pair.path / "policy" / "weights.bin").stat().st_size == predicted
+        settled = settle(options, pair.manifest.distance)
+        needs = estimate({"policy": checkpoint, "reference": checkpoint}, settled)
+    sizes = {folder: (pair.path / folder / "weights.bin").stat().st_size for folder in needs.weight_bytes}
+    assert sizes == needs.weight_bytes
 
 
 MEASURE = """

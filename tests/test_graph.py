@@ -14,11 +14,11 @@ from tests.checkpoints import TINY, tied, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, graph_files
-from stepscore.choices import Precision, Residency, Target
+from stepscore.choices import Coding, Precision, Residency, Target
 from stepscore.engine import Engine, EngineOptions
 from stepscore.plan import Batch, pack
-from stepscore_export import graph as graph_module
-from stepscore_export.graph import TILE
+from stepscore_export import model as model_module
+from stepscore_export.head import TILE
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
@@ -102,8 +102,8 @@ def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
     precision: Precision,
 ) -> None:
     """Every token of the vocabulary is a target once, so every border is."""
-    monkeypatch.setattr(graph_module, "TILE", tile)
-    options = ExportOptions(precision)
+    monkeypatch.setattr(model_module, "TILE", tile)
+    options = ExportOptions(precision, coding=Coding.INDEPENDENT)
     tiled = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     every_token = pack([np.arange(TINY.vocab_size)], [0])
     whole = hidden_and_logprobs(pair_of(precision), every_token, EngineOptions())
@@ -183,7 +183,9 @@ def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: T
 def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(precision=precision)).path
+    pair = export_pair(
+        policy, reference, tmp_path / "pair", ExportOptions(precision, coding=Coding.INDEPENDENT)
+    ).path
     assert external(load(pair, "embed.onnx")) == external(load(pair, "head.onnx"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from stepscore_export.layout import ModelWeights, Shape
+from stepscore_export.layout import Shape
 from stepscore_export.weights import TensorRef
 
 OPSET = 21
@@ -16,13 +16,15 @@ WEIGHTS = "weights.bin"
 MICROSOFT = "com.microsoft"
 INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
 
+Output = tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]
+"""A graph's output: the value, its name, type and shape."""
+
 
 class GraphBuilder:
     """Collects the nodes of one graph; the values it hands out are onnx_ir's."""
 
-    def __init__(self, name: str, weights: ModelWeights, shape: Shape) -> None:
+    def __init__(self, name: str, shape: Shape) -> None:
         self.name = name
-        self.weights = weights
         self.shape = shape
         self.compute = shape.compute
         self.tape = Tape()
@@ -71,7 +73,7 @@ class GraphBuilder:
             WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
         )
         stored = self._initializer(tensor)
-        if as_stored or ref.dtype in (self.compute, ir.DataType.UINT8):
+        if as_stored or ref.dtype == self.compute or ref.dtype.is_integer():
             return stored
         if ref.name not in self._casts:
             self._casts[ref.name] = self.op("Cast", stored, to=self.compute.value)
@@ -81,9 +83,9 @@ class GraphBuilder:
         """Return a small 1-D initializer, stored in the graph itself."""
         return self._initializer(ir.tensor(values, dtype=dtype, name=name))
 
-    def scalar(self, name: str, value: int) -> ir.Value:
-        """Return a 0-D int64 initializer."""
-        return self._initializer(ir.tensor(value, dtype=INT64, name=name))
+    def scalar(self, name: str, value: float, dtype: ir.DataType = INT64) -> ir.Value:
+        """Return a 0-D initializer."""
+        return self._initializer(ir.tensor(value, dtype=dtype, name=name))
 
     def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
         """Add a Cast where the types differ."""
@@ -95,8 +97,8 @@ class GraphBuilder:
             self._initializers[name] = self.tape.initializer(tensor)
         return self._initializers[name]
 
-    def finish(self, *outputs: tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]) -> ir.Model:
-        """Return the model with these outputs: (value, name, type, shape)."""
+    def finish(self, *outputs: Output) -> ir.Model:
+        """Return the model with these outputs."""
         for value, name, dtype, shape in outputs:
             value.name = name
             value.type = ir.TensorType(dtype)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from stepscore_export.tokenizer import ChatTemplate, read_chat_template, read_to
 
 __all__ = ["ChatTemplate", "Checkpoint", "Qwen2Config", "check_pair"]
 
-_EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _SAME_SHAPE = (
     "hidden_size",
@@ -70,18 +70,27 @@ class Checkpoint:
         """Shape of a tensor; KeyError if such a model has none of that name."""
         return self._tensors[self._stored_names[name]].shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type a tensor is stored in."""
+        return self._tensors[self._stored_names[name]].numpy_dtype
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start:stop] of a tensor as a float32 copy; CheckpointCorrupt if a value is not finite."""
         tensor = self._tensors[self._stored_names[name]]
         start, stop, _ = slice(start, stop).indices(tensor.shape[0])
         values = self._read(tensor, start, stop)
-        copy = self._head_copy if name == _EMBEDDING else None
+        copy = self._head_copy if name == EMBEDDING else None
         if copy is not None and not np.array_equal(values, self._read(copy, start, stop)):
             raise CheckpointCorrupt(
                 f"{_HEAD} differs from {tensor.name}, but config.json ties them",
                 hint="transformers 4 ignores it, 5 uses it: set tie_word_embeddings to what was trained",
             )
         return values
+
+    @property
+    def head_name(self) -> str:
+        """Name of the matrix that turns hidden rows into logits: a tied model's is its embedding."""
+        return EMBEDDING if self.config.tie_word_embeddings else _HEAD
 
     def num_bytes(self) -> int:
         """Size of the model's tensors as stored."""
@@ -145,7 +154,7 @@ def _match_names(
     """Map the model's tensor names to stored ones, and find a tied checkpoint's copy of its embedding."""
     shapes = tensor_shapes(config)
     # Saved from Qwen2Model: the same tensors without the prefix.
-    bare = _EMBEDDING not in tensors and _EMBEDDING.removeprefix("model.") in tensors
+    bare = EMBEDDING not in tensors and EMBEDDING.removeprefix("model.") in tensors
     stored_names = {name: name.removeprefix("model.") if bare else name for name in shapes}
     for name, stored in stored_names.items():
         if stored not in tensors:
@@ -153,7 +162,7 @@ def _match_names(
         check_tensor(tensors[stored], shapes[name])
     head_copy = tensors.get(_HEAD) if config.tie_word_embeddings else None
     if head_copy is not None:
-        check_tensor(head_copy, shapes[_EMBEDDING])
+        check_tensor(head_copy, shapes[EMBEDDING])
     # Rotary frequencies were saved by early versions of transformers and follow from rope_theta. Anything
     # else that is not in the model (adapters, a score head, other norms) would change what it computes.
     unknown = [

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stepscore.choices import DEFAULT_BETA, Precision, Target
+from stepscore.choices import (
+    DEFAULT_BETA,
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Precision,
+    Products,
+    Target,
+)
 
 
 @click.command(
@@ -35,6 +44,31 @@ from stepscore.choices import DEFAULT_BETA, Precision, Target
     help="Which provider the graphs are for.",
 )
 @click.option(
+    "--coding",
+    type=click.Choice(Coding, case_sensitive=False),
+    default=Coding.AUTO.value,
+    show_default=True,
+    help="At int8 and int4: store the reference and the difference, or each model on its own.",
+)
+@click.option(
+    "--difference-precision",
+    type=click.Choice(DifferencePrecision, case_sensitive=False),
+    help="How the difference is stored.  [default: int4; int8 with int8 activations]",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(Activations, case_sensitive=False),
+    default=Activations.EXACT.value,
+    show_default=True,
+    help="Multiply with rows as they are, or rounded to 8 bits: integer products, on the CPU only.",
+)
+@click.option(
+    "--products",
+    type=click.Choice(Products, case_sensitive=False),
+    help="Multiply with base and difference one by one, or with their sum.  "
+    "[default: merged on the CPU, separate on CUDA]",
+)
+@click.option(
     "--block-size",
     default=32,
     show_default=True,
@@ -49,13 +83,10 @@ def export(
     reference: str,
     output: Path,
     *,
-    precision: Precision,
-    target: Target,
-    block_size: int,
-    beta: float,
     force: bool,
     dry_run: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Turn two Qwen2 checkpoints into a pair that `stepscore score` reads.
 
@@ -65,5 +96,4 @@ def export(
     from stepscore_export.command import run_export  # noqa: PLC0415
     from stepscore_export.options import ExportOptions  # noqa: PLC0415
 
-    options = ExportOptions(precision=precision, target=target, block_size=block_size, beta=beta)
-    run_export(policy, reference, output, options, force=force, dry_run=dry_run, quiet=quiet)
+    run_export(policy, reference, output, ExportOptions(**options), force=force, dry_run=dry_run, quiet=quiet)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
-from stepscore.artifact import Pair
+from stepscore.artifact import Distance, Pair
+from stepscore.choices import Activations
 from stepscore_export.checkpoint import Checkpoint, check_pair
+from stepscore_export.distance import measure_distance
 from stepscore_export.estimate import Estimate, estimate
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair, prompt_template
+from stepscore_export.pair import export_pair, prompt_template, settle
 from stepscore_export.seal import check_output
 
 
@@ -31,11 +34,11 @@ def run_export(
     check_output(output, force=force)
     plan = _plan(policy, reference, options)
     if dry_run:
-        _print_plan(plan, output, options)
+        _print_plan(plan, output)
         return
     started = time.monotonic()
     with tqdm(
-        total=plan.parameters, unit="param", unit_scale=True, disable=quiet or None, mininterval=1
+        total=plan.needs.parameters, unit="param", unit_scale=True, disable=quiet or None, mininterval=1
     ) as bar:
 
         def progress(what: str, parameters: int) -> None:
@@ -47,25 +50,46 @@ def run_export(
         _print_summary(pair, time.monotonic() - started)
 
 
-def _plan(policy: str, reference: str, options: ExportOptions) -> Estimate:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an export will do, and what that needs."""
+
+    options: ExportOptions
+    distance: Distance
+    needs: Estimate
+
+
+def _plan(policy: str, reference: str, options: ExportOptions) -> _Plan:
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
         prompt_template(policy_model)
-        return estimate(policy_model, reference_model, options)
+        distance = measure_distance(policy_model, reference_model)
+        settled = settle(options, distance)
+        needs = estimate({"policy": policy_model, "reference": reference_model}, settled)
+        return _Plan(settled, distance, needs)
 
 
-def _print_plan(plan: Estimate, output: Path, options: ExportOptions) -> None:
-    policy_bytes, reference_bytes = plan.weight_bytes
+def _print_plan(plan: _Plan, output: Path) -> None:
+    needs, options = plan.needs, plan.options
+    weights = ", ".join(f"{folder} {_size(count)}" for folder, count in needs.weight_bytes.items())
     for name, value in {
-        "source": f"{plan.parameters / 1e6:,.1f} million parameters in two checkpoints, "
-        f"{_size(plan.source_bytes)}",
-        "output": f"{output}: {options.precision} for {options.target}, block size {options.block_size}",
-        "disk": f"{_size(plan.disk_bytes)} (policy {_size(policy_bytes)}, "
-        f"reference {_size(reference_bytes)})",
-        "memory": f"about {_size(plan.memory_bytes)} at the peak",
-        "time": f"about {plan.seconds:,.0f} s on two cores, self-test included",
+        "source": f"{needs.parameters / 1e6:,.1f} million parameters in two checkpoints, "
+        f"{_size(needs.source_bytes)}",
+        "distance": f"|policy - reference| is {100 * plan.distance.overall:.2f} % of |reference|",
+        "output": f"{output}: {describe(options)} for {options.target}, block size {options.block_size}",
+        "disk": f"{_size(needs.disk_bytes)} ({weights})",
+        "memory": f"about {_size(needs.memory_bytes)} at the peak",
+        "time": f"about {needs.seconds:,.0f} s on two cores, self-test included",
     }.items():
-        click.echo(f"{name:<8}{value}")
+        click.echo(f"{name:<10}{value}")
+
+
+def describe(options: ExportOptions) -> str:
+    """Return precision and coding in a few words."""
+    if options.difference_precision is None:
+        return f"{options.precision}, each model on its own" if options.bits else f"{options.precision}"
+    activations = ", int8 activations" if options.activations is Activations.INT8 else ""
+    return f"{options.precision} reference + {options.difference_precision} difference{activations}"
 
 
 def _print_summary(pair: Pair, seconds: float) -> None:

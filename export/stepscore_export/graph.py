@@ -3,7 +3,9 @@
     embed   input_ids [n] -> rows [n, H]
     body    rows, indices -> hidden [m, H]              all layers
     layer   rows, indices -> next_rows [n, H]           one layer; the last one gives hidden [m, H]
-    head    hidden, rows [c], targets [t, 2] -> logprobs [t]
+    head    hidden, rows [c], targets [t, 2] -> logprobs [t]        (head.py)
+
+A unit of two models has two streams side by side: `rows_reference` and `rows_policy` for `rows`, and so on.
 
 n tokens of all sequences of a batch are rows, without padding. Only attention sees sequences: `pad_index`
 [B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
@@ -17,25 +19,39 @@ the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.micr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stepscore_export.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder
-from stepscore_export.layout import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape
+from stepscore_export.builder import INT32, INT64, MICROSOFT, GraphBuilder, Output
+from stepscore_export.layout import (
+    BlockMatrix,
+    FloatMatrix,
+    LayerWeights,
+    RotaryWeights,
+    Shape,
+    Table,
+    UnitWeights,
+    Vectors,
+)
+from stepscore_export.products import Rows, Streams
 from stepscore_export.weights import TensorRef
-
-TILE = 8192  # columns of the vocabulary that have logits at the same time
-EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
-
-_Stream = tuple[ir.Value, ir.Value | None]
-"""The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Indices:
-    """The inputs that every layer shares."""
+class _Residual:
+    """The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
+
+    rows: Streams
+    delta: Streams | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What every layer reads: the index inputs and the rotary tables."""
+
+    rotary: RotaryWeights
 
     pad_index: ir.Value
     unpad_index: ir.Value
@@ -44,8 +60,9 @@ class _Indices:
     score_index: ir.Value | None
 
     @classmethod
-    def declare(cls, g: GraphBuilder, *, scored: bool) -> _Indices:
+    def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
         return cls(
+            rotary=rotary,
             pad_index=g.input("pad_index", INT64, "batch", "sequence"),
             unpad_index=g.input("unpad_index", INT64, "n"),
             seqlens_k=g.input("seqlens_k", INT32, "batch"),
@@ -54,137 +71,88 @@ class _Indices:
         )
 
 
-def embed_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
-    """Look the tokens up in a table that stays in its file."""
+def embed_graph(embedding: tuple[Table, ...], shape: Shape) -> ir.Model:
+    """Look the tokens up in tables that stay in their file."""
     # input_ids [n] -> rows [n, H]
-    g = GraphBuilder("embed", weights, shape)
+    g = GraphBuilder("embed", shape)
     ids = g.input("input_ids", INT64, "n")
-    table = weights.embedding
-    if isinstance(table, FloatMatrix):
-        rows = g.op("Gather", g.weight(table.values, as_stored=True), ids)
-        rows = g.cast(rows, table.values.dtype, shape.compute)
-    else:
-        rows = _gather_blocks(g, table, ids)
-    return g.finish((g.op("Identity", rows), "rows", shape.compute, ("n", shape.hidden_size)))
+    rows = tuple(g.op("Identity", _looked_up(g, table, ids)) for table in embedding)
+    return g.finish(*_outputs(shape, "rows", "n", rows))
 
 
-def body_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
+def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     """Chain all layers; between two layers the residual sum and the next norm are one operator."""
     # rows [n, H] -> hidden [m, H]
-    g = GraphBuilder("body", weights, shape)
-    rows = g.input("rows", shape.compute, "n", shape.hidden_size)
-    indices = _Indices.declare(g, scored=True)
-    delta: ir.Value | None = None
-    for layer in weights.layers:
-        rows, delta = _layer(g, layer, indices, (rows, delta))
-    hidden, _ = _norm(g, weights.norm, (rows, delta))
-    return g.finish((hidden, "hidden", shape.compute, ("m", shape.hidden_size)))
+    g = GraphBuilder("body", shape)
+    residual = _rows_input(g)
+    shared = _Shared.declare(g, weights.rotary, scored=True)
+    last = len(weights.layers) - 1
+    for index, layer in enumerate(weights.layers):
+        residual = _layer(g, layer, shared, residual, last=index == last)
+    hidden, _ = _norm(g, weights.norm, residual)
+    return g.finish(*_outputs(shape, "hidden", "m", hidden))
 
 
-def layer_graph(weights: ModelWeights, shape: Shape, index: int) -> ir.Model:
-    """Cut one layer out of the body: the residual sum is closed at its end."""
+def layer_graph(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> ir.Model:
+    """One layer alone: the residual sum is closed at its end; the last layer applies `final_norm`."""
     # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
-    g = GraphBuilder(f"layer-{index:02d}", weights, shape)
-    last = index == len(weights.layers) - 1
-    rows = g.input("rows", shape.compute, "n", shape.hidden_size)
-    indices = _Indices.declare(g, scored=last)
-    rows, delta = _layer(g, weights.layers[index], indices, (rows, None))
-    if last:
-        hidden, _ = _norm(g, weights.norm, (rows, delta))
-        return g.finish((hidden, "hidden", shape.compute, ("m", shape.hidden_size)))
-    return g.finish((g.op("Add", rows, delta), "next_rows", shape.compute, ("n", shape.hidden_size)))
+    last = final_norm is not None
+    g = GraphBuilder(f"layer-{index:02d}", shape)
+    residual = _rows_input(g)
+    shared = _Shared.declare(g, rotary, scored=last)
+    residual = _layer(g, layer, shared, residual, last=last)
+    if final_norm is not None:
+        hidden, _ = _norm(g, final_norm, residual)
+        return g.finish(*_outputs(shape, "hidden", "m", hidden))
+    assert residual.delta is not None  # every layer leaves one
+    sums = tuple(g.op("Add", rows, delta) for rows, delta in zip(residual.rows, residual.delta, strict=True))
+    return g.finish(*_outputs(shape, "next_rows", "n", sums))
 
 
-def head_graph(weights: ModelWeights, shape: Shape) -> ir.Model:
-    """Turn a chunk of hidden rows into the log-probs of their target tokens, in fp32.
-
-    The vocabulary is cut into tiles of TILE columns, and logits exist for one tile at a time: memory is
-    c * TILE, not c * V. log-prob = the target's logit - log-sum-exp of the tiles' log-sum-exps, all from the
-    same logits.
-    """
-    # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> logprobs [t]
-    g = GraphBuilder("head", weights, shape)
-    hidden = g.input("hidden", shape.compute, "m", shape.hidden_size)
-    rows = g.op("Gather", hidden, g.input("rows", INT64, "c"))
-    targets = g.input("targets", INT64, "t", 2)
-    parts = [_head_tile(g, rows, targets, start, matrix) for start, matrix in _tiles(weights.head)]
-    tiles = g.op("Concat", *parts, axis=-1)  # [t, 2, tiles]
-    logit, log_sums = (
-        g.op("Gather", tiles, g.scalar(name, index), axis=1)
-        for index, name in enumerate(("logit", "log_sum"))
-    )
-    total = g.op("Squeeze", _log_sum_exp(g, log_sums), g.constant("last", -1))
-    logprobs = g.op("Sub", g.op("ReduceSum", logit, g.constant("last", -1), keepdims=0), total)
-    return g.finish((logprobs, "logprobs", FLOAT, ("t",)))
+def _rows_input(g: GraphBuilder) -> _Residual:
+    width = g.shape.hidden_size
+    return _Residual(tuple(g.input(name, g.compute, "n", width) for name in g.shape.named("rows")))
 
 
-def _head_tile(g: GraphBuilder, rows: ir.Value, targets: ir.Value, start: int, matrix: Matrix) -> ir.Value:
-    # rows [c, H], targets [t, 2] -> [t, 2, 1]: the target's logit (0 if it is in another tile), log-sum-exp.
-    # One result a tile, on purpose: it is complete before ONNX Runtime begins the next, and its logits freed.
-    logits = g.cast(_linear(g, matrix, rows), g.compute, FLOAT)  # [c, columns]
-    shifted = g.op("Sub", targets, g.constant(f"start_{start}", 0, start))
-    inside = g.op("Min", g.op("Max", shifted, g.constant("zero", 0)), _last_index(g, matrix))
-    here = g.op(
-        "ReduceMin", g.op("Cast", g.op("Equal", shifted, inside), to=FLOAT.value), g.constant("last", -1)
-    )
-    logit = g.op("Mul", g.op("Unsqueeze", g.op("GatherND", logits, inside), g.constant("last", -1)), here)
-    row = g.op("Mul", targets, g.constant("row_only", 1, 0))
-    log_sum = g.op("Unsqueeze", g.op("GatherND", _log_sum_exp(g, logits), row), g.constant("last", -1))
-    pair = g.op("Concat", logit, log_sum, axis=-1)  # [t, 2]
-    return g.op("Unsqueeze", pair, g.constant("last", -1))
-
-
-def _last_index(g: GraphBuilder, matrix: Matrix) -> ir.Value:
-    # the largest (index into the chunk, column of the tile)
-    columns = _rows_of(matrix)
-    return g.constant(f"end_{columns}", 2**62, columns - 1)
-
-
-def _tiles(head: Matrix) -> Iterator[tuple[int, Matrix]]:
-    """Cut a head [V, H] into matrices of at most TILE rows; they name parts of the same bytes."""
-    for start in range(0, _rows_of(head), TILE):
-        stop = min(start + TILE, _rows_of(head))
-        if stop - start == _rows_of(head):
-            yield start, head
-        elif isinstance(head, FloatMatrix):
-            yield start, FloatMatrix(head.values.part(start, stop))
-        else:
-            yield (
-                start,
-                replace(head, codes=head.codes.part(start, stop), scales=head.scales.part(start, stop)),
-            )
-
-
-def _rows_of(matrix: Matrix) -> int:
-    stored = matrix.values if isinstance(matrix, FloatMatrix) else matrix.codes
-    return stored.shape[0]
-
-
-def _log_sum_exp(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    # [c, k] -> [c, 1]. x[0] - log_softmax(x)[0]: ONNX Runtime's LogSoftmax is five times as fast as its
-    # ReduceLogSumExp on the CPU, and more accurate.
-    column = g.constant("first", 0), g.constant("second", 1), g.constant("last", -1)
-    return g.op("Sub", g.op("Slice", x, *column), g.op("Slice", g.op("LogSoftmax", x, axis=-1), *column))
+def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Output]:
+    return [
+        (value, each, shape.compute, (rows, shape.hidden_size))
+        for value, each in zip(streams, shape.named(name), strict=True)
+    ]
 
 
 def _layer(
-    g: GraphBuilder, layer: LayerWeights, indices: _Indices, stream: _Stream
+    g: GraphBuilder, layer: LayerWeights, shared: _Shared, residual: _Residual, *, last: bool
+) -> _Residual:
+    # residual [n, H] -> the same after the layer; the last layer: -> [m, H]
+    normed, rows = _norm(g, layer.input_norm, residual)
+    unpad = shared.unpad_index
+    if last:
+        unpad = g.op("Gather", unpad, shared.score_index)
+        rows = tuple(g.op("Gather", stream, shared.score_index) for stream in rows)
+    attended = _attention(g, layer, shared, normed, unpad)
+    normed, rows = _norm(g, layer.post_norm, _Residual(rows, attended))
+    return _Residual(rows, _mlp(g, layer, normed))
+
+
+def _norm(g: GraphBuilder, scales: Vectors, residual: _Residual) -> tuple[Streams, Streams]:
+    # residual [n, H] -> RMS norm of its sum, the sum
+    streams = zip(residual.rows, residual.delta or [None] * len(scales), scales, strict=True)
+    normed, sums = zip(
+        *(
+            _norm_stream(g, scale, epsilon, rows, delta)
+            for (rows, delta, scale), epsilon in zip(streams, g.shape.rms_norm_eps, strict=True)
+        ),
+        strict=True,
+    )
+    return normed, sums
+
+
+def _norm_stream(
+    g: GraphBuilder, scale: TensorRef, epsilon: float, rows: ir.Value, delta: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
-    # stream [n, H] -> the same after the layer; the last layer: -> [m, H]
-    normed, rows = _norm(g, layer.input_norm, stream)
-    unpad = indices.unpad_index
-    if layer is g.weights.layers[-1]:
-        unpad = g.op("Gather", unpad, indices.score_index)
-        rows = g.op("Gather", rows, indices.score_index)
-    attended = _attention(g, layer, indices, normed, unpad)
-    normed, rows = _norm(g, layer.post_norm, (rows, attended))
-    return rows, _mlp(g, layer, normed)
-
-
-def _norm(g: GraphBuilder, scale: TensorRef, stream: _Stream) -> tuple[ir.Value, ir.Value]:
-    # stream [n, H] -> RMS norm of its sum, the sum
-    rows, delta = stream
-    epsilon = g.shape.rms_norm_eps
     if delta is None:
         return g.op("SimplifiedLayerNormalization", rows, g.weight(scale), axis=-1, epsilon=epsilon), rows
     normed, _, _, total = g.ops(
@@ -194,11 +162,24 @@ def _norm(g: GraphBuilder, scale: TensorRef, stream: _Stream) -> tuple[ir.Value,
 
 
 def _attention(
-    g: GraphBuilder, layer: LayerWeights, indices: _Indices, normed: ir.Value, unpad: ir.Value
+    g: GraphBuilder, layer: LayerWeights, shared: _Shared, normed: Streams, unpad: ir.Value
+) -> Streams:
+    # normed [n, H] -> [len(unpad), H]
+    projected = Rows(g, normed).times(layer.qkv)
+    attended = tuple(
+        _attend(g, g.op("Add", qkv, g.weight(bias)), tables, shared, unpad)
+        for qkv, bias, *tables in zip(
+            projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
+        )
+    )
+    return Rows(g, attended).times(layer.output)
+
+
+def _attend(
+    g: GraphBuilder, qkv: ir.Value, tables: Sequence[TensorRef], shared: _Shared, unpad: ir.Value
 ) -> ir.Value:
-    # normed [n, H] -> [len(unpad), H]; the padded view [B, S, ...] exists only in here
-    qkv = g.op("Add", _linear(g, layer.qkv, normed), g.weight(layer.qkv_bias))  # [n, (Nq + 2 Nkv) D]
-    padded = g.op("Gather", qkv, indices.pad_index)  # [B, S, (Nq + 2 Nkv) D]
+    # qkv [n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
+    padded = g.op("Gather", qkv, shared.pad_index)
     # present_key and present_value are named and left dangling: the CPU's flash path needs them
     attended, _, _ = g.ops(
         "GroupQueryAttention",
@@ -208,45 +189,37 @@ def _attention(
         None,
         None,
         None,
-        indices.seqlens_k,
-        indices.total_sequence_length,
-        g.weight(g.weights.cos),
-        g.weight(g.weights.sin),
+        shared.seqlens_k,
+        shared.total_sequence_length,
+        *(g.weight(table) for table in tables),
         num_heads=g.shape.num_attention_heads,
         kv_num_heads=g.shape.num_key_value_heads,
         do_rotary=1,
     )
     flat = g.op("Reshape", attended, g.constant("flat", -1, g.shape.num_attention_heads * g.shape.head_dim))
-    return _linear(g, layer.output, g.op("Gather", flat, unpad))
+    return g.op("Gather", flat, unpad)
 
 
-def _mlp(g: GraphBuilder, layer: LayerWeights, normed: ir.Value) -> ir.Value:
+def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
-    gate = _linear(g, layer.gate, normed)  # [n, I]
-    up = _linear(g, layer.up, normed)
+    rows = Rows(g, normed)
+    gates, ups = rows.times(layer.gate), rows.times(layer.up)  # [n, I]
+    activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
+    return Rows(g, activated).times(layer.down)
+
+
+def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
     if g.shape.fused_silu:
-        activated = g.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
-    else:
-        activated = g.op("Mul", gate, g.op("Sigmoid", gate))
-    return _linear(g, layer.down, g.op("Mul", activated, up))
+        return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
+    return g.op("Mul", x, g.op("Sigmoid", x))
 
 
-def _linear(g: GraphBuilder, matrix: Matrix, rows: ir.Value) -> ir.Value:
-    # rows [n, K] times [N, K] transposed -> [n, N]
-    if isinstance(matrix, FloatMatrix):
-        return g.op("Gemm", rows, g.weight(matrix.values), transB=1)
-    return g.op(
-        "MatMulNBits",
-        rows,
-        g.weight(matrix.codes),
-        g.weight(matrix.scales),
-        domain=MICROSOFT,
-        K=matrix.columns,
-        N=matrix.codes.shape[0],
-        bits=matrix.bits,
-        block_size=matrix.block_size,
-        accuracy_level=EXACT_ACTIVATIONS,
-    )
+def _looked_up(g: GraphBuilder, table: Table, ids: ir.Value) -> ir.Value:
+    # ids [n] -> their rows [n, K]
+    if isinstance(table, FloatMatrix):
+        rows = g.op("Gather", g.weight(table.values, as_stored=True), ids)
+        return g.cast(rows, table.values.dtype, g.compute)
+    return _gather_blocks(g, table, ids)
 
 
 def _gather_blocks(g: GraphBuilder, table: BlockMatrix, ids: ir.Value) -> ir.Value:

@@ -1,20 +1,39 @@
-"""One checkpoint -> one weight file: every tensor read, converted and appended in row blocks."""
+"""Checkpoints -> one weight file: every tensor read, converted and appended in row blocks.
+
+A unit of one checkpoint is stored as it is, rounded to floats or quantised; a unit of two, reference and
+policy, has matrices that are coded together (coded.py) and norms, biases and embeddings of both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stepscore.artifact import ModelName
 from stepscore.errors import CheckpointCorrupt
-from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.coded import CodedBlocks, store_coded
 from stepscore_export.config import Qwen2Config
-from stepscore_export.layout import BlockMatrix, FloatMatrix, LayerWeights, Matrix, ModelWeights, Shape
+from stepscore_export.head import TILE
+from stepscore_export.layout import (
+    BlockMatrix,
+    FloatMatrix,
+    HeadTile,
+    LayerWeights,
+    Matrix,
+    RotaryWeights,
+    Shape,
+    Table,
+    UnitWeights,
+    Vectors,
+)
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantize import quantize
-from stepscore_export.weights import TensorRef, WeightFile, numpy_dtype
+from stepscore_export.weights import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MB of float32: large enough for numpy, small enough for any machine
 TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fidelity of the base
@@ -22,35 +41,33 @@ TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fi
 Advance = Callable[[int], None]
 """Called with the number of source parameters that are done."""
 
+Members = dict[ModelName, Checkpoint]
+"""The checkpoints of a unit, in the order of its streams."""
 
-def graph_shape(config: Qwen2Config, options: ExportOptions) -> Shape:
-    """Return what the graphs need to know of the model."""
+
+def graph_shape(members: Members, options: ExportOptions) -> Shape:
+    """Return what the graphs need to know of the models."""
+    configs = [checkpoint.config for checkpoint in members.values()]
+    config = configs[0]
     return Shape(
+        models=tuple(members),
+        rms_norm_eps=tuple(each.rms_norm_eps for each in configs),
         hidden_size=config.hidden_size,
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
-        rms_norm_eps=config.rms_norm_eps,
         compute=options.compute,
         fused_silu=options.compute == ir.DataType.FLOAT,
     )
 
 
-def store_model(
-    checkpoint: Checkpoint, file: WeightFile, options: ExportOptions, advance: Advance
-) -> ModelWeights:
-    """Append a whole model to `file` and return where everything is."""
-    writer = _Writer(checkpoint, file, options, advance)
-    config = checkpoint.config
-    tied = config.tie_word_embeddings
-    embedding = writer.matrix("embed", ["model.embed_tokens.weight"], TABLE_BITS)
-    layers = tuple(_store_layer(writer, index) for index in range(config.num_hidden_layers))
-    norm = writer.vector("norm", ["model.norm.weight"])
-    head = embedding if tied else writer.matrix("head", ["lm_head.weight"], TABLE_BITS)
-    cos, sin = rotary_tables(config)
-    return ModelWeights(
-        embedding, layers, norm, head, writer.table("rotary.cos", cos), writer.table("rotary.sin", sin)
-    )
+def store_unit(members: Members, file: TensorSink, options: ExportOptions, advance: Advance) -> UnitWeights:
+    """Append the whole unit to `file` and return where everything is."""
+    writer = UnitWriter(members, file, options, advance)
+    embedding = writer.embedding()
+    layers = tuple(writer.layer(index) for index in range(writer.num_layers))
+    norm = writer.final_norm()
+    return UnitWeights(embedding, layers, norm, writer.head(embedding), writer.rotary())
 
 
 def rotary_tables(config: Qwen2Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -60,85 +77,184 @@ def rotary_tables(config: Qwen2Config) -> tuple[NDArray[np.float64], NDArray[np.
     return np.cos(angles), np.sin(angles)
 
 
-def _store_layer(writer: _Writer, index: int) -> LayerWeights:
-    source, name = f"model.layers.{index}", f"layers.{index}"
-    projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
-    return LayerWeights(
-        input_norm=writer.vector(f"{name}.input_norm", [f"{source}.input_layernorm.weight"]),
-        qkv=writer.matrix(f"{name}.qkv", [f"{name}.weight" for name in projections]),
-        qkv_bias=writer.vector(f"{name}.qkv_bias", [f"{name}.bias" for name in projections]),
-        output=writer.matrix(f"{name}.output", [f"{source}.self_attn.o_proj.weight"]),
-        post_norm=writer.vector(f"{name}.post_norm", [f"{source}.post_attention_layernorm.weight"]),
-        gate=writer.matrix(f"{name}.gate", [f"{source}.mlp.gate_proj.weight"]),
-        up=writer.matrix(f"{name}.up", [f"{source}.mlp.up_proj.weight"]),
-        down=writer.matrix(f"{name}.down", [f"{source}.mlp.down_proj.weight"]),
-    )
+class UnitWriter:
+    """Reads from the checkpoints of one unit, writes to one weight file."""
 
-
-class _Writer:
-    """Reads from one checkpoint, writes to one weight file."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, file: WeightFile, options: ExportOptions, advance: Advance
-    ) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, members: Members, file: TensorSink, options: ExportOptions, advance: Advance) -> None:
+        self._checkpoints = tuple(members.values())
+        self._names = [f".{name}" for name in members] if len(members) > 1 else [""]
         self._file = file
         self._options = options
         self._advance = advance
 
-    def vector(self, name: str, sources: Sequence[str]) -> TensorRef:
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return self._checkpoints[0].config.num_hidden_layers
+
+    def embedding(self) -> tuple[Table, ...]:
+        """Store the embedding: as the checkpoints have it where the difference of two is what matters.
+
+        Only rows that are looked up are ever read, so its precision costs disk and nothing else.
+        """
+        if len(self._checkpoints) == 1:
+            stack = _Stack(self._checkpoints[0], (EMBEDDING,), self._advance)
+            return (self._plain("embed", stack, TABLE_BITS),)
+        return tuple(
+            self._floats(f"embed{name}", _Stack(each, (EMBEDDING,), self._advance), _stored(each))
+            for each, name in zip(self._checkpoints, self._names, strict=True)
+        )
+
+    def layer(self, index: int) -> LayerWeights:
+        """Store one decoder layer."""
+        source, name = f"model.layers.{index}", f"layers.{index}"
+        projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
+        return LayerWeights(
+            input_norm=self._vectors(f"{name}.input_norm", f"{source}.input_layernorm.weight"),
+            qkv=self._matrix(f"{name}.qkv", *(f"{each}.weight" for each in projections)),
+            qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections)),
+            output=self._matrix(f"{name}.output", f"{source}.self_attn.o_proj.weight"),
+            post_norm=self._vectors(f"{name}.post_norm", f"{source}.post_attention_layernorm.weight"),
+            gate=self._matrix(f"{name}.gate", f"{source}.mlp.gate_proj.weight"),
+            up=self._matrix(f"{name}.up", f"{source}.mlp.up_proj.weight"),
+            down=self._matrix(f"{name}.down", f"{source}.mlp.down_proj.weight"),
+        )
+
+    def final_norm(self) -> Vectors:
+        """Store the norm before the head."""
+        return self._vectors("norm", "model.norm.weight")
+
+    def head(self, embedding: tuple[Table, ...]) -> tuple[HeadTile, ...]:
+        """Store the head in tiles of the vocabulary; a tied head of one model names the embedding's bytes."""
+        if len(self._checkpoints) == 1:
+            (checkpoint,) = self._checkpoints
+            tied = checkpoint.config.tie_word_embeddings
+            stack = _Stack(checkpoint, (checkpoint.head_name,), self._advance)
+            return tuple(_tiles(embedding[0] if tied else self._plain("head", stack, TABLE_BITS)))
+        vocabulary = self._checkpoints[0].config.vocab_size
+        return tuple(self.head_tile(start) for start in range(0, vocabulary, TILE))
+
+    def head_tile(self, start: int) -> HeadTile:
+        """Store the columns of the vocabulary from `start` on as a matrix of its own."""
+        stop = min(start + TILE, self._checkpoints[0].config.vocab_size)
+        stacks = [
+            _Stack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
+            for each in self._checkpoints
+        ]
+        return HeadTile(start, stop - start, self._stored(f"head.{start}", stacks, TABLE_BITS))
+
+    def rotary(self) -> RotaryWeights:
+        """Store the tables of the position embedding, once where the models share them."""
+        configs = [checkpoint.config for checkpoint in self._checkpoints]
+        stored: dict[tuple[float, int], tuple[TensorRef, TensorRef]] = {}
+        for config, name in zip(configs, self._names, strict=True):
+            key = (config.rope_theta, config.max_position_embeddings)
+            if key not in stored:
+                cos, sin = rotary_tables(config)
+                stored[key] = self._vector(f"rotary.cos{name}", cos), self._vector(f"rotary.sin{name}", sin)
+        tables = [stored[config.rope_theta, config.max_position_embeddings] for config in configs]
+        return RotaryWeights(tuple(cos for cos, _ in tables), tuple(sin for _, sin in tables))
+
+    def _vectors(self, name: str, *sources: str) -> Vectors:
         """Store norms and biases, joined, in the type the graph computes in."""
-        return self.table(name, np.concatenate([self._checkpoint.rows(source) for source in sources]))
+        return tuple(
+            self._vector(f"{name}{member}", np.concatenate([each.rows(source) for source in sources]))
+            for each, member in zip(self._checkpoints, self._names, strict=True)
+        )
 
-    def table(self, name: str, values: NDArray[np.floating]) -> TensorRef:
-        """Store a small array in the type the graph computes in."""
+    def _vector(self, name: str, values: NDArray[np.floating]) -> TensorRef:
         dtype = self._options.compute
-        return self._file.append(name, dtype, values.shape, [_convert(values, dtype, name)])
+        return self._file.append(name, dtype, values.shape, (_convert(values, dtype, name) for _ in (1,)))
 
-    def matrix(self, name: str, sources: Sequence[str], at_least: int = 0) -> Matrix:
-        """Store matrices [N_i, K] below each other, quantised to the options' bits (or `at_least`)."""
-        rows = sum(self._checkpoint.shape(source)[0] for source in sources)
-        columns = self._checkpoint.shape(sources[0])[1]
+    def _matrix(self, name: str, *sources: str) -> Matrix:
+        stacks = [_Stack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
+        return self._stored(name, stacks, 0)
+
+    def _stored(self, name: str, stacks: list[_Stack], at_least: int) -> Matrix:
+        if len(stacks) == 1:
+            return self._plain(name, stacks[0], at_least)
+        reference, policy = stacks
+        blocks = zip(reference.blocks(), policy.blocks(), strict=True)
+        coded = CodedBlocks(reference.rows, reference.columns, blocks)
+        return store_coded(self._file, name, coded, self._options, at_least)
+
+    def _plain(self, name: str, stack: _Stack, at_least: int) -> Table:
+        """Store a matrix as floats, or quantised to the options' bits (or `at_least`)."""
         bits = self._options.bits
         if bits is None:
-            dtype = self._options.storage
-            blocks = (_convert(block, dtype, name) for block in self._blocks(sources))
-            return FloatMatrix(self._file.append(name, dtype, (rows, columns), blocks))
-        return self._block_matrix(name, sources, rows, columns, max(bits, at_least))
-
-    def _block_matrix(
-        self, name: str, sources: Sequence[str], rows: int, columns: int, bits: int
-    ) -> BlockMatrix:
+            return self._floats(name, stack, self._options.storage)
         size, scale_type = self._options.block_size, self._options.compute
-        per_row = -(-columns // size)
+        bits = max(bits, at_least)
+        per_row = -(-stack.columns // size)
         scales: list[NDArray[np.floating]] = []
 
         def codes() -> Iterator[NDArray[np.uint8]]:
-            for block in self._blocks(sources):
+            for block in stack.blocks():
                 quantized = quantize(block, bits, size, numpy_dtype(scale_type))
                 _refuse_overflow(quantized.scales, block, name)
                 scales.append(quantized.scales)
                 yield quantized.codes
 
-        stored = self._file.append(
-            f"{name}.codes", ir.DataType.UINT8, (rows, per_row, size * bits // 8), codes()
-        )
+        shape = (stack.rows, per_row, size * bits // 8)
         return BlockMatrix(
-            codes=stored,
-            scales=self._file.append(f"{name}.scales", scale_type, (rows, per_row), scales),
+            codes=self._file.append(f"{name}.codes", ir.DataType.UINT8, shape, codes()),
+            scales=self._file.append(f"{name}.scales", scale_type, (stack.rows, per_row), scales),
             bits=bits,
             block_size=size,
-            columns=columns,
+            columns=stack.columns,
         )
 
-    def _blocks(self, sources: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-        for source in sources:
-            rows, columns = self._checkpoint.shape(source)
-            step = max(1, BLOCK_ELEMENTS // columns)
-            for start in range(0, rows, step):
-                block = self._checkpoint.rows(source, start, min(start + step, rows))
+    def _floats(self, name: str, stack: _Stack, dtype: ir.DataType) -> FloatMatrix:
+        blocks = (_convert(block, dtype, name) for block in stack.blocks())
+        return FloatMatrix(self._file.append(name, dtype, (stack.rows, stack.columns), blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
+
+    checkpoint: Checkpoint
+    names: tuple[str, ...]
+    advance: Advance
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(len(self._range(name)) for name in self.names)
+
+    @property
+    def columns(self) -> int:
+        return self.checkpoint.shape(self.names[0])[1]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        step = max(1, BLOCK_ELEMENTS // self.columns)
+        for name in self.names:
+            rows = self._range(name)
+            for first in rows[::step]:
+                block = self.checkpoint.rows(name, first, min(first + step, rows.stop))
                 yield block
-                self._advance(block.size)
+                self.advance(block.size)
+
+    def _range(self, name: str) -> range:
+        return range(self.checkpoint.shape(name)[0])[self.start : self.stop]
+
+
+def _tiles(head: Table) -> Iterable[HeadTile]:
+    """Cut a head [V, H] into matrices of at most TILE rows; they name parts of the same bytes."""
+    rows = (head.values if isinstance(head, FloatMatrix) else head.codes).shape[0]
+    for start in range(0, rows, TILE):
+        stop = min(start + TILE, rows)
+        yield HeadTile(start, stop - start, head if stop - start == rows else head.part(start, stop))
+
+
+def _counted_once(checkpoint: Checkpoint, advance: Advance) -> Advance:
+    """A tied head was counted as the embedding."""
+    return (lambda _count: None) if checkpoint.config.tie_word_embeddings else advance
+
+
+def _stored(checkpoint: Checkpoint) -> ir.DataType:
+    return onnx_dtype(checkpoint.dtype(EMBEDDING))
 
 
 def _convert(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> NDArray[np.floating]:

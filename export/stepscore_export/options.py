@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stepscore.choices import DEFAULT_BETA, Precision, Target
+from stepscore.choices import (
+    DEFAULT_BETA,
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Precision,
+    Products,
+    Target,
+)
 from stepscore.errors import ExportError
 
 _STORAGE = {
@@ -15,31 +23,72 @@ _STORAGE = {
     Precision.BF16: ir.DataType.BFLOAT16,
 }
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
+_DIFFERENCE_BITS = {DifferencePrecision.INT8: 8, DifferencePrecision.INT4: 4, DifferencePrecision.INT2: 2}
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """The choices that shape the numbers of a pair."""
+    """The choices that shape the numbers of a pair; None is chosen by what the others are."""
 
     precision: Precision = Precision.FP32
     target: Target = Target.CPU
     block_size: int = 32
     beta: float = DEFAULT_BETA
+    coding: Coding = Coding.AUTO
+    difference_precision: DifferencePrecision | None = None
+    activations: Activations = Activations.EXACT
+    products: Products | None = None
 
     def __post_init__(self) -> None:
-        if self.block_size not in (16, 32, 64, 128, 256):  # what MatMulNBits has kernels for
-            raise ExportError(f"block size {self.block_size} is not one of 16, 32, 64, 128, 256")
+        if self.block_size not in BLOCK_SIZES:
+            raise ExportError(
+                f"block size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
+            )
         if self.target is Target.CUDA and self.precision is Precision.FP32:
             raise ExportError(
                 "fp32 has no attention kernel on CUDA", hint="take --precision bf16 or fp16, or --target cpu"
             )
         if not 0 < self.beta < float("inf"):
             raise ExportError(f"beta is {self.beta}; it must be a positive number")
+        if self.coding is Coding.DIFFERENCE and self.bits is None:
+            raise ExportError(
+                f"a difference is stored in integers, not at {self.precision}",
+                hint="take --precision int8 or int4, or drop --coding",
+            )
+        if not self.may_be_coded:
+            self._refuse_what_only_coded_pairs_have()
+        elif self.activations is Activations.INT8:
+            self._check_integer_products()
+        elif self.products is Products.MERGED and self.difference_bits == 2:
+            raise ExportError(
+                "a difference of 2 bits cannot be merged: no operator unpacks it",
+                hint="take --products separate, or --difference-precision int4",
+            )
+
+    @property
+    def may_be_coded(self) -> bool:
+        """Whether the difference of the models is stored, or may be where they are close enough."""
+        return self.coding is not Coding.INDEPENDENT and self.bits is not None
 
     @property
     def bits(self) -> int | None:
         """Bits of a block-quantised linear weight; None where weights are stored as floats."""
         return _BITS.get(self.precision)
+
+    @property
+    def difference_bits(self) -> int:
+        """Bits of a weight of the difference."""
+        if self.difference_precision is not None:
+            return _DIFFERENCE_BITS[self.difference_precision]
+        return 8 if self.activations is Activations.INT8 else 4
+
+    @property
+    def merged(self) -> bool:
+        """Whether base and difference are added before the product: the faster way on the CPU."""
+        if self.products is not None:
+            return self.products is Products.MERGED
+        return self.target is Target.CPU and self.difference_bits != 2
 
     @property
     def compute(self) -> ir.DataType:
@@ -52,3 +101,30 @@ class ExportOptions:
     def storage(self) -> ir.DataType:
         """What a matrix that is not quantised is stored in."""
         return _STORAGE.get(self.precision, self.compute)
+
+    def _refuse_what_only_coded_pairs_have(self) -> None:
+        asked = {
+            "--difference-precision": self.difference_precision is not None,
+            "--activations int8": self.activations is Activations.INT8,
+            "--products": self.products is not None,
+        }
+        for option, given in asked.items():
+            if given:
+                why = "independent coding" if self.bits else f"precision {self.precision}"
+                raise ExportError(
+                    f"{option} belongs to a pair stored as a difference, which {why} is not",
+                    hint="take --coding difference with --precision int8 or int4",
+                )
+
+    def _check_integer_products(self) -> None:
+        if self.target is Target.CUDA:
+            raise ExportError(
+                "int8 activations have no kernel on CUDA", hint="take --activations exact, or --target cpu"
+            )
+        if self.bits != 8 or self.difference_bits != 8:
+            raise ExportError(
+                "int8 activations are multiplied with 8-bit weights only",
+                hint="take --precision int8 --difference-precision int8, or --activations exact",
+            )
+        if self.products is not None:
+            raise ExportError("--products is a choice for exact activations", hint="drop it")

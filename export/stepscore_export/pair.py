@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,25 +14,28 @@ from stepscore.artifact import (
     SCHEMA_VERSION,
     TOKENIZER,
     Architecture,
+    Difference,
+    Distance,
     FileEntry,
     Manifest,
-    ModelName,
     Pair,
     Selftest,
     Unit,
     layer_file,
 )
-from stepscore.choices import Target
+from stepscore.choices import Activations, Coding, DifferencePrecision, Products, Target
 from stepscore.errors import ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import PromptEncoder, Template
 from stepscore.provider import runs_here
 from stepscore_export.builder import WEIGHTS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
+from stepscore_export.distance import choose_coding, measure_distance
 from stepscore_export.errors import unwritable
-from stepscore_export.graph import body_graph, embed_graph, head_graph, layer_graph
-from stepscore_export.layout import ModelWeights, Shape
-from stepscore_export.model import graph_shape, store_model
+from stepscore_export.graph import body_graph, embed_graph, layer_graph
+from stepscore_export.head import head_graph
+from stepscore_export.layout import Shape, UnitWeights
+from stepscore_export.model import Members, graph_shape, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
 from stepscore_export.selftest import run_selftest
@@ -62,19 +65,21 @@ def export_pair(
     check_output(target, force=force)
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
-        template = prompt_template(policy_model)
-        checkpoints: dict[ModelName, Checkpoint] = {"policy": policy_model, "reference": reference_model}
+        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
+        distance = measure_distance(policy_model, reference_model)
+        facts = _Facts(checkpoints, prompt_template(policy_model), distance)
+        options = settle(options, distance)
         with stage(target, force=force) as staged:
-            weights = {
-                name: _write_weights(staged, name, checkpoint, options, progress)
-                for name, checkpoint in checkpoints.items()
+            units = {
+                folder: (members, _write_weights(staged, folder, members, options, progress))
+                for folder, members in unit_members(checkpoints, options).items()
             }
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
 
             def write_graphs(of: ExportOptions, selftest: Selftest | None) -> Manifest:
-                for name, checkpoint in checkpoints.items():
-                    _write_graphs(staged, name, weights[name], graph_shape(checkpoint.config, of))
-                return _manifest(checkpoints, template, of, staged.files, selftest)
+                for folder, (members, weights) in units.items():
+                    _write_graphs(staged, folder, weights, graph_shape(members, of))
+                return _manifest(facts, of, staged.files, selftest)
 
             progress("comparing the staged pair with numpy", 0)
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
@@ -82,6 +87,33 @@ def export_pair(
             selftest = run_selftest(Pair.open(staged.folder), checkpoints)
             staged.seal(write_graphs(options, selftest))
     return Pair.open(target)
+
+
+def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
+    """Return the options with every choice made that was left to us."""
+    if choose_coding(options, distance) is Coding.DIFFERENCE:
+        exact = options.activations is Activations.EXACT
+        products = Products.MERGED if options.merged else Products.SEPARATE
+        return replace(
+            options,
+            coding=Coding.DIFFERENCE,
+            difference_precision=DifferencePrecision(f"int{options.difference_bits}"),
+            products=products if exact else None,
+        )
+    return replace(
+        options,
+        coding=Coding.INDEPENDENT,
+        difference_precision=None,
+        activations=Activations.EXACT,
+        products=None,
+    )
+
+
+def unit_members(checkpoints: Members, options: ExportOptions) -> dict[str, Members]:
+    """Return which models share a weight file, by its folder."""
+    if options.coding is Coding.DIFFERENCE:
+        return {"both": {name: checkpoints[name] for name in ("reference", "policy")}}
+    return {name: {name: checkpoint} for name, checkpoint in checkpoints.items()}
 
 
 def prompt_template(policy: Checkpoint) -> Template:
@@ -95,35 +127,43 @@ def prompt_template(policy: Checkpoint) -> Template:
 
 
 def _write_weights(
-    staged: Stage, name: ModelName, checkpoint: Checkpoint, options: ExportOptions, progress: Progress
-) -> ModelWeights:
+    staged: Stage, name: str, members: Members, options: ExportOptions, progress: Progress
+) -> UnitWeights:
     folder = staged.folder / name
     with unwritable(folder):
         folder.mkdir()
     with WeightFile(folder / WEIGHTS) as file:
-        weights = store_model(checkpoint, file, options, lambda count: progress(name, count))
+        weights = store_unit(members, file, options, lambda count: progress(name, count))
         staged.files[f"{name}/{WEIGHTS}"] = file.close()
     return weights
 
 
-def _write_graphs(staged: Stage, name: ModelName, weights: ModelWeights, shape: Shape) -> None:
+def _write_graphs(staged: Stage, name: str, weights: UnitWeights, shape: Shape) -> None:
     def write(graph_name: str, model: ir.Model) -> None:
         staged.write(f"{name}/{graph_name}", ir.to_proto(model).SerializeToString(deterministic=True))
 
-    write("embed.onnx", embed_graph(weights, shape))
+    write("embed.onnx", embed_graph(weights.embedding, shape))
     write("body.onnx", body_graph(weights, shape))
-    for index in range(len(weights.layers)):
-        write(layer_file(index), layer_graph(weights, shape, index))
-    write("head.onnx", head_graph(weights, shape))
+    last = len(weights.layers) - 1
+    for index, layer in enumerate(weights.layers):
+        norm = weights.norm if index == last else None
+        write(layer_file(index), layer_graph(layer, weights.rotary, shape, index, norm))
+    write("head.onnx", head_graph(weights.head, shape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What an export knows before it writes anything."""
+
+    checkpoints: Members
+    template: Template
+    distance: Distance
 
 
 def _manifest(
-    checkpoints: dict[ModelName, Checkpoint],
-    template: Template,
-    options: ExportOptions,
-    files: dict[str, FileEntry],
-    selftest: Selftest | None,
+    facts: _Facts, options: ExportOptions, files: dict[str, FileEntry], selftest: Selftest | None
 ) -> Manifest:
+    checkpoints = facts.checkpoints
     return Manifest(
         schema_version=SCHEMA_VERSION,
         policy=checkpoints["policy"].source,
@@ -132,17 +172,28 @@ def _manifest(
         precision=options.precision,
         block_size=options.block_size,
         target=options.target,
-        coding="independent",
+        coding=options.coding,
+        difference=_difference(options),
+        distance=facts.distance,
         beta=options.beta,
-        template=template,
-        units=(Unit("policy", ("policy",)), Unit("reference", ("reference",))),
+        template=facts.template,
+        units=tuple(
+            Unit(folder, tuple(members)) for folder, members in unit_members(checkpoints, options).items()
+        ),
         selftest=selftest,
+        fidelity=None,
         versions={  # the package of onnxruntime has two names: onnxruntime and onnxruntime-gpu
             **{name: version(name) for name in ("stepscore", "onnx-ir")},
             "onnxruntime": ort.__version__,
         },
         files=dict(sorted(files.items())),
     )
+
+
+def _difference(options: ExportOptions) -> Difference | None:
+    if options.difference_precision is None:
+        return None
+    return Difference(options.difference_precision, options.activations, options.products)
 
 
 def _architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:

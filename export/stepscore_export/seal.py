@@ -9,9 +9,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
-from stepscore.artifact import MANIFEST, TOKENIZER, FileEntry, Manifest, ModelName
+from stepscore.artifact import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore_export.errors import unwritable
 
@@ -94,7 +93,7 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
         raise OutputExists(f"{target} is not empty and holds no pair", hint="choose another --output")
     if not force:
         raise OutputExists(f"{target} holds a pair already", hint="--force replaces it")
-    foreign = sorted({*entries} - {MANIFEST, TOKENIZER, *get_args(ModelName)})
+    foreign = sorted({*entries} - {MANIFEST, TOKENIZER, *UNIT_FOLDERS})
     if foreign:
         raise OutputExists(
             f"{target} holds {foreign[0]}, which is no part of a pair and would be lost",

@@ -39,9 +39,14 @@ class StoredTensor:
     offset: int
 
     @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Type of the data, for a dtype that can be read."""
+        return _DTYPES[self.dtype]
+
+    @property
     def num_bytes(self) -> int:
         """Size of the data, for a dtype that can be read."""
-        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
 
 
 def locate_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:

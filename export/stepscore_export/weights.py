@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +27,8 @@ _DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
         ir.DataType.FLOAT16: np.dtype(np.float16),
         ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
         ir.DataType.UINT8: np.dtype(np.uint8),
+        ir.DataType.INT8: np.dtype(np.int8),
+        ir.DataType.INT4: np.dtype(np.uint8),  # two a byte
     }
 )
 
@@ -34,6 +36,11 @@ _DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
 def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
     """Return the numpy type whose bytes are those of an ONNX type."""
     return _DTYPES[dtype]
+
+
+def onnx_dtype(dtype: np.dtype[Any]) -> ir.DataType:
+    """Return the ONNX type of a numpy type that checkpoints are stored in."""
+    return next(onnx for onnx, stored in _DTYPES.items() if stored == dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +55,42 @@ class TensorRef:
     @property
     def num_bytes(self) -> int:
         """Size of the tensor's data."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * self.dtype.bitwidth // 8
 
     def part(self, start: int, stop: int) -> TensorRef:
         """Name rows [start:stop] of the same bytes."""
         row_bytes = self.num_bytes // self.shape[0]
         name = f"{self.name}.{start}"
         return TensorRef(name, self.dtype, (stop - start, *self.shape[1:]), self.offset + start * row_bytes)
+
+
+class TensorSink(Protocol):
+    """Where tensors go, one after the other."""
+
+    def append(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> TensorRef:
+        """Take the blocks of one tensor, in order; they fill `shape` exactly."""
+        ...
+
+
+class SizeOnly:
+    """Takes tensors without looking at them: how large would the file be?"""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+
+    def append(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        blocks: Iterable[NDArray[Any]],
+    ) -> TensorRef:
+        """Leave the place that a WeightFile would take."""
+        ref = TensorRef(name, dtype, shape, -(-self.num_bytes // ALIGNMENT) * ALIGNMENT)
+        self.num_bytes = ref.offset + ref.num_bytes
+        return ref
 
 
 class WeightFile:

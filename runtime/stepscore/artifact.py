@@ -3,10 +3,10 @@
     PAIR/
       manifest.json        sizes, hashes, sources, options, template literals
       tokenizer.json       the policy's
-      <unit>/              `policy` and `reference` (one unit a model)
+      <unit>/              `policy` and `reference`, or `both`: one weight file for the two of them
         weights.bin        every tensor of the unit, once
         embed.onnx         token ids -> rows
-        body.onnx          rows -> hidden rows: all layers
+        body.onnx          rows -> hidden rows: all layers (of `both`: two streams side by side)
         layer-00.onnx ...  the same layers, one file each, over the same weights.bin
         head.onnx          hidden rows -> log-probs
 
@@ -26,11 +26,11 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from stepscore.choices import Precision, Target
+from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Target
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.prompt import Template
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -38,6 +38,7 @@ SMALL_BYTES = 16 << 20
 """Files up to this size are hashed whenever a pair is opened: a tokenizer of 7 MB takes 20 ms."""
 
 ModelName = Literal["policy", "reference"]
+UNIT_FOLDERS = ("policy", "reference", "both")
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -82,6 +83,45 @@ class Selftest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logprob_error: float
 
 
+class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The sealed pair against both checkpoints in fp32, on a text: what its user can expect.
+
+    Errors are relative RMS: of the log-ratio per token, of the steps' rewards and of the cumulative ones
+    (beta cancels). `ratio_rms` is the RMS of the true log-ratio and `logprob_rms` that of the log-probs'
+    error, nats; `correlation` is Pearson's, of log-ratios; `step_signs` is the share of steps whose reward
+    has the true sign, `first_errors` that of solutions with the same first error, at a threshold that half
+    of them fall below. None where the true value is zero and the pair's is not.
+    """
+
+    data: str
+    num_sequences: int
+    num_tokens: int
+    num_steps: int
+    ratio_rms: float
+    logprob_rms: float
+    ratio_error: float | None
+    step_error: float | None
+    cumulative_error: float | None
+    correlation: float
+    step_signs: float
+    first_errors: float
+
+
+class Distance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """|policy - reference| / |reference|, Frobenius norms: of all matrices together and of each."""
+
+    overall: float
+    by_matrix: dict[str, float]
+
+
+class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a coded pair stores and uses the difference; `products` is None where activations are int8."""
+
+    precision: DifferencePrecision
+    activations: Activations
+    products: Products | None
+
+
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file must be."""
 
@@ -101,11 +141,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precision: Precision
     block_size: int
     target: Target
-    coding: Literal["independent"]
+    coding: Coding
+    difference: Difference | None
+    distance: Distance
     beta: float
     template: Template
     units: tuple[Unit, ...]
     selftest: Selftest | None
+    fidelity: Fidelity | None
     versions: dict[str, str]
     files: dict[str, FileEntry]
 

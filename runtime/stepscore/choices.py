@@ -49,3 +49,39 @@ class Target(enum.StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Coding(enum.StrEnum):
+    """How the two models share weights; `auto` is decided by how far apart they are."""
+
+    AUTO = "auto"
+    DIFFERENCE = "difference"
+    """The reference once, and the policy as the reference plus a difference with scales of its own."""
+    INDEPENDENT = "independent"
+    """Each model on its own."""
+
+
+class DifferencePrecision(enum.StrEnum):
+    """How the difference of the two models is stored."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    INT2 = "int2"
+
+
+class Activations(enum.StrEnum):
+    """What a matrix is multiplied with."""
+
+    EXACT = "exact"
+    """Rows as they are: weights are turned into floating point."""
+    INT8 = "int8"
+    """Rows rounded to 8 bits, one scale a token, the policy's as a difference: an integer product."""
+
+
+class Products(enum.StrEnum):
+    """How a coded matrix meets exact rows of the policy."""
+
+    SEPARATE = "separate"
+    """One product with the base, one with the difference, then their sum."""
+    MERGED = "merged"
+    """Base and difference are added up first, then one product."""

@@ -26,7 +26,7 @@ from stepscore.errors import ProviderUnavailable, StepscoreError
 from stepscore.shell import INTERRUPTED, Commands
 
 if TYPE_CHECKING:
-    from stepscore.artifact import Pair
+    from stepscore.artifact import Manifest, Pair
     from stepscore.jobs import Tally
     from stepscore.scorer import Scorer
 
@@ -296,7 +296,8 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
     )
     blocks = f", blocks of {manifest.block_size}" if manifest.precision in {"int8", "int4"} else ""
     yield "precision", f"{manifest.precision}{blocks}, for {manifest.target}"
-    yield "coding", manifest.coding
+    yield "coding", _coding(manifest)
+    yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
     yield "beta", f"{manifest.beta:g}"
     yield "size", f"{_megabytes(pair.num_bytes())} in {len(manifest.files)} files"
     if manifest.selftest is not None:
@@ -304,6 +305,14 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
         error = f"{test.logprob_error:.2g} nats RMS"
         yield "self-test", f"log-prob error {error} over {test.num_tokens} tokens, on {test.provider}"
     yield "written by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+
+
+def _coding(manifest: Manifest) -> str:
+    if manifest.difference is None:
+        return manifest.coding
+    stored = manifest.difference
+    how = f", {stored.products}" if stored.products is not None else ""
+    return f"difference at {stored.precision}, {stored.activations} activations{how}"
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -17,9 +17,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepscore.artifact import ModelName, Pair, layer_file
-from stepscore.choices import Provider, Residency
+from stepscore.choices import Activations, Provider, Residency
 from stepscore.plan import Batch, chunks, pack
-from stepscore.provider import Sessions, require, resolve
+from stepscore.provider import Sessions, require, require_exact_integers, resolve
 
 HEAD_ROWS = 1024
 """Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 67 MB, fp32."""
@@ -47,6 +47,9 @@ class Engine:
         require(options.provider)  # what is missing on the machine is said before what the pair is for
         self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
+        difference = pair.manifest.difference
+        if difference is not None and difference.activations is Activations.INT8:
+            require_exact_integers()
         architecture = pair.manifest.architecture
         self._head_rows = options.head_rows
         lean = options.residency is Residency.STREAM
@@ -134,7 +137,7 @@ class _Unit:
         wanted = {value.name for value in session.get_inputs()}
         arrays = {key: indices[key] for key in indices.keys() & wanted}
         outputs = _run(session, arrays, rows, self._device)
-        return {"rows" if key == "next_rows" else key: value for key, value in outputs.items()}
+        return {key.removeprefix("next_"): value for key, value in outputs.items()}
 
     def head(self, hidden: Values, batch: Batch, head_rows: int) -> Logprobs:
         """Turn hidden rows into log-probs, at most `head_rows` rows at a time."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from stepscore.choices import Provider, Target
 from stepscore.errors import PairIncompatible, ProviderUnavailable
@@ -23,6 +24,17 @@ TINY_MODEL = (
     b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
     b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
     b"B\x04\n\x00\x10\x11"
+)
+
+# y = (a - z) @ b, each column times s: MatMulIntegerToFloat of uint8 a and int8 b, opset 21.
+INTEGER_MODEL = (
+    b"\x08\n:\x9b\x01\n7\n\x01a\n\x01b\n\x01s\n\x01s\n\x01z\x12\x01y"
+    b'"\x14MatMulIntegerToFloat:\rcom.microsoft\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01k\n\x03\x12\x01n"
+    b"Z\x0b\n\x01s\x12\x06\n\x04\x08\x01\x12\x00Z\x0b\n\x01z\x12\x06\n\x04\x08\x02\x12\x00"
+    b"b\x15\n\x01y\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01n"
+    b"B\x04\n\x00\x10\x15B\x11\n\rcom.microsoft\x10\x01"
 )
 
 
@@ -107,6 +119,34 @@ def run_tiny_model(provider: Provider) -> None:
         (value,) = Sessions(provider).open(path).run(None, {"x": np.full((1, 1), 3, np.float32)})
     if value.item() != 9:
         raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
+
+
+def largest_products(depth: int) -> NDArray[np.float32]:
+    """Multiply the largest codes there are, 255 and 127, on the operator of int8 activations: [8, 32]."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    feeds = {
+        "a": np.full((8, depth), 255, np.uint8),
+        "b": np.full((depth, 32), 127, np.int8),
+        "s": np.array(1, np.float32),
+        "z": np.array(0, np.uint8),
+    }
+    (products,) = ort.InferenceSession(INTEGER_MODEL, options, providers=[CPU]).run(None, feeds)
+    return np.asarray(products)
+
+
+def require_exact_integers() -> None:
+    """Raise ProviderUnavailable where products of 8-bit integers overflow in between.
+
+    CPUs without VNNI add two products in 16 bits, and 2 * 255 * 127 does not fit: nothing but the numbers
+    shows it.
+    """
+    depth = 64
+    if not np.array_equal(largest_products(depth), np.full((8, 32), depth * 255 * 127, np.float32)):
+        raise ProviderUnavailable(
+            "this CPU's product of 8-bit integers saturates: rewards would be wrong",
+            hint="export the pair with --activations exact",
+        )
 
 
 def require(provider: Provider) -> None:
