@@ -1,0 +1,117 @@
+"""What `stepscore parity` compares: a pair's log-probs with PyTorch's, token by token. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.scorer import Result
+from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity, halving_threshold, step_sums
+
+Floats = NDArray[np.float64]
+
+NUM_BINS = 25
+BIN_VALUES = 50
+"""At least so many tokens share a bin: a 90th percentile of fewer says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One solution of L tokens and n steps as the pair scored it."""
+
+    line: int  # of the input, from 1
+    token_ids: NDArray[np.int64]  # [L]: what both sides read
+    logprobs: tuple[NDArray[np.float32], NDArray[np.float32]]  # the pair's, policy and reference, [L-1], nats
+    step_ends: NDArray[np.int64]  # [n], indices into the log-probs
+    start: int  # the first log-prob that the convention sums
+
+    @classmethod
+    def of(cls, line: int, result: Result, start: int) -> Solution:
+        """Take what is needed of a result; ValueError unless its scorer keeps tokens."""
+        ids, policy, reference = result.token_ids, result.policy_logprobs, result.reference_logprobs
+        if ids is None or policy is None or reference is None:
+            raise ValueError("the scorer must be loaded with tokens=True")
+        return cls(line, ids, (policy, reference), np.array(result.step_ends, np.int64), start)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The numbers of the report, and what its plots show: T tokens and S steps of all solutions in a row.
+
+    positions: int64 [T], index of the token in its solution. log_ratios, errors: float64 [T], PyTorch's
+    log-ratio and the pair's minus it, nats. step_rewards, pytorch_step_rewards: float64 [S].
+    """
+
+    fidelity: Fidelity
+    threshold: float  # of first errors, on step rewards: half of the solutions fall below it in PyTorch
+    positions: NDArray[np.int64]
+    log_ratios: Floats
+    errors: Floats
+    step_rewards: Floats
+    pytorch_step_rewards: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How large a value is along the solutions: a median and a 90th percentile a bin, float64 [bins]."""
+
+    positions: Floats
+    median: Floats
+    percentile90: Floats
+
+
+def compare(solutions: Sequence[Solution], truth: Scores, *, beta: float) -> Comparison:
+    """Compare the pair's log-probs with `truth`, PyTorch's of policy and reference, float64 [L-1] each.
+
+    Only what the convention sums counts: every token by the card's, the response by the others'.
+    """
+    starts = [solution.start for solution in solutions]
+    ours = _summed(as_float64([solution.logprobs for solution in solutions]), starts)
+    theirs = _summed(truth, starts)
+    ends = [solution.step_ends - solution.start for solution in solutions]
+    ratios, true_ratios = (
+        np.concatenate([policy - reference for policy, reference in scores]) for scores in (ours, theirs)
+    )
+    threshold = halving_threshold(theirs, ends)
+    return Comparison(
+        fidelity=fidelity(ours, theirs, ends, threshold),
+        threshold=beta * threshold,
+        positions=np.concatenate([np.arange(s.start + 1, len(s.token_ids)) for s in solutions]),
+        log_ratios=true_ratios,
+        errors=ratios - true_ratios,
+        step_rewards=beta * np.concatenate(step_sums(ours, ends)),
+        pytorch_step_rewards=beta * np.concatenate(step_sums(theirs, ends)),
+    )
+
+
+def is_finite(scores: tuple[Floats, Floats]) -> bool:
+    """Say whether every log-prob of both models is a finite number."""
+    return all(bool(np.isfinite(logprobs).all()) for logprobs in scores)
+
+
+def profile(positions: NDArray[np.int64], values: Floats) -> Profile:
+    """Summarise |values| in bins of equal count along the positions, 25 of them or as many as fill.
+
+    positions, values: [T], T >= 1, in any order. A bin stands at the median of its positions.
+
+    >>> found = profile(np.repeat([1, 9], 50), np.repeat([-2.0, 4.0], 50))
+    >>> found.positions.tolist(), found.median.tolist(), found.percentile90.tolist()
+    ([1.0, 9.0], [2.0, 4.0], [2.0, 4.0])
+    """
+    num_bins = min(max(len(values) // BIN_VALUES, 1), NUM_BINS)
+    bins = np.array_split(np.argsort(positions, kind="stable"), num_bins)
+    sizes = [np.abs(values[members]) for members in bins]
+    return Profile(
+        positions=np.array([np.median(positions[members]) for members in bins]),
+        median=np.array([np.median(size) for size in sizes]),
+        percentile90=np.array([np.quantile(size, 0.9) for size in sizes]),
+    )
+
+
+def _summed(scores: Scores, starts: Sequence[int]) -> Scores:
+    return [
+        (policy[start:], reference[start:]) for (policy, reference), start in zip(scores, starts, strict=True)
+    ]

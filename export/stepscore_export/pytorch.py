@@ -1,0 +1,173 @@
+"""The other side of `stepscore parity`: transformers' Qwen2ForCausalLM, as it is run today.
+
+SDPA attention, eval, no gradients; one sequence at a time, so nothing is padded; one model at a time, so a
+pair needs no more memory than one of its models. torch and transformers are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import enum
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepscore.errors import ProviderUnavailable, UnsupportedArchitecture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HEAD_ROWS = 512
+"""Rows of the head taken at once: [512, 152064] logits are 311 MB in fp32, [4096, 152064] would be 2.5 GB."""
+
+
+class DType(enum.StrEnum):
+    """What PyTorch computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Device(enum.StrEnum):
+    """Where PyTorch runs; `auto` is a GPU if there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+_TORCH_NAMES = {DType.FP32: "float32", DType.FP16: "float16", DType.BF16: "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One model's log-probs, float64 [L-1] a sequence, and the seconds they took, loading not included."""
+
+    logprobs: list[NDArray[np.float64]]
+    seconds: float
+
+
+def require(*packages: str) -> None:
+    """Import the packages, or raise ProviderUnavailable naming the first that cannot be."""
+    for name in packages:
+        try:
+            import_module(name)
+        except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+            absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            raise ProviderUnavailable(
+                f"{name} is not installed" if absent else f"{name} cannot be imported: {error}",
+                hint="pip install 'stepscore[torch]'",
+            ) from None
+
+
+def resolve(device: Device) -> Device:
+    """Return cpu or cuda; raise ProviderUnavailable where PyTorch finds no GPU for the latter."""
+    import torch  # noqa: PLC0415
+
+    available = torch.cuda.is_available()
+    if device is Device.CUDA and not available:
+        raise ProviderUnavailable(
+            f"torch {torch.__version__} finds no CUDA device here", hint="take --device cpu, or auto"
+        )
+    if device is Device.AUTO:
+        return Device.CUDA if available else Device.CPU
+    return device
+
+
+def score(
+    folder: Path,
+    sequences: Sequence[NDArray[np.int64]],
+    *,
+    dtype: DType,
+    device: Device,
+    progress: Callable[[], object] = lambda: None,
+) -> Run:
+    """Log-probs of each sequence under the checkpoint in `folder`, which must have been checked.
+
+    `[j] = log p(F[j+1] | F[..j])`, nats, normalised in fp32 over all vocab_size columns whatever `dtype` the
+    model is in. The first sequence is scored once more, unseen by the clock. `progress` is called after each
+    one. When it returns, the model's memory is free again.
+    """
+    import torch  # noqa: PLC0415
+
+    with _memory_errors(device), torch.no_grad():
+        run = _score(folder, sequences, dtype, device, progress)
+    gc.collect()
+    if device is Device.CUDA:
+        torch.cuda.empty_cache()
+    return run
+
+
+def _score(
+    folder: Path,
+    sequences: Sequence[NDArray[np.int64]],
+    dtype: DType,
+    device: Device,
+    progress: Callable[[], object],
+) -> Run:
+    model = _load(folder, dtype, device)
+    _logprobs(model, sequences[0])
+    outputs = []
+    seconds = 0.0
+    for token_ids in sequences:
+        started = time.perf_counter()
+        outputs.append(_logprobs(model, token_ids))
+        seconds += time.perf_counter() - started
+        progress()
+    return Run(outputs, seconds)
+
+
+def _load(folder: Path, dtype: DType, device: Device) -> Any:
+    import torch  # noqa: PLC0415
+    from transformers import Qwen2ForCausalLM  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    if (folder / "adapter_config.json").exists():  # with peft installed another model would be loaded
+        raise UnsupportedArchitecture(
+            f"{folder} holds an adapter (adapter_config.json) beside the model",
+            hint="merge it, or move it out of the folder",
+        )
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = Qwen2ForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, _TORCH_NAMES[dtype]),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    return model.to(device.value).eval()
+
+
+def _logprobs(model: Any, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Fetching the result waits for the device, so the caller's clock is right."""
+    import torch  # noqa: PLC0415
+
+    ids = torch.from_numpy(token_ids).to(model.device)
+    hidden = model.model(input_ids=ids[None], use_cache=False).last_hidden_state[0, :-1]
+    parts = [
+        model.lm_head(rows).float().log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
+        for rows, targets in zip(hidden.split(HEAD_ROWS), ids[1:].split(HEAD_ROWS), strict=True)
+    ]
+    logprobs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
+    return logprobs
+
+
+@contextmanager
+def _memory_errors(device: Device) -> Iterator[None]:
+    import torch  # noqa: PLC0415
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ProviderUnavailable(
+            f"the memory of {device} is too small for PyTorch: {str(error).partition('. ')[0]}",
+            hint="take --dtype bf16 or fp16, or --device cpu",
+        ) from None
