@@ -18,7 +18,6 @@ import click
 import torch
 from benchmarks.machine import facts
 from parity_tests import card
-from parity_tests.fidelity import Ends, Fidelity, Scores, as_float64, fidelity, step_sums
 from parity_tests.pairs import Models
 from parity_tests.reference import Numerics, Tokens, pair_logprobs
 from transformers import AutoTokenizer
@@ -27,6 +26,7 @@ from stepscore.artifact import Pair
 from stepscore.choices import Convention, Precision
 from stepscore.engine import Engine
 from stepscore.select import choose_threshold, first_error, processbench_f1
+from stepscore_export.fidelity import Ends, Fidelity, Scores, as_float64, fidelity, step_sums
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from parity_tests.fidelity import Fidelity, Scores, as_float64, fidelity
 from parity_tests.pairs import Models
 from parity_tests.reference import Numerics, pair_logprobs
 from parity_tests.table import EXAMPLES, Problems, fp64_threshold
 from parity_tests.workshop import Workshop
 
 from stepscore.choices import Precision
+from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity
 
 MODELS = Models(EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference")
 NUM_PROBLEMS = 80

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parity_tests import card
-from parity_tests.fidelity import Fidelity, Scores, as_float64, fidelity
 from parity_tests.pairs import ODD, RANDOM_PAIRS, TIED, UNTIED, WIDE, RandomPair, regular_step_ends
 from parity_tests.reference import Numerics, logprobs, pair_logprobs
 from parity_tests.rounding import rounded_checkpoint
@@ -17,6 +16,7 @@ from transformers import AutoTokenizer
 from stepscore.choices import Convention, Precision
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity
 from stepscore_export.oracle import hidden_and_logprobs
 
 SMALL_PAIRS = (TIED, UNTIED, ODD)

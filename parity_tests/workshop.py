@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parity_tests.fidelity import Scores
 from parity_tests.pairs import Models, RandomPair
 from parity_tests.reference import Numerics, pair_logprobs
 
 from stepscore.artifact import Pair
 from stepscore.choices import Precision, Residency
 from stepscore.engine import Engine, EngineOptions
+from stepscore_export.fidelity import Scores
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 

@@ -75,6 +75,12 @@ from stepscore.choices import (
     help="Columns that share a scale at int8 and int4: 16, 32, 64, 128 or 256.",
 )
 @click.option("--beta", default=DEFAULT_BETA, show_default=True, help="Scale of the rewards.")
+@click.option(
+    "--fidelity-data",
+    metavar="FILE.jsonl",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure the pair's fidelity on these solutions, not on the twelve that come with stepscore.",
+)
 @click.option("--force", is_flag=True, help="Replace a pair that stands at --output.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what it would need, write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
@@ -83,6 +89,7 @@ def export(
     reference: str,
     output: Path,
     *,
+    fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
     quiet: bool,
@@ -96,4 +103,13 @@ def export(
     from stepscore_export.command import run_export  # noqa: PLC0415
     from stepscore_export.options import ExportOptions  # noqa: PLC0415
 
-    run_export(policy, reference, output, ExportOptions(**options), force=force, dry_run=dry_run, quiet=quiet)
+    run_export(
+        policy,
+        reference,
+        output,
+        ExportOptions(**options),
+        fidelity_data=fidelity_data,
+        force=force,
+        dry_run=dry_run,
+        quiet=quiet,
+    )

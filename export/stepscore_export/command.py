@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from stepscore_export.estimate import Estimate, estimate
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair, prompt_template, settle
 from stepscore_export.seal import check_output
+from stepscore_export.texts import Texts, bundled_texts, encode_texts, read_texts
 
 
 def run_export(
@@ -26,13 +26,15 @@ def run_export(
     output: Path,
     options: ExportOptions,
     *,
+    fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
     quiet: bool,
 ) -> None:
     """Export, or with `dry_run` check everything and print what an export would need."""
     check_output(output, force=force)
-    plan = _plan(policy, reference, options)
+    texts = read_texts(fidelity_data) if fidelity_data is not None else bundled_texts()
+    plan = _plan(policy, reference, options, texts)
     if dry_run:
         _print_plan(plan, output)
         return
@@ -45,9 +47,9 @@ def run_export(
             bar.set_description(what, refresh=False)
             bar.update(parameters)
 
-        pair = export_pair(policy, reference, output, options, force=force, progress=progress)
+        pair = export_pair(policy, reference, output, options, texts=texts, force=force, progress=progress)
     if not quiet:
-        _print_summary(pair, time.monotonic() - started)
+        _print_summary(pair, plan.options, time.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ class _Plan:
     needs: Estimate
 
 
-def _plan(policy: str, reference: str, options: ExportOptions) -> _Plan:
+def _plan(policy: str, reference: str, options: ExportOptions, texts: Texts) -> _Plan:
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
-        prompt_template(policy_model)
+        _, encoder = prompt_template(policy_model)
+        encode_texts(texts, encoder)
         distance = measure_distance(policy_model, reference_model)
         settled = settle(options, distance)
         needs = estimate({"policy": policy_model, "reference": reference_model}, settled)
@@ -92,15 +95,22 @@ def describe(options: ExportOptions) -> str:
     return f"{options.precision} reference + {options.difference_precision} difference{activations}"
 
 
-def _print_summary(pair: Pair, seconds: float) -> None:
-    selftest = pair.manifest.selftest
-    click.echo(f"{pair.path}: {_size(pair.num_bytes())}, sealed after {seconds:,.1f} s", file=sys.stderr)
-    if selftest is not None:
-        click.echo(
-            f"self-test on {selftest.provider}: hidden rows off by {selftest.hidden_error:.2g} "
-            f"(relative RMS), log-probs by {selftest.logprob_error:.2g} nats RMS",
-            file=sys.stderr,
+def _print_summary(pair: Pair, options: ExportOptions, seconds: float) -> None:
+    manifest = pair.manifest
+    lines = [f"{pair.path}: {describe(options)}, {_size(pair.num_bytes())}, sealed after {seconds:,.1f} s"]
+    if options.bits is not None and manifest.difference is None:
+        apart = f"{100 * manifest.distance.overall:.2f} %"
+        lines.append(f"each model was quantised on its own: the two are {apart} apart")
+    if manifest.selftest is not None:
+        test = manifest.selftest
+        lines.append(
+            f"self-test on {test.provider}: hidden rows off by {test.hidden_error:.2g} (relative RMS), "
+            f"log-probs by {test.logprob_error:.2g} nats RMS"
         )
+    if manifest.fidelity is not None:
+        lines.append(f"fidelity: {manifest.fidelity}")
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def _size(count: int) -> str:

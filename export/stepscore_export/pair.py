@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -16,22 +17,23 @@ from stepscore.artifact import (
     Architecture,
     Difference,
     Distance,
+    Fidelity,
     FileEntry,
     Manifest,
     Pair,
-    Selftest,
     Unit,
     layer_file,
 )
 from stepscore.choices import Activations, Coding, DifferencePrecision, Products, Target
 from stepscore.errors import ManifestInvalid, UnsupportedArchitecture
-from stepscore.prompt import PromptEncoder, Template
+from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import runs_here
 from stepscore_export.builder import WEIGHTS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
 from stepscore_export.distance import choose_coding, measure_distance
 from stepscore_export.errors import unwritable
+from stepscore_export.exact import exact_logprobs
 from stepscore_export.graph import body_graph, embed_graph, layer_graph
 from stepscore_export.head import head_graph
 from stepscore_export.layout import Shape, UnitWeights
@@ -40,6 +42,8 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
 from stepscore_export.selftest import run_selftest
 from stepscore_export.template import literals
+from stepscore_export.texts import Texts, bundled_texts, encode_texts
+from stepscore_export.trial import Trial
 from stepscore_export.weights import WeightFile
 
 Progress = Callable[[str, int], None]
@@ -52,13 +56,15 @@ def export_pair(
     output: str | Path,
     options: ExportOptions | None = None,
     *,
+    texts: Texts | None = None,
     force: bool = False,
     progress: Progress = lambda _what, _parameters: None,
 ) -> Pair:
     """Write the pair of `policy` and `reference` to the folder `output` and return it, opened.
 
-    Both are Hugging Face folders or `id@revision`. `force` replaces a pair that is there; until the last
-    moment it stays as it is. Raises ExportError, OutputError or PairIncompatible and leaves nothing behind.
+    Both are Hugging Face folders or `id@revision`. The pair's fidelity is measured on `texts`, or on those
+    that come with stepscore. `force` replaces a pair that is there; until the last moment it stays as it is.
+    Raises ExportError, OutputError or PairIncompatible and leaves nothing behind.
     """
     options = options or ExportOptions()
     target = Path(output)
@@ -67,8 +73,11 @@ def export_pair(
         check_pair(policy_model, reference_model)
         checkpoints: Members = {"policy": policy_model, "reference": reference_model}
         distance = measure_distance(policy_model, reference_model)
-        facts = _Facts(checkpoints, prompt_template(policy_model), distance)
+        template, encoder = prompt_template(policy_model)
+        facts = _Facts(checkpoints, template, distance)
         options = settle(options, distance)
+        texts = texts or bundled_texts()
+        prompts = encode_texts(texts, encoder)
         with stage(target, force=force) as staged:
             units = {
                 folder: (members, _write_weights(staged, folder, members, options, progress))
@@ -76,16 +85,17 @@ def export_pair(
             }
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
 
-            def write_graphs(of: ExportOptions, selftest: Selftest | None) -> Manifest:
+            def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
                     _write_graphs(staged, folder, weights, graph_shape(members, of))
-                return _manifest(facts, of, staged.files, selftest)
+                return _manifest(facts, of, staged.files)
 
-            progress("comparing the staged pair with numpy", 0)
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
-            staged.write_manifest(write_graphs(runnable, None))
+            staged.write_manifest(write_graphs(runnable))
+            progress("comparing the staged pair with numpy", 0)
             selftest = run_selftest(Pair.open(staged.folder), checkpoints)
-            staged.seal(write_graphs(options, selftest))
+            measured = _measure(staged, checkpoints, texts.name, prompts, progress)
+            staged.seal(msgspec.structs.replace(write_graphs(options), selftest=selftest, fidelity=measured))
     return Pair.open(target)
 
 
@@ -116,14 +126,29 @@ def unit_members(checkpoints: Members, options: ExportOptions) -> dict[str, Memb
     return {name: {name: checkpoint} for name, checkpoint in checkpoints.items()}
 
 
-def prompt_template(policy: Checkpoint) -> Template:
-    """Return the chat template as literals; UnsupportedArchitecture where the runtime could not use them."""
-    template = literals(policy.chat_template())
+def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
+    """Return the chat template as literals, and the runtime's encoder of them.
+
+    Raises UnsupportedArchitecture where the runtime could not use them.
+    """
+    template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
     try:
-        PromptEncoder(policy.tokenizer_json(), template, max_tokens=policy.config.max_position_embeddings)
+        return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
     except ManifestInvalid as error:
         raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
-    return template
+
+
+def _measure(
+    staged: Stage, checkpoints: Members, name: str, prompts: list[EncodedPrompt], progress: Progress
+) -> Fidelity | None:
+    """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
+    if not prompts:
+        return None
+    progress("running both checkpoints in fp32", 0)
+    sequences = [prompt.token_ids for prompt in prompts]
+    truth = exact_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
+    progress("measuring the fidelity of the pair", 0)
+    return Trial(name, prompts, truth).judge(Pair.open(staged.folder))
 
 
 def _write_weights(
@@ -160,9 +185,7 @@ class _Facts:
     distance: Distance
 
 
-def _manifest(
-    facts: _Facts, options: ExportOptions, files: dict[str, FileEntry], selftest: Selftest | None
-) -> Manifest:
+def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]) -> Manifest:
     checkpoints = facts.checkpoints
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -180,7 +203,7 @@ def _manifest(
         units=tuple(
             Unit(folder, tuple(members)) for folder, members in unit_members(checkpoints, options).items()
         ),
-        selftest=selftest,
+        selftest=None,
         fidelity=None,
         versions={  # the package of onnxruntime has two names: onnxruntime and onnxruntime-gpu
             **{name: version(name) for name in ("stepscore", "onnx-ir")},

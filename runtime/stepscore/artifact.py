@@ -106,6 +106,15 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     step_signs: float
     first_errors: float
 
+    def __str__(self) -> str:
+        """Return what a person wants to know first."""
+        error = "unknown" if self.ratio_error is None else f"{100 * self.ratio_error:.3g} %"
+        return (
+            f"log-ratio error {error}, same sign of {100 * self.step_signs:.1f} % of {self.num_steps} steps, "
+            f"same first error in {100 * self.first_errors:.0f} % of {self.num_sequences} solutions "
+            f"({self.data} text)"
+        )
+
 
 class Distance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """|policy - reference| / |reference|, Frobenius norms: of all matrices together and of each."""

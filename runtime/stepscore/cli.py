@@ -304,6 +304,8 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
         test = manifest.selftest
         error = f"{test.logprob_error:.2g} nats RMS"
         yield "self-test", f"log-prob error {error} over {test.num_tokens} tokens, on {test.provider}"
+    if manifest.fidelity is not None:
+        yield "fidelity", str(manifest.fidelity)
     yield "written by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
 
 

@@ -1,0 +1,219 @@
+"""Both checkpoints run exactly, on a machine that holds neither: what a pair's fidelity is measured against.
+
+Arithmetic is fp32 on the weights as the checkpoint stores them, by the exporter's own graphs on ONNX
+Runtime's CPU provider. One layer at a time lies in a scratch folder; between two layers only the rows of all
+tokens are held. The head never touches the disk: its logits exist for one block of the vocabulary at a time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from stepscore.artifact import layer_file
+from stepscore.choices import Precision
+from stepscore.errors import CheckpointCorrupt
+from stepscore.plan import Batch, budgeted, pack
+from stepscore.provider import CPU, available_cores
+from stepscore_export.builder import WEIGHTS
+from stepscore_export.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.config import tensor_shapes
+from stepscore_export.errors import unwritable
+from stepscore_export.fidelity import Floats, Scores
+from stepscore_export.graph import layer_graph
+from stepscore_export.model import BLOCK_ELEMENTS, Advance, Members, UnitWriter, graph_shape
+from stepscore_export.options import ExportOptions
+from stepscore_export.weights import WeightFile
+
+BATCH_ROWS = 512
+"""Rows in one run of a layer: bounds its activations. A longer sequence goes alone."""
+
+Rows = NDArray[np.float32]
+
+_PRECISIONS = MappingProxyType(
+    {
+        np.dtype(np.float32): Precision.FP32,
+        np.dtype(np.float16): Precision.FP16,
+        np.dtype(ml_dtypes.bfloat16): Precision.BF16,
+    }
+)
+
+
+def exact_logprobs(
+    policy: Checkpoint,
+    reference: Checkpoint,
+    sequences: Sequence[NDArray[np.int64]],
+    scratch: Path,
+    progress: Advance = lambda _count: None,
+) -> Scores:
+    """Return policy's and reference's log-probs [L-1] (nats) of each sequence [L], L >= 2.
+
+    The models run one after the other, so that memory and disk are those of one.
+    `scratch` is a folder with room for one layer as the checkpoint stores it; nothing stays there. `progress`
+    hears of the matrices of all layers and of the head.
+    """
+    ours, theirs = (
+        ExactModel(checkpoint, sequences, scratch, progress).logprobs() for checkpoint in (policy, reference)
+    )
+    return list(zip(ours, theirs, strict=True))
+
+
+@dataclass(slots=True)
+class _Part:
+    """Some of the sequences, packed, and how far their rows have come: [n, H]; after all layers [m, H]."""
+
+    batch: Batch
+    rows: Rows
+
+
+class ExactModel:
+    """One checkpoint run exactly, a layer at a time, over a packed batch of token sequences."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sequences: Sequence[NDArray[np.int64]],
+        scratch: Path,
+        progress: Advance = lambda _count: None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._scratch = scratch
+        self._progress = progress
+        self._next_layer = 0
+        batches = [pack(group, [0] * len(group)) for group in budgeted(sequences, len, BATCH_ROWS)]
+        self._parts = [_Part(batch, _embedded(checkpoint, batch.input_ids)) for batch in batches]
+
+    def advance(self) -> None:
+        """Run the next layer; raises IndexError after the last."""
+        if self._next_layer == self._checkpoint.config.num_hidden_layers:
+            raise IndexError(f"all {self._next_layer} layers have run")
+        with unwritable(self._scratch):
+            folder = tempfile.TemporaryDirectory(prefix="exact-", dir=self._scratch)
+        with folder as name:
+            graph = self._write_layer(Path(name), self._next_layer)
+            done = _run_layer(graph, self._parts)
+        for part, rows in zip(self._parts, done, strict=True):
+            part.rows = rows
+        self._next_layer += 1
+
+    def logprobs(self) -> list[Floats]:
+        """Run what is left and return the log-probs [L-1] (nats) of each sequence."""
+        while self._next_layer < self._checkpoint.config.num_hidden_layers:
+            self.advance()
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = self._head()
+        if not all(np.isfinite(logprobs).all() for logprobs in parts):
+            raise CheckpointCorrupt(
+                f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
+                hint="its training diverged or its files are damaged; take another revision",
+            )
+        return [
+            logprobs[span]
+            for part, logprobs in zip(self._parts, parts, strict=True)
+            for span in part.batch.spans
+        ]
+
+    def _write_layer(self, folder: Path, index: int) -> Path:
+        """Write weights and graph of one layer and return the graph's path."""
+        members: Members = {"reference": self._checkpoint}  # whichever it is: alone in its unit
+        options = ExportOptions(precision=_stored_precision(self._checkpoint, index))
+        last = index == self._checkpoint.config.num_hidden_layers - 1
+        with WeightFile(folder / WEIGHTS) as file:
+            writer = UnitWriter(members, file, options, self._progress)
+            layer, rotary = writer.layer(index), writer.rotary()
+            norm = writer.final_norm() if last else None
+            file.close()
+        model = layer_graph(layer, rotary, graph_shape(members, options), index, norm)
+        path = folder / layer_file(index)
+        with unwritable(path):
+            path.write_bytes(ir.to_proto(model).SerializeToString())
+        return path
+
+    def _head(self) -> list[Floats]:
+        """log_softmax(hidden @ head^T) at the targets, [m] of each part: the head is read once, in blocks."""
+        name, config = self._checkpoint.head_name, self._checkpoint.config
+        step = max(1, BLOCK_ELEMENTS // config.hidden_size)
+        totals = [np.full(len(part.rows), -np.inf) for part in self._parts]
+        chosen = [np.empty(len(part.rows)) for part in self._parts]
+        for start in range(0, config.vocab_size, step):
+            block = self._checkpoint.rows(name, start, min(start + step, config.vocab_size))
+            for part, total, logit in zip(self._parts, totals, chosen, strict=True):
+                logits = part.rows @ block.T  # [m, columns]
+                np.logaddexp(total, _log_sum_exp(logits), out=total)
+                columns = part.batch.target_ids - start
+                here = np.flatnonzero((columns >= 0) & (columns < len(block)))
+                logit[here] = logits[here, columns[here]]
+            self._progress(block.size)
+        return [logit - total for logit, total in zip(chosen, totals, strict=True)]
+
+
+def _run_layer(graph: Path, parts: Sequence[_Part]) -> list[Rows]:
+    # In a function of its own: the session, which maps the weights, is gone before they are removed.
+    session = _open(graph)
+    return [_run(session, part) for part in parts]
+
+
+def _open(graph: Path) -> ort.InferenceSession:
+    """Open a graph for as little memory as it can be run in; stepscore.provider opens for speed.
+
+    A matrix is cast up right before its product (ONNX Runtime's default order begins with all that depend on
+    nothing, the largest two at once), nothing is folded or packed, and what was used is given back: an
+    export goes on after this. A Qwen2.5-7B layer in bf16 takes 1.1 GB that way, and 1.4 GB in that order.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = available_cores()
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(graph), options, providers=[CPU])
+
+
+def _run(session: ort.InferenceSession, part: _Part) -> Rows:
+    batch = part.batch
+    feeds: dict[str, NDArray[Any]] = {
+        "rows": part.rows,
+        "pad_index": batch.pad_index,
+        "unpad_index": batch.unpad_index,
+        "seqlens_k": batch.seqlens_k,
+        "total_sequence_length": batch.total_sequence_length,
+        "score_index": batch.score_index,
+    }
+    wanted = {value.name for value in session.get_inputs()}
+    (rows,) = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
+    return np.asarray(rows)
+
+
+def _embedded(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
+    """Rows [n, H] of the tokens; each is read once, the table never."""
+    tokens, positions = np.unique(token_ids, return_inverse=True)
+    rows = np.concatenate([checkpoint.rows(EMBEDDING, token, token + 1) for token in tokens.tolist()])
+    return rows[positions]
+
+
+def _stored_precision(checkpoint: Checkpoint, index: int) -> Precision:
+    """What holds every matrix of a layer as it is: the type they share, else fp32."""
+    names = [name for name in tensor_shapes(checkpoint.config) if name.startswith(f"model.layers.{index}.")]
+    dtypes = {checkpoint.dtype(name) for name in names if len(checkpoint.shape(name)) == 2}
+    return _PRECISIONS[dtypes.pop()] if len(dtypes) == 1 else Precision.FP32
+
+
+def _log_sum_exp(logits: Rows) -> Floats:
+    """log(sum(exp(x))) of each row, float64 [m] of float32 [m, columns]."""
+    peak = logits.max(axis=-1)
+    total = np.exp(logits - peak[:, None]).sum(axis=-1, dtype=np.float64)
+    summed: Floats = peak + np.log(total)
+    return summed

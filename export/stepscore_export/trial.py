@@ -1,0 +1,73 @@
+"""What a sealed pair says of itself: its rewards against both checkpoints in fp32, on a text.
+
+The pair is run by the real runtime, a layer at a time; so are the checkpoints (exact.py). No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.artifact import Fidelity, Pair
+from stepscore.choices import Residency
+from stepscore.engine import Engine, EngineOptions
+from stepscore.errors import SelftestFailed
+from stepscore.plan import budgeted
+from stepscore.prompt import EncodedPrompt
+from stepscore_export.fidelity import Scores, as_float64, fidelity
+
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Encoded texts and the checkpoints' log-probs of them."""
+
+    name: str
+    prompts: Sequence[EncodedPrompt]
+    truth: Scores
+
+    def judge(self, pair: Pair) -> Fidelity:
+        """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
+        sequences = [prompt.token_ids for prompt in self.prompts]
+        scores = as_float64(_streamed_logprobs(pair, sequences))
+        if not all(np.isfinite(values).all() for each in scores for values in each):
+            raise SelftestFailed(
+                "the staged pair gives log-probs that are not finite", hint="try another precision"
+            )
+        found = fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts])
+        return Fidelity(
+            data=self.name,
+            num_sequences=found.num_sequences,
+            num_tokens=found.num_tokens,
+            num_steps=found.num_steps,
+            ratio_rms=_digits(found.ratio_rms),
+            logprob_rms=_digits(found.logprob_rms),
+            ratio_error=_relative(found.ratio_error),
+            step_error=_relative(found.step_error),
+            cumulative_error=_relative(found.cumulative_error),
+            correlation=_digits(found.correlation),
+            step_signs=_digits(found.step_signs),
+            first_errors=_digits(found.first_errors),
+        )
+
+
+def _streamed_logprobs(
+    pair: Pair, sequences: Sequence[NDArray[np.int64]]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    engine = Engine(pair, EngineOptions(residency=Residency.STREAM))
+    batches = budgeted(sequences, len, BATCH_TOKENS)
+    return [scores for batch in batches for scores in engine.logprobs(batch)]
+
+
+def _relative(value: float) -> float | None:
+    return _digits(value) if math.isfinite(value) else None
+
+
+def _digits(value: float) -> float:
+    """Four figures: the same on machines whose sums end in other bits, most of the time."""
+    return float(f"{value:.4g}")
