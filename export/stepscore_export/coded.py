@@ -7,6 +7,7 @@ have a difference of exactly zero.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,13 +41,36 @@ class CodedBlocks:
     blocks: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
+class Role(enum.Enum):
+    """What a matrix is for, which says how finely it is coded."""
+
+    ATTENTION = enum.auto()
+    """Moves the base's predictions most and holds an eighth of a 7B model: never under 8 bits."""
+    EXPAND = enum.auto()
+    """Into the MLP: gate and up."""
+    CONTRACT = enum.auto()
+    """Out of it: down, whose inputs have outliers."""
+    HEAD = enum.auto()
+    """At 4 bits it alone costs half the fidelity of the base, and its difference most of the rest."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether int8 activations of the reference are not enough."""
+        return self in {Role.ATTENTION, Role.CONTRACT}
+
+    def bits(self, options: ExportOptions) -> tuple[int, int]:
+        """Bits of base and difference."""
+        base = 8 if self in {Role.ATTENTION, Role.HEAD} else options.bits or 8
+        return base, max(8 if self is Role.HEAD else 0, options.difference_bits)
+
+
 def store_coded(
-    file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, at_least: int
+    file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, role: Role
 ) -> CodedMatrix:
-    """Append base and difference, at the options' bits or `at_least`."""
+    """Append base and difference."""
     if options.activations is Activations.INT8:
-        return _store_channels(file, name, blocks)
-    bits = max(options.bits or 0, at_least), max(options.difference_bits, at_least)
+        return _store_channels(file, name, blocks, role)
+    bits = role.bits(options)
     parts = tuple(
         _Part(f"{name}.{part}", blocks, options, each) for part, each in zip(_PARTS, bits, strict=True)
     )
@@ -114,7 +138,7 @@ def _viewed(codes: Iterable[NDArray[np.uint8]], dtype: ir.DataType) -> Iterator[
     return (block.view(numpy_dtype(dtype)) for block in codes)
 
 
-def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks) -> IntegerMatrix:
+def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:
     """Append both parts, transposed, as the integer operator wants them: codes [K, N], scales [N]."""
     base, difference = (_Channels(f"{name}.{part}", blocks) for part in _PARTS)
 
@@ -127,6 +151,7 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks) -> Integer
     return IntegerMatrix(
         base.store(file, base_codes()),
         difference.store(file, (difference.transposed() for _ in (1,))),
+        role.fine,
     )
 
 

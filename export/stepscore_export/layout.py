@@ -76,10 +76,14 @@ class MergedMatrix:
 
 @dataclass(frozen=True, slots=True)
 class IntegerMatrix:
-    """Two streams' matrix for rows that are rounded to 8 bits, the policy's as a difference."""
+    """Two streams' matrix for rows that are rounded to 8 bits, the policy's as a difference.
+
+    Where it is `fine`, rows of the reference are rounded to 16.
+    """
 
     base: ChannelMatrix
     difference: ChannelMatrix
+    fine: bool
 
 
 CodedMatrix = SeparateMatrix | MergedMatrix | IntegerMatrix

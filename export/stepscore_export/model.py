@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stepscore.artifact import ModelName
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.coded import CodedBlocks, store_coded
+from stepscore_export.coded import CodedBlocks, Role, store_coded
 from stepscore_export.config import Qwen2Config
 from stepscore_export.head import TILE
 from stepscore_export.layout import (
@@ -111,13 +111,13 @@ class UnitWriter:
         projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
         return LayerWeights(
             input_norm=self._vectors(f"{name}.input_norm", f"{source}.input_layernorm.weight"),
-            qkv=self._matrix(f"{name}.qkv", *(f"{each}.weight" for each in projections)),
+            qkv=self._matrix(Role.ATTENTION, f"{name}.qkv", *(f"{each}.weight" for each in projections)),
             qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections)),
-            output=self._matrix(f"{name}.output", f"{source}.self_attn.o_proj.weight"),
+            output=self._matrix(Role.ATTENTION, f"{name}.output", f"{source}.self_attn.o_proj.weight"),
             post_norm=self._vectors(f"{name}.post_norm", f"{source}.post_attention_layernorm.weight"),
-            gate=self._matrix(f"{name}.gate", f"{source}.mlp.gate_proj.weight"),
-            up=self._matrix(f"{name}.up", f"{source}.mlp.up_proj.weight"),
-            down=self._matrix(f"{name}.down", f"{source}.mlp.down_proj.weight"),
+            gate=self._matrix(Role.EXPAND, f"{name}.gate", f"{source}.mlp.gate_proj.weight"),
+            up=self._matrix(Role.EXPAND, f"{name}.up", f"{source}.mlp.up_proj.weight"),
+            down=self._matrix(Role.CONTRACT, f"{name}.down", f"{source}.mlp.down_proj.weight"),
         )
 
     def final_norm(self) -> Vectors:
@@ -141,7 +141,7 @@ class UnitWriter:
             _Stack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
             for each in self._checkpoints
         ]
-        return HeadTile(start, stop - start, self._stored(f"head.{start}", stacks, TABLE_BITS))
+        return HeadTile(start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks))
 
     def rotary(self) -> RotaryWeights:
         """Store the tables of the position embedding, once where the models share them."""
@@ -166,19 +166,19 @@ class UnitWriter:
         dtype = self._options.compute
         return self._file.append(name, dtype, values.shape, (_convert(values, dtype, name) for _ in (1,)))
 
-    def _matrix(self, name: str, *sources: str) -> Matrix:
+    def _matrix(self, role: Role, name: str, *sources: str) -> Matrix:
         stacks = [_Stack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
-        return self._stored(name, stacks, 0)
+        return self._stored(role, name, stacks)
 
-    def _stored(self, name: str, stacks: list[_Stack], at_least: int) -> Matrix:
+    def _stored(self, role: Role, name: str, stacks: list[_Stack]) -> Matrix:
         if len(stacks) == 1:
-            return self._plain(name, stacks[0], at_least)
+            return self._plain(name, stacks[0])
         reference, policy = stacks
         blocks = zip(reference.blocks(), policy.blocks(), strict=True)
         coded = CodedBlocks(reference.rows, reference.columns, blocks)
-        return store_coded(self._file, name, coded, self._options, at_least)
+        return store_coded(self._file, name, coded, self._options, role)
 
-    def _plain(self, name: str, stack: _Stack, at_least: int) -> Table:
+    def _plain(self, name: str, stack: _Stack, at_least: int = 0) -> Table:
         """Store a matrix as floats, or quantised to the options' bits (or `at_least`)."""
         bits = self._options.bits
         if bits is None:
