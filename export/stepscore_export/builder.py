@@ -29,6 +29,8 @@ class GraphBuilder:
         self.compute = shape.compute
         self.tape = Tape()
         self.inputs: list[ir.Value] = []
+        self.taps: dict[str, ir.Value] = {}
+        """Values that a calibration wants to see, beside the outputs."""
         self._initializers: dict[str, ir.Value] = {}
         self._casts: dict[str, ir.Value] = {}
 

@@ -76,6 +76,12 @@ from stepscore.choices import (
 )
 @click.option("--beta", default=DEFAULT_BETA, show_default=True, help="Scale of the rewards.")
 @click.option(
+    "--calibration",
+    metavar="FILE.jsonl",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Round the reference for the rows that these solutions give (GPTQ): half the error or less at int4.",
+)
+@click.option(
     "--fidelity-data",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -89,6 +95,7 @@ def export(
     reference: str,
     output: Path,
     *,
+    calibration: Path | None,
     fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
@@ -108,6 +115,7 @@ def export(
         reference,
         output,
         ExportOptions(**options),
+        calibration=calibration,
         fidelity_data=fidelity_data,
         force=force,
         dry_run=dry_run,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from stepscore.choices import Activations
 from stepscore.errors import CheckpointCorrupt
+from stepscore_export.feedback import quantize_channels_with_feedback, quantize_with_feedback
 from stepscore_export.layout import (
     BlockMatrix,
     ChannelMatrix,
@@ -27,18 +27,23 @@ from stepscore_export.layout import (
     SeparateMatrix,
     SignedMatrix,
 )
-from stepscore_export.options import ExportOptions
-from stepscore_export.quantize import Quantized, quantize, quantize_channels, signed
+from stepscore_export.options import BLOCK_SIZES, ExportOptions
+from stepscore_export.quantize import Floats, Quantized, pack, quantize, quantize_channels, signed
 from stepscore_export.weights import TensorRef, TensorSink, numpy_dtype
 
 
 @dataclass(frozen=True, slots=True)
 class CodedBlocks:
-    """Row blocks of a matrix [rows, columns] in both models: (reference, policy), float32."""
+    """Row blocks of a matrix [rows, columns] in both models: (reference, policy), float32.
+
+    `spread` says how rounding errors of the reference spread over its inputs (feedback.py), where that is
+    known: then they are carried over from column to column.
+    """
 
     rows: int
     columns: int
-    blocks: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    blocks: Iterable[tuple[Floats, Floats]]
+    spread: Floats | None = None
 
 
 class Role(enum.Enum):
@@ -70,24 +75,24 @@ def store_coded(
     """Append base and difference."""
     if options.activations is Activations.INT8:
         return _store_channels(file, name, blocks, role)
-    bits = role.bits(options)
-    parts = tuple(
-        _Part(f"{name}.{part}", blocks, options, each) for part, each in zip(_PARTS, bits, strict=True)
-    )
-    base, difference = parts
+    base_bits, difference_bits = role.bits(options)
+    size = options.block_size
+    # A base of 4 bits has zero points and shorter blocks: that, not the difference, is where the error is.
+    coarse = base_bits == 4
+    base_size = max(size // 2, BLOCK_SIZES[0]) if coarse else size
+    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=coarse)
+    difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
 
     def base_codes() -> Iterator[NDArray[np.uint8]]:
         for reference, policy in blocks.blocks:
-            yield base.add(reference)
-            difference.codes.append(difference.add(policy - reference))
+            yield base.add(reference, blocks.spread)
+            difference.codes.append(difference.add(policy - reference, None))
 
-    stored = [base.store(file, base_codes()), difference.store(file, difference.codes)]
+    # In this order: codes of the base are written as they come, those of the difference held till then.
+    where = base.store(file, base_codes()), difference.store(file, difference.codes)
     if options.merged:
-        return MergedMatrix(*(part.signed_matrix(*refs) for part, refs in zip(parts, stored, strict=True)))
-    return SeparateMatrix(*(part.block_matrix(*refs) for part, refs in zip(parts, stored, strict=True)))
-
-
-_PARTS = ("base", "difference")
+        return MergedMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
+    return SeparateMatrix(base.block_matrix(where[0]), difference.block_matrix(where[1]))
 
 
 @dataclass(slots=True)
@@ -98,35 +103,61 @@ class _Part:
     blocks: CodedBlocks
     options: ExportOptions
     bits: int
+    block_size: int
+    asymmetric: bool
     codes: list[NDArray[np.uint8]] = field(default_factory=list)
     scales: list[NDArray[np.floating]] = field(default_factory=list)
+    zeros: list[NDArray[np.uint8]] = field(default_factory=list)
 
-    def add(self, weight: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Quantise a row block, keep its scales and return its codes."""
-        quantized = quantize(weight, self.bits, self.options.block_size, numpy_dtype(self.options.compute))
+    def add(self, weight: Floats, spread: Floats | None) -> NDArray[np.uint8]:
+        """Quantise a row block, keep its scales and zero points and return its codes."""
+        form = self.bits, self.block_size, numpy_dtype(self.options.compute)
+        if spread is None:
+            quantized = quantize(weight, *form, asymmetric=self.asymmetric)
+        else:
+            quantized = quantize_with_feedback(weight, spread, *form, asymmetric=self.asymmetric)
         self._check(weight, quantized)
         self.scales.append(quantized.scales)
-        return signed(quantized.codes, self.bits) if self.options.merged else quantized.codes
+        if quantized.zeros is not None:
+            self.zeros.append(quantized.zeros)
+        return self._signed(quantized.codes)
 
-    def store(self, file: TensorSink, codes: Iterable[NDArray[np.uint8]]) -> tuple[TensorRef, TensorRef]:
-        rows, size = self.blocks.rows, self.options.block_size
+    def store(self, file: TensorSink, codes: Iterable[NDArray[np.uint8]]) -> _Stored:
+        rows, size = self.blocks.rows, self.block_size
         per_row = -(-self.blocks.columns // size)
+        dtype = _SIGNED[self.bits] if self.options.merged else ir.DataType.UINT8
+        shape = (rows, per_row * size) if self.options.merged else (rows, per_row, size * self.bits // 8)
+        viewed = (block.view(numpy_dtype(dtype)) for block in codes)
+        return _Stored(
+            codes=file.append(f"{self.name}.codes", dtype, shape, viewed),
+            scales=file.append(f"{self.name}.scales", self.options.compute, (rows, per_row), self.scales),
+            zeros=self._store_zeros(file, per_row) if self.asymmetric else None,
+        )
+
+    def block_matrix(self, stored: _Stored) -> BlockMatrix:
+        columns = self.blocks.columns
+        return BlockMatrix(stored.codes, stored.scales, self.bits, self.block_size, columns, stored.zeros)
+
+    def signed_matrix(self, stored: _Stored) -> SignedMatrix:
+        return SignedMatrix(stored.codes, stored.scales, self.block_size, self.blocks.columns, stored.zeros)
+
+    def _store_zeros(self, file: TensorSink, per_row: int) -> TensorRef:
+        """DequantizeLinear wants them packed one row after the other, MatMulNBits every row by itself."""
+        rows, name = self.blocks.rows, f"{self.name}.zeros"
         if self.options.merged:
-            dtype = {8: ir.DataType.INT8, 4: ir.DataType.INT4}[self.bits]
-            stored = file.append(f"{self.name}.codes", dtype, (rows, per_row * size), _viewed(codes, dtype))
-        else:
-            shape = (rows, per_row, size * self.bits // 8)
-            stored = file.append(f"{self.name}.codes", ir.DataType.UINT8, shape, codes)
-        scales = file.append(f"{self.name}.scales", self.options.compute, (rows, per_row), self.scales)
-        return stored, scales
+            packed = (self._packed_zeros(np.concatenate(self.zeros).reshape(1, -1)) for _ in (1,))
+            return file.append(name, _SIGNED[self.bits], (rows, per_row), packed)
+        shape = (rows, -(-per_row * self.bits // 8))
+        return file.append(name, ir.DataType.UINT8, shape, (self._packed_zeros(each) for each in self.zeros))
 
-    def block_matrix(self, codes: TensorRef, scales: TensorRef) -> BlockMatrix:
-        return BlockMatrix(codes, scales, self.bits, self.options.block_size, self.blocks.columns)
+    def _packed_zeros(self, zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        to_whole_bytes = -zeros.shape[1] % (8 // self.bits)
+        return self._signed(pack(np.pad(zeros, ((0, 0), (0, to_whole_bytes))), self.bits))
 
-    def signed_matrix(self, codes: TensorRef, scales: TensorRef) -> SignedMatrix:
-        return SignedMatrix(codes, scales, self.options.block_size, self.blocks.columns)
+    def _signed(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return signed(codes, self.bits) if self.options.merged else codes
 
-    def _check(self, weight: NDArray[np.float32], quantized: Quantized) -> None:
+    def _check(self, weight: Floats, quantized: Quantized) -> None:
         if not np.isfinite(quantized.scales).all():
             raise CheckpointCorrupt(
                 f"{self.name} holds {float(np.abs(weight).max()):.3g}, whose scale fp16 cannot hold",
@@ -134,18 +165,26 @@ class _Part:
             )
 
 
-def _viewed(codes: Iterable[NDArray[np.uint8]], dtype: ir.DataType) -> Iterator[NDArray[Any]]:
-    return (block.view(numpy_dtype(dtype)) for block in codes)
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a part is."""
+
+    codes: TensorRef
+    scales: TensorRef
+    zeros: TensorRef | None
+
+
+_SIGNED = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
 
 
 def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:
     """Append both parts, transposed, as the integer operator wants them: codes [K, N], scales [N]."""
-    base, difference = (_Channels(f"{name}.{part}", blocks) for part in _PARTS)
+    base, difference = (_Channels(f"{name}.{part}", blocks) for part in ("base", "difference"))
 
     def base_codes() -> Iterator[NDArray[np.int8]]:
         for reference, policy in blocks.blocks:
-            base.add(reference)
-            difference.add(policy - reference)
+            base.add(reference, blocks.spread)
+            difference.add(policy - reference, None)
         yield base.transposed()
 
     return IntegerMatrix(
@@ -164,8 +203,11 @@ class _Channels:
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     scales: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def add(self, weight: NDArray[np.float32]) -> None:
-        quantized = quantize_channels(weight)
+    def add(self, weight: Floats, spread: Floats | None) -> None:
+        if spread is None:
+            quantized = quantize_channels(weight)
+        else:
+            quantized = quantize_channels_with_feedback(weight, spread)
         self.codes.append(quantized.codes)
         self.scales.append(quantized.scales)
 

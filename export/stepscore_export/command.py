@@ -15,7 +15,7 @@ from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.distance import measure_distance
 from stepscore_export.estimate import Estimate, estimate
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair, prompt_template, settle
+from stepscore_export.pair import check_calibration, export_pair, prompt_template, settle
 from stepscore_export.seal import check_output
 from stepscore_export.texts import Texts, bundled_texts, encode_texts, read_texts
 
@@ -26,6 +26,7 @@ def run_export(
     output: Path,
     options: ExportOptions,
     *,
+    calibration: Path | None,
     fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
@@ -34,7 +35,8 @@ def run_export(
     """Export, or with `dry_run` check everything and print what an export would need."""
     check_output(output, force=force)
     texts = read_texts(fidelity_data) if fidelity_data is not None else bundled_texts()
-    plan = _plan(policy, reference, options, texts)
+    calibration_texts = read_texts(calibration) if calibration is not None else None
+    plan = _plan(policy, reference, options, (texts, calibration_texts))
     if dry_run:
         _print_plan(plan, output)
         return
@@ -47,7 +49,16 @@ def run_export(
             bar.set_description(what, refresh=False)
             bar.update(parameters)
 
-        pair = export_pair(policy, reference, output, options, texts=texts, force=force, progress=progress)
+        pair = export_pair(
+            policy,
+            reference,
+            output,
+            options,
+            texts=texts,
+            calibration=calibration_texts,
+            force=force,
+            progress=progress,
+        )
     if not quiet:
         _print_summary(pair, plan.options, time.monotonic() - started)
 
@@ -61,13 +72,15 @@ class _Plan:
     needs: Estimate
 
 
-def _plan(policy: str, reference: str, options: ExportOptions, texts: Texts) -> _Plan:
+def _plan(policy: str, reference: str, options: ExportOptions, texts: tuple[Texts, Texts | None]) -> _Plan:
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
         _, encoder = prompt_template(policy_model)
-        encode_texts(texts, encoder)
+        for each in filter(None, texts):
+            encode_texts(each, encoder)
         distance = measure_distance(policy_model, reference_model)
         settled = settle(options, distance)
+        check_calibration(texts[1], settled)
         needs = estimate({"policy": policy_model, "reference": reference_model}, settled)
         return _Plan(settled, distance, needs)
 

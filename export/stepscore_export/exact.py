@@ -8,7 +8,7 @@ tokens are held. The head never touches the disk: its logits exist for one block
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import tensor_shapes
 from stepscore_export.errors import unwritable
 from stepscore_export.fidelity import Floats, Scores
-from stepscore_export.graph import layer_graph
+from stepscore_export.graph import TAPS, layer_graph, tapped_layer_graph
 from stepscore_export.model import BLOCK_ELEMENTS, Advance, Members, UnitWriter, graph_shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights import WeightFile
@@ -39,6 +39,8 @@ BATCH_ROWS = 512
 """Rows in one run of a layer: bounds its activations. A longer sequence goes alone."""
 
 Rows = NDArray[np.float32]
+See = Callable[[str, Rows], None]
+"""Called with the name of a tap and rows [n, K]."""
 
 _PRECISIONS = MappingProxyType(
     {
@@ -93,23 +95,25 @@ class ExactModel:
         batches = [pack(group, [0] * len(group)) for group in budgeted(sequences, len, BATCH_ROWS)]
         self._parts = [_Part(batch, _embedded(checkpoint, batch.input_ids)) for batch in batches]
 
-    def advance(self) -> None:
-        """Run the next layer; raises IndexError after the last."""
+    def advance(self, see: See | None = None) -> None:
+        """Run the next layer; raises IndexError after the last.
+
+        `see` is called with the rows that enter its matrices, by the names of graph.TAPS, part by part.
+        """
         if self._next_layer == self._checkpoint.config.num_hidden_layers:
             raise IndexError(f"all {self._next_layer} layers have run")
         with unwritable(self._scratch):
             folder = tempfile.TemporaryDirectory(prefix="exact-", dir=self._scratch)
         with folder as name:
-            graph = self._write_layer(Path(name), self._next_layer)
-            done = _run_layer(graph, self._parts)
+            graph = self._write_layer(Path(name), self._next_layer, tapped=see is not None)
+            done = _run_layer(graph, self._parts, see)
         for part, rows in zip(self._parts, done, strict=True):
             part.rows = rows
         self._next_layer += 1
 
     def logprobs(self) -> list[Floats]:
         """Run what is left and return the log-probs [L-1] (nats) of each sequence."""
-        while self._next_layer < self._checkpoint.config.num_hidden_layers:
-            self.advance()
+        self._finish()
         with np.errstate(over="ignore", invalid="ignore"):
             parts = self._head()
         if not all(np.isfinite(logprobs).all() for logprobs in parts):
@@ -123,7 +127,16 @@ class ExactModel:
             for span in part.batch.spans
         ]
 
-    def _write_layer(self, folder: Path, index: int) -> Path:
+    def hidden(self) -> Iterator[Rows]:
+        """Run what is left and give the rows [m, H] that enter the head, part by part."""
+        self._finish()
+        return (part.rows for part in self._parts)
+
+    def _finish(self) -> None:
+        while self._next_layer < self._checkpoint.config.num_hidden_layers:
+            self.advance()
+
+    def _write_layer(self, folder: Path, index: int, *, tapped: bool) -> Path:
         """Write weights and graph of one layer and return the graph's path."""
         members: Members = {"reference": self._checkpoint}  # whichever it is: alone in its unit
         options = ExportOptions(precision=_stored_precision(self._checkpoint, index))
@@ -133,7 +146,8 @@ class ExactModel:
             layer, rotary = writer.layer(index), writer.rotary()
             norm = writer.final_norm() if last else None
             file.close()
-        model = layer_graph(layer, rotary, graph_shape(members, options), index, norm)
+        build = tapped_layer_graph if tapped else layer_graph
+        model = build(layer, rotary, graph_shape(members, options), index, norm)
         path = folder / layer_file(index)
         with unwritable(path):
             path.write_bytes(ir.to_proto(model).SerializeToString())
@@ -157,10 +171,10 @@ class ExactModel:
         return [logit - total for logit, total in zip(chosen, totals, strict=True)]
 
 
-def _run_layer(graph: Path, parts: Sequence[_Part]) -> list[Rows]:
+def _run_layer(graph: Path, parts: Sequence[_Part], see: See | None) -> list[Rows]:
     # In a function of its own: the session, which maps the weights, is gone before they are removed.
     session = _open(graph)
-    return [_run(session, part) for part in parts]
+    return [_run(session, part, see) for part in parts]
 
 
 def _open(graph: Path) -> ort.InferenceSession:
@@ -182,7 +196,7 @@ def _open(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(graph), options, providers=[CPU])
 
 
-def _run(session: ort.InferenceSession, part: _Part) -> Rows:
+def _run(session: ort.InferenceSession, part: _Part, see: See | None) -> Rows:
     batch = part.batch
     feeds: dict[str, NDArray[Any]] = {
         "rows": part.rows,
@@ -193,7 +207,10 @@ def _run(session: ort.InferenceSession, part: _Part) -> Rows:
         "score_index": batch.score_index,
     }
     wanted = {value.name for value in session.get_inputs()}
-    (rows,) = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
+    rows, *tapped = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
+    if see is not None:
+        for name, values in zip(TAPS, tapped, strict=True):
+            see(name, values)
     return np.asarray(rows)
 
 

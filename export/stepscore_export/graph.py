@@ -38,6 +38,8 @@ from stepscore_export.layout import (
 from stepscore_export.products import Rows, Streams
 from stepscore_export.weights import TensorRef
 
+TAPS = ("into_qkv", "into_output", "into_mlp", "into_down")
+
 
 @dataclass(frozen=True, slots=True)
 class _Residual:
@@ -97,6 +99,24 @@ def layer_graph(
     layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
 ) -> ir.Model:
     """One layer alone: the residual sum is closed at its end; the last layer applies `final_norm`."""
+    g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
+    return g.finish(*outputs)
+
+
+def tapped_layer_graph(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> ir.Model:
+    """Return the same with the rows that enter its matrices as further outputs, named as TAPS."""
+    g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
+    width = ("n", "width")
+    return g.finish(
+        *outputs, *((g.op("Identity", g.taps[name]), name, shape.compute, width) for name in TAPS)
+    )
+
+
+def _one_layer(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> tuple[GraphBuilder, list[Output]]:
     # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
     last = final_norm is not None
     g = GraphBuilder(f"layer-{index:02d}", shape)
@@ -105,10 +125,10 @@ def layer_graph(
     residual = _layer(g, layer, shared, residual, last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
-        return g.finish(*_outputs(shape, "hidden", "m", hidden))
+        return g, _outputs(shape, "hidden", "m", hidden)
     assert residual.delta is not None  # every layer leaves one
     sums = tuple(g.op("Add", rows, delta) for rows, delta in zip(residual.rows, residual.delta, strict=True))
-    return g.finish(*_outputs(shape, "next_rows", "n", sums))
+    return g, _outputs(shape, "next_rows", "n", sums)
 
 
 def _rows_input(g: GraphBuilder) -> _Residual:
@@ -165,6 +185,7 @@ def _attention(
     g: GraphBuilder, layer: LayerWeights, shared: _Shared, normed: Streams, unpad: ir.Value
 ) -> Streams:
     # normed [n, H] -> [len(unpad), H]
+    g.taps["into_qkv"] = normed[0]
     projected = Rows(g, normed).times(layer.qkv)
     attended = tuple(
         _attend(g, g.op("Add", qkv, g.weight(bias)), tables, shared, unpad)
@@ -172,6 +193,7 @@ def _attention(
             projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
         )
     )
+    g.taps["into_output"] = attended[0]
     return Rows(g, attended).times(layer.output)
 
 
@@ -202,9 +224,11 @@ def _attend(
 
 def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
+    g.taps["into_mlp"] = normed[0]
     rows = Rows(g, normed)
     gates, ups = rows.times(layer.gate), rows.times(layer.up)  # [n, I]
     activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
+    g.taps["into_down"] = activated[0]
     return Rows(g, activated).times(layer.down)
 
 

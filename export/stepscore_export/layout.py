@@ -34,9 +34,10 @@ class BlockMatrix:
     bits: int
     block_size: int
     columns: int
+    zeros: TensorRef | None = None
 
     def part(self, start: int, stop: int) -> BlockMatrix:
-        """Name rows [start:stop] of the same bytes."""
+        """Name rows [start:stop] of the same bytes (of a matrix without zero points)."""
         return replace(self, codes=self.codes.part(start, stop), scales=self.scales.part(start, stop))
 
 
@@ -48,6 +49,7 @@ class SignedMatrix:
     scales: TensorRef
     block_size: int
     columns: int
+    zeros: TensorRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

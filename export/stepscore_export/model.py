@@ -32,7 +32,8 @@ from stepscore_export.layout import (
     Vectors,
 )
 from stepscore_export.options import ExportOptions
-from stepscore_export.quantize import quantize
+from stepscore_export.quantize import Floats, quantize
+from stepscore_export.spread import LayerSpread, NoStatistics, Statistics
 from stepscore_export.weights import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MB of float32: large enough for numpy, small enough for any machine
@@ -61,13 +62,21 @@ def graph_shape(members: Members, options: ExportOptions) -> Shape:
     )
 
 
-def store_unit(members: Members, file: TensorSink, options: ExportOptions, advance: Advance) -> UnitWeights:
+def store_unit(
+    members: Members,
+    file: TensorSink,
+    options: ExportOptions,
+    advance: Advance,
+    statistics: Statistics | None = None,
+) -> UnitWeights:
     """Append the whole unit to `file` and return where everything is."""
+    statistics = statistics or NoStatistics()
     writer = UnitWriter(members, file, options, advance)
     embedding = writer.embedding()
-    layers = tuple(writer.layer(index) for index in range(writer.num_layers))
+    layers = tuple(writer.layer(index, statistics.layer(index)) for index in range(writer.num_layers))
     norm = writer.final_norm()
-    return UnitWeights(embedding, layers, norm, writer.head(embedding), writer.rotary())
+    head = writer.head(embedding, statistics.head())
+    return UnitWeights(embedding, layers, norm, head, writer.rotary())
 
 
 def rotary_tables(config: Qwen2Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,26 +114,31 @@ class UnitWriter:
             for each, name in zip(self._checkpoints, self._names, strict=True)
         )
 
-    def layer(self, index: int) -> LayerWeights:
-        """Store one decoder layer."""
+    def layer(self, index: int, spread: LayerSpread | None = None) -> LayerWeights:
+        """Store one decoder layer; errors of its base are carried over where `spread` says how."""
+        spread = spread or LayerSpread()
         source, name = f"model.layers.{index}", f"layers.{index}"
         projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
         return LayerWeights(
             input_norm=self._vectors(f"{name}.input_norm", f"{source}.input_layernorm.weight"),
-            qkv=self._matrix(Role.ATTENTION, f"{name}.qkv", *(f"{each}.weight" for each in projections)),
+            qkv=self._matrix(
+                Role.ATTENTION, f"{name}.qkv", spread.qkv, *(f"{each}.weight" for each in projections)
+            ),
             qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections)),
-            output=self._matrix(Role.ATTENTION, f"{name}.output", f"{source}.self_attn.o_proj.weight"),
+            output=self._matrix(
+                Role.ATTENTION, f"{name}.output", spread.output, f"{source}.self_attn.o_proj.weight"
+            ),
             post_norm=self._vectors(f"{name}.post_norm", f"{source}.post_attention_layernorm.weight"),
-            gate=self._matrix(Role.EXPAND, f"{name}.gate", f"{source}.mlp.gate_proj.weight"),
-            up=self._matrix(Role.EXPAND, f"{name}.up", f"{source}.mlp.up_proj.weight"),
-            down=self._matrix(Role.CONTRACT, f"{name}.down", f"{source}.mlp.down_proj.weight"),
+            gate=self._matrix(Role.EXPAND, f"{name}.gate", spread.mlp, f"{source}.mlp.gate_proj.weight"),
+            up=self._matrix(Role.EXPAND, f"{name}.up", spread.mlp, f"{source}.mlp.up_proj.weight"),
+            down=self._matrix(Role.CONTRACT, f"{name}.down", spread.down, f"{source}.mlp.down_proj.weight"),
         )
 
     def final_norm(self) -> Vectors:
         """Store the norm before the head."""
         return self._vectors("norm", "model.norm.weight")
 
-    def head(self, embedding: tuple[Table, ...]) -> tuple[HeadTile, ...]:
+    def head(self, embedding: tuple[Table, ...], spread: Floats | None = None) -> tuple[HeadTile, ...]:
         """Store the head in tiles of the vocabulary; a tied head of one model names the embedding's bytes."""
         if len(self._checkpoints) == 1:
             (checkpoint,) = self._checkpoints
@@ -132,16 +146,16 @@ class UnitWriter:
             stack = _Stack(checkpoint, (checkpoint.head_name,), self._advance)
             return tuple(_tiles(embedding[0] if tied else self._plain("head", stack, TABLE_BITS)))
         vocabulary = self._checkpoints[0].config.vocab_size
-        return tuple(self.head_tile(start) for start in range(0, vocabulary, TILE))
+        return tuple(self._head_tile(start, spread) for start in range(0, vocabulary, TILE))
 
-    def head_tile(self, start: int) -> HeadTile:
+    def _head_tile(self, start: int, spread: Floats | None) -> HeadTile:
         """Store the columns of the vocabulary from `start` on as a matrix of its own."""
         stop = min(start + TILE, self._checkpoints[0].config.vocab_size)
         stacks = [
             _Stack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
             for each in self._checkpoints
         ]
-        return HeadTile(start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks))
+        return HeadTile(start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks, spread))
 
     def rotary(self) -> RotaryWeights:
         """Store the tables of the position embedding, once where the models share them."""
@@ -166,16 +180,16 @@ class UnitWriter:
         dtype = self._options.compute
         return self._file.append(name, dtype, values.shape, (_convert(values, dtype, name) for _ in (1,)))
 
-    def _matrix(self, role: Role, name: str, *sources: str) -> Matrix:
+    def _matrix(self, role: Role, name: str, spread: Floats | None, *sources: str) -> Matrix:
         stacks = [_Stack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
-        return self._stored(role, name, stacks)
+        return self._stored(role, name, stacks, spread)
 
-    def _stored(self, role: Role, name: str, stacks: list[_Stack]) -> Matrix:
+    def _stored(self, role: Role, name: str, stacks: list[_Stack], spread: Floats | None) -> Matrix:
         if len(stacks) == 1:
             return self._plain(name, stacks[0])
         reference, policy = stacks
         blocks = zip(reference.blocks(), policy.blocks(), strict=True)
-        coded = CodedBlocks(reference.rows, reference.columns, blocks)
+        coded = CodedBlocks(reference.rows, reference.columns, blocks, spread)
         return store_coded(self._file, name, coded, self._options, role)
 
     def _plain(self, name: str, stack: _Stack, at_least: int = 0) -> Table:

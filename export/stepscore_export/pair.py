@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from stepscore.artifact import (
     layer_file,
 )
 from stepscore.choices import Activations, Coding, DifferencePrecision, Products, Target
-from stepscore.errors import ManifestInvalid, UnsupportedArchitecture
+from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import runs_here
 from stepscore_export.builder import WEIGHTS
+from stepscore_export.calibration import Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
 from stepscore_export.distance import choose_coding, measure_distance
@@ -41,6 +43,7 @@ from stepscore_export.model import Members, graph_shape, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
 from stepscore_export.selftest import run_selftest
+from stepscore_export.spread import NoStatistics, Statistics
 from stepscore_export.template import literals
 from stepscore_export.texts import Texts, bundled_texts, encode_texts
 from stepscore_export.trial import Trial
@@ -57,13 +60,15 @@ def export_pair(
     options: ExportOptions | None = None,
     *,
     texts: Texts | None = None,
+    calibration: Texts | None = None,
     force: bool = False,
     progress: Progress = lambda _what, _parameters: None,
 ) -> Pair:
     """Write the pair of `policy` and `reference` to the folder `output` and return it, opened.
 
     Both are Hugging Face folders or `id@revision`. The pair's fidelity is measured on `texts`, or on those
-    that come with stepscore. `force` replaces a pair that is there; until the last moment it stays as it is.
+    that come with stepscore; with `calibration` the base of a coded pair is rounded for the rows that these
+    texts give. `force` replaces a pair that is there; until the last moment it stays as it is.
     Raises ExportError, OutputError or PairIncompatible and leaves nothing behind.
     """
     options = options or ExportOptions()
@@ -74,13 +79,23 @@ def export_pair(
         checkpoints: Members = {"policy": policy_model, "reference": reference_model}
         distance = measure_distance(policy_model, reference_model)
         template, encoder = prompt_template(policy_model)
-        facts = _Facts(checkpoints, template, distance)
+        facts = _Facts(checkpoints, template, distance, None if calibration is None else calibration.name)
         options = settle(options, distance)
+        check_calibration(calibration, options)
         texts = texts or bundled_texts()
         prompts = encode_texts(texts, encoder)
         with stage(target, force=force) as staged:
+            statistics: Statistics = NoStatistics()
+            if calibration is not None:
+                sequences = [prompt.token_ids for prompt in encode_texts(calibration, encoder)]
+                statistics = Calibration(reference_model, sequences, staged.folder, options.block_size)
+
+            def store(members: Members, name: str) -> Callable[[WeightFile], UnitWeights]:
+                advance = partial(progress, name)
+                return lambda file: store_unit(members, file, options, advance, statistics)
+
             units = {
-                folder: (members, _write_weights(staged, folder, members, options, progress))
+                folder: (members, _write_weights(staged, folder, store(members, name=folder)))
                 for folder, members in unit_members(checkpoints, options).items()
             }
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
@@ -119,6 +134,15 @@ def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
     )
 
 
+def check_calibration(calibration: Texts | None, options: ExportOptions) -> None:
+    """Raise ExportError where there is no base to calibrate; the options must be settled."""
+    if calibration is not None and options.coding is Coding.INDEPENDENT:
+        raise ExportError(
+            "only the base of a coded pair is calibrated, and this pair is not coded",
+            hint="drop --calibration, or take --coding difference with --precision int8 or int4",
+        )
+
+
 def unit_members(checkpoints: Members, options: ExportOptions) -> dict[str, Members]:
     """Return which models share a weight file, by its folder."""
     if options.coding is Coding.DIFFERENCE:
@@ -151,14 +175,12 @@ def _measure(
     return Trial(name, prompts, truth).judge(Pair.open(staged.folder))
 
 
-def _write_weights(
-    staged: Stage, name: str, members: Members, options: ExportOptions, progress: Progress
-) -> UnitWeights:
+def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], UnitWeights]) -> UnitWeights:
     folder = staged.folder / name
     with unwritable(folder):
         folder.mkdir()
     with WeightFile(folder / WEIGHTS) as file:
-        weights = store_unit(members, file, options, lambda count: progress(name, count))
+        weights = store(file)
         staged.files[f"{name}/{WEIGHTS}"] = file.close()
     return weights
 
@@ -183,6 +205,7 @@ class _Facts:
     checkpoints: Members
     template: Template
     distance: Distance
+    calibration: str | None
 
 
 def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]) -> Manifest:
@@ -196,7 +219,7 @@ def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]
         block_size=options.block_size,
         target=options.target,
         coding=options.coding,
-        difference=_difference(options),
+        difference=_difference(options, facts.calibration),
         distance=facts.distance,
         beta=options.beta,
         template=facts.template,
@@ -213,10 +236,10 @@ def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]
     )
 
 
-def _difference(options: ExportOptions) -> Difference | None:
+def _difference(options: ExportOptions, calibration: str | None) -> Difference | None:
     if options.difference_precision is None:
         return None
-    return Difference(options.difference_precision, options.activations, options.products)
+    return Difference(options.difference_precision, options.activations, options.products, calibration)
 
 
 def _architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:

@@ -170,6 +170,7 @@ def _block_product(g: GraphBuilder, rows: ir.Value, matrix: BlockMatrix) -> ir.V
         rows,
         g.weight(matrix.codes),
         g.weight(matrix.scales),
+        *(() if matrix.zeros is None else (g.weight(matrix.zeros),)),
         domain=MICROSOFT,
         K=matrix.columns,
         N=matrix.codes.shape[0],
@@ -181,8 +182,9 @@ def _block_product(g: GraphBuilder, rows: ir.Value, matrix: BlockMatrix) -> ir.V
 
 def _dequantized(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
     # codes [N, K'] -> [N, K], K' a multiple of the block size
-    codes, scales = g.weight(matrix.codes), g.weight(matrix.scales)
-    values = g.op("DequantizeLinear", codes, scales, axis=1, block_size=matrix.block_size)
+    parts = [part for part in (matrix.codes, matrix.scales, matrix.zeros) if part is not None]
+    stored = [g.weight(part) for part in parts]
+    values = g.op("DequantizeLinear", *stored, axis=1, block_size=matrix.block_size)
     if matrix.codes.shape[1] == matrix.columns:
         return values
     return g.op(

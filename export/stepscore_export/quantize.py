@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+ScaleType = np.dtype[np.floating] | type[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,27 +18,72 @@ class Quantized:
 
     `codes` is uint8 [N, ceil(K / block_size), block_size * bits / 8] in the layout of ONNX Runtime's
     MatMulNBits (4 bits: two codes a byte, the even column in the low half; 2 bits likewise), `scales` is
-    [N, ceil(K / block_size)]. The zero point is 2^(bits - 1).
+    [N, ceil(K / block_size)]. `zeros`, uint8 [N, ceil(K / block_size)], are the codes of 0; None where that
+    is 2^(bits - 1) throughout.
     """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.floating]
+    zeros: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What the codes 0 .. top of blocks stand for: (code - zero) * scale, both float32."""
+
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.float32]
+    top: int
+
+    @classmethod
+    def symmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
+        """Put the block's entry of largest magnitude, with its sign, on code 0, which has no mirror image.
+
+        scale = -m / 2^(bits-1), m that entry (the negative one of a tie); the code of 0 is 2^(bits-1). No
+        code is wasted (the scheme of ggml's Q4_0).
+        """
+        half = 1 << (bits - 1)
+        steps = _storable(np.where(high > -low, high, low) / np.float32(-half), scale_dtype)
+        return cls(steps, np.full_like(steps, half), 2 * half - 1)
+
+    @classmethod
+    def asymmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
+        """Spread the codes from the block's lowest entry to its highest; 0 always has a code of its own.
+
+        scale = (high - low) / (2^bits - 1) with high >= 0 >= low; the code of 0 is round(-low / scale).
+        """
+        top = (1 << bits) - 1
+        high, low = np.maximum(high, 0), np.minimum(low, 0)
+        steps = _storable((high - low) / np.float32(top), scale_dtype)
+        zeros = np.rint(np.divide(-low, steps, out=np.zeros_like(steps), where=steps != 0))
+        return cls(steps, np.clip(zeros, 0, top), top)
+
+    def round(self, values: Floats) -> Floats:
+        """Return the nearest codes of `values` (of the grid's own shape), minus the code of 0."""
+        inverse = np.divide(1, self.scales, out=np.zeros_like(self.scales), where=self.scales != 0)
+        codes = values * inverse
+        np.rint(codes, out=codes)
+        return np.clip(codes, -self.zeros, self.top - self.zeros, out=codes)
+
+    def __getitem__(self, index: Any) -> Grid:
+        """Index both arrays, to add axes for example."""
+        return Grid(self.scales[index], self.zeros[index], self.top)
 
 
 def quantize(
-    weight: NDArray[np.float32],
+    weight: Floats,
     bits: int,
     block_size: int,
-    scale_dtype: np.dtype[np.floating] | type[np.floating] = np.float32,
+    scale_dtype: ScaleType = np.float32,
+    *,
+    asymmetric: bool = False,
 ) -> Quantized:
-    """Round every block to `bits` bits, symmetric around zero, nearest code.
+    """Round every block to the nearest of 2^bits codes on its grid, symmetric or asymmetric (see Grid).
 
-    scale = -m / 2^(bits-1), where m is the block's entry of largest magnitude *with its sign* (the negative
-    one of a tie), rounded to `scale_dtype` first; in float32,
-    code = clip(round(w * (1 / scale)), -2^(bits-1), 2^(bits-1) - 1) + 2^(bits-1).
-    The signed maximum lands on the end of the range that has one code more, so no code is wasted (the
-    scheme of ggml's Q4_0). A block of zeros has scale 0. |w - dequantize| <= |scale| (half a step, but one
-    step for an entry that mirrors m), plus what rounding the scale to `scale_dtype` moves m by.
+    The scale is rounded to `scale_dtype` first; then, in float32, code = clip(round(w * (1 / scale)) + zero,
+    0, 2^bits - 1). A block of zeros has scale 0. Symmetric: |w - dequantize| <= |scale| (half a step, but one
+    step for an entry that mirrors the largest), plus what rounding the scale moves the largest by;
+    asymmetric: half a step, plus half a step at the ends, where the zero point was rounded.
 
     weight: float32 [N, K]; K is padded with zeros up to a multiple of block_size.
     Raises ValueError for bits other than 2, 4 and 8, or a block_size that fills no whole bytes.
@@ -44,6 +93,9 @@ def quantize(
     ([[1.0]], ['90', '8f'])
     >>> dequantize(q, bits=4, columns=4).tolist()
     [[-8.0, 1.0, 7.0, 0.0]]
+    >>> q = quantize(np.array([[-1.0, 1.0, 14.0, 0.4]], np.float32), bits=4, block_size=4, asymmetric=True)
+    >>> q.scales.tolist(), q.zeros.tolist(), dequantize(q, bits=4, columns=4).tolist()
+    ([[1.0]], [[1]], [[-1.0, 1.0, 14.0, 0.0]])
     """
     if bits not in (2, 4, 8) or block_size * bits % 8:
         raise ValueError(f"bits must be 2, 4 or 8 and fill whole bytes, not {bits} for {block_size} columns")
@@ -52,24 +104,20 @@ def quantize(
     if columns != blocks * block_size:
         weight = np.pad(weight, ((0, 0), (0, blocks * block_size - columns)))
     blocked = weight.reshape(rows, blocks, block_size)
-    half = 1 << (bits - 1)
-    high, low = blocked.max(axis=-1), blocked.min(axis=-1)
-    with np.errstate(over="ignore"):  # the caller refuses a scale that its type cannot hold
-        scales = (np.where(high > -low, high, low) / np.float32(-half)).astype(scale_dtype)
-    scales[np.abs(scales.astype(np.float32)) < np.finfo(np.float32).tiny] = 0  # 1 / subnormal overflows
-    steps = scales.astype(np.float32)
-    inverse = np.divide(1, steps, out=np.zeros_like(steps), where=steps != 0)
-    codes = blocked * inverse[..., None]
-    np.rint(codes, out=codes)
-    codes += half
-    np.clip(codes, 0, 2 * half - 1, out=codes)
-    return Quantized(_packed(codes.astype(np.uint8), bits), scales)
+    make = Grid.asymmetric if asymmetric else Grid.symmetric
+    grid = make(blocked.max(axis=-1), blocked.min(axis=-1), bits, scale_dtype)
+    codes = grid[..., None].round(blocked)
+    codes += grid.zeros[..., None]
+    zeros = grid.zeros.astype(np.uint8) if asymmetric else None
+    return Quantized(pack(codes.astype(np.uint8), bits), grid.scales.astype(scale_dtype), zeros)
 
 
-def dequantize(quantized: Quantized, bits: int, columns: int) -> NDArray[np.float32]:
-    """Return the float32 [N, columns] matrix that the codes stand for: (code - 2^(bits-1)) * scale."""
-    codes = _unpacked(quantized.codes, bits)
-    values = (codes.astype(np.float32) - (1 << (bits - 1))) * quantized.scales.astype(np.float32)[..., None]
+def dequantize(quantized: Quantized, bits: int, columns: int) -> Floats:
+    """Return the float32 [N, columns] matrix that the codes stand for: (code - zero) * scale."""
+    zeros = quantized.zeros
+    zero = np.float32(1 << (bits - 1)) if zeros is None else zeros.astype(np.float32)[..., None]
+    codes = _unpacked(quantized.codes, bits).astype(np.float32) - zero
+    values = codes * quantized.scales.astype(np.float32)[..., None]
     return values.reshape(len(values), -1)[:, :columns]
 
 
@@ -91,7 +139,7 @@ class QuantizedChannels:
     scales: NDArray[np.float32]
 
 
-def quantize_channels(weight: NDArray[np.float32]) -> QuantizedChannels:
+def quantize_channels(weight: Floats) -> QuantizedChannels:
     """Round every row (output channel) to 8 bits, symmetric: scale = max |w| / 127, code = round(w / scale).
 
     weight: float32 [N, K]. A row of zeros has scale 0. |w - code * scale| <= scale / 2.
@@ -100,20 +148,31 @@ def quantize_channels(weight: NDArray[np.float32]) -> QuantizedChannels:
     >>> q.codes.tolist(), q.scales.tolist()
     ([[127, -2, 48], [0, 0, 0]], [0.125, 0.0])
     """
-    scales = np.abs(weight).max(axis=1, initial=0) / np.float32(127)
-    scales[scales < np.finfo(np.float32).tiny] = 0  # 1 / subnormal overflows
+    scales = channel_scales(weight)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     codes = np.rint(weight * inverse[:, None])
     return QuantizedChannels(np.clip(codes, -127, 127).astype(np.int8), scales)
 
 
-def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    # [..., columns] -> [..., columns * bits / 8], the first column in the lowest bits
+def channel_scales(weight: Floats) -> Floats:
+    """Return max |w| / 127 of every row, 0 where that is next to nothing."""
+    return _storable(np.abs(weight).max(axis=1, initial=0) / np.float32(127), np.float32)
+
+
+def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Pack codes [..., columns] into [..., columns * bits / 8], the first column in the lowest bits."""
     per_byte = 8 // bits
     packed = codes[..., 0::per_byte].copy()
     for place in range(1, per_byte):
         packed |= codes[..., place::per_byte] << (place * bits)
     return packed
+
+
+def _storable(scales: NDArray[np.floating], scale_dtype: ScaleType) -> Floats:
+    with np.errstate(over="ignore"):  # the caller refuses a scale that its type cannot hold
+        stored: Floats = scales.astype(scale_dtype).astype(np.float32)
+    stored[np.abs(stored) < np.finfo(np.float32).tiny] = 0  # 1 / subnormal overflows
+    return stored
 
 
 def _unpacked(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -55,7 +55,7 @@ class TensorRef:
     @property
     def num_bytes(self) -> int:
         """Size of the tensor's data."""
-        return math.prod(self.shape) * self.dtype.bitwidth // 8
+        return -(-math.prod(self.shape) * self.dtype.bitwidth // 8)
 
     def part(self, start: int, stop: int) -> TensorRef:
         """Name rows [start:stop] of the same bytes."""

@@ -124,11 +124,15 @@ class Distance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a coded pair stores and uses the difference; `products` is None where activations are int8."""
+    """How a coded pair stores and uses the difference; `products` is None where activations are int8.
+
+    `calibration` names the text whose rows the base was rounded for, None where it is the nearest code.
+    """
 
     precision: DifferencePrecision
     activations: Activations
     products: Products | None
+    calibration: str | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

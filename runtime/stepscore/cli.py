@@ -314,7 +314,8 @@ def _coding(manifest: Manifest) -> str:
         return manifest.coding
     stored = manifest.difference
     how = f", {stored.products}" if stored.products is not None else ""
-    return f"difference at {stored.precision}, {stored.activations} activations{how}"
+    calibrated = f", calibrated on {stored.calibration}" if stored.calibration is not None else ""
+    return f"difference at {stored.precision}, {stored.activations} activations{how}{calibrated}"
 
 
 def _megabytes(num_bytes: int) -> str:
