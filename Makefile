@@ -12,7 +12,7 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick-test lint types ci export bench-memory bench-fidelity example clean
+.PHONY: help setup demo test quick-test lint types ci export bench-memory bench-fidelity bench-products example clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ bench-memory: $(VENV)/.done ## peak memory of an export and of the head -> bench
 
 bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16
 	$(BIN)/python -m parity_tests.table --output benchmarks/results/fidelity.json $(FLAGS)
+
+bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time, by ONNX Runtime's profile
+	$(BIN)/python -m benchmarks.products $(FLAGS)
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples

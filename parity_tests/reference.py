@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,12 @@ class Weights:
         file, stored = self._where[name]
         return file.get_tensor(stored).to(self.dtype)
 
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors."""
+        return {
+            name: tuple(file.get_slice(stored).get_shape()) for name, (file, stored) in self._where.items()
+        }
+
     def blocks(self, name: str, size: int) -> Iterator[torch.Tensor]:
         """The rows of a matrix, `size` at a time."""
         file, stored = self._where[name]
@@ -139,6 +146,19 @@ class Weights:
         """`matrix[index]`, with no more of the matrix converted than the rows asked for."""
         file, stored = self._where[name]
         return file.get_tensor(stored)[index].to(self.dtype)
+
+
+def num_parameters(folder: Path) -> int:
+    """How many numbers a checkpoint stores."""
+    return sum(math.prod(size) for size in Weights(folder, torch.float32).sizes().values())
+
+
+def num_matrix_weights(folder: Path) -> int:
+    """How many of them multiply rows: the matrices of the layers and the head, tied or not."""
+    sizes = Weights(folder, torch.float32).sizes()
+    head = "embed_tokens.weight" if Shape.read(folder).tied else "lm_head.weight"
+    matrices = [size for name, size in sizes.items() if name.startswith("layers.") and len(size) == 2]
+    return sum(map(math.prod, [*matrices, sizes[head]]))
 
 
 def _own(folder: Path, sequences: Sequence[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:

@@ -1,100 +1,164 @@
-"""The fidelity table of a pair of checkpoints: every way of scoring it, against fp64 and PyTorch fp16.
+"""The fidelity table: every way of scoring a pair, against fp64, on four pairs.
 
-    python -m parity_tests.table [--pair FOLDER] [--limit N] [--output RESULT.json]
+    python -m parity_tests.table [--limit N] [--output RESULT.json]
 
-FOLDER is laid out as examples/ is: pair/policy, pair/reference, problems.jsonl (what is measured) and
-threshold.jsonl, whose fp64 rewards give the one threshold behind "first error" and F1. Prints Markdown.
+The pairs: the bundled one; its reference with a tenth of the difference; its reference with a random
+difference; and a random network with an untied head. That one is an honest worst case and nothing is asked
+of it: its log-probs are chaotic, whatever moves its weights moves them far (its checkpoints are bf16, so that
+storage in 16 bits rounds nothing there). Decisions (step rewards, first error, F1) are those of the bundled
+pair, by the one threshold that is best in fp64 on other problems. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
 import torch
 from benchmarks.machine import facts
-from parity_tests import card
-from parity_tests.pairs import Models
-from parity_tests.reference import Numerics, Tokens, pair_logprobs
-from transformers import AutoTokenizer
+from parity_tests.bundled import EXAMPLE, NEAR, NOISE, PROBLEMS, THRESHOLD, Problems, fp64_threshold
+from parity_tests.pairs import UNTIED, Models
+from parity_tests.reference import Numerics, num_parameters, pair_logprobs
+from parity_tests.storages import (
+    BF16,
+    FP16,
+    FP32,
+    INT4,
+    INT4_INT4,
+    INT8,
+    INT8_INT2,
+    INT8_INT4,
+    INT8_INT8,
+    INTEGER,
+    Storage,
+    bits_a_pair,
+)
+from parity_tests.workshop import Source, Workshop, scored
 
 from stepscore.artifact import Pair
-from stepscore.choices import Convention, Precision
-from stepscore.engine import Engine
-from stepscore.select import choose_threshold, first_error, processbench_f1
-from stepscore_export.fidelity import Ends, Fidelity, Scores, as_float64, fidelity, step_sums
-from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore.select import first_error, processbench_f1
+from stepscore_export.fidelity import Fidelity, Scores, fidelity, step_sums
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+STORAGES = (
+    FP32,
+    FP16,
+    BF16,
+    INT8,
+    INT4,
+    INT8_INT4,
+    INT8_INT4.calibrated(),
+    INT8_INT8,
+    INTEGER,
+    INTEGER.calibrated(),
+    INT8_INT2,
+    INT4_INT4,
+    INT4_INT4.calibrated(),
+)
+NUM_PROCESSES = 2  # nothing is timed
+PYTORCH = {  # bits of a weight
+    Numerics.PYTORCH_FP32: 32,
+    Numerics.PYTORCH_FP16: 16,
+    Numerics.PYTORCH_FP16_LOGITS32: 16,
+    Numerics.PYTORCH_BF16: 16,
+    Numerics.PYTORCH_BF16_LOGITS32: 16,
+}
 
 
 @dataclass(frozen=True)
-class Problems:
-    """What is scored: token ids, step ends of the card's convention, the first wrong step or -1."""
-
-    ids: list[Tokens]
-    step_ends: list[Ends]
-    labels: list[int]
-
-    @classmethod
-    def read(cls, path: Path, models: Models, limit: int | None = None) -> Problems:
-        tokenizer = AutoTokenizer.from_pretrained(models.policy)
-        with path.open(encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines][:limit]
-        encoded = [card.encode(tokenizer, r["problem"], r["steps"], Convention.CARD) for r in records]
-        return cls([e.ids for e in encoded], [e.step_ends for e in encoded], [r["label"] for r in records])
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way of scoring."""
+class Column:
+    """A pair, and how many of the problems it is measured on, encoded by its own tokenizer."""
 
     name: str
+    source: Source
+    num_problems: int
+
+
+COLUMNS = (
+    Column("example", EXAMPLE, 400),
+    Column("tenth", NEAR, 160),
+    Column("noise", NOISE, 160),
+    Column("chaos", UNTIED, 20),
+)
+DECIDED = COLUMNS[0]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits of codes for one weight of each model; megabytes of the whole pair on disk."""
+
+    bits_a_pair: float
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of scoring one pair. Of fp64 there is no size: nobody stores it."""
+
+    size: Size | None
     against_fp64: Fidelity
-    against_pytorch_fp16: Fidelity
-    f1: float
+    f1: float | None
 
 
-def fp64_threshold(models: Models, split: Problems) -> float:
-    """The threshold that finds the first wrong steps of `split` best, in nats."""
-    truth = pair_logprobs(models.policy, models.reference, split.ids, Numerics.FP64)
-    return choose_threshold(step_sums(truth, split.step_ends), split.labels)
+@dataclass(frozen=True)
+class Measured:
+    """One pair: |policy - reference| / |reference|, the threshold in nats, and each way by its name."""
+
+    distance: float
+    threshold: float | None
+    ways: dict[str, Way]
 
 
-def measure(models: Models, problems: Problems, threshold: float) -> list[Row]:
-    """Score with every numerics of the reference and every precision of stepscore; fp64 comes first."""
-    scores: dict[str, Scores] = {
-        numerics.value: pair_logprobs(models.policy, models.reference, problems.ids, numerics)
-        for numerics in Numerics
-    }
-    for precision in Precision:
-        scores[f"stepscore {precision}"] = stepscore_scores(models, precision, problems.ids)
-    truth, fp16 = scores[Numerics.FP64.value], scores[Numerics.PYTORCH_FP16.value]
-    return [
-        Row(
-            name,
-            against_fp64=fidelity(values, truth, problems.step_ends, threshold),
-            against_pytorch_fp16=fidelity(values, fp16, problems.step_ends, threshold),
-            f1=_f1(values, problems, threshold),
-        )
-        for name, values in scores.items()
-    ]
+def measure(column: Column, limit: int | None) -> Measured:
+    """Score one pair in every way, in a folder of its own; elsewhere than on DECIDED, without F1."""
+    torch.set_num_threads(1)  # a second thread only slows down sequences and models this small
+    with tempfile.TemporaryDirectory() as folder, closing(Workshop(Path(folder))) as workshop:
+        models = workshop.models(column.source)
+        problems = Problems.read(PROBLEMS, models, min(limit or column.num_problems, column.num_problems))
+        truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
+        threshold = fp64_threshold(models) if column == DECIDED else None
+        sizes = dict(_sizes(workshop, models))
+        ways = {
+            name: Way(
+                sizes.get(name),
+                fidelity(scores, truth, problems.step_ends, threshold),
+                None if threshold is None else _f1(scores, problems, threshold),
+            )
+            for name, scores in _all_scores(workshop, models, problems, truth)
+        }
+        distance = Pair.open(workshop.exported(models, FP32.options)).manifest.distance.overall
+    return Measured(distance, threshold, ways)
 
 
-def stepscore_scores(models: Models, precision: Precision, sequences: Sequence[Tokens]) -> Scores:
-    """Export at one precision and score with the runtime, one sequence at a time."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "pair"
-        export_pair(models.policy, models.reference, output, ExportOptions(precision=precision))
-        engine = Engine(Pair.open(output))
-        scores = as_float64([engine.logprobs([tokens])[0] for tokens in sequences])
-        engine.close()
-    return scores
+def _all_scores(
+    workshop: Workshop, models: Models, problems: Problems, truth: Scores
+) -> Iterator[tuple[str, Scores]]:
+    yield Numerics.FP64.value, truth
+    for numerics in PYTORCH:
+        yield numerics.value, pair_logprobs(models.policy, models.reference, problems.ids, numerics)
+    for storage in STORAGES:
+        engine = workshop.engine(models, storage.options, calibration=storage.calibration)
+        yield _named(storage), scored(engine, problems.ids)
+
+
+def _sizes(workshop: Workshop, models: Models) -> Iterator[tuple[str, Size]]:
+    for numerics, bits in PYTORCH.items():
+        megabytes = sum(map(num_parameters, (models.policy, models.reference))) * bits / 8e6
+        yield numerics.value, Size(2 * bits, megabytes)
+    for storage in STORAGES:
+        pair = Pair.open(workshop.exported(models, storage.options, storage.calibration))
+        yield _named(storage), Size(bits_a_pair(pair, models.reference), pair.num_bytes() / 1e6)
+
+
+def _named(storage: Storage) -> str:
+    return f"stepscore {storage.name}"
 
 
 def _f1(scores: Scores, problems: Problems, threshold: float) -> float:
@@ -102,54 +166,43 @@ def _f1(scores: Scores, problems: Problems, threshold: float) -> float:
     return processbench_f1(found, problems.labels).f1
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The table; shares and relative errors in percent, log-probs in nats."""
-    lines = [
-        "| scored by | log-prob error, rms / max | log-ratio error | step reward error | same sign "
-        "| same first error | F1 | log-ratio error vs PyTorch fp16 | same sign | same first error |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        a, b = row.against_fp64, row.against_pytorch_fp16
-        cells = [
-            row.name,
-            f"{a.logprob_rms:.1e} / {a.logprob_max:.1e}",
-            *(f"{share:.2%}" for share in (a.ratio_error, a.step_error, a.step_signs, a.first_errors)),
-            f"{row.f1:.3f}",
-            *(f"{share:.2%}" for share in (b.ratio_error, b.step_signs, b.first_errors)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def markdown(table: Mapping[str, Measured]) -> str:
+    """The table; shares and relative errors in percent."""
+    headings = ["scored by", "bits a pair of weights", "MB"]
+    headings += [f"log-ratio error, {name} {each.distance:.2%}" for name, each in table.items()]
+    headings += ["step reward error", "same sign", "same first error", "F1"]
+    rows = [_cells(name, [each.ways[name] for each in table.values()]) for name in table[DECIDED.name].ways]
+    return "\n".join(map(_line, [headings, ["---"] * len(headings), *rows]))
 
 
-def counts(problems: Problems) -> dict[str, int]:
-    """What was measured."""
-    return {
-        "num_sequences": len(problems.ids),
-        "num_tokens": sum(len(tokens) for tokens in problems.ids),
-        "num_steps": sum(len(ends) for ends in problems.step_ends),
-    }
+def _cells(name: str, ways: Sequence[Way]) -> Iterator[str]:
+    size, decided = ways[0].size, ways[0].against_fp64
+    yield name
+    yield from ("", "") if size is None else (f"{size.bits_a_pair:.1f}", f"{size.megabytes:.1f}")
+    yield from (f"{way.against_fp64.ratio_error:.2%}" for way in ways)
+    yield from (f"{each:.2%}" for each in (decided.step_error, decided.step_signs, decided.first_errors))
+    yield f"{ways[0].f1:.3f}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 @click.command()
-@click.option("--pair", "folder", type=click.Path(path_type=Path), default=EXAMPLES, show_default=True)
 @click.option("--limit", type=int, help="Measure on so many problems only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the numbers as JSON, too.")
-def main(folder: Path, limit: int | None, output: Path | None) -> None:
-    """Measure one pair of checkpoints and print the table."""
-    torch.set_num_threads(1)  # a second thread only slows down sequences and models this small
-    models = Models(folder / "pair" / "policy", folder / "pair" / "reference")
-    threshold = fp64_threshold(models, Problems.read(folder / "threshold.jsonl", models))
-    problems = Problems.read(folder / "problems.jsonl", models, limit)
-    rows = measure(models, problems, threshold)
-    click.echo(markdown(rows))
+def main(limit: int | None, output: Path | None) -> None:
+    """Measure all pairs and print the table."""
+    with ProcessPoolExecutor(NUM_PROCESSES, get_context("spawn")) as pool:
+        measured = list(pool.map(measure, COLUMNS, repeat(limit)))
+    table = {column.name: each for column, each in zip(COLUMNS, measured, strict=True)}
+    click.echo(markdown(table))
     if output is not None:
         capability = torch.backends.cpu.get_cpu_capability()  # decides what fp16 and bf16 are in PyTorch
         result = {
             "machine": facts() | {"torch_cpu_capability": capability},
-            **counts(problems),
-            "threshold_nats": threshold,
-            "rows": [asdict(row) for row in rows],
+            "calibrated_on": THRESHOLD.name,
+            "pairs": {name: asdict(each) for name, each in table.items()},
         }
         output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

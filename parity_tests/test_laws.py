@@ -9,13 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_tests.pairs import TIED, UNTIED, Models
 from parity_tests.reference import Tokens
+from parity_tests.storages import CODED, FP32, INTEGER, UNCODED, Storage
 from parity_tests.workshop import Workshop
 
 from stepscore.artifact import Pair
-from stepscore.choices import Precision, Residency
+from stepscore.choices import Residency
 from stepscore.engine import Engine, EngineOptions
 
-each_precision = pytest.mark.parametrize("precision", Precision)
+
+def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
+
+
 few_examples = settings(max_examples=25, deadline=None)
 
 Logprobs = npt.NDArray[np.float32]
@@ -31,21 +36,21 @@ def flat(scores: list[tuple[Logprobs, Logprobs]]) -> tuple[Logprobs, Logprobs]:
     return np.concatenate(policy), np.concatenate(reference)
 
 
-@each_precision
-def test_identical_models_agree_to_the_bit(workshop: Workshop, precision: Precision) -> None:
+@each((*UNCODED, *CODED))
+def test_identical_models_agree_to_the_bit(workshop: Workshop, storage: Storage) -> None:
     """So every reward is exactly 0."""
     models = workshop.models(TIED)
-    engine = workshop.engine(Models(models.reference, models.reference), precision)
+    engine = workshop.engine(Models(models.reference, models.reference), storage.options)
     policy, reference = flat(engine.logprobs(TIED.sequences()))
     assert np.array_equal(policy, reference)
 
 
-@each_precision
-def test_swapped_roles_swap_the_log_probs_to_the_bit(workshop: Workshop, precision: Precision) -> None:
+@each(UNCODED)
+def test_swapped_roles_swap_the_log_probs_to_the_bit(workshop: Workshop, storage: Storage) -> None:
     """So every reward changes its sign and nothing else."""
     models = workshop.models(TIED)
-    policy, reference = flat(workshop.engine(models, precision).logprobs(TIED.sequences()))
-    swapped = flat(workshop.engine(models.swapped(), precision).logprobs(TIED.sequences()))
+    policy, reference = flat(workshop.engine(models, storage.options).logprobs(TIED.sequences()))
+    swapped = flat(workshop.engine(models.swapped(), storage.options).logprobs(TIED.sequences()))
     assert np.array_equal(swapped, (reference, policy))
     assert not np.array_equal(policy, reference)
 
@@ -56,7 +61,7 @@ def test_tokens_to_come_change_nothing_to_the_bit(
     workshop: Workshop, tokens: Tokens, tail: list[int]
 ) -> None:
     """Log-prob j scores token j + 1: tokens from `cut` on are not seen by the first cut - 1 of them."""
-    engine = workshop.engine(workshop.models(UNTIED), Precision.FP32)
+    engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     cut = len(tokens) - min(len(tokens) - 1, len(tail))
     changed = np.concatenate([tokens[:cut], tail[: len(tokens) - cut]])
     for before, after in zip(*(engine.logprobs([ids])[0] for ids in (tokens, changed)), strict=True):
@@ -68,7 +73,7 @@ def test_tokens_to_come_change_nothing_to_the_bit(
 def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
     workshop: Workshop, tokens: Tokens, tail: list[int]
 ) -> None:
-    engine = workshop.engine(workshop.models(UNTIED), Precision.FP32)
+    engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     longer = np.concatenate([tokens, tail])
     for before, after in zip(*(engine.logprobs([ids])[0] for ids in (tokens, longer)), strict=True):
         assert np.abs(before - after[: len(before)]).max() <= 1e-5
@@ -77,7 +82,7 @@ def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
 @few_examples
 @given(batch=batches)
 def test_a_batch_gives_each_sequence_what_it_gets_alone(workshop: Workshop, batch: list[Tokens]) -> None:
-    engine = workshop.engine(workshop.models(UNTIED), Precision.FP32)
+    engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     together = flat(engine.logprobs(batch))
     alone = flat([engine.logprobs([tokens])[0] for tokens in batch])
     assert np.abs(np.asarray(together) - np.asarray(alone)).max() <= 1e-5
@@ -88,26 +93,29 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(workshop: Workshop, batc
 def test_a_prefix_in_common_changes_nothing(
     workshop: Workshop, prefix: Tokens, tails: list[list[int]]
 ) -> None:
-    engine = workshop.engine(workshop.models(UNTIED), Precision.FP32)
+    engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     batch = [np.concatenate([prefix, np.asarray(tail, np.int64)]) for tail in tails]
     together = flat(engine.logprobs(batch))
     alone = flat([engine.logprobs([tokens])[0] for tokens in batch])
     assert np.abs(np.asarray(together) - np.asarray(alone)).max() <= 1e-5
 
 
-@each_precision
-def test_layer_by_layer_is_the_whole_body(workshop: Workshop, precision: Precision) -> None:
-    """The same operators over the same weights, but for where the residual sum is closed."""
+@each(tuple(storage for storage in (*UNCODED, *CODED) if storage is not INTEGER))
+def test_layer_by_layer_is_the_whole_body(workshop: Workshop, storage: Storage) -> None:
+    """The same operators over the same weights, but for where the residual sum is closed.
+
+    Where activations are rounded, the last bit of that sum can move a code: see test_bounds.
+    """
     models = workshop.models(UNTIED)
-    whole = flat(workshop.engine(models, precision).logprobs(UNTIED.sequences()))
-    layers = flat(workshop.engine(models, precision, Residency.STREAM).logprobs(UNTIED.sequences()))
+    whole = flat(workshop.engine(models, storage.options).logprobs(UNTIED.sequences()))
+    layers = flat(workshop.engine(models, storage.options, Residency.STREAM).logprobs(UNTIED.sequences()))
     assert np.abs(np.asarray(whole) - np.asarray(layers)).max() <= 1e-5
 
 
 def test_the_chunk_of_the_head_changes_nothing(workshop: Workshop) -> None:
     models = workshop.models(UNTIED)
-    whole = flat(workshop.engine(models, Precision.FP32).logprobs(UNTIED.sequences()))
+    whole = flat(workshop.engine(models, FP32.options).logprobs(UNTIED.sequences()))
     three_rows = EngineOptions(head_rows=3)
-    engine = Engine(Pair.open(workshop.exported(models, Precision.FP32)), three_rows)
+    engine = Engine(Pair.open(workshop.exported(models, FP32.options)), three_rows)
     assert np.abs(np.asarray(whole) - np.asarray(flat(engine.logprobs(UNTIED.sequences())))).max() <= 1e-5
     engine.close()

@@ -9,11 +9,12 @@ import pytest
 from parity_tests import card
 from parity_tests.pairs import ODD, RANDOM_PAIRS, TIED, UNTIED, WIDE, RandomPair, regular_step_ends
 from parity_tests.reference import Numerics, logprobs, pair_logprobs
-from parity_tests.rounding import rounded_checkpoint
+from parity_tests.rounding import rounded_models
+from parity_tests.storages import CODED, FP16, FP32, INT8, INTEGER, UNCODED, Storage
 from parity_tests.workshop import Workshop
 from transformers import AutoTokenizer
 
-from stepscore.choices import Convention, Precision
+from stepscore.choices import Convention
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity
@@ -22,7 +23,11 @@ from stepscore_export.oracle import hidden_and_logprobs
 SMALL_PAIRS = (TIED, UNTIED, ODD)
 each_pair = pytest.mark.parametrize("pair", RANDOM_PAIRS, ids=lambda pair: pair.name)
 each_small_pair = pytest.mark.parametrize("pair", SMALL_PAIRS, ids=lambda pair: pair.name)
-each_low_precision = pytest.mark.parametrize("precision", [p for p in Precision if p is not Precision.FP32])
+each_rounding = pytest.mark.parametrize(
+    "storage",
+    [storage for storage in (*UNCODED, *CODED) if storage not in (FP32, INTEGER)],
+    ids=lambda storage: storage.name,
+)
 
 
 def largest_error(scores: Scores, truth: Scores) -> float:
@@ -39,7 +44,7 @@ def largest_error(scores: Scores, truth: Scores) -> float:
 @each_pair
 def test_fp32_is_within_1e_4_nats_of_float64_in_one_mixed_batch(workshop: Workshop, pair: RandomPair) -> None:
     """Measured 1.9e-5 at most; PyTorch's own fp32 reaches 9.9e-5 on the same pairs."""
-    engine = workshop.engine(workshop.models(pair), Precision.FP32)
+    engine = workshop.engine(workshop.models(pair), FP32.options)
     scores = as_float64(engine.logprobs(pair.sequences()))
     assert largest_error(scores, workshop.reference(pair, Numerics.FP64)) <= 1e-4
 
@@ -48,7 +53,7 @@ def test_fp32_is_within_1e_4_nats_of_float64_in_one_mixed_batch(workshop: Worksh
 def test_fp32_is_within_1e_4_nats_of_float64_at_every_length_alone(
     workshop: Workshop, pair: RandomPair
 ) -> None:
-    engine = workshop.engine(workshop.models(pair), Precision.FP32)
+    engine = workshop.engine(workshop.models(pair), FP32.options)
     scores = as_float64([engine.logprobs([tokens])[0] for tokens in pair.sequences()])
     assert largest_error(scores, workshop.reference(pair, Numerics.FP64)) <= 1e-4
 
@@ -67,18 +72,15 @@ def test_the_exporters_own_oracle_is_the_float64_reference(workshop: Workshop, p
 
 
 @each_small_pair
-@each_low_precision
-def test_a_stored_precision_rounds_the_weights_and_nothing_else(
-    workshop: Workshop, tmp_path: Path, pair: RandomPair, precision: Precision
+@each_rounding
+def test_a_storage_rounds_the_weights_and_nothing_else(
+    workshop: Workshop, tmp_path: Path, pair: RandomPair, storage: Storage
 ) -> None:
     """Against fp64 on the rounded weights: activations stay exact. Measured 2.3e-5 at most."""
     models = workshop.models(pair)
-    policy, reference = (
-        rounded_checkpoint(folder, tmp_path / folder.name, precision)
-        for folder in (models.policy, models.reference)
-    )
-    truth = pair_logprobs(policy, reference, pair.sequences(), Numerics.FP64)
-    scores = as_float64(workshop.engine(models, precision).logprobs(pair.sequences()))
+    rounded = rounded_models(models, tmp_path, storage.options)
+    truth = pair_logprobs(rounded.policy, rounded.reference, pair.sequences(), Numerics.FP64)
+    scores = as_float64(workshop.engine(models, storage.options).logprobs(pair.sequences()))
     assert largest_error(scores, truth) <= 1e-4
 
 
@@ -86,9 +88,9 @@ def test_a_head_of_152_064_columns_at_8_bits_rounds_the_weights_and_nothing_else
     workshop: Workshop, tmp_path: Path
 ) -> None:
     models, sequences = workshop.models(WIDE), WIDE.sequences([2, 64])
-    rounded = rounded_checkpoint(models.policy, tmp_path / "policy", Precision.INT8)
-    truth = logprobs(rounded, sequences, Numerics.FP64)
-    scores = workshop.engine(models, Precision.INT8).logprobs(sequences)
+    rounded = rounded_models(models, tmp_path, INT8.options)
+    truth = logprobs(rounded.policy, sequences, Numerics.FP64)
+    scores = workshop.engine(models, INT8.options).logprobs(sequences)
     assert max(np.abs(policy - true).max() for (policy, _), true in zip(scores, truth, strict=True)) <= 1e-4
 
 
@@ -103,9 +105,7 @@ def test_fp16_storage_is_nearer_to_float64_than_a_pytorch_fp16_model(
     def error(scores: Scores) -> Fidelity:
         return fidelity(scores, truth, ends)
 
-    ours = error(
-        as_float64(workshop.engine(workshop.models(pair), Precision.FP16).logprobs(pair.sequences()))
-    )
+    ours = error(as_float64(workshop.engine(workshop.models(pair), FP16.options).logprobs(pair.sequences())))
     theirs = error(workshop.reference(pair, Numerics.PYTORCH_FP16_LOGITS32))
     assert ours.logprob_rms < theirs.logprob_rms
     assert ours.ratio_error < theirs.ratio_error
@@ -129,7 +129,7 @@ def test_rewards_of_a_record_are_those_of_the_cards_code_in_float64(
     tokenizer = AutoTokenizer.from_pretrained(models.policy)
     encoded = [card.encode(tokenizer, problem, steps, convention) for problem, steps in RECORDS]
     truth = pair_logprobs(models.policy, models.reference, [e.ids for e in encoded], Numerics.FP64)
-    with Scorer.load(workshop.exported(models, Precision.FP32), convention=convention, beta=0.5) as scorer:
+    with Scorer.load(workshop.exported(models, FP32.options), convention=convention, beta=0.5) as scorer:
         results = scorer.score([{"problem": problem, "steps": steps} for problem, steps in RECORDS])
     for result, record, (policy, reference) in zip(results, encoded, truth, strict=True):
         start = record.summed_from(convention)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from parity_tests.pairs import Models, RandomPair
-from parity_tests.reference import Numerics, pair_logprobs
+from parity_tests.reference import Numerics, Tokens, pair_logprobs
 
 from stepscore.artifact import Pair
-from stepscore.choices import Precision, Residency
+from stepscore.choices import Residency
 from stepscore.engine import Engine, EngineOptions
-from stepscore_export.fidelity import Scores
+from stepscore_export.fidelity import Scores, as_float64
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
+from stepscore_export.texts import read_texts
+
+BATCH = 16  # sequences: as many as a job runs at once, give or take
+
+
+class Source(Protocol):
+    """What two checkpoints can be made of; equal ones make the same."""
+
+    def write(self, folder: Path) -> Models: ...
+    def __hash__(self) -> int: ...
 
 
 class Workshop:
@@ -20,12 +32,12 @@ class Workshop:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._models: dict[RandomPair, Models] = {}
+        self._models: dict[Source, Models] = {}
         self._references: dict[tuple[RandomPair, Numerics], Scores] = {}
-        self._exports: dict[tuple[Models, Precision], Path] = {}
-        self._engines: dict[tuple[Models, Precision, Residency], Engine] = {}
+        self._exports: dict[tuple[Models, ExportOptions, Path | None], Path] = {}
+        self._engines: dict[tuple[Path, Residency], Engine] = {}
 
-    def models(self, pair: RandomPair) -> Models:
+    def models(self, pair: Source) -> Models:
         if pair not in self._models:
             self._models[pair] = pair.write(self._folder / f"models-{len(self._models)}")
         return self._models[pair]
@@ -38,22 +50,34 @@ class Workshop:
             self._references[pair, numerics] = scores
         return self._references[pair, numerics]
 
-    def exported(self, models: Models, precision: Precision) -> Path:
-        if (models, precision) not in self._exports:
+    def exported(self, models: Models, options: ExportOptions, calibration: Path | None = None) -> Path:
+        """A pair; its base is calibrated on the texts of a file where one is given."""
+        key = models, options, calibration
+        if key not in self._exports:
             output = self._folder / f"pair-{len(self._exports)}"
-            export_pair(models.policy, models.reference, output, ExportOptions(precision=precision))
-            self._exports[models, precision] = output
-        return self._exports[models, precision]
+            texts = None if calibration is None else read_texts(calibration)
+            export_pair(models.policy, models.reference, output, options, calibration=texts)
+            self._exports[key] = output
+        return self._exports[key]
 
     def engine(
-        self, models: Models, precision: Precision, residency: Residency = Residency.RESIDENT
+        self,
+        models: Models,
+        options: ExportOptions,
+        residency: Residency = Residency.RESIDENT,
+        calibration: Path | None = None,
     ) -> Engine:
-        if (models, precision, residency) not in self._engines:
-            pair = Pair.open(self.exported(models, precision))
-            engine = Engine(pair, EngineOptions(residency=residency, threads=1))
-            self._engines[models, precision, residency] = engine
-        return self._engines[models, precision, residency]
+        key = self.exported(models, options, calibration), residency
+        if key not in self._engines:
+            self._engines[key] = Engine(Pair.open(key[0]), EngineOptions(residency=residency, threads=1))
+        return self._engines[key]
 
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
+
+
+def scored(engine: Engine, sequences: Sequence[Tokens]) -> Scores:
+    """The log-probs of both models, in batches as a job makes them."""
+    batches = [list(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
+    return as_float64([pair for batch in batches for pair in engine.logprobs(batch)])

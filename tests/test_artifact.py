@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.checkpoints import TINY
+from tests.conftest import PairOf
 
 from stepscore.artifact import MANIFEST, Manifest, Pair, graph_files
+from stepscore.choices import Coding, Precision
 from stepscore.errors import (
     ArtifactError,
     IntegrityMismatch,
@@ -48,6 +50,14 @@ def test_a_pair_is_exactly_these_files(tiny_pair: Path) -> None:
     assert sorted(open_and_verify(tiny_pair).manifest.files) == sorted(FILES)
     found = [path.relative_to(tiny_pair).as_posix() for path in tiny_pair.rglob("*") if path.is_file()]
     assert sorted(found) == sorted([*FILES, MANIFEST])
+
+
+def test_a_coded_pair_has_one_folder_for_both_models(pair_of: PairOf) -> None:
+    pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE)
+    names = ("weights.bin", *graph_files(TINY.num_hidden_layers))
+    assert sorted(open_and_verify(pair).manifest.files) == sorted(
+        ["tokenizer.json", *(f"both/{name}" for name in names)]
+    )
 
 
 # Faults, each on each file

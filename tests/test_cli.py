@@ -18,37 +18,13 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from tests.fake_scorer import FakeResult, FakeScorer
 
 from stepscore import shell
-from stepscore.artifact import (
-    SCHEMA_VERSION,
-    Architecture,
-    Difference,
-    Distance,
-    FileEntry,
-    Manifest,
-    Pair,
-    Selftest,
-    Source,
-    Unit,
-)
-from stepscore.choices import (
-    Activations,
-    Coding,
-    DifferencePrecision,
-    Precision,
-    Products,
-    Provider,
-    Target,
-)
 from stepscore.cli import main
-from stepscore.errors import IntegrityMismatch, NotFound, ProviderUnavailable
-from stepscore.prompt import Template
-from stepscore.provider import TINY_MODEL
+from stepscore.errors import NotFound
 from stepscore.resume import fingerprint_path
 from stepscore.scorer import Scorer
 from stepscore.table import console, print_steps
@@ -364,128 +340,6 @@ def test_cuda_without_a_cuda_provider_is_refused_never_run_on_the_cpu(tiny_pair:
     done = invoke("score", tiny_pair, "-", "--provider", "cuda", stdin=GOOD)
     assert (done.exit_code, done.stdout) == (3, "")
     assert "\nhint: " in done.stderr
-
-
-# inspect and verify.
-
-
-@pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
-    """A pair whose files nobody opens."""
-    opened = Pair(
-        tmp_path,
-        Manifest(
-            schema_version=SCHEMA_VERSION,
-            policy=Source("org/policy", "0123abcd"),
-            reference=Source("reference"),
-            architecture=Architecture(64, 128, 2, 4, 2, 16, 1000, 4096),
-            precision=Precision.INT8,
-            block_size=32,
-            target=Target.CPU,
-            coding=Coding.DIFFERENCE,
-            difference=Difference(DifferencePrecision.INT4, Activations.EXACT, Products.MERGED),
-            distance=Distance(0.0123, {"lm_head.weight": 0.0123}),
-            beta=0.001,
-            template=Template("a", "b", "c"),
-            units=(Unit("both", ("reference", "policy")),),
-            selftest=Selftest(provider="cpu", num_tokens=64, hidden_error=1e-6, logprob_error=2e-5),
-            fidelity=None,
-            versions={"stepscore": "0.1.0"},
-            files={"tokenizer.json": FileEntry(1_500_000, "0" * 64)},
-        ),
-        "f" * 64,
-    )
-    monkeypatch.setattr(Pair, "open", lambda path: opened)
-    return opened
-
-
-def test_inspect_shows_what_the_pair_is(pair: Pair) -> None:
-    done = invoke("inspect", pair.path)
-    assert done.exit_code == 0
-    for fact in [
-        "org/policy@0123abcd",
-        "int8, blocks of 32, for cpu",
-        "difference at int4, exact activations, merged",
-        "|policy - reference| is 1.23 % of |reference|",
-        "0.001",
-        "1.5 MB in 1 files",
-        "f" * 64,
-    ]:
-        assert fact in done.stdout
-
-
-def test_inspect_json_is_the_manifest(pair: Pair) -> None:
-    assert invoke("inspect", pair.path, "--json").stdout_bytes == pair.manifest.encode()
-
-
-def test_verify_says_that_all_is_intact(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pair, "verify", lambda self: None)
-    done = invoke("verify", pair.path)
-    assert (done.exit_code, done.stdout) == (0, f"{pair.path}: 1 files, 1.5 MB, all intact\n")
-
-
-def test_verify_names_the_faulty_file_and_exits_3(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Pair) -> None:
-        raise IntegrityMismatch("policy/weights.bin is damaged")
-
-    monkeypatch.setattr(Pair, "verify", fail)
-    done = invoke("verify", pair.path)
-    assert (done.exit_code, done.stdout) == (3, "")
-    assert done.stderr == "error: policy/weights.bin is damaged\n"
-
-
-@pytest.mark.parametrize("command", ["inspect", "verify", "doctor"])
-def test_what_is_no_pair_exits_3(command: str) -> None:
-    done = invoke(command, "no/such/folder")
-    assert done.exit_code == 3
-    assert "is not a folder" in done.output
-
-
-# doctor.
-
-
-def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
-    done = invoke("doctor", pair.path)
-    assert done.exit_code == 0
-    for fact in [
-        f"onnxruntime {onnxruntime.__version__}",
-        "cores usable",
-        "GB available",
-        "for cpu",
-        "scoring works",
-    ]:
-        assert fact in done.stdout
-
-
-def test_doctor_without_a_pair_is_content_with_one_provider() -> None:
-    assert invoke("doctor").exit_code == 0
-
-
-def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(provider: Provider) -> None:
-        raise ProviderUnavailable("broken", hint="pip install something")
-
-    monkeypatch.setattr("stepscore.provider.require", fail)
-    done = invoke("doctor")
-    assert done.exit_code == 3
-    assert "hint: pip install something" in done.stdout
-    assert "scoring cannot work" in done.stdout
-
-
-def test_doctor_without_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "stepscore.provider")
-    done = invoke("doctor")
-    assert done.exit_code == 3
-    assert "onnxruntime is not installed" in done.stdout
-    assert "pip install 'stepscore[cpu]'" in done.stdout
-
-
-def test_the_tiny_model_is_a_valid_matmul() -> None:
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(TINY_MODEL)
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["MatMul"]
 
 
 # Plug-ins.

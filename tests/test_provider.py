@@ -10,21 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
+from tests.forms import needs_exact_integers
 
 from stepscore import provider as provider_module
 from stepscore.artifact import Pair
-from stepscore.choices import Precision, Provider, Residency, Target
+from stepscore.choices import Activations, Coding, Precision, Provider, Residency, Target
 from stepscore.cli import main
 from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 from stepscore.plan import Batch, pack
-from stepscore.provider import CPU, CUDA, Sessions, require, resolve
+from stepscore.provider import (
+    CPU,
+    CUDA,
+    INTEGER_MODEL,
+    Sessions,
+    largest_products,
+    require,
+    require_exact_integers,
+    resolve,
+)
 from stepscore.scorer import Scorer
 
 CUDA_PRECISIONS = [Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4]
@@ -74,6 +85,62 @@ def test_the_command_line_refuses_it_too(pair_of: PairOf) -> None:
 
 def test_the_cpu_is_always_there() -> None:
     require(Provider.CPU)
+
+
+# Products of 8-bit integers
+
+
+def saturated(depth: int) -> NDArray[np.float32]:
+    """What a CPU without VNNI gives: sums of two products end at 32,767."""
+    return np.full((8, 32), depth // 2 * 32767, np.float32)
+
+
+@needs_exact_integers
+@pytest.mark.parametrize("depth", [2, 64, 1000])
+def test_integer_products_are_exact_here(depth: int) -> None:
+    assert np.array_equal(largest_products(depth), np.full((8, 32), depth * 255 * 127, np.float32))
+    require_exact_integers()
+
+
+def test_integer_products_that_saturate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    with pytest.raises(ProviderUnavailable, match="product of 8-bit integers saturates") as refusal:
+        require_exact_integers()
+    assert refusal.value.hint == "export the pair with --activations exact"
+
+
+@needs_exact_integers
+@pytest.mark.parametrize("residency", Residency)
+def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
+    pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, residency: Residency
+) -> None:
+    pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
+    Engine(Pair.open(pair), EngineOptions(residency=residency)).close()
+    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    with pytest.raises(ProviderUnavailable, match="saturates"):
+        Engine(Pair.open(pair), EngineOptions(residency=residency))
+    with pytest.raises(ProviderUnavailable, match="saturates"):
+        Scorer.load(pair)
+
+
+@pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
+def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding) -> None:
+    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    Engine(Pair.open(pair_of(Precision.INT8, coding=coding))).close()
+
+
+def test_the_integer_model_is_one_product() -> None:
+    model = onnx.load_from_string(INTEGER_MODEL)
+    assert [(node.domain, node.op_type) for node in model.graph.node] == [
+        ("com.microsoft", "MatMulIntegerToFloat")
+    ]
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    assert types == {
+        "a": onnx.TensorProto.UINT8,
+        "b": onnx.TensorProto.INT8,
+        "s": onnx.TensorProto.FLOAT,
+        "z": onnx.TensorProto.UINT8,
+    }
 
 
 # Sessions, with a session that only takes notes

@@ -22,10 +22,12 @@ from tests.conftest import Checkpoints
 
 from stepscore.artifact import MANIFEST, Pair, Selftest
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
+from stepscore.records import Record
 from stepscore_export import pair as pair_module
 from stepscore_export.errors import unwritable
 from stepscore_export.pair import export_pair
 from stepscore_export.seal import stage
+from stepscore_export.texts import Texts
 from stepscore_export.weights import WeightFile
 
 OLD, NEW = 0.25, 0.5  # beta tells the pairs apart
@@ -208,10 +210,12 @@ def test_a_full_disk_at_any_change_leaves_what_was_there(
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_pair: Path) -> None:
-    """Leave out what writes nothing and takes long: rendering the template, running the staged pair."""
+    """Leave out what writes nothing and takes long: rendering the template, running the pair on much text."""
     template = Pair.open(tiny_pair).manifest.template
     monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
+    one_text = Texts(None, (Record("1 + 1?", ("2.",)),))
+    monkeypatch.setattr(pair_module, "bundled_texts", lambda: one_text)
 
 
 @pytest.mark.usefixtures("quick_export")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
@@ -97,6 +98,8 @@ class GraphBuilder:
         name = str(tensor.name)
         if name not in self._initializers:
             self._initializers[name] = self.tape.initializer(tensor)
+        elif not _same(self._initializers[name].const_value, tensor):
+            raise ValueError(f"{self.name} has two initializers of the name {name}")
         return self._initializers[name]
 
     def finish(self, *outputs: Output) -> ir.Model:
@@ -114,3 +117,10 @@ class GraphBuilder:
             name=self.name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
+
+
+def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol) -> bool:
+    """Whether two initializers are the same bytes of the weight file, or equal constants."""
+    if isinstance(one, ir.ExternalTensor) and isinstance(other, ir.ExternalTensor):
+        return (one.offset, one.length, one.dtype) == (other.offset, other.length, other.dtype)
+    return one is not None and one.dtype == other.dtype and np.array_equal(one.numpy(), other.numpy())

@@ -32,7 +32,7 @@ from stepscore.choices import (
 @click.option(
     "--precision",
     type=click.Choice(Precision, case_sensitive=False),
-    default=Precision.FP32.value,
+    default=Precision.INT8.value,
     show_default=True,
     help="How weights are stored.",
 )
@@ -53,14 +53,13 @@ from stepscore.choices import (
 @click.option(
     "--difference-precision",
     type=click.Choice(DifferencePrecision, case_sensitive=False),
-    help="How the difference is stored.  [default: int4; int8 with int8 activations]",
+    help="How the difference is stored.  [default: int8 with int8 activations, else int4]",
 )
 @click.option(
     "--activations",
     type=click.Choice(Activations, case_sensitive=False),
-    default=Activations.EXACT.value,
-    show_default=True,
-    help="Multiply with rows as they are, or rounded to 8 bits: integer products, on the CPU only.",
+    help="Multiply with rows as they are, or rounded to 8 bits: integer products, on the CPU only.  "
+    "[default: int8 where that can be]",
 )
 @click.option(
     "--products",

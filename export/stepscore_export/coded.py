@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.choices import Activations
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.feedback import quantize_channels_with_feedback, quantize_with_feedback
 from stepscore_export.layout import (
@@ -73,7 +72,7 @@ def store_coded(
     file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, role: Role
 ) -> CodedMatrix:
     """Append base and difference."""
-    if options.activations is Activations.INT8:
+    if options.integer_products:
         return _store_channels(file, name, blocks, role)
     base_bits, difference_bits = role.bits(options)
     size = options.block_size

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from stepscore.artifact import Distance
-from stepscore.choices import Coding
+from stepscore.choices import Coding, DifferencePrecision
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import tensor_shapes
 from stepscore_export.options import ExportOptions
@@ -18,7 +18,9 @@ SAMPLE_ELEMENTS = 1 << 20  # of each matrix: a norm within 0.1 %
 SLICES = 8
 
 # Relative RMS error of rounding normal numbers in blocks of 32, the signed maximum on a code.
-ROUNDING = MappingProxyType({8: 0.0055, 4: 0.092, 2: 0.41})
+ROUNDING = MappingProxyType({8: 0.0055, 4: 0.092, 2: 0.36})
+
+_BITS = MappingProxyType({each: int(each.removeprefix("int")) for each in DifferencePrecision})
 
 
 def measure_distance(policy: Checkpoint, reference: Checkpoint) -> Distance:
@@ -47,9 +49,24 @@ def choose_coding(options: ExportOptions, distance: Distance) -> Coding:
         return Coding.INDEPENDENT
     if options.coding is not Coding.AUTO:
         return options.coding
-    coded = ROUNDING[options.difference_bits] * distance.overall
-    independent = math.sqrt(2) * ROUNDING[options.bits]
-    return Coding.DIFFERENCE if coded < independent else Coding.INDEPENDENT
+    bits = _BITS[choose_difference_precision(options, distance)]
+    return Coding.DIFFERENCE if _pays(bits, options.bits, distance) else Coding.INDEPENDENT
+
+
+def choose_difference_precision(options: ExportOptions, distance: Distance) -> DifferencePrecision:
+    """Return the user's choice, else the default, or int8 where the models are too far apart for that.
+
+    With an int8 base that is still no larger than two models at int8.
+    """
+    if options.difference_precision is not None:
+        return options.difference_precision
+    if options.bits == 8 and not _pays(options.difference_bits, options.bits, distance):
+        return DifferencePrecision.INT8
+    return DifferencePrecision(f"int{options.difference_bits}")
+
+
+def _pays(difference_bits: int, bits: int, distance: Distance) -> bool:
+    return ROUNDING[difference_bits] * distance.overall < math.sqrt(2) * ROUNDING[bits]
 
 
 def _matrices(policy: Checkpoint, reference: Checkpoint) -> Iterator[tuple[str, str, str]]:
@@ -72,4 +89,5 @@ def _sample(shape: tuple[int, ...]) -> list[range]:
 
 
 def _ratio(difference: float, weight: float) -> float:
-    return math.sqrt(difference / max(weight, float(np.finfo(np.float64).tiny)))
+    # taken apart, so that a reference of zeros gives a large number and not infinity
+    return math.sqrt(difference) / math.sqrt(max(weight, float(np.finfo(np.float64).tiny)))

@@ -29,15 +29,19 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """The choices that shape the numbers of a pair; None is chosen by what the others are."""
+    """The choices that shape the numbers of a pair; None is chosen by what the others are.
 
-    precision: Precision = Precision.FP32
+    Int8 with int8 activations on the CPU: ten times as fast there as exact ones, whose weights must be turned
+    into floats first. On CUDA activations are exact: there is no integer product.
+    """
+
+    precision: Precision = Precision.INT8
     target: Target = Target.CPU
     block_size: int = 32
     beta: float = DEFAULT_BETA
     coding: Coding = Coding.AUTO
     difference_precision: DifferencePrecision | None = None
-    activations: Activations = Activations.EXACT
+    activations: Activations | None = None
     products: Products | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +85,14 @@ class ExportOptions:
         """Bits of a weight of the difference."""
         if self.difference_precision is not None:
             return _DIFFERENCE_BITS[self.difference_precision]
-        return 8 if self.activations is Activations.INT8 else 4
+        return 8 if self.integer_products else 4
+
+    @property
+    def integer_products(self) -> bool:
+        """Whether rows are rounded to 8 bits before they are multiplied."""
+        if self.activations is not None:
+            return self.activations is Activations.INT8
+        return self.may_be_coded and self.products is None and not self._no_integer_product()
 
     @property
     def merged(self) -> bool:
@@ -116,15 +127,19 @@ class ExportOptions:
                     hint="take --coding difference with --precision int8 or int4",
                 )
 
-    def _check_integer_products(self) -> None:
+    def _no_integer_product(self) -> tuple[str, str] | None:
+        """Return why there is none, and what to do about it."""
         if self.target is Target.CUDA:
-            raise ExportError(
-                "int8 activations have no kernel on CUDA", hint="take --activations exact, or --target cpu"
-            )
-        if self.bits != 8 or self.difference_bits != 8:
-            raise ExportError(
+            return "int8 activations have no kernel on CUDA", "take --activations exact, or --target cpu"
+        if self.bits != 8 or self.difference_precision not in {None, DifferencePrecision.INT8}:
+            return (
                 "int8 activations are multiplied with 8-bit weights only",
-                hint="take --precision int8 --difference-precision int8, or --activations exact",
+                "take --precision int8 --difference-precision int8, or --activations exact",
             )
+        return None
+
+    def _check_integer_products(self) -> None:
+        if (why := self._no_integer_product()) is not None:
+            raise ExportError(why[0], hint=why[1])
         if self.products is not None:
             raise ExportError("--products is a choice for exact activations", hint="drop it")

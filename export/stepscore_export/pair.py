@@ -25,7 +25,7 @@ from stepscore.artifact import (
     Unit,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, DifferencePrecision, Products, Target
+from stepscore.choices import Activations, Coding, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import runs_here
@@ -33,7 +33,7 @@ from stepscore_export.builder import WEIGHTS
 from stepscore_export.calibration import Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
-from stepscore_export.distance import choose_coding, measure_distance
+from stepscore_export.distance import choose_coding, choose_difference_precision, measure_distance
 from stepscore_export.errors import unwritable
 from stepscore_export.exact import exact_logprobs
 from stepscore_export.graph import body_graph, embed_graph, layer_graph
@@ -117,13 +117,13 @@ def export_pair(
 def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
     """Return the options with every choice made that was left to us."""
     if choose_coding(options, distance) is Coding.DIFFERENCE:
-        exact = options.activations is Activations.EXACT
         products = Products.MERGED if options.merged else Products.SEPARATE
         return replace(
             options,
             coding=Coding.DIFFERENCE,
-            difference_precision=DifferencePrecision(f"int{options.difference_bits}"),
-            products=products if exact else None,
+            difference_precision=choose_difference_precision(options, distance),
+            activations=Activations.INT8 if options.integer_products else Activations.EXACT,
+            products=None if options.integer_products else products,
         )
     return replace(
         options,
@@ -239,7 +239,8 @@ def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]
 def _difference(options: ExportOptions, calibration: str | None) -> Difference | None:
     if options.difference_precision is None:
         return None
-    return Difference(options.difference_precision, options.activations, options.products, calibration)
+    activations = options.activations or Activations.EXACT
+    return Difference(options.difference_precision, activations, options.products, calibration)
 
 
 def _architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:

@@ -191,6 +191,6 @@ def _dequantized(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
         "Slice",
         values,
         g.constant("first", 0),
-        g.constant("columns", matrix.columns),
+        g.constant(f"columns_{matrix.columns}", matrix.columns),
         g.constant("second", 1),
     )

@@ -9,9 +9,13 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepscore.choices import Provider
 from stepscore.errors import ProviderUnavailable, StepscoreError
+
+if TYPE_CHECKING:
+    from stepscore.artifact import Pair
 
 PACKAGES = ("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu")
 PROVIDERS = ("cpu", "cuda")
@@ -100,6 +104,7 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
 
     try:
         pair = Pair.open(path)
+        _check_integers(pair)
     except StepscoreError as error:
         return Finding("pair", str(path), error), None
     target = pair.manifest.target.value
@@ -109,6 +114,14 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
     if target == "cpu" and available is not None and size > available:
         value += f"; more than the {available / 1e9:.1f} GB of memory available"
     return Finding("pair", value), target
+
+
+def _check_integers(pair: Pair) -> None:
+    try:
+        from stepscore.engine import require_integers_of  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return  # no ONNX Runtime: the providers have said so
+    require_integers_of(pair)
 
 
 def _versions() -> Iterator[str]:

@@ -30,7 +30,11 @@ Logprobs = dict[ModelName, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run; none of it changes a number by more than rounding."""
+    """How to run; none of it changes a number by more than rounding.
+
+    With int8 activations that is more than the last bits: another order of sums can move a row to the next
+    code, and a log-prob by a few thousandths of a nat. The log-ratio stays within the pair's own error.
+    """
 
     provider: Provider = Provider.AUTO
     residency: Residency = Residency.RESIDENT
@@ -47,9 +51,7 @@ class Engine:
         require(options.provider)  # what is missing on the machine is said before what the pair is for
         self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
-        difference = pair.manifest.difference
-        if difference is not None and difference.activations is Activations.INT8:
-            require_exact_integers()
+        require_integers_of(pair)
         architecture = pair.manifest.architecture
         self._head_rows = options.head_rows
         lean = options.residency is Residency.STREAM
@@ -93,6 +95,13 @@ class Engine:
     def close(self) -> None:
         """Release the sessions and their memory."""
         self._units.clear()
+
+
+def require_integers_of(pair: Pair) -> None:
+    """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
+    difference = pair.manifest.difference
+    if difference is not None and difference.activations is Activations.INT8:
+        require_exact_integers()
 
 
 class _Unit:

@@ -1,0 +1,131 @@
+"""How much of the time of a coded int8 pair goes into its integer products, operator by operator.
+
+    make bench-products                             Qwen2.5-1.5B shape, 4 layers, 2 GB of disk, 3 minutes
+    make bench-products FLAGS=--without-amx         as on a CPU whose best integers are VNNI's
+
+ONNX Runtime's own profile of `body` and `head` on one sequence, two threads. --without-amx asks the kernel to
+refuse AMX to this process, so that one machine shows both kinds: the share depends on how fast products are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from benchmarks.amx import refuse_amx
+from benchmarks.machine import write_result
+from benchmarks.memory import QWEN_1_5B
+from tests.checkpoints import write_checkpoint
+
+from stepscore.artifact import Pair
+from stepscore.choices import Activations, Precision
+from stepscore.engine import Engine, EngineOptions
+from stepscore.plan import pack
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+THREADS = 2
+HEAD_ROWS = 512
+PRODUCT = "MatMulIntegerToFloat"
+
+
+def main() -> None:
+    """Profile one pair; write results/products.json or results/products_without_amx.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--without-amx", action="store_true")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pair", type=Path, help="profile this pair of int8 activations, make none")
+    options = parser.parse_args()
+    if options.without_amx:
+        refuse_amx()
+    with tempfile.TemporaryDirectory() as scratch:
+        pair = options.pair or _made(Path(scratch), options.layers)
+        with _profiled(Path(scratch)) as stages:
+            seconds = _run(pair, options.tokens, options.repeats)
+        result = {
+            "layers": options.layers,
+            "tokens": options.tokens,
+            "threads": THREADS,
+            "repeats": options.repeats,
+            "seconds": round(min(seconds), 4),
+            "pair_tokens_per_second": round(options.tokens / min(seconds), 1),
+            "shares": stages,
+        }
+    name = "products_without_amx" if options.without_amx else "products"
+    print(json.dumps(result, indent=2), file=sys.stderr)
+    print(write_result(name, result))
+
+
+def _made(scratch: Path, layers: int) -> Path:
+    shape = replace(QWEN_1_5B, num_hidden_layers=layers)
+    policy, reference = (
+        write_checkpoint(scratch / name, shape, seed=1, dtype="bfloat16", perturb=perturb)
+        for name, perturb in (("policy", 0.005), ("reference", 0.0))
+    )
+    options = ExportOptions(Precision.INT8, activations=Activations.INT8)
+    return export_pair(policy, reference, scratch / "pair", options).path
+
+
+def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
+    engine = Engine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
+    batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
+    engine.run(batch)  # warm: the arena has grown
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        engine.run(batch)
+        seconds.append(time.perf_counter() - started)
+    engine.close()
+    return seconds
+
+
+@contextmanager
+def _profiled(folder: Path) -> Iterator[dict[str, dict[str, float]]]:
+    """Profile every session opened inside; the shares of operators by stage are there afterwards."""
+    plain = ort.InferenceSession
+    sessions: list[tuple[str, ort.InferenceSession]] = []
+    shares: dict[str, dict[str, float]] = {}
+
+    def profiling(model: str | bytes, options: ort.SessionOptions, **rest: Any) -> ort.InferenceSession:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / f"profile-{len(sessions)}")
+        session = plain(model, options, **rest)
+        sessions.append((Path(model).stem if isinstance(model, str) else "probe", session))
+        return session
+
+    ort.InferenceSession = profiling
+    try:
+        yield shares
+    finally:
+        ort.InferenceSession = plain
+    spent = {name: _by_operator(Path(session.end_profiling())) for name, session in sessions}
+    spent = {name: spent[name] for name in ("body", "head")}
+    spent["both"] = spent["body"] + spent["head"]
+    for name, counter in spent.items():
+        total = counter.total()
+        shares[name] = {kind: round(time / total, 4) for kind, time in counter.most_common(14)}
+
+
+def _by_operator(profile: Path) -> Counter[str]:
+    spent: Counter[str] = Counter()
+    for event in json.loads(profile.read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    return spent
+
+
+if __name__ == "__main__":
+    main()

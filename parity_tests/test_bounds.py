@@ -1,0 +1,114 @@
+"""What a coded pair promises of its rewards, on pairs of models that are far, near, and apart by chance.
+
+Error is relative RMS of the log-ratio over tokens, against fp64. Bases are calibrated on texts that are not
+measured. A network without meaning, whose log-probs are chaotic, is in the table only (table.py).
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+
+import pytest
+from parity_tests.bundled import EXAMPLE, NEAR, NOISE, PROBLEMS, BundledPair, Problems, fp64_threshold
+from parity_tests.reference import Numerics, pair_logprobs
+from parity_tests.storages import FP32, INT4, INT4_INT4, INT8, INT8_INT4, INTEGER, Storage
+from parity_tests.workshop import Workshop, scored
+
+from stepscore.choices import Residency
+from stepscore_export.fidelity import Fidelity, Scores, fidelity
+
+# One token in a hundred holds most of the squared log-ratio: on fewer problems the figures are luck.
+NUM_PROBLEMS = {EXAMPLE: 400, NEAR: 160, NOISE: 160}
+NUM_STREAMED = 48
+
+
+def each(*storages: Storage) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
+
+
+class Bench:
+    """One pair of models: its problems, what fp64 says of them, and what a storage does."""
+
+    def __init__(self, workshop: Workshop, pair: BundledPair) -> None:
+        self._workshop = workshop
+        self._models = workshop.models(pair)
+        self.problems = Problems.read(PROBLEMS, self._models, NUM_PROBLEMS[pair])
+        self.truth = pair_logprobs(
+            self._models.policy, self._models.reference, self.problems.ids, Numerics.FP64
+        )
+
+    @cache  # noqa: B019 - a bench lives as long as the tests of this file
+    def scores(self, storage: Storage) -> Scores:
+        return self._scored(storage, Residency.RESIDENT, len(self.problems.ids))
+
+    def streamed(self, storage: Storage) -> Scores:
+        return self._scored(storage, Residency.STREAM, NUM_STREAMED)
+
+    def error(self, storage: Storage) -> float:
+        return self.against(self.truth, self.scores(storage)).ratio_error
+
+    def against(self, truth: Scores, scores: Scores, threshold: float | None = None) -> Fidelity:
+        return fidelity(scores, truth, self.problems.step_ends[: len(truth)], threshold)
+
+    def first_errors(self, storage: Storage) -> float:
+        """Share of the solutions in which fp32 finds the same one, at one threshold."""
+        return self.against(self.scores(FP32), self.scores(storage), self.threshold).first_errors
+
+    @cached_property
+    def threshold(self) -> float:
+        """Chosen in fp64, on other problems, in nats."""
+        return fp64_threshold(self._models)
+
+    def _scored(self, storage: Storage, residency: Residency, count: int) -> Scores:
+        engine = self._workshop.engine(self._models, storage.options, residency, storage.calibration)
+        return scored(engine, self.problems.ids[:count])
+
+
+@pytest.fixture(scope="module", params=NUM_PROBLEMS, ids=lambda pair: pair.name)
+def bench(workshop: Workshop, request: pytest.FixtureRequest) -> Bench:
+    """Tests run pair by pair: what they share is made once."""
+    return Bench(workshop, request.param)
+
+
+on_the_example = pytest.mark.parametrize("bench", [EXAMPLE], indirect=True, ids=lambda pair: pair.name)
+
+
+def test_int8_plus_int4_calibrated_is_within_1_percent(bench: Bench) -> None:
+    assert bench.error(INT8_INT4.calibrated()) <= 0.01
+
+
+def test_int8_activations_are_within_2_and_a_half_percent_uncalibrated(bench: Bench) -> None:
+    assert bench.error(INTEGER) <= 0.025
+
+
+def test_int4_plus_int4_calibrated_is_within_8_percent(bench: Bench) -> None:
+    assert bench.error(INT4_INT4.calibrated()) <= 0.08
+
+
+def test_int4_plus_int4_calibrated_halves_the_error_of_independent_int4(bench: Bench) -> None:
+    assert bench.error(INT4_INT4.calibrated()) <= bench.error(INT4) / 2
+
+
+def test_int8_plus_int4_halves_the_error_of_independent_int8(bench: Bench) -> None:
+    """On fewer bits, and not calibrated."""
+    assert bench.error(INT8_INT4) <= bench.error(INT8) / 2
+
+
+@on_the_example
+@each(INT8_INT4.calibrated(), INTEGER)
+def test_int8_finds_the_first_error_of_fp32_in_99_of_100_solutions(bench: Bench, storage: Storage) -> None:
+    assert bench.first_errors(storage) >= 0.99
+
+
+@on_the_example
+def test_int4_finds_the_first_error_of_fp32_in_97_of_100_solutions(bench: Bench) -> None:
+    assert bench.first_errors(INT4_INT4.calibrated()) >= 0.97
+
+
+@on_the_example
+@each(INT8_INT4.calibrated(), INTEGER, INT4_INT4.calibrated())
+def test_streamed_layer_by_layer_it_is_the_same(bench: Bench, storage: Storage) -> None:
+    """But for int8 activations, of which the last bit of a residual sum can move a code."""
+    result = bench.against(bench.scores(storage)[:NUM_STREAMED], bench.streamed(storage))
+    assert result.ratio_error <= 1e-3
+    assert result.first_errors == 1

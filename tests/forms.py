@@ -1,0 +1,62 @@
+"""The forms of a coded pair: what its operators read and multiply with."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products
+from stepscore.errors import ProviderUnavailable
+from stepscore.provider import require_exact_integers
+from stepscore_export.options import ExportOptions
+
+
+def integers_are_exact() -> bool:
+    """Whether this CPU runs pairs with int8 activations."""
+    try:
+        require_exact_integers()
+    except ProviderUnavailable:
+        return False
+    return True
+
+
+needs_exact_integers = pytest.mark.skipif(
+    not integers_are_exact(), reason="products of 8-bit integers saturate on this CPU"
+)
+
+MERGED = {
+    precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.MERGED)
+    for precision in (Precision.INT8, Precision.INT4)
+}
+SEPARATE = {
+    precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.SEPARATE)
+    for precision in (Precision.INT8, Precision.INT4)
+}
+TWO_BITS = {
+    precision: ExportOptions(
+        precision, coding=Coding.DIFFERENCE, difference_precision=DifferencePrecision.INT2
+    )
+    for precision in (Precision.INT8, Precision.INT4)
+}
+INTEGER = ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
+
+EXACT_FORMS = [*MERGED.values(), *SEPARATE.values(), *TWO_BITS.values()]
+
+
+def name_of(options: ExportOptions) -> str:
+    """What a test of this form is called."""
+    if options.activations is Activations.INT8:
+        return "int8-activations"
+    how = "merged" if options.merged else "separate"
+    return f"{options.precision}-int{options.difference_bits}-{how}"
+
+
+exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=name_of)
+every_form = pytest.mark.parametrize(
+    "form", [*EXACT_FORMS, pytest.param(INTEGER, marks=needs_exact_integers)], ids=name_of
+)
+FORM_OF_EACH_KIND = [
+    MERGED[Precision.INT8],
+    SEPARATE[Precision.INT4],
+    pytest.param(INTEGER, marks=needs_exact_integers),
+]
+a_form_of_each_kind = pytest.mark.parametrize("form", FORM_OF_EACH_KIND, ids=name_of)

@@ -1,0 +1,211 @@
+"""What may be asked of an export, what is refused, and what is chosen where nothing was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from stepscore.artifact import Distance
+from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Target
+from stepscore.errors import ExportError
+from stepscore_export.options import BLOCK_SIZES, ExportOptions
+from stepscore_export.pair import settle
+
+CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
+FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
+INTEGERS = (Precision.INT8, Precision.INT4)
+INT8, INT4, INT2 = DifferencePrecision.INT8, DifferencePrecision.INT4, DifferencePrecision.INT2
+
+
+# What is refused
+
+
+def refusal(*positional: Any, **options: Any) -> ExportError:
+    with pytest.raises(ExportError) as refused:
+        ExportOptions(*positional, **options)
+    return refused.value
+
+
+@pytest.mark.parametrize("block_size", [0, 8, 31, 512])
+def test_block_sizes_without_a_kernel_are_refused(block_size: int) -> None:
+    refused = refusal(Precision.INT8, block_size=block_size)
+    assert refused.message == f"block size {block_size} is not one of 16, 32, 64, 128, 256"
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_block_sizes_with_a_kernel_are_not(block_size: int) -> None:
+    assert ExportOptions(Precision.INT8, block_size=block_size).block_size == block_size
+
+
+def test_fp32_for_cuda_is_refused() -> None:
+    refused = refusal(Precision.FP32, Target.CUDA)
+    assert refused.message == "fp32 has no attention kernel on CUDA"
+    assert refused.hint == "take --precision bf16 or fp16, or --target cpu"
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_beta_that_is_no_scale_is_refused(beta: float) -> None:
+    assert refusal(beta=beta).message == f"beta is {beta}; it must be a positive number"
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+def test_a_difference_of_floats_is_refused(precision: Precision) -> None:
+    refused = refusal(precision, coding=Coding.DIFFERENCE)
+    assert refused.message == f"a difference is stored in integers, not at {precision}"
+    assert refused.hint == "take --precision int8 or int4, or drop --coding"
+
+
+ONLY_CODED = [
+    ("--difference-precision", {"difference_precision": INT4}),
+    ("--activations int8", {"activations": Activations.INT8}),
+    ("--products", {"products": Products.SEPARATE}),
+]
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+@pytest.mark.parametrize(("option", "asked"), ONLY_CODED, ids=[option for option, _ in ONLY_CODED])
+def test_a_float_pair_has_no_option_of_a_coded_one(
+    option: str, asked: dict[str, Any], precision: Precision
+) -> None:
+    assert refusal(precision, **asked).message == (
+        f"{option} belongs to a pair stored as a difference, which precision {precision} is not"
+    )
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize(("option", "asked"), ONLY_CODED, ids=[option for option, _ in ONLY_CODED])
+def test_an_independent_pair_has_no_option_of_a_coded_one(
+    option: str, asked: dict[str, Any], precision: Precision
+) -> None:
+    refused = refusal(precision, coding=Coding.INDEPENDENT, **asked)
+    assert refused.message == (
+        f"{option} belongs to a pair stored as a difference, which independent coding is not"
+    )
+    assert refused.hint == "take --coding difference with --precision int8 or int4"
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_a_difference_of_two_bits_is_not_merged(precision: Precision) -> None:
+    refused = refusal(precision, difference_precision=INT2, products=Products.MERGED)
+    assert refused.message == "a difference of 2 bits cannot be merged: no operator unpacks it"
+    assert refused.hint == "take --products separate, or --difference-precision int4"
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_int8_activations_are_refused_for_cuda(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, activations=Activations.INT8)
+    assert refused.message == "int8 activations have no kernel on CUDA"
+    assert refused.hint == "take --activations exact, or --target cpu"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": Precision.INT4},
+        {"precision": Precision.INT4, "difference_precision": INT8},
+        {"precision": Precision.INT8, "difference_precision": INT4},
+        {"precision": Precision.INT8, "difference_precision": INT2},
+    ],
+)
+def test_int8_activations_want_eight_bit_weights(options: dict[str, Any]) -> None:
+    refused = refusal(activations=Activations.INT8, **options)
+    assert refused.message == "int8 activations are multiplied with 8-bit weights only"
+    assert refused.hint == "take --precision int8 --difference-precision int8, or --activations exact"
+
+
+@pytest.mark.parametrize("products", Products)
+def test_integer_products_are_no_choice(products: Products) -> None:
+    refused = refusal(Precision.INT8, activations=Activations.INT8, products=products)
+    assert (refused.message, refused.hint) == ("--products is a choice for exact activations", "drop it")
+
+
+# What follows from what
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("target", Target)
+def test_a_difference_has_four_bits_unless_asked_otherwise(precision: Precision, target: Target) -> None:
+    assert ExportOptions(precision, target).difference_bits == 4
+
+
+def test_a_difference_for_int8_activations_has_eight() -> None:
+    assert ExportOptions(Precision.INT8, activations=Activations.INT8).difference_bits == 8
+
+
+@pytest.mark.parametrize(("asked", "bits"), [(INT8, 8), (INT4, 4), (INT2, 2)])
+def test_a_difference_has_the_bits_that_were_asked_for(asked: DifferencePrecision, bits: int) -> None:
+    assert ExportOptions(Precision.INT8, difference_precision=asked).difference_bits == bits
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_rows_are_fp32_on_the_cpu(precision: Precision) -> None:
+    assert ExportOptions(precision).compute == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, *INTEGERS])
+def test_rows_have_sixteen_bits_on_cuda(precision: Precision) -> None:
+    expected = ir.DataType.BFLOAT16 if precision is Precision.BF16 else ir.DataType.FLOAT16
+    assert ExportOptions(precision, Target.CUDA).compute == expected
+
+
+# What settle() chooses
+
+
+def settled(distance: Distance, *positional: Any, **options: Any) -> tuple[Any, ...]:
+    found = settle(ExportOptions(*positional, **options), distance)
+    return found.coding, found.difference_precision, found.activations, found.products
+
+
+INDEPENDENT = (Coding.INDEPENDENT, None, Activations.EXACT, None)
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize(
+    ("target", "products"), [(Target.CPU, Products.MERGED), (Target.CUDA, Products.SEPARATE)]
+)
+def test_close_models_are_coded_merged_on_the_cpu_and_separate_on_cuda(
+    precision: Precision, target: Target, products: Products
+) -> None:
+    assert settled(CLOSE, precision, target) == (Coding.DIFFERENCE, INT4, Activations.EXACT, products)
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_difference_of_two_bits_is_always_separate(target: Target) -> None:
+    expected = (Coding.DIFFERENCE, INT2, Activations.EXACT, Products.SEPARATE)
+    assert settled(CLOSE, Precision.INT8, target, difference_precision=INT2) == expected
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("products", Products)
+def test_products_that_were_asked_for_stand(target: Target, products: Products) -> None:
+    assert settled(CLOSE, Precision.INT8, target, products=products)[3] is products
+
+
+def test_int8_activations_settle_for_an_eight_bit_difference_and_no_products() -> None:
+    expected = (Coding.DIFFERENCE, INT8, Activations.INT8, None)
+    assert settled(CLOSE, Precision.INT8, activations=Activations.INT8) == expected
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("target", Target)
+def test_models_far_apart_are_independent(precision: Precision, target: Target) -> None:
+    assert settled(FAR, precision, target) == INDEPENDENT
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+def test_float_pairs_are_independent_however_close(precision: Precision) -> None:
+    assert settled(Distance(0.0, {}), precision) == INDEPENDENT
+
+
+@pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
+@pytest.mark.parametrize("distance", [CLOSE, FAR])
+def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) -> None:
+    assert settled(distance, Precision.INT8, coding=coding)[0] is coding
+
+
+@pytest.mark.parametrize("distance", [CLOSE, FAR])
+def test_what_is_settled_stays_so(distance: Distance) -> None:
+    once = settle(ExportOptions(Precision.INT8), distance)
+    assert settle(once, distance) == once
