@@ -76,16 +76,15 @@ def store_coded(
         return _store_channels(file, name, blocks, role)
     base_bits, difference_bits = role.bits(options)
     size = options.block_size
-    # A base of 4 bits has zero points and shorter blocks: that, not the difference, is where the error is.
-    coarse = base_bits == 4
-    base_size = max(size // 2, BLOCK_SIZES[0]) if coarse else size
-    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=coarse)
+    # The base, not the difference, is where the error is: its blocks are shorter, 4 bits have zero points.
+    base_size = max(size // 2, BLOCK_SIZES[0])
+    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=base_bits == 4)
     difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
 
     def base_codes() -> Iterator[NDArray[np.uint8]]:
         for reference, policy in blocks.blocks:
             yield base.add(reference, blocks.spread)
-            difference.codes.append(difference.add(policy - reference, None))
+            difference.codes.append(difference.add(policy - reference, blocks.spread))
 
     # In this order: codes of the base are written as they come, those of the difference held till then.
     where = base.store(file, base_codes()), difference.store(file, difference.codes)
@@ -183,7 +182,7 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role
     def base_codes() -> Iterator[NDArray[np.int8]]:
         for reference, policy in blocks.blocks:
             base.add(reference, blocks.spread)
-            difference.add(policy - reference, None)
+            difference.add(policy - reference, blocks.spread)
         yield base.transposed()
 
     return IntegerMatrix(

@@ -22,7 +22,9 @@ from stepscore.plan import Batch, chunks, pack
 from stepscore.provider import Sessions, require, require_exact_integers, resolve
 
 HEAD_ROWS = 1024
-"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 67 MB, fp32."""
+"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 33 MB a copy."""
+INTEGER_HEAD_ROWS = 256
+"""The same for integer products, which hold more copies and need no more rows to be at full speed."""
 
 Values = dict[str, ort.OrtValue]
 Logprobs = dict[ModelName, NDArray[np.float32]]
@@ -40,7 +42,7 @@ class EngineOptions:
     residency: Residency = Residency.RESIDENT
     threads: int | None = None
     gpu_mem_limit: int | None = None
-    head_rows: int = HEAD_ROWS
+    head_rows: int | None = None
 
 
 class Engine:
@@ -52,8 +54,9 @@ class Engine:
         self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
         require_integers_of(pair)
+        usual = INTEGER_HEAD_ROWS if has_int8_activations(pair) else HEAD_ROWS
         architecture = pair.manifest.architecture
-        self._head_rows = options.head_rows
+        self._head_rows = options.head_rows or usual
         lean = options.residency is Residency.STREAM
         sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean)
         self._units = [
@@ -99,9 +102,14 @@ class Engine:
 
 def require_integers_of(pair: Pair) -> None:
     """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
-    difference = pair.manifest.difference
-    if difference is not None and difference.activations is Activations.INT8:
+    if has_int8_activations(pair):
         require_exact_integers()
+
+
+def has_int8_activations(pair: Pair) -> bool:
+    """Return whether the pair's matrices are multiplied in integers."""
+    difference = pair.manifest.difference
+    return difference is not None and difference.activations is Activations.INT8
 
 
 class _Unit:
