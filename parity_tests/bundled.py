@@ -12,7 +12,7 @@ from parity_tests import card
 from parity_tests.pairs import Models
 from parity_tests.reference import Numerics, Tokens, pair_logprobs
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from stepscore.choices import Convention
 from stepscore.select import choose_threshold
@@ -54,8 +54,44 @@ class BundledPair:
         return models
 
 
+@dataclass(frozen=True)
+class TunedPair:
+    """The bundled reference, and as its policy the same after `steps` steps of Adam on right solutions.
+
+    A fine-tune of another kind than the bundled one, which learned to tell right from wrong.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+
+    def write(self, folder: Path) -> Models:
+        for name in ("policy", "reference"):
+            shutil.copytree(EXAMPLES / "pair" / "reference", folder / name)
+        models = Models(folder / "policy", folder / "reference")
+        problems = Problems.read(THRESHOLD, models)
+        right = [
+            torch.from_numpy(ids)
+            for ids, label in zip(problems.ids, problems.labels, strict=True)
+            if label < 0
+        ]
+        policy = Qwen2ForCausalLM.from_pretrained(models.reference, dtype=torch.float32)
+        optimizer = torch.optim.Adam(policy.parameters(), lr=self.learning_rate)
+        random = torch.Generator().manual_seed(1)
+        for _ in range(self.steps):
+            drawn = torch.randint(len(right), (4,), generator=random).tolist()
+            losses = [policy(input_ids=right[index][None], labels=right[index][None]).loss for index in drawn]
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimizer.step()
+        weights = {name: weight.detach() for name, weight in policy.named_parameters()}
+        save_file(weights, models.policy / WEIGHTS, metadata={"format": "pt"})
+        return models
+
+
 EXAMPLE = BundledPair("example", nearness=1.0)
 NEAR = BundledPair("a tenth of its difference", nearness=0.1)
+TUNED = TunedPair("tuned on right solutions", steps=60, learning_rate=2e-4)
 NOISE = BundledPair("a random difference of 1 %", nearness=0.0, noise=0.01)
 
 
