@@ -1,10 +1,11 @@
-"""How much of the time of a coded int8 pair goes into its integer products, operator by operator.
+"""How much of the time of a coded int8 pair goes into its products, operator by operator, in each form.
 
     make bench-products                             Qwen2.5-1.5B shape, 4 layers, 2 GB of disk, 3 minutes
     make bench-products FLAGS=--without-amx         as on a CPU whose best integers are VNNI's
 
-ONNX Runtime's own profile of `body` and `head` on one sequence, two threads. --without-amx asks the kernel to
-refuse AMX to this process, so that one machine shows both kinds: the share depends on how fast products are.
+ONNX Runtime's own profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8
+activations, and int8 + int4 with exact ones, merged and separate. --without-amx asks the kernel to refuse AMX
+to this process, so that one machine shows both kinds: the share depends on how fast products are.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from benchmarks.memory import QWEN_1_5B
 from tests.checkpoints import write_checkpoint
 
 from stepscore.artifact import Pair
-from stepscore.choices import Activations, Precision
+from stepscore.choices import Activations, Precision, Products
 from stepscore.engine import Engine, EngineOptions
 from stepscore.plan import pack
 from stepscore_export.options import ExportOptions
@@ -37,46 +38,52 @@ from stepscore_export.pair import export_pair
 
 THREADS = 2
 HEAD_ROWS = 512
-PRODUCT = "MatMulIntegerToFloat"
+FORMS = {
+    "int8 + int8, int8 activations": ExportOptions(Precision.INT8, activations=Activations.INT8),
+    "int8 + int4, merged": ExportOptions(Precision.INT8, products=Products.MERGED),
+    "int8 + int4, separate": ExportOptions(Precision.INT8, products=Products.SEPARATE),
+}
 
 
 def main() -> None:
-    """Profile one pair; write results/products.json or results/products_without_amx.json."""
+    """Profile the forms; write results/products.json or results/products_without_amx.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--without-amx", action="store_true")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pair", type=Path, help="profile this pair of int8 activations, make none")
     options = parser.parse_args()
     if options.without_amx:
         refuse_amx()
     with tempfile.TemporaryDirectory() as scratch:
-        pair = options.pair or _made(Path(scratch), options.layers)
-        with _profiled(Path(scratch)) as stages:
-            seconds = _run(pair, options.tokens, options.repeats)
-        result = {
-            "layers": options.layers,
-            "tokens": options.tokens,
-            "threads": THREADS,
-            "repeats": options.repeats,
-            "seconds": round(min(seconds), 4),
-            "pair_tokens_per_second": round(options.tokens / min(seconds), 1),
-            "shares": stages,
-        }
+        models = _checkpoints(Path(scratch), options.layers)
+        rows = [_measure(name, models, Path(scratch), options.tokens, options.repeats) for name in FORMS]
+    shared = {"layers": options.layers, "tokens": options.tokens, "threads": THREADS}
+    result = shared | {"repeats": options.repeats, "rows": rows}
     name = "products_without_amx" if options.without_amx else "products"
     print(json.dumps(result, indent=2), file=sys.stderr)
     print(write_result(name, result))
 
 
-def _made(scratch: Path, layers: int) -> Path:
+def _checkpoints(scratch: Path, layers: int) -> list[Path]:
+    """Policy and reference, half a percent apart."""
     shape = replace(QWEN_1_5B, num_hidden_layers=layers)
-    policy, reference = (
+    return [
         write_checkpoint(scratch / name, shape, seed=1, dtype="bfloat16", perturb=perturb)
         for name, perturb in (("policy", 0.005), ("reference", 0.0))
-    )
-    options = ExportOptions(Precision.INT8, activations=Activations.INT8)
-    return export_pair(policy, reference, scratch / "pair", options).path
+    ]
+
+
+def _measure(form: str, models: list[Path], scratch: Path, tokens: int, repeats: int) -> dict[str, Any]:
+    pair = export_pair(*models, scratch / "pair", FORMS[form], force=True).path
+    with _profiled(scratch) as shares:
+        seconds = _run(pair, tokens, repeats)
+    return {
+        "form": form,
+        "seconds": round(min(seconds), 4),
+        "pair_tokens_per_second": round(tokens / min(seconds), 1),
+        "shares": shares,
+    }
 
 
 def _run(pair: Path, tokens: int, repeats: int) -> list[float]:

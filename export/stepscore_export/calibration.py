@@ -19,17 +19,17 @@ from stepscore_export.graph import TAPS
 from stepscore_export.quantize import Floats
 from stepscore_export.spread import LayerSpread
 
-MAX_TOKENS = 20_000  # more texts than that change nothing
+MAX_TOKENS = 20_000  # of the calibration text: more change nothing
 
 
 class Calibration:
-    """Statistics of the reference over token sequences, of which the first MAX_TOKENS tokens are run."""
+    """Statistics of the reference over token sequences."""
 
     def __init__(
         self, reference: Checkpoint, sequences: Sequence[NDArray[np.int64]], scratch: Path, block_size: int
     ) -> None:
         self._group = max(GROUP, block_size)
-        self._model = ExactModel(reference, _first(sequences), scratch)
+        self._model = ExactModel(reference, sequences, scratch)
 
     def layer(self, index: int) -> LayerSpread:
         """Run layer `index`, which must be the next one."""
@@ -49,8 +49,3 @@ class Calibration:
             moments.add(rows)
         assert moments is not None  # there is at least one sequence
         return moments.spread()
-
-
-def _first(sequences: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    ends = np.cumsum([len(sequence) for sequence in sequences])
-    return list(sequences[: int(np.searchsorted(ends, MAX_TOKENS)) + 1])

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from stepscore.artifact import Distance, Pair
 from stepscore.choices import Activations
+from stepscore_export.calibration import MAX_TOKENS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.distance import measure_distance
 from stepscore_export.estimate import Estimate, estimate
@@ -77,7 +78,7 @@ def _plan(policy: str, reference: str, options: ExportOptions, texts: tuple[Text
         check_pair(policy_model, reference_model)
         _, encoder = prompt_template(policy_model)
         for each in filter(None, texts):
-            encode_texts(each, encoder)
+            encode_texts(each, encoder, MAX_TOKENS)
         distance = measure_distance(policy_model, reference_model)
         settled = settle(options, distance)
         check_calibration(texts[1], settled)

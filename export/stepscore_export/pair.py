@@ -30,7 +30,7 @@ from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitectu
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import runs_here
 from stepscore_export.builder import WEIGHTS
-from stepscore_export.calibration import Calibration
+from stepscore_export.calibration import MAX_TOKENS, Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
 from stepscore_export.distance import choose_coding, choose_difference_precision, measure_distance
@@ -87,7 +87,8 @@ def export_pair(
         with stage(target, force=force) as staged:
             statistics: Statistics = NoStatistics()
             if calibration is not None:
-                sequences = [prompt.token_ids for prompt in encode_texts(calibration, encoder)]
+                encoded = encode_texts(calibration, encoder, MAX_TOKENS)
+                sequences = [prompt.token_ids for prompt in encoded]
                 statistics = Calibration(reference_model, sequences, staged.folder, options.block_size)
 
             def store(members: Members, name: str) -> Callable[[WeightFile], UnitWeights]:

@@ -50,13 +50,15 @@ def read_texts(path: Path) -> Texts:
     return Texts(path, records)
 
 
-def encode_texts(texts: Texts, encoder: PromptEncoder) -> list[EncodedPrompt]:
+def encode_texts(texts: Texts, encoder: PromptEncoder, max_tokens: int | None = None) -> list[EncodedPrompt]:
     """Encode by the card's convention; what is longer than the encoder allows is left out.
 
+    With `max_tokens` it stops at the solution that reaches so many tokens in all.
     A user's file with another fault in a record, or with nothing left, is an ExportError. Of the bundled
     texts whatever this model cannot take is left out, be it all of them.
     """
     encoded: list[EncodedPrompt] = []
+    total = 0
     for line, record in enumerate(texts.records, start=1):
         try:
             encoded.append(encoder.encode(record.problem, record.steps, Convention.CARD))
@@ -65,6 +67,10 @@ def encode_texts(texts: Texts, encoder: PromptEncoder) -> list[EncodedPrompt]:
         except InputError as error:
             if texts.path is not None:
                 raise _fault(texts.name, line, error) from None
+            continue
+        total += len(encoded[-1].token_ids)
+        if max_tokens is not None and total >= max_tokens:
+            break
     if texts.path is not None and not encoded:
         raise ExportError(
             f"every solution of {texts.name} is longer than the {encoder.max_tokens} positions of the model",

@@ -294,7 +294,9 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
         f"Qwen2: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, vocabulary "
         f"{shape.vocab_size:,}, at most {shape.max_position_embeddings:,} tokens",
     )
-    blocks = f", blocks of {manifest.block_size}" if manifest.precision in {"int8", "int4"} else ""
+    by_row = manifest.difference is not None and manifest.difference.activations == "int8"
+    in_blocks = manifest.precision in {"int8", "int4"} and not by_row
+    blocks = f", blocks of {manifest.block_size}" if in_blocks else ""
     yield "precision", f"{manifest.precision}{blocks}, for {manifest.target}"
     yield "coding", _coding(manifest)
     yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
