@@ -19,7 +19,7 @@ from tests.checkpoints import TINY
 from tests.conftest import PairOf
 
 from stepscore.artifact import MANIFEST, Manifest, Pair, graph_files
-from stepscore.choices import Coding, Precision
+from stepscore.choices import Coding, Precision, Products
 from stepscore.errors import (
     ArtifactError,
     IntegrityMismatch,
@@ -53,7 +53,7 @@ def test_a_pair_is_exactly_these_files(tiny_pair: Path) -> None:
 
 
 def test_a_coded_pair_has_one_folder_for_both_models(pair_of: PairOf) -> None:
-    pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE)
+    pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, products=Products.MERGED)
     names = ("weights.bin", *graph_files(TINY.num_hidden_layers))
     assert sorted(open_and_verify(pair).manifest.files) == sorted(
         ["tokenizer.json", *(f"both/{name}" for name in names)]

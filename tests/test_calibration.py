@@ -21,15 +21,16 @@ from stepscore.choices import Coding, Precision
 from stepscore.cli import main
 from stepscore.engine import Engine
 from stepscore.errors import ExportError
-from stepscore_export import calibration, exact, oracle
+from stepscore_export import exact, oracle
+from stepscore_export import pair as pair_module
 from stepscore_export.calibration import Calibration
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.exact import ExactModel, Rows
 from stepscore_export.feedback import GROUP, Moments
 from stepscore_export.graph import TAPS
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
-from stepscore_export.texts import Texts, bundled_texts, read_texts
+from stepscore_export.pair import export_pair, prompt_template
+from stepscore_export.texts import Texts, bundled_texts, encode_texts, read_texts
 
 LAYERS = TINY.num_hidden_layers
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
@@ -168,16 +169,29 @@ def test_a_group_is_never_narrower_than_a_block(
     assert layer.down.shape == (1, group, group)
 
 
-def test_texts_beyond_the_limit_are_not_run(
-    reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+def test_texts_beyond_the_limit_are_not_run(reference: Checkpoint, texts: Texts) -> None:
+    """Whole texts, the one that reaches it among them."""
+    _, encoder = prompt_template(reference)
+    lengths = [len(prompt.token_ids) for prompt in encode_texts(texts, encoder)]
+    for limit, count in ((1, 1), (lengths[0], 1), (lengths[0] + 1, 2), (sum(lengths) + 1, len(lengths))):
+        assert len(encode_texts(texts, encoder, limit)) == count
+
+
+def test_an_export_runs_no_more_than_the_limit(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole texts, the first that reaches the limit among them."""
-    monkeypatch.setattr(calibration, "MAX_TOKENS", 95)  # of 2, 3, 90, 17, 300 and 64 tokens
-    some, those = (
-        Calibration(reference, given, scratch, 32).layer(0).qkv for given in (sequences(), sequences()[:3])
-    )
-    assert some is not None
-    np.testing.assert_array_equal(some, those)
+    given: list[int] = []
+
+    def counted(
+        reference: Checkpoint, sequences: list[NDArray[np.int64]], scratch: Path, block_size: int
+    ) -> Calibration:
+        given.append(len(sequences))
+        return Calibration(reference, sequences, scratch, block_size)
+
+    monkeypatch.setattr(pair_module, "Calibration", counted)
+    monkeypatch.setattr(pair_module, "MAX_TOKENS", 1)
+    exported(tiny_checkpoints, tmp_path / "pair", MERGED[Precision.INT4], texts, texts)
+    assert given == [1]
 
 
 # --- the pair -----------------------------------------------------------------------------------------------

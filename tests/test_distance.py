@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,16 @@ from tests.checkpoints import TINY, edit_tensors, tied, weights, write_checkpoin
 from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Distance, Pair
-from stepscore.choices import Coding, DifferencePrecision, Precision
+from stepscore.choices import Activations, Coding, DifferencePrecision, Precision
 from stepscore.cli import main
 from stepscore_export import distance as distance_module
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.distance import ROUNDING, choose_coding, measure_distance
+from stepscore_export.distance import (
+    ROUNDING,
+    choose_coding,
+    choose_difference_precision,
+    measure_distance,
+)
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantize import dequantize, quantize
 
@@ -143,12 +149,38 @@ def test_identical_models_are_coded_and_unrelated_ones_are_not_at_eight_bits(
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
 def test_coding_ends_where_the_errors_are_equal(precision: Precision) -> None:
-    """ROUNDING[4] * |D| = sqrt(2) * ROUNDING[bits] * |W|."""
-    options = ExportOptions(precision)
-    assert options.bits is not None
-    even = np.sqrt(2) * ROUNDING[options.bits] / ROUNDING[4]
-    assert choose_coding(options, Distance(0.99 * even, {})) is Coding.DIFFERENCE
-    assert choose_coding(options, Distance(1.01 * even, {})) is Coding.INDEPENDENT
+    """|D| = sqrt(2) |W|: at the end the difference has the bits of the base."""
+    for options in (ExportOptions(precision), ExportOptions(precision, activations=Activations.EXACT)):
+        assert choose_coding(options, Distance(0.99 * math.sqrt(2), {})) is Coding.DIFFERENCE
+        assert choose_coding(options, Distance(1.01 * math.sqrt(2), {})) is Coding.INDEPENDENT
+
+
+EVEN = math.sqrt(2) * ROUNDING[8] / ROUNDING[4]
+"""|D| / |W| where an int4 difference is as far off as two models at int8."""
+
+
+def test_with_a_difference_of_four_bits_that_was_asked_for_coding_ends_earlier() -> None:
+    options = ExportOptions(Precision.INT8, difference_precision=DifferencePrecision.INT4)
+    assert choose_coding(options, Distance(0.99 * EVEN, {})) is Coding.DIFFERENCE
+    assert choose_coding(options, Distance(1.01 * EVEN, {})) is Coding.INDEPENDENT
+
+
+def test_a_difference_has_eight_bits_where_four_do_not_pay_beside_an_int8_base() -> None:
+    exact = ExportOptions(Precision.INT8, activations=Activations.EXACT)
+    near, far = Distance(0.99 * EVEN, {}), Distance(1.01 * EVEN, {})
+    assert choose_difference_precision(exact, near) is DifferencePrecision.INT4
+    assert choose_difference_precision(exact, far) is DifferencePrecision.INT8
+    for distance in (near, far):
+        assert choose_difference_precision(ExportOptions(), distance) is DifferencePrecision.INT8
+        four = choose_difference_precision(ExportOptions(Precision.INT4), distance)
+        assert four is DifferencePrecision.INT4
+
+
+@pytest.mark.parametrize("asked", DifferencePrecision)
+@pytest.mark.parametrize("overall", [0.0, 1.0])
+def test_a_difference_precision_of_the_user_stands(asked: DifferencePrecision, overall: float) -> None:
+    options = ExportOptions(Precision.INT8, difference_precision=asked)
+    assert choose_difference_precision(options, Distance(overall, {})) is asked
 
 
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
@@ -174,7 +206,7 @@ def unrelated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_identical_models_are_stored_as_a_difference(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     folder = tiny_checkpoints.reference
-    done = export(folder, folder, tmp_path / "pair", "--precision", "int8")
+    done = export(folder, folder, tmp_path / "pair", "--activations", "exact")
     assert Pair.open(tmp_path / "pair").manifest.coding is Coding.DIFFERENCE
     assert "int8 reference + int4 difference" in done.stderr
     assert "on its own" not in done.stderr
@@ -193,9 +225,12 @@ def test_unrelated_models_are_stored_on_their_own_and_the_export_says_so(
 def test_unrelated_models_are_coded_where_the_user_says_so(
     tiny_checkpoints: Checkpoints, unrelated: Path, tmp_path: Path
 ) -> None:
-    options = ["--precision", "int8", "--coding", "difference", "--difference-precision", "int8", "--quiet"]
+    options = ["--coding", "difference", "--activations", "exact", "--quiet"]
     export(unrelated, tiny_checkpoints.reference, tmp_path / "pair", *options)
-    assert Pair.open(tmp_path / "pair").manifest.coding is Coding.DIFFERENCE
+    manifest = Pair.open(tmp_path / "pair").manifest
+    assert manifest.coding is Coding.DIFFERENCE
+    assert manifest.difference is not None
+    assert manifest.difference.precision is DifferencePrecision.INT8
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
@@ -222,15 +257,14 @@ def test_inspect_and_a_dry_run_print_it_alike(
 @pytest.mark.parametrize(
     ("arguments", "plan"),
     [
-        (["--precision", "int8"], "int8 reference + int4 difference for cpu, block size 32"),
-        (
-            ["--precision", "int8", "--activations", "int8"],
-            "int8 reference + int8 difference, int8 activations for cpu, block size 32",
-        ),
+        ([], "int8 reference + int8 difference, int8 activations for cpu, block size 32"),
+        (["--activations", "exact"], "int8 reference + int4 difference for cpu, block size 32"),
+        (["--target", "cuda"], "int8 reference + int4 difference for cuda, block size 32"),
+        (["--precision", "int4"], "int4 reference + int4 difference for cpu, block size 32"),
         (["--precision", "int4", "--coding", "independent"], "int4, each model on its own for cpu"),
         (["--precision", "fp16"], "fp16 for cpu"),
     ],
-    ids=["int8", "int8-activations", "independent", "fp16"],
+    ids=["default", "exact", "cuda", "int4", "independent", "fp16"],
 )
 def test_a_dry_run_says_how_the_pair_would_be_coded(
     tiny_checkpoints: Checkpoints, tmp_path: Path, arguments: list[str], plan: str

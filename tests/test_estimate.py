@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.checkpoints import TINY, tied, write_checkpoint
+from tests.forms import INTEGER, MERGED, needs_exact_integers
 from tests.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
 
 from stepscore.artifact import Pair, Selftest
-from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Target
+from stepscore.choices import Coding, DifferencePrecision, Precision, Target
 from stepscore_export import pair as pair_module
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
@@ -26,11 +27,12 @@ from stepscore_export.pair import export_pair, settle
 @pytest.mark.parametrize(
     "options",
     [
-        *(ExportOptions(precision) for precision in Precision),
+        *(ExportOptions(precision) for precision in Precision if precision is not Precision.INT8),
+        MERGED[Precision.INT8],
+        pytest.param(INTEGER, marks=needs_exact_integers),
         ExportOptions(Precision.INT4, block_size=128),
         *(ExportOptions(precision, Target.CUDA) for precision in CUDA_PRECISIONS),
         *(ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in INTEGER_PRECISIONS),
-        ExportOptions(Precision.INT8, activations=Activations.INT8),
         ExportOptions(Precision.INT8, difference_precision=DifferencePrecision.INT2),
     ],
     ids=lambda options: f"{options.precision}-{options.target}-{options.block_size}-{options.coding}",
@@ -93,7 +95,9 @@ def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize(
+    "precision", [Precision.FP32, pytest.param(Precision.INT8, marks=needs_exact_integers)]
+)
 def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:
     """Six layers more are 25 MB more in fp32, twice; 10 MB is what two runs may differ by."""
     shallow, deep = (peak_kilobytes(folder, precision) for folder in deep_models)

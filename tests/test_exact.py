@@ -114,9 +114,9 @@ def test_one_layer_at_a_time_lies_in_the_scratch_folder(
     seen: list[list[str]] = []
     run_layer = exact._run_layer
 
-    def run(graph: Path, parts: list[exact._Part]) -> list[exact.Rows]:
+    def run(graph: Path, parts: list[exact._Part], see: exact.See | None) -> list[exact.Rows]:
         seen.append(sorted(path.name for path in scratch.rglob("*") if path.is_file()))
-        return run_layer(graph, parts)
+        return run_layer(graph, parts, see)
 
     monkeypatch.setattr(exact, "_run_layer", run)
     ExactModel(checkpoint, sequences(), scratch).logprobs()

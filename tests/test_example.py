@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stepscore.choices import Precision
 from stepscore.scorer import Scorer
 from stepscore.select import choose_threshold, first_error, processbench_f1
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import tensor_shapes
+from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -57,7 +59,8 @@ def test_the_splits_share_no_problem() -> None:
 def test_it_finds_the_first_wrong_step_by_the_cards_convention(tmp_path: Path) -> None:
     """Measured 0.952 at fp32; the threshold is from the other split."""
     problems, split = records("problems.jsonl"), records("threshold.jsonl")
-    with Scorer.load(export_pair(POLICY, REFERENCE, tmp_path / "pair").path) as scorer:
+    pair = export_pair(POLICY, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32))
+    with Scorer.load(pair.path) as scorer:
         scores = [result.step_rewards for result in scorer.score(split)]
         threshold = choose_threshold(scores, [record["label"] for record in split])
         found = [first_error(result.step_rewards, threshold) for result in scorer.score(problems)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.checkpoints import TINY, tied, write_checkpoint, write_tokenizer
 from tests.conftest import Checkpoints, PairOf
+from tests.forms import INTEGER, MERGED, needs_exact_integers
 
 from stepscore.artifact import Pair
-from stepscore.choices import Activations, Coding, Precision, Target
+from stepscore.choices import Coding, Precision, Target
 from stepscore.cli import main
 from stepscore.errors import SelftestFailed
 from stepscore_export import builder, coded, layout, model
@@ -23,7 +25,7 @@ from stepscore_export import pair as pair_module
 from stepscore_export.coded import Role
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
-from stepscore_export.quantize import Quantized, quantize
+from stepscore_export.quantize import Quantized, QuantizedChannels, quantize, quantize_channels
 from stepscore_export.selftest import LIMITS
 
 ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
@@ -51,7 +53,7 @@ def tensors_and_graphs(folder: Path) -> dict[str, bytes]:
     [
         ExportOptions(Precision.FP32),
         ExportOptions(Precision.INT4),
-        ExportOptions(Precision.INT8, activations=Activations.INT8),
+        pytest.param(INTEGER, marks=needs_exact_integers),
     ],
     ids=["fp32", "int4", "int8-activations"],
 )
@@ -68,13 +70,15 @@ def test_the_same_command_twice_gives_the_same_folder(
 def test_shards_do_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, shards=3)
     reference = write_checkpoint(tmp_path / "reference", seed=1, shards=2)
-    assert files(export_pair(policy, reference, tmp_path / "pair").path) == files(tiny_pair)
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    assert files(pair.path) == files(tiny_pair)
 
 
 def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, layout=5)
     reference = write_checkpoint(tmp_path / "reference", seed=1, layout=5)
-    assert files(export_pair(policy, reference, tmp_path / "pair").path) == files(tiny_pair)
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    assert files(pair.path) == files(tiny_pair)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", Precision.BF16), ("float16", Precision.FP16)])
@@ -96,7 +100,8 @@ def test_storing_what_the_source_stores_loses_nothing(
 def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01, dtype="bfloat16")
     reference = write_checkpoint(tmp_path / "reference", seed=1, dtype="float16", shards=2)
-    assert export_pair(policy, reference, tmp_path / "pair").manifest.selftest
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    assert pair.manifest.selftest
 
 
 # The manifest
@@ -139,28 +144,33 @@ def test_the_manifest_says_what_was_exported(tiny_pair: Path) -> None:
 # The self-test fails where something is wrong
 
 
-def zeros(weight: np.ndarray, bits: int, *form: Any, **grid: bool) -> Quantized:
-    quantized = quantize(weight, bits, *form, **grid)
+Codes = Quantized | QuantizedChannels
+Quantize = Callable[..., Codes]
+
+
+def zeros(right: Quantize, weight: np.ndarray, *form: Any, **grid: bool) -> Codes:
+    quantized = right(weight, *form, **grid)
     return replace(quantized, scales=np.zeros_like(quantized.scales))
 
 
-def shuffled(weight: np.ndarray, bits: int, *form: Any, **grid: bool) -> Quantized:
-    return quantize(weight[::-1], bits, *form, **grid)
+def shuffled(right: Quantize, weight: np.ndarray, *form: Any, **grid: bool) -> Codes:
+    return right(weight[::-1], *form, **grid)
 
 
-def head_only(weight: np.ndarray, bits: int, *form: Any, **grid: bool) -> Quantized:
+def head_only(right: Quantize, weight: np.ndarray, *form: Any, **grid: bool) -> Codes:
     """Spoil only the tables: 320 rows, embedding and head."""
-    return (zeros if len(weight) == TINY.vocab_size else quantize)(weight, bits, *form, **grid)
+    spoiled = len(weight) == TINY.vocab_size
+    return zeros(right, weight, *form, **grid) if spoiled else right(weight, *form, **grid)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ExportOptions(precision, coding=coding)
-        for precision in INTEGER_PRECISIONS
-        for coding in (Coding.INDEPENDENT, Coding.DIFFERENCE)
+        *(ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in INTEGER_PRECISIONS),
+        *MERGED.values(),
+        pytest.param(INTEGER, marks=needs_exact_integers),
     ],
-    ids=lambda options: f"{options.precision}-{options.coding}",
+    ids=["int8", "int4", "int8-merged", "int4-merged", "int8-activations"],
 )
 @pytest.mark.parametrize("wrong", [zeros, shuffled, head_only])
 def test_wrong_codes_are_found(
@@ -168,10 +178,11 @@ def test_wrong_codes_are_found(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: ExportOptions,
-    wrong: Callable[..., Quantized],
+    wrong: Callable[..., Codes],
 ) -> None:
-    monkeypatch.setattr(model, "quantize", wrong)
-    monkeypatch.setattr(coded, "quantize", wrong)
+    monkeypatch.setattr(model, "quantize", partial(wrong, quantize))
+    monkeypatch.setattr(coded, "quantize", partial(wrong, quantize))
+    monkeypatch.setattr(coded, "quantize_channels", partial(wrong, quantize_channels))
     assert_not_sealed(tiny_checkpoints, tmp_path, options)
 
 
@@ -276,6 +287,7 @@ def models(tiny_checkpoints: Checkpoints) -> list[str | Path]:
     return ["--policy", tiny_checkpoints.policy, "--reference", tiny_checkpoints.reference]
 
 
+@needs_exact_integers
 def test_the_command_seals_a_pair_and_says_so(models: list[str | Path], tmp_path: Path) -> None:
     result = run(*models, "--output", tmp_path / "pair")
     assert result.exit_code == 0
@@ -286,7 +298,7 @@ def test_the_command_seals_a_pair_and_says_so(models: list[str | Path], tmp_path
 
 
 def test_quiet_prints_nothing(models: list[str | Path], tmp_path: Path) -> None:
-    result = run(*models, "--output", tmp_path / "pair", "--quiet")
+    result = run(*models, "--output", tmp_path / "pair", "--precision", "fp32", "--quiet")
     assert (result.exit_code, result.output) == (0, "")
 
 
@@ -327,7 +339,7 @@ def a_template_that_is_none(tmp_path: Path, _pair: Path) -> list[str | Path]:
 
 
 def fp32_for_cuda(tmp_path: Path, _pair: Path) -> list[str | Path]:
-    return ["--output", tmp_path / "pair", "--target", "cuda"]
+    return ["--output", tmp_path / "pair", "--precision", "fp32", "--target", "cuda"]
 
 
 def an_odd_block_size(tmp_path: Path, _pair: Path) -> list[str | Path]:

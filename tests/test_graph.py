@@ -310,7 +310,7 @@ def test_the_head_has_one_product_and_one_softmax_a_tile_of_the_vocabulary(tmp_p
     shape = replace(TINY, vocab_size=2 * TILE + 5)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair").path
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     found = operators(load(pair, "head.onnx"))
     assert found["Gemm"] == 3
     assert found["LogSoftmax"] == 3 + 1  # and one over the tiles
@@ -350,7 +350,7 @@ def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> N
     shape = replace(TINY, num_hidden_layers=depth)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair").path
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     resident, streamed = (
         hidden_and_logprobs(pair, batch, EngineOptions(residency=residency)) for residency in Residency
     )

@@ -92,6 +92,16 @@ def test_inspect_shows_what_the_pair_is(pair: Pair) -> None:
         assert fact in done.stdout
 
 
+def test_inspect_of_int8_activations_names_no_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix has one scale a row, whatever the block size was."""
+    integer = Difference(DifferencePrecision.INT8, Activations.INT8, None, calibration="mine.jsonl")
+    stored = replace(pair, manifest=msgspec.structs.replace(pair.manifest, difference=integer))
+    monkeypatch.setattr(Pair, "open", lambda path: stored)
+    shown = " ".join(invoke("inspect", pair.path).stdout.split())
+    assert "int8, for cpu" in shown
+    assert "difference at int8, int8 activations, calibrated on mine.jsonl" in shown
+
+
 def test_inspect_json_is_the_manifest(pair: Pair) -> None:
     assert invoke("inspect", pair.path, "--json").stdout_bytes == pair.manifest.encode()
 

@@ -124,14 +124,42 @@ def test_integer_products_are_no_choice(products: Products) -> None:
 # What follows from what
 
 
-@pytest.mark.parametrize("precision", INTEGERS)
-@pytest.mark.parametrize("target", Target)
-def test_a_difference_has_four_bits_unless_asked_otherwise(precision: Precision, target: Target) -> None:
-    assert ExportOptions(precision, target).difference_bits == 4
+def test_int8_for_the_cpu_has_int8_activations_and_an_eight_bit_difference() -> None:
+    assert ExportOptions() == ExportOptions(Precision.INT8, Target.CPU)
+    for options in (ExportOptions(), ExportOptions(activations=Activations.INT8)):
+        assert options.integer_products
+        assert options.difference_bits == 8
 
 
-def test_a_difference_for_int8_activations_has_eight() -> None:
-    assert ExportOptions(Precision.INT8, activations=Activations.INT8).difference_bits == 8
+EXACT_ACTIVATIONS: list[dict[str, Any]] = [
+    {"precision": Precision.INT4},
+    {"target": Target.CUDA},
+    {"activations": Activations.EXACT},
+    {"products": Products.MERGED},
+    {"products": Products.SEPARATE},
+    {"precision": Precision.INT4, "target": Target.CUDA},
+]
+
+
+@pytest.mark.parametrize("asked", EXACT_ACTIVATIONS)
+def test_where_that_cannot_be_or_products_are_asked_for_activations_are_exact_with_four_bits(
+    asked: dict[str, Any],
+) -> None:
+    options = ExportOptions(**asked)
+    assert not options.integer_products
+    assert options.difference_bits == 4
+
+
+@pytest.mark.parametrize("difference", [INT4, INT2])
+def test_a_difference_of_fewer_bits_has_exact_activations(difference: DifferencePrecision) -> None:
+    assert not ExportOptions(difference_precision=difference).integer_products
+
+
+@pytest.mark.parametrize(
+    "asked", [*({"precision": precision} for precision in FLOATS), {"coding": Coding.INDEPENDENT}]
+)
+def test_a_pair_that_is_not_coded_has_exact_activations(asked: dict[str, Any]) -> None:
+    assert not ExportOptions(**asked).integer_products
 
 
 @pytest.mark.parametrize(("asked", "bits"), [(INT8, 8), (INT4, 4), (INT2, 2)])
@@ -161,14 +189,30 @@ def settled(distance: Distance, *positional: Any, **options: Any) -> tuple[Any, 
 INDEPENDENT = (Coding.INDEPENDENT, None, Activations.EXACT, None)
 
 
+def test_close_models_at_int8_are_multiplied_in_integers_on_the_cpu() -> None:
+    assert settled(CLOSE) == (Coding.DIFFERENCE, INT8, Activations.INT8, None)
+
+
 @pytest.mark.parametrize("precision", INTEGERS)
 @pytest.mark.parametrize(
     ("target", "products"), [(Target.CPU, Products.MERGED), (Target.CUDA, Products.SEPARATE)]
 )
-def test_close_models_are_coded_merged_on_the_cpu_and_separate_on_cuda(
+def test_with_exact_activations_they_are_merged_on_the_cpu_and_separate_on_cuda(
     precision: Precision, target: Target, products: Products
 ) -> None:
-    assert settled(CLOSE, precision, target) == (Coding.DIFFERENCE, INT4, Activations.EXACT, products)
+    found = settled(CLOSE, precision, target, activations=Activations.EXACT)
+    assert found == (Coding.DIFFERENCE, INT4, Activations.EXACT, products)
+    if target is Target.CUDA or precision is Precision.INT4:
+        assert settled(CLOSE, precision, target) == found
+
+
+def test_models_further_apart_have_a_difference_of_eight_bits_where_the_base_has() -> None:
+    apart = Distance(0.2, {})  # an int4 difference is off by 1.8 % of |W|, two models at int8 by 0.8 %
+    eight = (Coding.DIFFERENCE, INT8, Activations.EXACT, Products.SEPARATE)
+    assert settled(apart, Precision.INT8, Target.CUDA) == eight
+    assert settled(apart, Precision.INT4, Target.CUDA) == (eight[0], INT4, *eight[2:])
+    kept = settled(apart, Precision.INT8, Target.CUDA, difference_precision=INT4, coding=Coding.DIFFERENCE)
+    assert kept == (eight[0], INT4, *eight[2:])
 
 
 @pytest.mark.parametrize("target", Target)
@@ -206,6 +250,10 @@ def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) 
 
 
 @pytest.mark.parametrize("distance", [CLOSE, FAR])
-def test_what_is_settled_stays_so(distance: Distance) -> None:
-    once = settle(ExportOptions(Precision.INT8), distance)
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"activations": Activations.INT8}, {"activations": Activations.EXACT}, {"target": Target.CUDA}],
+)
+def test_what_is_settled_stays_so(distance: Distance, asked: dict[str, Any]) -> None:
+    once = settle(ExportOptions(Precision.INT8, **asked), distance)
     assert settle(once, distance) == once

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.checkpoints import write_checkpoint
 
-from stepscore.choices import Convention, Precision
+from stepscore.choices import Activations, Convention, Precision
 from stepscore.cli import main
 from stepscore.errors import NonFinite
 from stepscore_export import parity_command, pytorch
@@ -44,12 +44,14 @@ def _one_thread() -> None:
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "int8"
-    return export_pair(POLICY, REFERENCE, folder, ExportOptions(precision=Precision.INT8)).path
+    options = ExportOptions(Precision.INT8, activations=Activations.EXACT)
+    return export_pair(POLICY, REFERENCE, folder, options).path
 
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_pair(POLICY, REFERENCE, tmp_path_factory.mktemp("parity") / "fp32").path
+    folder = tmp_path_factory.mktemp("parity") / "fp32"
+    return export_pair(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
 
 
 def arguments(pair: Path, *more: object, data: object = PROBLEMS, limit: int = 3) -> list[str]:
@@ -183,8 +185,12 @@ def test_an_adapter_beside_the_model_is_refused(int8: Path, tmp_path: Path) -> N
 # What it prints and writes
 
 
-def test_it_prints_a_table_on_stdout_and_nothing_on_stderr(int8: Path) -> None:
-    done = parity(int8)
+def test_it_prints_a_table_on_stdout_and_nothing_on_stderr(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the folder of the pair: a long path would go on in a second line."""
+    monkeypatch.chdir(int8.parent)
+    done = parity(Path(int8.name))
     assert (done.exit_code, done.stderr) == (0, "")
     names = [re.split(r"\s{2,}", line)[0] for line in done.stdout.splitlines()]
     assert names == [
@@ -234,7 +240,7 @@ def test_output_holds_the_report_and_two_plots_and_nothing_else(int8: Path, tmp_
 
 def test_equal_models_have_plots_too(tmp_path: Path) -> None:
     """Log-ratios are zero throughout, which a log scale cannot show."""
-    pair = export_pair(REFERENCE, REFERENCE, tmp_path / "pair").path
+    pair = export_pair(REFERENCE, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     done = parity(pair, "--policy", REFERENCE, "--json", "--output", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["fidelity"]

@@ -126,7 +126,7 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding) -> None:
     monkeypatch.setattr(provider_module, "largest_products", saturated)
-    Engine(Pair.open(pair_of(Precision.INT8, coding=coding))).close()
+    Engine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
 
 
 def test_the_integer_model_is_one_product() -> None:

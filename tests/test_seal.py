@@ -21,10 +21,12 @@ import pytest
 from tests.conftest import Checkpoints
 
 from stepscore.artifact import MANIFEST, Pair, Selftest
+from stepscore.choices import Precision
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
 from stepscore.records import Record
 from stepscore_export import pair as pair_module
 from stepscore_export.errors import unwritable
+from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 from stepscore_export.seal import stage
 from stepscore_export.texts import Texts
@@ -223,9 +225,10 @@ def test_an_export_killed_at_any_write_leaves_no_pair_or_a_valid_one(
     tiny_checkpoints: Checkpoints, target: Path, tmp_path: Path
 ) -> None:
     """Every eighth change, and all of the last thirty."""
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
 
     def export(output: Path = target) -> None:
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, output, force=True)
+        export_pair(*models, output, ExportOptions(Precision.FP32), force=True)
 
     total = changes_of(lambda: export(tmp_path / "count" / "pair"))
     for number in [*range(1, total - 30, 8), *range(total - 30, total + 1)]:
@@ -242,10 +245,11 @@ def test_a_file_size_limit_is_an_unwritable_output(
 ) -> None:
     """The kernel refuses in the middle of a write, as a full disk does."""
     resource = pytest.importorskip("resource")
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
 
     def export() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_001, 100_001))
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, target, force=True)
+        export_pair(*models, target, ExportOptions(Precision.FP32), force=True)
 
     reseal(tiny_pair, target, beta=OLD)
     assert in_child(export) == OutputUnwritable.exit_code

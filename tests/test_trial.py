@@ -10,16 +10,15 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
-from tests.forms import INTEGER, name_of, needs_exact_integers
+from tests.forms import INTEGER, MERGED, name_of, needs_exact_integers
 
 from stepscore.artifact import Fidelity, Pair
-from stepscore.choices import Coding, Precision
+from stepscore.choices import Precision
 from stepscore.cli import main
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
-INTEGERS = (Precision.INT8, Precision.INT4)
 
 
 def fidelity_of(pair: Path) -> Fidelity:
@@ -55,13 +54,14 @@ def test_it_is_measured_on_the_bundled_texts_that_fit(tiny_pair: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *(ExportOptions(precision, coding=Coding.DIFFERENCE) for precision in INTEGERS),
+        *MERGED.values(),
         pytest.param(INTEGER, marks=needs_exact_integers),
     ],
     ids=name_of,
 )
 def test_a_coded_pair_is_nearer_than_two_models_on_their_own(pair_of: PairOf, options: ExportOptions) -> None:
-    coded = pair_of(options.precision, coding=options.coding, activations=options.activations)
+    form = {"activations": options.activations, "products": options.products}
+    coded = pair_of(options.precision, coding=options.coding, **form)
     assert error_of(coded) < error_of(pair_of(options.precision)) / 2
 
 
@@ -87,7 +87,8 @@ def test_a_model_too_short_for_every_bundled_text_has_none(tmp_path: Path) -> No
 
 
 def export(policy: Path, reference: Path, output: Path, *arguments: object) -> Result:
-    command = ["export", "--policy", policy, "--reference", reference, "--output", output, *arguments]
+    models = ["--policy", policy, "--reference", reference]
+    command = ["export", *models, "--output", output, "--precision", "fp32", *arguments]
     return CliRunner().invoke(main, [str(each) for each in command])
 
 
@@ -137,7 +138,7 @@ def test_the_same_export_measures_the_same(tiny_checkpoints: Checkpoints, tmp_pa
     data = write(tmp_path / "mine.jsonl", GOOD)
     manifests = []
     for name in ("once", "again"):
-        arguments = ["--precision", "int8", "--fidelity-data", data, "--quiet"]
+        arguments = ["--precision", "int4", "--fidelity-data", data, "--quiet"]
         export(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / name, *arguments)
         manifests.append((tmp_path / name / "manifest.json").read_bytes())
     assert manifests[0] == manifests[1]
@@ -153,6 +154,6 @@ def test_the_measure_is_of_the_texts_it_was_given(tiny_checkpoints: Checkpoints,
         found.append(fidelity_of(tmp_path / str(index)))
     assert found[0].ratio_rms != found[1].ratio_rms
     assert found[0].num_tokens < found[1].num_tokens
-    pair = export_pair(*models, tmp_path / "bundled")
+    pair = export_pair(*models, tmp_path / "bundled", ExportOptions(Precision.FP32))
     assert pair.manifest.fidelity is not None
     assert pair.manifest.fidelity.num_sequences > 1
