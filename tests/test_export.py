@@ -16,10 +16,11 @@ from tests.checkpoints import TINY, tied, write_checkpoint, write_tokenizer
 from tests.conftest import Checkpoints, PairOf
 from tests.forms import INTEGER, MERGED, needs_exact_integers
 
+from stepscore import provider
 from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Target
 from stepscore.cli import main
-from stepscore.errors import SelftestFailed
+from stepscore.errors import ProviderUnavailable, SelftestFailed
 from stepscore_export import builder, coded, layout, model
 from stepscore_export import pair as pair_module
 from stepscore_export.coded import Role
@@ -386,3 +387,13 @@ def test_what_is_refused_exits_3_with_an_error_and_perhaps_a_hint(
 @pytest.mark.parametrize("arguments", [[], ["--policy", "x"], ["--precision", "int3"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+def test_where_integers_saturate_int8_activations_are_refused_before_anything_is_written(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "largest_products", lambda _depth: np.full((8, 32), 32_767, np.float32))
+    with pytest.raises(ProviderUnavailable, match="saturates") as refused:
+        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair")
+    assert "--activations exact" in str(refused.value.hint)
+    assert list(tmp_path.iterdir()) == []

@@ -121,6 +121,8 @@ class GraphBuilder:
 
 def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol) -> bool:
     """Whether two initializers are the same bytes of the weight file, or equal constants."""
+    if one is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
     if isinstance(one, ir.ExternalTensor) and isinstance(other, ir.ExternalTensor):
-        return (one.offset, one.length, one.dtype) == (other.offset, other.length, other.dtype)
-    return one is not None and one.dtype == other.dtype and np.array_equal(one.numpy(), other.numpy())
+        return (one.offset, one.length) == (other.offset, other.length)
+    return type(one) is type(other) and np.array_equal(one.numpy(), other.numpy())

@@ -16,7 +16,7 @@ from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.distance import measure_distance
 from stepscore_export.estimate import Estimate, estimate
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import check_calibration, export_pair, prompt_template, settle
+from stepscore_export.pair import check_settled, export_pair, prompt_template, settle
 from stepscore_export.seal import check_output
 from stepscore_export.texts import Texts, bundled_texts, encode_texts, read_texts
 
@@ -77,11 +77,12 @@ def _plan(policy: str, reference: str, options: ExportOptions, texts: tuple[Text
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
         _, encoder = prompt_template(policy_model)
-        for each in filter(None, texts):
-            encode_texts(each, encoder, MAX_TOKENS)
+        encode_texts(texts[0], encoder)
+        if texts[1] is not None:
+            encode_texts(texts[1], encoder, MAX_TOKENS)
         distance = measure_distance(policy_model, reference_model)
         settled = settle(options, distance)
-        check_calibration(texts[1], settled)
+        check_settled(settled, texts[1])
         needs = estimate({"policy": policy_model, "reference": reference_model}, settled)
         return _Plan(settled, distance, needs)
 

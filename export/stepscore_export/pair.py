@@ -28,7 +28,7 @@ from stepscore.artifact import (
 from stepscore.choices import Activations, Coding, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
-from stepscore.provider import runs_here
+from stepscore.provider import require_exact_integers, runs_here
 from stepscore_export.builder import WEIGHTS
 from stepscore_export.calibration import MAX_TOKENS, Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
@@ -81,14 +81,14 @@ def export_pair(
         template, encoder = prompt_template(policy_model)
         facts = _Facts(checkpoints, template, distance, None if calibration is None else calibration.name)
         options = settle(options, distance)
-        check_calibration(calibration, options)
+        check_settled(options, calibration)
         texts = texts or bundled_texts()
         prompts = encode_texts(texts, encoder)
+        calibrated_on = [] if calibration is None else encode_texts(calibration, encoder, MAX_TOKENS)
         with stage(target, force=force) as staged:
             statistics: Statistics = NoStatistics()
-            if calibration is not None:
-                encoded = encode_texts(calibration, encoder, MAX_TOKENS)
-                sequences = [prompt.token_ids for prompt in encoded]
+            if calibrated_on:
+                sequences = [prompt.token_ids for prompt in calibrated_on]
                 statistics = Calibration(reference_model, sequences, staged.folder, options.block_size)
 
             def store(members: Members, name: str) -> Callable[[WeightFile], UnitWeights]:
@@ -135,8 +135,10 @@ def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
     )
 
 
-def check_calibration(calibration: Texts | None, options: ExportOptions) -> None:
-    """Raise ExportError where there is no base to calibrate; the options must be settled."""
+def check_settled(options: ExportOptions, calibration: Texts | None) -> None:
+    """Refuse, before anything is written, what could not be run at the end or has no base to calibrate."""
+    if options.activations is Activations.INT8:
+        require_exact_integers()
     if calibration is not None and options.coding is Coding.INDEPENDENT:
         raise ExportError(
             "only the base of a coded pair is calibrated, and this pair is not coded",
