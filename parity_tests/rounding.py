@@ -60,13 +60,14 @@ def _alone(name: str, weight: torch.Tensor, options: ExportOptions) -> torch.Ten
 def _base(name: str, weight: torch.Tensor, options: ExportOptions) -> torch.Tensor:
     """A weight of the reference of a coded pair: attention and head at 8 bits, the embedding as it is.
 
-    At 4 bits with zero points, in blocks of half the size but no less than 16.
+    In blocks of half the size, but no less than 16; at 4 bits with zero points.
     """
     if weight.ndim == 1 or name == _EMBEDDING:
         return weight
+    block = max(16, options.block_size // 2)
     if options.precision is Precision.INT4 and name != _HEAD and ".self_attn." not in name:
-        return block_rounded_with_zeros(weight, 4, max(16, options.block_size // 2))
-    return block_rounded(weight, 8, options.block_size)
+        return block_rounded_with_zeros(weight, 4, block)
+    return block_rounded(weight, 8, block)
 
 
 def _moved(
