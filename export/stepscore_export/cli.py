@@ -78,7 +78,7 @@ from stepscore.choices import (
     "--calibration",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Round the reference for the rows that these solutions give (GPTQ): half the error or less at int4.",
+    help="Round the reference for the rows these solutions give (GPTQ): a fifth to two thirds off the error.",
 )
 @click.option(
     "--fidelity-data",

@@ -110,7 +110,7 @@ class UnitWriter:
             stack = _Stack(self._checkpoints[0], (EMBEDDING,), self._advance)
             return (self._plain("embed", stack, TABLE_BITS),)
         return tuple(
-            self._floats(f"embed{name}", _Stack(each, (EMBEDDING,), self._advance), _stored(each))
+            self._floats(f"embed{name}", _Stack(each, (EMBEDDING,), self._advance), _stored_dtype(each))
             for each, name in zip(self._checkpoints, self._names, strict=True)
         )
 
@@ -267,7 +267,7 @@ def _counted_once(checkpoint: Checkpoint, advance: Advance) -> Advance:
     return (lambda _count: None) if checkpoint.config.tie_word_embeddings else advance
 
 
-def _stored(checkpoint: Checkpoint) -> ir.DataType:
+def _stored_dtype(checkpoint: Checkpoint) -> ir.DataType:
     return onnx_dtype(checkpoint.dtype(EMBEDDING))
 
 

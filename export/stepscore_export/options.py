@@ -31,8 +31,8 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
 class ExportOptions:
     """The choices that shape the numbers of a pair; None is chosen by what the others are.
 
-    Int8 with int8 activations on the CPU: ten times as fast there as exact ones, whose weights must be turned
-    into floats first. On CUDA activations are exact: there is no integer product.
+    Int8 with int8 activations on the CPU, where exact ones mean that weights are turned into floats for every
+    batch. On CUDA activations are exact: there is no integer product.
     """
 
     precision: Precision = Precision.INT8
