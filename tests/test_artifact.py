@@ -192,16 +192,27 @@ def test_a_rewritten_manifest_is_read(pair_copy: Path) -> None:
     assert open_and_verify(pair_copy).manifest.beta == 0.05
 
 
-@pytest.mark.parametrize("version", [0, 1, 99])
+@pytest.mark.parametrize("version", [0, 1, 2, 99])
 def test_another_schema_version_is_refused(pair_copy: Path, version: int) -> None:
     rewrite(pair_copy, lambda manifest: manifest.update(schema_version=version, future="field"))
     with pytest.raises(VersionUnsupported, match=f"schema version {version}"):
         Pair.open(pair_copy)
 
 
-@pytest.mark.parametrize("where", [(), ("architecture",), ("template",), ("policy",), ("files", FILES[1])])
-def test_an_unknown_field_is_refused(pair_copy: Path, where: tuple[str, ...]) -> None:
-    def add(manifest: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        (),
+        ("architecture",),
+        ("template",),
+        ("policy",),
+        ("files", FILES[1]),
+        ("units", 0),
+        ("units", 1, "extents", "head.onnx"),
+    ],
+)
+def test_an_unknown_field_is_refused(pair_copy: Path, where: tuple[str | int, ...]) -> None:
+    def add(manifest: Any) -> None:
         for key in where:
             manifest = manifest[key]
         manifest["surprise"] = 1
@@ -247,7 +258,7 @@ def test_a_unit_that_leaves_the_folder_is_refused(pair_copy: Path, folder: str) 
 )
 def test_units_hold_each_model_once(pair_copy: Path, models: list[list[str]]) -> None:
     def change(manifest: dict[str, Any]) -> None:
-        manifest["units"] = [{"folder": "policy", "models": names} for names in models]
+        manifest["units"] = [manifest["units"][0] | {"models": names} for names in models]
 
     rewrite(pair_copy, change)
     with pytest.raises(ManifestInvalid, match="one policy and one reference"):

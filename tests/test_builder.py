@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from stepscore_export.builder import FLOAT, GraphBuilder
@@ -20,7 +21,7 @@ SHAPE = Shape(
     num_key_value_heads=1,
     head_dim=4,
     compute=FLOAT,
-    fused_silu=True,
+    on_cpu=True,
 )
 REF = TensorRef("norm", FLOAT, (8,), offset=4096)
 HALF = TensorRef("norm", ir.DataType.FLOAT16, (8,), offset=4096)
@@ -84,3 +85,38 @@ def test_a_weight_of_another_type_is_cast_once(g: GraphBuilder) -> None:
     assert g.weight(HALF) is g.weight(HALF)
     assert g.weight(HALF, as_stored=True).dtype == ir.DataType.FLOAT16
     assert [node.op_type for node in g.finish().graph] == ["Cast"]
+
+
+# If
+
+
+def chosen(g: GraphBuilder) -> ir.Model:
+    """Two choices on one condition: [2 x, x * x] where it holds, [x + x + x, x - x] where not."""
+    x, condition = g.input("x", FLOAT, 2), g.input("condition", ir.DataType.BOOL)
+    two = g.constant("two", 2.0, dtype=FLOAT)
+    first = g.choose(condition, lambda b: b.op("Mul", x, two), lambda b: b.op("Add", b.op("Add", x, x), x))
+    second = g.choose(condition, lambda b: b.op("Mul", x, x), lambda b: b.op("Sub", x, x))
+    return g.finish((first, "first", FLOAT, (2,)), (second, "second", FLOAT, (2,)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"), [(True, [[6, -10], [9, 25]]), (False, [[9, -15], [0, 0]])]
+)
+def test_a_choice_runs_one_of_its_branches_over_values_of_the_graph(
+    g: GraphBuilder, condition: bool, expected: list[list[float]]
+) -> None:
+    model = ir.to_proto(chosen(g)).SerializeToString()
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": np.array([3, -5], np.float32), "condition": np.array(condition)})
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+
+
+def test_a_name_in_a_branch_is_none_of_the_graph_around_it(g: GraphBuilder) -> None:
+    proto = ir.to_proto(chosen(g)).graph
+    outside = {name for node in proto.node for name in node.output}
+    for node in proto.node:
+        branches = [each.g for each in node.attribute]
+        assert [len(branch.output) for branch in branches] == [1, 1]
+        inside = [name for branch in branches for each in branch.node for name in each.output]
+        assert len(set(inside)) == len(inside)
+        assert outside.isdisjoint(inside)

@@ -18,7 +18,13 @@ from tests.forms import (
     every_form,
     needs_exact_integers,
 )
-from tests.test_graph import NAMES, external, load, operators
+from tests.test_graph import (
+    NAMES,
+    assert_the_body_is_its_layers,
+    external,
+    load,
+    operators,
+)
 
 from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Products, Target
@@ -46,13 +52,15 @@ def pair_in(form: ExportOptions, pair_of: PairOf) -> Path:
 STREAMS = Counter(  # of a body: what two models need for themselves, whatever the form
     {
         "Gather": 4 * LAYERS + 3,  # the padded view and back; the last layer drops rows, one index for both
-        "GroupQueryAttention": 2 * LAYERS,
+        "LessOrEqual": 1,  # of the length, once for all
+        "If": 2 * LAYERS,
+        "GroupQueryAttention": 4 * LAYERS,  # half of them are run
         "Reshape": 2 * LAYERS,
-        "SimplifiedLayerNormalization": 2,
-        "SkipSimplifiedLayerNormalization": 4 * LAYERS,
+        "SimplifiedLayerNormalization": 2 * LAYERS,
+        "SkipSimplifiedLayerNormalization": 2 * LAYERS + 2,
         "QuickGelu": 2 * LAYERS,
         "Mul": 2 * LAYERS,
-        "Add": 2 * LAYERS,  # biases
+        "Add": 2 * LAYERS + 2 * (LAYERS - 1),  # biases, and between two layers
     }
 )
 
@@ -128,7 +136,14 @@ def test_every_block_product_keeps_exact_activations(
 @pytest.mark.parametrize("products", Products)
 def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, products: Products) -> None:
     pair = pair_of(Precision.INT8, Target.CUDA, products=products, **CODED)
-    assert "QuickGelu" not in operators(load(pair, "body.onnx", "both"))
+    found = operators(load(pair, "body.onnx", "both"))
+    assert found.keys().isdisjoint({"QuickGelu", "If", "LessOrEqual"})
+    assert found["GroupQueryAttention"] == 2 * LAYERS
+
+
+@every_form
+def test_the_body_is_its_layers_operator_by_operator(pair_of: PairOf, form: ExportOptions) -> None:
+    assert_the_body_is_its_layers(pair_in(form, pair_of), "both")
 
 
 # Bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,8 +52,17 @@ def external(graph: onnx.ModelProto) -> dict[str, dict[str, str]]:
     }
 
 
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of both branches of an If behind it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes(attribute.g)
+
+
 def operators(graph: onnx.ModelProto) -> Counter[str]:
-    return Counter(node.op_type for node in graph.graph.node)
+    return Counter(node.op_type for node in nodes(graph.graph))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +213,8 @@ FLOAT_LAYER = Counter(
         "Gemm": 5,
         "Add": 1,
         "Gather": 2,
-        "GroupQueryAttention": 1,
+        "If": 1,
+        "GroupQueryAttention": 2,  # one of them is run
         "Reshape": 1,
         "SkipSimplifiedLayerNormalization": 1,
         "SimplifiedLayerNormalization": 1,
@@ -215,14 +226,41 @@ FLOAT_LAYER = Counter(
 
 def test_the_operators_of_a_float_body_are_exactly_these(tiny_pair: Path) -> None:
     expected = Counter({name: LAYERS * count for name, count in FLOAT_LAYER.items()})
-    expected["SimplifiedLayerNormalization"] = 1  # only the first norm has nothing to add
-    expected["SkipSimplifiedLayerNormalization"] = 2 * LAYERS
+    expected["Add"] += LAYERS - 1  # between two layers
+    expected["SkipSimplifiedLayerNormalization"] += 1  # before the head
     expected["Gather"] += 2  # the last layer drops the rows that are not scored
+    expected["LessOrEqual"] = 1  # of the length, once for all layers
     assert operators(load(tiny_pair, "body.onnx")) == expected
 
 
 def test_the_operators_of_a_float_layer_are_exactly_these(tiny_pair: Path) -> None:
-    assert operators(load(tiny_pair, "layer-00.onnx")) == FLOAT_LAYER + Counter({"Add": 1})
+    assert operators(load(tiny_pair, "layer-00.onnx")) == FLOAT_LAYER + Counter(["Add", "LessOrEqual"])
+
+
+def test_the_last_layer_ends_as_the_body_does(tiny_pair: Path) -> None:
+    end = Counter({"SkipSimplifiedLayerNormalization": 1, "Gather": 2, "LessOrEqual": 1})
+    assert operators(load(tiny_pair, f"layer-{LAYERS - 1:02d}.onnx")) == FLOAT_LAYER + end
+
+
+def assert_the_body_is_its_layers(pair: Path, model: str) -> None:
+    """Operators and attributes one by one, but for the question of length, which a graph asks once."""
+
+    def steps(name: str) -> list[tuple[str, str]]:
+        return [
+            (node.op_type, "".join(sorted(map(str, node.attribute))) if node.op_type != "If" else "")
+            for node in nodes(load(pair, name, model).graph)
+            if node.op_type != "LessOrEqual"
+        ]
+
+    layers = [step for name in NAMES if name.startswith("layer") for step in steps(name)]
+    assert steps("body.onnx") == layers
+
+
+@every_export
+def test_the_body_is_its_layers_operator_by_operator(
+    pair_of: PairOf, precision: Precision, target: Target
+) -> None:
+    assert_the_body_is_its_layers(pair_of(precision, target), "policy")
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
@@ -237,7 +275,10 @@ def test_the_embedding_is_one_lookup(tiny_pair: Path) -> None:
 
 @pytest.mark.parametrize("precision", COMPUTE)
 def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, precision: Precision) -> None:
-    assert "QuickGelu" not in operators(load(pair_of(precision, Target.CUDA), "body.onnx"))
+    """Nor a choice on the host: CUDA graphs have no If."""
+    found = operators(load(pair_of(precision, Target.CUDA), "body.onnx"))
+    assert found.keys().isdisjoint({"QuickGelu", "If", "LessOrEqual"})
+    assert found["GroupQueryAttention"] == LAYERS
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
@@ -257,17 +298,17 @@ def test_quantised_products_keep_exact_activations(
 
 
 def test_four_bit_models_have_eight_bit_ends(pair_of: PairOf) -> None:
-    nodes = load(pair_of(Precision.INT4), "head.onnx").graph.node
-    (product,) = (node for node in nodes if node.op_type == "MatMulNBits")
+    head = load(pair_of(Precision.INT4), "head.onnx").graph
+    (product,) = (node for node in head.node if node.op_type == "MatMulNBits")
     assert {attribute.name: attribute.i for attribute in product.attribute}["bits"] == 8
 
 
-def test_attention_has_no_bias_and_its_present_outputs_are_named(tiny_pair: Path) -> None:
-    for node in load(tiny_pair, "body.onnx").graph.node:
-        if node.op_type == "GroupQueryAttention":
-            assert len(node.input) <= 9 or not any(node.input[9:])
-            assert all(node.output)
-            assert len(node.output) == 3
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, target: Target, name: str) -> None:
+    graph = load(pair_of(precision, target), name).graph
+    read = {value for node in nodes(graph) for value in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
 
 
 # Types
@@ -330,11 +371,11 @@ def test_the_onnx_checker_accepts_the_ends(
 
 @pytest.mark.parametrize("residency", Residency)
 @pytest.mark.parametrize("precision", Precision)
-def test_both_residencies_run_every_precision(
+def test_every_residency_runs_every_precision(
     pair_of: PairOf, precision: Precision, residency: Residency, batch: Batch
 ) -> None:
     engine = Engine(Pair.open(pair_of(precision)), EngineOptions(residency=residency))
-    scores = engine.run(batch)
+    (scores,) = engine.run([batch])
     engine.close()
     assert set(scores) == {"policy", "reference"}
     assert all(np.isfinite(values).all() for values in scores.values())
@@ -351,8 +392,8 @@ def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> N
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
     pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
-    resident, streamed = (
-        hidden_and_logprobs(pair, batch, EngineOptions(residency=residency)) for residency in Residency
-    )
-    for whole, parts in zip(resident, streamed, strict=True):
-        assert np.abs(whole - parts).max() < 1e-5
+    resident = hidden_and_logprobs(pair, batch, EngineOptions(residency=Residency.RESIDENT))
+    for residency in Residency:
+        other = hidden_and_logprobs(pair, batch, EngineOptions(residency=residency))
+        for whole, parts in zip(resident, other, strict=True):
+            assert np.abs(whole - parts).max() < 1e-5

@@ -17,6 +17,7 @@ from stepscore.artifact import (
     Architecture,
     Difference,
     Distance,
+    Extent,
     Fidelity,
     FileEntry,
     Manifest,
@@ -24,6 +25,7 @@ from stepscore.artifact import (
     Selftest,
     Source,
     Unit,
+    graph_files,
 )
 from stepscore.choices import (
     Activations,
@@ -65,7 +67,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
             distance=Distance(0.0123, {"lm_head.weight": 0.0123}),
             beta=0.001,
             template=Template("a", "b", "c"),
-            units=(Unit("both", ("reference", "policy")),),
+            units=(Unit("both", ("reference", "policy"), {name: Extent(0, 1) for name in graph_files(2)}),),
             selftest=Selftest(provider="cpu", num_tokens=64, hidden_error=1e-6, logprob_error=2e-5),
             fidelity=None,
             versions={"stepscore": "0.1.0"},

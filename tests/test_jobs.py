@@ -451,6 +451,36 @@ def test_the_real_scorer_is_resumed_too(tiny_pair: Path, tmp_path: Path) -> None
         assert before["policy_logprobs"] == pytest.approx(after["policy_logprobs"], abs=1e-5)
 
 
+@pytest.mark.parametrize("through", ["stdin", "fifo"])
+def test_an_interrupt_while_the_input_is_silent_ends_the_run(
+    tiny_pair: Path, tmp_path: Path, through: str
+) -> None:
+    """The thread that reads waits for a line then; neither closing the input nor exiting may."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    source = "-" if through == "stdin" else str(fifo)
+    code = "from stepscore.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "score", str(tiny_pair), source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    with process, process.stdin if through == "stdin" else fifo.open("wb") as silent:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        silent.write(b"{\n")
+        silent.flush()
+        assert b"invalid_json" in process.stdout.readline()  # answered at once: the reader waits for the next
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+        assert b"interrupted after" in process.stderr.read()
+
+
 # Real data.
 
 

@@ -205,10 +205,45 @@ def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> Non
 
 @pytest.mark.usefixtures("fake_sessions")
 @pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
-def test_a_lean_session_keeps_its_weights_once(provider: Provider) -> None:
+def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provider: Provider) -> None:
     session: Any = Sessions(provider, lean=True).open(Path("layer-00.onnx"))
     assert session.options.get_session_config_entry("session.disable_prepacking") == "1"
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert not session.options.enable_cpu_mem_arena
+    assert not has_entry(session, "session.use_env_allocators")
+
+
+@pytest.mark.usefixtures("fake_sessions")
+@pytest.mark.parametrize(
+    ("name", "cast_late", "order"),
+    [
+        ("layer-00.onnx", True, ort.ExecutionOrder.PRIORITY_BASED),
+        ("layer-00.onnx", False, ort.ExecutionOrder.DEFAULT),
+        ("head.onnx", True, ort.ExecutionOrder.DEFAULT),
+    ],
+)
+def test_a_matrix_of_a_layer_is_cast_late_where_that_is_asked_for(
+    name: str, cast_late: bool, order: ort.ExecutionOrder
+) -> None:
+    session: Any = Sessions(Provider.CPU, lean=True, cast_late=cast_late).open(Path(name))
+    assert session.options.execution_order == order
+
+
+@pytest.mark.usefixtures("fake_sessions")
+@pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
+def test_other_sessions_share_an_arena_and_may_pack_their_weights(provider: Provider) -> None:
+    session: Any = Sessions(provider).open(Path("body.onnx"))
+    assert session.options.get_session_config_entry("session.use_env_allocators") == "1"
+    assert not has_entry(session, "session.disable_prepacking")
+    assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def has_entry(session: FakeSession, name: str) -> bool:
+    try:
+        session.options.get_session_config_entry(name)
+    except RuntimeError:  # what ONNX Runtime raises for an entry that was never added
+        return False
+    return True
 
 
 def test_a_missing_provider_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,12 +263,14 @@ def batch() -> Batch:
 
 @pytest.fixture(scope="module")
 def truth(tiny_pair: Path, batch: Batch) -> NDArray[np.float32]:
-    return np.concatenate([*Engine(Pair.open(tiny_pair)).run(batch).values()])
+    (logprobs,) = Engine(Pair.open(tiny_pair)).run([batch])
+    return np.concatenate([*logprobs.values()])
 
 
 def run_on_cuda(pair: Path, batch: Batch, **options: Any) -> NDArray[np.float32]:
     engine = Engine(Pair.open(pair), EngineOptions(provider=Provider.CUDA, **options))
-    return np.concatenate([*engine.run(batch).values()])
+    (logprobs,) = engine.run([batch])
+    return np.concatenate([*logprobs.values()])
 
 
 @pytest.mark.cuda
@@ -253,8 +290,8 @@ def test_cuda_gives_the_numbers_of_the_cpu(
 @pytest.mark.parametrize("precision", CUDA_PRECISIONS)
 def test_cuda_residencies_agree(pair_of: PairOf, batch: Batch, precision: Precision) -> None:
     pair = pair_of(precision, Target.CUDA)
-    resident, streamed = (run_on_cuda(pair, batch, residency=which) for which in Residency)
-    assert np.abs(resident - streamed).max() < 0.05
+    resident, *others = (run_on_cuda(pair, batch, residency=which) for which in Residency)
+    assert all(np.abs(resident - other).max() < 0.05 for other in others)
 
 
 @pytest.mark.cuda

@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from tests.forms import needs_exact_integers
 
 from stepscore_export.quantize import (
+    Grid,
     Quantized,
     QuantizedChannels,
     dequantize,
@@ -67,6 +68,19 @@ def test_error_is_at_most_half_a_step_but_where_an_entry_mirrors_the_largest(
     inside = steps <= (1 << (bits - 1)) - 0.5
     error = np.abs(weight - dequantize(quantized, bits, weight.shape[1]))
     assert np.all((error <= np.abs(scale) * (0.5 + 1e-5))[inside])
+
+
+@given(weights(), st.integers(1, 160))
+def test_the_grid_is_that_of_numpys_extremes_for_any_block_size(weight: Weight, block_size: int) -> None:
+    """However the extremes are found: halves of an odd block are not even."""
+    blocks = np.pad(weight, ((0, 0), (0, -weight.shape[1] % block_size))).reshape(len(weight), -1, block_size)
+    high, low = blocks.max(axis=-1), blocks.min(axis=-1)
+    symmetric, asymmetric = (quantize(weight, 8, block_size, asymmetric=which) for which in (False, True))
+    assert np.array_equal(symmetric.scales, Grid.symmetric(high, low, 8, np.float32).scales)
+    grid = Grid.asymmetric(high, low, 8, np.float32)
+    assert np.array_equal(asymmetric.scales, grid.scales)
+    assert asymmetric.zeros is not None
+    assert np.array_equal(asymmetric.zeros, grid.zeros)
 
 
 @given(weights(), BITS, BLOCK_SIZES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,11 @@ SOLUTIONS = [
     Record("A much longer problem, with 3 pens in each of 12 boxes.", ("12 * 3 = 36.",)),
     Record("x?", ("First.", "Then, at some length, the same once more.", "Last.", "Done.")),
     Record("2 + 2?", ("5",)),
+]
+SAMPLES = [
+    Record(f"How many pens are in {problem} boxes of 12?", ("12 pens a box.", f"So {sample}."))
+    for sample in range(3)
+    for problem in range(2)
 ]
 
 
@@ -100,12 +105,16 @@ def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
 def test_errors_do_not_change_a_bit_of_the_other_numbers(
     scorer: Scorer, records: list[Record | None], budget: int
 ) -> None:
-    scorer._max_batch_tokens = budget
+    """Neither in windows of one batch nor in one window of many."""
     bad = NoSteps("none")
-    among_bad = [outcome for _, outcome in scorer.stream(enumerate(record or bad for record in records))]
-    by_themselves = scorer.score([record for record in records if record])
-    scorer._max_batch_tokens = 4096
-    assert [outcome for outcome in among_bad if outcome is not bad] == by_themselves
+    for window_tokens in (budget, 16_384):
+        with pytest.MonkeyPatch.context() as patch:
+            cut = replace(scorer._windows, max_batch_tokens=budget, window_tokens=window_tokens)
+            patch.setattr(scorer, "_windows", cut)
+            items = enumerate(record or bad for record in records)
+            among_bad = [outcome for _, outcome in scorer.stream(items)]
+            by_themselves = scorer.score([record for record in records if record])
+        assert [outcome for outcome in among_bad if outcome is not bad] == by_themselves
 
 
 def test_score_raises_the_first_error_with_its_position(scorer: Scorer) -> None:
@@ -134,30 +143,32 @@ def test_the_token_budget_changes_no_logprob_beyond_rounding(tiny_pair: Path, bu
             assert np.abs(one.reference_logprobs - other.reference_logprobs).max() < 1e-5
 
 
-def test_another_last_step_leaves_the_rewards_before_it(scorer: Scorer) -> None:
+def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None:
     """By convention `exact` to the bit of rounding: no step sees a token of the next."""
-    scorer.convention = Convention.EXACT
-    one = alone(scorer, Record("p?", ("One.", "Two.", "Three.")))
-    other = alone(scorer, Record("p?", ("One.", "Two.", "Something else.", "And more.")))
-    scorer.convention = Convention.CARD
+    with load(tiny_pair, convention="exact") as exact:
+        one = alone(exact, Record("p?", ("One.", "Two.", "Three.")))
+        other = alone(exact, Record("p?", ("One.", "Two.", "Something else.", "And more.")))
     assert np.allclose(
         one.cumulative_rewards[:2], other.cumulative_rewards[:2], rtol=0, atol=1e-5 * BETA * 100
     )
 
 
-def test_a_stream_reads_one_record_beyond_the_batch_it_gives(tiny_pair: Path) -> None:
-    read = 0
+@settings(max_examples=10)
+@given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
+def test_the_window_and_its_order_change_no_number_beyond_rounding(
+    scorer: Scorer, records: list[Record], window_tokens: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "_windows", replace(scorer._windows, window_tokens=window_tokens))
+        together = scorer.score(records)
+    for record, result in zip(records, together, strict=True):
+        assert close(result, alone(scorer, record), 1e-5 * BETA * result.num_tokens)
 
-    def source() -> Iterator[tuple[int, Record]]:
-        nonlocal read
-        for read in range(1, 101):
-            yield read, SOLUTIONS[0]
 
-    with load(tiny_pair, max_batch_tokens=250) as scorer:  # two records of 106 tokens
-        stream = scorer.stream(source())
-        for number in range(1, 21):
-            next(stream)
-            assert read <= number + 2
+def test_sharing_changes_no_number_beyond_rounding(tiny_pair: Path, scorer: Scorer) -> None:
+    with load(tiny_pair, share=False) as apart:
+        for one, other in zip(scorer.score(SAMPLES), apart.score(SAMPLES), strict=True):
+            assert close(one, other, 1e-5 * BETA * one.num_tokens)
 
 
 # Rewards
@@ -177,8 +188,8 @@ def test_rewards_follow_from_the_logprobs(tiny_pair: Path, convention: Conventio
             assert len(result.token_ids) == result.num_tokens
             ratios = result.policy_logprobs.astype(np.float64) - result.reference_logprobs
             assert len(ratios) == result.num_tokens - 1
-            prompt = scorer._encoder.encode(record.problem, record.steps, convention)
-            ratios[: scorer._first_index(prompt)] = 0
+            prompt = scorer._windows.encoder.encode(record.problem, record.steps, convention)
+            ratios[: scorer._windows.first_summed(prompt)] = 0
             expected = BETA * np.cumsum(ratios)[result.step_ends]
             assert np.allclose(result.cumulative_rewards, expected, rtol=0, atol=1e-12)
 
@@ -192,27 +203,11 @@ def test_card_and_response_differ_by_the_prompts_constant(tiny_pair: Path) -> No
     with load(tiny_pair, tokens=True) as card, load(tiny_pair, convention="response") as response:
         for record in SOLUTIONS:
             whole, part = alone(card, record), alone(response, record)
-            start = card._encoder.encode(record.problem, record.steps, Convention.CARD).response_start
+            start = card._windows.encoder.encode(record.problem, record.steps, Convention.CARD).response_start
             ratios = whole.policy_logprobs.astype(np.float64) - whole.reference_logprobs
             constant = BETA * ratios[: start - 1].sum()
             difference = np.subtract(whole.cumulative_rewards, part.cumulative_rewards)
             assert np.allclose(difference, constant, rtol=0, atol=1e-8)
-
-
-def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path) -> None:
-    record = SOLUTIONS[0]
-    with load(tiny_pair, convention="response") as scorer:
-        start = scorer._encoder.encode(record.problem, record.steps, Convention.RESPONSE).response_start
-        asked: list[int] = []
-        run = scorer._engine.run
-
-        def counted(batch: Batch) -> Logprobs:
-            asked.append(len(batch.target_ids))
-            return run(batch)
-
-        scorer._engine.run = counted  # type: ignore[method-assign]
-        assert asked == []
-        assert alone(scorer, record).num_tokens - start == asked[0]
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
@@ -263,15 +258,15 @@ def test_a_logprob_that_is_not_finite_is_an_error_of_its_record_alone(
     with load(tiny_pair) as broken:
         run = broken._engine.run
 
-        def spoiled(batch: Batch) -> Logprobs:
-            logprobs = run(batch)
-            logprobs[model][batch.spans[1].start + 5] = value  # type: ignore[literal-required]
-            return logprobs
+        def spoiled(batches: Sequence[Batch]) -> Iterator[Logprobs]:
+            for batch, logprobs in zip(batches, run(batches), strict=True):
+                logprobs[model][batch.pairs[1][-5]] = value  # type: ignore[literal-required]
+                yield logprobs
 
         broken._engine.run = spoiled  # type: ignore[method-assign]
         outcomes = [outcome for _, outcome in broken.stream(enumerate(SOLUTIONS))]
     assert isinstance(outcomes[1], NonFinite)
-    assert "token 6" in outcomes[1].message
+    assert f"token {alone(scorer, SOLUTIONS[1]).num_tokens - 5} " in outcomes[1].message
     del outcomes[1]
     assert outcomes == [result for index, result in enumerate(scorer.score(SOLUTIONS)) if index != 1]
 

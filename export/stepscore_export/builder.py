@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from stepscore.artifact import WEIGHTS
 from stepscore_export.layout import Shape
 from stepscore_export.weights import TensorRef
 
 OPSET = 21
 IR_VERSION = 10
-WEIGHTS = "weights.bin"
 MICROSOFT = "com.microsoft"
 INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
 
@@ -66,6 +66,27 @@ class GraphBuilder:
             num_outputs=outputs,
             domain=MICROSOFT,
         )
+
+    def choose(
+        self,
+        condition: ir.Value,
+        then: Callable[[GraphBuilder], ir.Value],
+        otherwise: Callable[[GraphBuilder], ir.Value],
+    ) -> ir.Value:
+        """Add an If with one output; its branches may use any value of this graph, weights included."""
+        return self.op(
+            "If",
+            condition,
+            then_branch=self._branch("then", then),
+            else_branch=self._branch("otherwise", otherwise),
+        )
+
+    def _branch(self, name: str, build: Callable[[GraphBuilder], ir.Value]) -> ir.Graph:
+        branch = GraphBuilder(name, self.shape)
+        result = build(branch)
+        for index, value in enumerate(value for node in branch.tape.nodes for value in node.outputs):
+            value.name = f"{name}_{index}"  # a name that the graph around it does not give
+        return ir.Graph([], [result], nodes=branch.tape.nodes, name=name)
 
     def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
         """Return the initializer that names these bytes of the weight file, in the type of the graph.

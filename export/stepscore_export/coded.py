@@ -27,7 +27,16 @@ from stepscore_export.layout import (
     SignedMatrix,
 )
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
-from stepscore_export.quantize import Floats, Quantized, pack, quantize, quantize_channels, signed
+from stepscore_export.parallel import in_order
+from stepscore_export.quantize import (
+    Floats,
+    Quantized,
+    QuantizedChannels,
+    pack,
+    quantize,
+    quantize_channels,
+    signed,
+)
 from stepscore_export.weights import TensorRef, TensorSink, numpy_dtype
 
 
@@ -81,10 +90,14 @@ def store_coded(
     base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=base_bits == 4)
     difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
 
+    def quantized(block: tuple[Floats, Floats]) -> tuple[Quantized, Quantized]:
+        reference, policy = block
+        return base.quantized(reference), difference.quantized(policy - reference)
+
     def base_codes() -> Iterator[NDArray[np.uint8]]:
-        for reference, policy in blocks.blocks:
-            yield base.add(reference, blocks.spread)
-            difference.codes.append(difference.add(policy - reference, blocks.spread))
+        for of_base, of_difference in in_order(quantized, blocks.blocks):
+            yield base.add(of_base)
+            difference.codes.append(difference.add(of_difference))
 
     # In this order: codes of the base are written as they come, those of the difference held till then.
     where = base.store(file, base_codes()), difference.store(file, difference.codes)
@@ -107,14 +120,18 @@ class _Part:
     scales: list[NDArray[np.floating]] = field(default_factory=list)
     zeros: list[NDArray[np.uint8]] = field(default_factory=list)
 
-    def add(self, weight: Floats, spread: Floats | None) -> NDArray[np.uint8]:
-        """Quantise a row block, keep its scales and zero points and return its codes."""
-        form = self.bits, self.block_size, numpy_dtype(self.options.compute)
+    def quantized(self, weight: Floats) -> Quantized:
+        """Quantise a row block."""
+        form, spread = (self.bits, self.block_size, numpy_dtype(self.options.compute)), self.blocks.spread
         if spread is None:
             quantized = quantize(weight, *form, asymmetric=self.asymmetric)
         else:
             quantized = quantize_with_feedback(weight, spread, *form, asymmetric=self.asymmetric)
         self._check(weight, quantized)
+        return quantized
+
+    def add(self, quantized: Quantized) -> NDArray[np.uint8]:
+        """Keep the scales and zero points of the next row block and return its codes."""
         self.scales.append(quantized.scales)
         if quantized.zeros is not None:
             self.zeros.append(quantized.zeros)
@@ -179,10 +196,14 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role
     """Append both parts, transposed, as the integer operator wants them: codes [K, N], scales [N]."""
     base, difference = (_Channels(f"{name}.{part}", blocks) for part in ("base", "difference"))
 
+    def quantized(block: tuple[Floats, Floats]) -> tuple[QuantizedChannels, QuantizedChannels]:
+        reference, policy = block
+        return base.quantized(reference), difference.quantized(policy - reference)
+
     def base_codes() -> Iterator[NDArray[np.int8]]:
-        for reference, policy in blocks.blocks:
-            base.add(reference, blocks.spread)
-            difference.add(policy - reference, blocks.spread)
+        for of_base, of_difference in in_order(quantized, blocks.blocks):
+            base.add(of_base)
+            difference.add(of_difference)
         yield base.transposed()
 
     return IntegerMatrix(
@@ -201,11 +222,12 @@ class _Channels:
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     scales: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def add(self, weight: Floats, spread: Floats | None) -> None:
-        if spread is None:
-            quantized = quantize_channels(weight)
-        else:
-            quantized = quantize_channels_with_feedback(weight, spread)
+    def quantized(self, weight: Floats) -> QuantizedChannels:
+        if self.blocks.spread is None:
+            return quantize_channels(weight)
+        return quantize_channels_with_feedback(weight, self.blocks.spread)
+
+    def add(self, quantized: QuantizedChannels) -> None:
         self.codes.append(quantized.codes)
         self.scales.append(quantized.scales)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 
 from stepscore.choices import Precision
 from stepscore_export.head import TILE
-from stepscore_export.layout import UnitWeights
+from stepscore_export.layout import UnitWeights, tensors
 from stepscore_export.model import BLOCK_ELEMENTS, Members, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import unit_members
-from stepscore_export.weights import SizeOnly, TensorRef
+from stepscore_export.weights import SizeOnly
 
 # Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
 PARAMETERS_PER_SECOND = {
@@ -76,11 +76,4 @@ def _memory_bytes(weights: UnitWeights, checkpoints: Members) -> int:
 
 
 def _num_bytes(part: object) -> int:
-    """Add up the tensors of a layout."""
-    if isinstance(part, TensorRef):
-        return part.num_bytes
-    if isinstance(part, tuple):
-        return sum(_num_bytes(each) for each in part)
-    if is_dataclass(part):
-        return sum(_num_bytes(getattr(part, each.name)) for each in fields(part))
-    return 0
+    return sum(tensor.num_bytes for tensor in tensors(part))

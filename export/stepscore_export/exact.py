@@ -20,12 +20,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import layer_file
-from stepscore.choices import Precision
+from stepscore.artifact import WEIGHTS, layer_file
+from stepscore.choices import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
-from stepscore.plan import Batch, budgeted, pack
-from stepscore.provider import CPU, available_cores
-from stepscore_export.builder import WEIGHTS
+from stepscore.plan import Group, plan
+from stepscore.provider import Sessions
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import tensor_shapes
 from stepscore_export.errors import unwritable
@@ -74,7 +73,7 @@ def exact_logprobs(
 class _Part:
     """Some of the sequences, packed, and how far their rows have come: [n, H]; after all layers [m, H]."""
 
-    batch: Batch
+    group: Group
     rows: Rows
 
 
@@ -92,8 +91,9 @@ class ExactModel:
         self._scratch = scratch
         self._progress = progress
         self._next_layer = 0
-        batches = [pack(group, [0] * len(group)) for group in budgeted(sequences, len, BATCH_ROWS)]
-        self._parts = [_Part(batch, _embedded(checkpoint, batch.input_ids)) for batch in batches]
+        # Nothing is shared, so that `see` is shown a token as often as it occurs, and a row has one target.
+        groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False)
+        self._parts = [_Part(group, _embedded(checkpoint, group.batch.input_ids)) for group in groups]
 
     def advance(self, see: See | None = None) -> None:
         """Run the next layer; raises IndexError after the last.
@@ -121,11 +121,12 @@ class ExactModel:
                 f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
                 hint="its training diverged or its files are damaged; take another revision",
             )
-        return [
-            logprobs[span]
+        scores = {
+            member: logprobs[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)
-            for span in part.batch.spans
-        ]
+            for member, pairs in zip(part.group.members, part.group.batch.pairs, strict=True)
+        }
+        return [scores[index] for index in range(len(scores))]
 
     def hidden(self) -> Iterator[Rows]:
         """Run what is left and give the rows [m, H] that enter the head, part by part."""
@@ -164,7 +165,7 @@ class ExactModel:
             for part, total, logit in zip(self._parts, totals, chosen, strict=True):
                 logits = part.rows @ block.T  # [m, columns]
                 np.logaddexp(total, _log_sum_exp(logits), out=total)
-                columns = part.batch.target_ids - start
+                columns = part.group.batch.target_ids - start
                 here = np.flatnonzero((columns >= 0) & (columns < len(block)))
                 logit[here] = logits[here, columns[here]]
             self._progress(block.size)
@@ -173,31 +174,12 @@ class ExactModel:
 
 def _run_layer(graph: Path, parts: Sequence[_Part], see: See | None) -> list[Rows]:
     # In a function of its own: the session, which maps the weights, is gone before they are removed.
-    session = _open(graph)
+    session = Sessions(Provider.CPU, lean=True, cast_late=True).open(graph)
     return [_run(session, part, see) for part in parts]
 
 
-def _open(graph: Path) -> ort.InferenceSession:
-    """Open a graph for as little memory as it can be run in; stepscore.provider opens for speed.
-
-    A matrix is cast up right before its product (ONNX Runtime's default order begins with all that depend on
-    nothing, the largest two at once), nothing is folded or packed, and what was used is given back: an
-    export goes on after this. A Qwen2.5-7B layer in bf16 takes 1.1 GB that way, and 1.4 GB in that order.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = available_cores()
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(graph), options, providers=[CPU])
-
-
 def _run(session: ort.InferenceSession, part: _Part, see: See | None) -> Rows:
-    batch = part.batch
+    batch = part.group.batch
     feeds: dict[str, NDArray[Any]] = {
         "rows": part.rows,
         "pad_index": batch.pad_index,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from stepscore.plan import SHORT_TOKENS
 from stepscore_export.builder import INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.layout import (
     BlockMatrix,
@@ -38,6 +39,7 @@ from stepscore_export.layout import (
 from stepscore_export.products import Rows, Streams
 from stepscore_export.weights import TensorRef
 
+ATTENTION = "GroupQueryAttention"
 TAPS = ("into_qkv", "into_output", "into_mlp", "into_down")
 
 
@@ -46,7 +48,7 @@ class _Residual:
     """The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
 
     rows: Streams
-    delta: Streams | None = None
+    delta: Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,20 @@ class _Shared:
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
     score_index: ir.Value | None
+    is_short: ir.Value | None
+    """Where the kernel of attention is chosen by the length of the sequences."""
 
     @classmethod
     def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
+        length = g.input("total_sequence_length", INT32)
         return cls(
             rotary=rotary,
             pad_index=g.input("pad_index", INT64, "batch", "sequence"),
             unpad_index=g.input("unpad_index", INT64, "n"),
             seqlens_k=g.input("seqlens_k", INT32, "batch"),
-            total_sequence_length=g.input("total_sequence_length", INT32),
+            total_sequence_length=length,
             score_index=g.input("score_index", INT64, "m") if scored else None,
+            is_short=_is_short(g, length) if g.shape.on_cpu else None,
         )
 
 
@@ -83,15 +89,14 @@ def embed_graph(embedding: tuple[Table, ...], shape: Shape) -> ir.Model:
 
 
 def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
-    """Chain all layers; between two layers the residual sum and the next norm are one operator."""
+    """Chain all layers: the same operators in the same order as the layers have, so the same bits."""
     # rows [n, H] -> hidden [m, H]
     g = GraphBuilder("body", shape)
-    residual = _rows_input(g)
+    rows = _rows_input(g)
     shared = _Shared.declare(g, weights.rotary, scored=True)
-    last = len(weights.layers) - 1
-    for index, layer in enumerate(weights.layers):
-        residual = _layer(g, layer, shared, residual, last=index == last)
-    hidden, _ = _norm(g, weights.norm, residual)
+    for layer in weights.layers[:-1]:
+        rows = _summed(g, _layer(g, layer, shared, rows, last=False))
+    hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, last=True))
     return g.finish(*_outputs(shape, "hidden", "m", hidden))
 
 
@@ -120,20 +125,22 @@ def _one_layer(
     # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
     last = final_norm is not None
     g = GraphBuilder(f"layer-{index:02d}", shape)
-    residual = _rows_input(g)
+    rows = _rows_input(g)
     shared = _Shared.declare(g, rotary, scored=last)
-    residual = _layer(g, layer, shared, residual, last=last)
+    residual = _layer(g, layer, shared, rows, last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
         return g, _outputs(shape, "hidden", "m", hidden)
-    assert residual.delta is not None  # every layer leaves one
-    sums = tuple(g.op("Add", rows, delta) for rows, delta in zip(residual.rows, residual.delta, strict=True))
-    return g, _outputs(shape, "next_rows", "n", sums)
+    return g, _outputs(shape, "next_rows", "n", _summed(g, residual))
 
 
-def _rows_input(g: GraphBuilder) -> _Residual:
+def _rows_input(g: GraphBuilder) -> Streams:
     width = g.shape.hidden_size
-    return _Residual(tuple(g.input(name, g.compute, "n", width) for name in g.shape.named("rows")))
+    return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named("rows"))
+
+
+def _summed(g: GraphBuilder, residual: _Residual) -> Streams:
+    return tuple(g.op("Add", rows, delta) for rows, delta in zip(residual.rows, residual.delta, strict=True))
 
 
 def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Output]:
@@ -143,11 +150,12 @@ def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Outpu
     ]
 
 
-def _layer(
-    g: GraphBuilder, layer: LayerWeights, shared: _Shared, residual: _Residual, *, last: bool
-) -> _Residual:
-    # residual [n, H] -> the same after the layer; the last layer: -> [m, H]
-    normed, rows = _norm(g, layer.input_norm, residual)
+def _layer(g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams, *, last: bool) -> _Residual:
+    # rows [n, H] -> the same after the layer; the last layer: -> [m, H]
+    normed = tuple(
+        g.op("SimplifiedLayerNormalization", stream, g.weight(scale), axis=-1, epsilon=epsilon)
+        for stream, scale, epsilon in zip(rows, layer.input_norm, g.shape.rms_norm_eps, strict=True)
+    )
     unpad = shared.unpad_index
     if last:
         unpad = g.op("Gather", unpad, shared.score_index)
@@ -159,22 +167,14 @@ def _layer(
 
 def _norm(g: GraphBuilder, scales: Vectors, residual: _Residual) -> tuple[Streams, Streams]:
     # residual [n, H] -> RMS norm of its sum, the sum
-    streams = zip(residual.rows, residual.delta or [None] * len(scales), scales, strict=True)
-    normed, sums = zip(
-        *(
-            _norm_stream(g, scale, epsilon, rows, delta)
-            for (rows, delta, scale), epsilon in zip(streams, g.shape.rms_norm_eps, strict=True)
-        ),
-        strict=True,
-    )
+    streams = zip(residual.rows, residual.delta, scales, g.shape.rms_norm_eps, strict=True)
+    normed, sums = zip(*(_norm_stream(g, *stream) for stream in streams), strict=True)
     return normed, sums
 
 
 def _norm_stream(
-    g: GraphBuilder, scale: TensorRef, epsilon: float, rows: ir.Value, delta: ir.Value | None
+    g: GraphBuilder, rows: ir.Value, delta: ir.Value, scale: TensorRef, epsilon: float
 ) -> tuple[ir.Value, ir.Value]:
-    if delta is None:
-        return g.op("SimplifiedLayerNormalization", rows, g.weight(scale), axis=-1, epsilon=epsilon), rows
     normed, _, _, total = g.ops(
         "SkipSimplifiedLayerNormalization", 4, delta, rows, g.weight(scale), epsilon=epsilon
     )
@@ -202,24 +202,36 @@ def _attend(
 ) -> ir.Value:
     # qkv [n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
     padded = g.op("Gather", qkv, shared.pad_index)
-    # present_key and present_value are named and left dangling: the CPU's flash path needs them
-    attended, _, _ = g.ops(
-        "GroupQueryAttention",
-        3,
-        padded,
-        None,
-        None,
-        None,
-        None,
-        shared.seqlens_k,
-        shared.total_sequence_length,
-        *(g.weight(table) for table in tables),
-        num_heads=g.shape.num_attention_heads,
-        kv_num_heads=g.shape.num_key_value_heads,
-        do_rotary=1,
-    )
+    cos, sin = (g.weight(table) for table in tables)
+    inputs = (padded, None, None, None, None, shared.seqlens_k, shared.total_sequence_length, cos, sin)
+    attended = _by_length(g, shared.is_short, inputs) if shared.is_short else _flash(g, inputs)
     flat = g.op("Reshape", attended, g.constant("flat", -1, g.shape.num_attention_heads * g.shape.head_dim))
     return g.op("Gather", flat, unpad)
+
+
+def _is_short(g: GraphBuilder, length: ir.Value) -> ir.Value:
+    return g.op("LessOrEqual", length, g.scalar("short_tokens", SHORT_TOKENS, INT32))
+
+
+def _by_length(g: GraphBuilder, is_short: ir.Value, inputs: Sequence[ir.Value | None]) -> ir.Value:
+    """Choose between the CPU's two kernels.
+
+    One makes all [B, N, S, S] scores and is up to twice as fast; the other never has them.
+    """
+    return g.choose(
+        is_short, lambda b: b.ops(ATTENTION, 1, *inputs, **_heads(g))[0], lambda b: _flash(b, inputs)
+    )
+
+
+def _flash(g: GraphBuilder, inputs: Sequence[ir.Value | None]) -> ir.Value:
+    # present_key and present_value are named and left dangling: the CPU's flash path needs them
+    attended, _, _ = g.ops(ATTENTION, 3, *inputs, **_heads(g))
+    return attended
+
+
+def _heads(g: GraphBuilder) -> dict[str, int]:
+    shape = g.shape
+    return {"num_heads": shape.num_attention_heads, "kv_num_heads": shape.num_key_value_heads, "do_rotary": 1}
 
 
 def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
@@ -233,7 +245,7 @@ def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
 
 
 def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    if g.shape.fused_silu:
+    if g.shape.on_cpu:
         return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
     return g.op("Mul", x, g.op("Sigmoid", x))
 

@@ -6,11 +6,12 @@ second) has norms, biases and an embedding of its own, and the matrices serve bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import onnx_ir as ir
 
-from stepscore.artifact import ModelName
+from stepscore.artifact import BODY, EMBED, HEAD, Extent, ModelName, layer_file
 from stepscore_export.weights import TensorRef
 
 
@@ -51,6 +52,15 @@ class SignedMatrix:
     columns: int
     zeros: TensorRef | None = None
 
+    def part(self, start: int, stop: int) -> SignedMatrix:
+        """Name rows [start:stop] of the same bytes."""
+        return replace(
+            self,
+            codes=self.codes.part(start, stop),
+            scales=self.scales.part(start, stop),
+            zeros=None if self.zeros is None else self.zeros.part(start, stop),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelMatrix:
@@ -74,6 +84,17 @@ class MergedMatrix:
 
     base: SignedMatrix
     difference: SignedMatrix
+
+    def parts(self, max_elements: int) -> Iterator[MergedMatrix]:
+        """Cut it into row ranges of at most so many elements (128 rows at least), over the same bytes."""
+        rows = self.base.codes.shape[0]
+        step = max(128, max_elements // self.base.columns // 128 * 128)
+        if rows <= step:
+            yield self
+            return
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            yield MergedMatrix(self.base.part(start, stop), self.difference.part(start, stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,31 @@ class UnitWeights:
     rotary: RotaryWeights
 
 
+def tensors(part: object) -> Iterator[TensorRef]:
+    """Give every tensor of a part of a unit."""
+    if isinstance(part, TensorRef):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from tensors(each)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from tensors(getattr(part, field.name))
+
+
+def extents(weights: UnitWeights) -> dict[str, Extent]:
+    """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""
+    layers = {layer_file(index): _extent(layer) for index, layer in enumerate(weights.layers)}
+    parts = {EMBED: weights.embedding, BODY: weights.layers, HEAD: weights.head}
+    return {name: _extent(part) for name, part in parts.items()} | layers
+
+
+def _extent(part: object) -> Extent:
+    refs = list(tensors(part))
+    start = min(ref.offset for ref in refs)
+    return Extent(start, max(ref.offset + ref.num_bytes for ref in refs) - start)
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What the graphs need to know beside the tensors' own shapes."""
@@ -150,8 +196,8 @@ class Shape:
     num_key_value_heads: int
     head_dim: int
     compute: ir.DataType
-    fused_silu: bool
-    """QuickGelu is one kernel for fp32 on the CPU; Sigmoid * Mul works everywhere."""
+    on_cpu: bool
+    """Use what only ONNX Runtime's CPU provider has or needs: one kernel for SiLU, two for attention."""
 
     def named(self, name: str) -> tuple[str, ...]:
         """Return the name of a graph's input or output for every stream: bare where there is but one."""

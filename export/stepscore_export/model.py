@@ -32,11 +32,12 @@ from stepscore_export.layout import (
     Vectors,
 )
 from stepscore_export.options import ExportOptions
-from stepscore_export.quantize import Floats, quantize
+from stepscore_export.parallel import in_order
+from stepscore_export.quantize import Floats, Quantized, quantize
 from stepscore_export.spread import LayerSpread, NoStatistics, Statistics
 from stepscore_export.weights import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
-BLOCK_ELEMENTS = 1 << 22  # 16 MB of float32: large enough for numpy, small enough for any machine
+BLOCK_ELEMENTS = 1 << 21  # 8 MB of float32: large enough for numpy, small enough for any machine
 TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fidelity of the base
 
 Advance = Callable[[int], None]
@@ -58,7 +59,7 @@ def graph_shape(members: Members, options: ExportOptions) -> Shape:
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         compute=options.compute,
-        fused_silu=options.compute == ir.DataType.FLOAT,
+        on_cpu=options.compute == ir.DataType.FLOAT,
     )
 
 
@@ -202,10 +203,13 @@ class UnitWriter:
         per_row = -(-stack.columns // size)
         scales: list[NDArray[np.floating]] = []
 
+        def rounded(block: Floats) -> Quantized:
+            quantized = quantize(block, bits, size, numpy_dtype(scale_type))
+            _refuse_overflow(quantized.scales, block, name)
+            return quantized
+
         def codes() -> Iterator[NDArray[np.uint8]]:
-            for block in stack.blocks():
-                quantized = quantize(block, bits, size, numpy_dtype(scale_type))
-                _refuse_overflow(quantized.scales, block, name)
+            for quantized in in_order(rounded, stack.blocks()):
                 scales.append(quantized.scales)
                 yield quantized.codes
 

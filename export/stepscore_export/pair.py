@@ -13,8 +13,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from stepscore.artifact import (
+    BODY,
+    EMBED,
+    HEAD,
     SCHEMA_VERSION,
     TOKENIZER,
+    WEIGHTS,
     Architecture,
     Difference,
     Distance,
@@ -29,7 +33,6 @@ from stepscore.choices import Activations, Coding, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import require_exact_integers, runs_here
-from stepscore_export.builder import WEIGHTS
 from stepscore_export.calibration import MAX_TOKENS, Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
@@ -38,7 +41,7 @@ from stepscore_export.errors import unwritable
 from stepscore_export.exact import exact_logprobs
 from stepscore_export.graph import body_graph, embed_graph, layer_graph
 from stepscore_export.head import head_graph
-from stepscore_export.layout import Shape, UnitWeights
+from stepscore_export.layout import Shape, UnitWeights, extents
 from stepscore_export.model import Members, graph_shape, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
@@ -104,7 +107,11 @@ def export_pair(
             def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
                     _write_graphs(staged, folder, weights, graph_shape(members, of))
-                return _manifest(facts, of, staged.files)
+                stored = tuple(
+                    Unit(folder, tuple(members), extents(weights))
+                    for folder, (members, weights) in units.items()
+                )
+                return _manifest(facts, of, stored, staged.files)
 
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
             staged.write_manifest(write_graphs(runnable))
@@ -192,13 +199,13 @@ def _write_graphs(staged: Stage, name: str, weights: UnitWeights, shape: Shape) 
     def write(graph_name: str, model: ir.Model) -> None:
         staged.write(f"{name}/{graph_name}", ir.to_proto(model).SerializeToString(deterministic=True))
 
-    write("embed.onnx", embed_graph(weights.embedding, shape))
-    write("body.onnx", body_graph(weights, shape))
+    write(EMBED, embed_graph(weights.embedding, shape))
+    write(BODY, body_graph(weights, shape))
     last = len(weights.layers) - 1
     for index, layer in enumerate(weights.layers):
         norm = weights.norm if index == last else None
         write(layer_file(index), layer_graph(layer, weights.rotary, shape, index, norm))
-    write("head.onnx", head_graph(weights.head, shape))
+    write(HEAD, head_graph(weights.head, shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +218,9 @@ class _Facts:
     calibration: str | None
 
 
-def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]) -> Manifest:
+def _manifest(
+    facts: _Facts, options: ExportOptions, units: tuple[Unit, ...], files: dict[str, FileEntry]
+) -> Manifest:
     checkpoints = facts.checkpoints
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -226,9 +235,7 @@ def _manifest(facts: _Facts, options: ExportOptions, files: dict[str, FileEntry]
         distance=facts.distance,
         beta=options.beta,
         template=facts.template,
-        units=tuple(
-            Unit(folder, tuple(members)) for folder, members in unit_members(checkpoints, options).items()
-        ),
+        units=units,
         selftest=None,
         fidelity=None,
         versions={  # the package of onnxruntime has two names: onnxruntime and onnxruntime-gpu

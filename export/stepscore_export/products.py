@@ -35,6 +35,8 @@ Streams = tuple[ir.Value, ...]
 """The same rows [n, K] in every model of the unit: one value, or reference and policy."""
 
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
+MERGED_ELEMENTS = 1 << 24
+"""What is turned into float32 at a time, 67 MB: several copies are alive together."""
 UINT8_ZERO = 128
 SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no code
 
@@ -67,6 +69,13 @@ class Rows:
         return reference, self._g.op("Add", policy, difference)
 
     def _merged(self, matrix: MergedMatrix) -> Streams:
+        g = self._g
+        parts = [self._merged_part(part) for part in matrix.parts(MERGED_ELEMENTS)]
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(g.op("Concat", *columns, axis=-1) for columns in zip(*parts, strict=True))
+
+    def _merged_part(self, matrix: MergedMatrix) -> Streams:
         base, difference = (_dequantized(self._g, part) for part in (matrix.base, matrix.difference))
         reference, policy = self._streams
         return (

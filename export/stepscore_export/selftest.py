@@ -44,7 +44,7 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
     encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
     token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
     token_ids = token_ids[: manifest.architecture.max_position_embeddings]
-    engine = Engine(pair, EngineOptions(residency=Residency.STREAM))
+    engine = Engine(pair, EngineOptions(residency=Residency.STREAM, ahead=False))
     hidden, logprobs = engine.trace(pack([token_ids], [0]))
     hidden_error = logprob_error = 0.0
     for name, checkpoint in checkpoints.items():

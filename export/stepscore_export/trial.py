@@ -16,11 +16,11 @@ from stepscore.artifact import Fidelity, Pair
 from stepscore.choices import Residency
 from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import SelftestFailed
-from stepscore.plan import budgeted
+from stepscore.plan import plan
 from stepscore.prompt import EncodedPrompt
 from stepscore_export.fidelity import Scores, as_float64, fidelity
 
-BATCH_TOKENS = 1024
+BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,14 @@ class Trial:
 def _streamed_logprobs(
     pair: Pair, sequences: Sequence[NDArray[np.int64]]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    engine = Engine(pair, EngineOptions(residency=Residency.STREAM))
-    batches = budgeted(sequences, len, BATCH_TOKENS)
-    return [scores for batch in batches for scores in engine.logprobs(batch)]
+    engine = Engine(pair, EngineOptions(residency=Residency.STREAM, ahead=False))
+    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
+    scores = {
+        member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
+        for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True)
+        for member, pairs in zip(group.members, group.batch.pairs, strict=True)
+    }
+    return [scores[index] for index in range(len(scores))]
 
 
 def _relative(value: float) -> float | None:

@@ -58,10 +58,12 @@ class TensorRef:
         return -(-math.prod(self.shape) * self.dtype.bitwidth // 8)
 
     def part(self, start: int, stop: int) -> TensorRef:
-        """Name rows [start:stop] of the same bytes."""
-        row_bytes = self.num_bytes // self.shape[0]
-        name = f"{self.name}.{start}"
-        return TensorRef(name, self.dtype, (stop - start, *self.shape[1:]), self.offset + start * row_bytes)
+        """Name rows [start:stop] of the same bytes; ValueError where the first row begins within a byte."""
+        skipped_bits = start * math.prod(self.shape[1:]) * self.dtype.bitwidth
+        if skipped_bits % 8:
+            raise ValueError(f"row {start} of {self.name} does not begin with a byte")
+        shape = (stop - start, *self.shape[1:])
+        return TensorRef(f"{self.name}.{start}", self.dtype, shape, self.offset + skipped_bits // 8)
 
 
 class TensorSink(Protocol):

@@ -28,11 +28,13 @@ import msgspec
 
 from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Target
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
-from stepscore.prompt import Template
+from stepscore.prompt import PromptEncoder, Template
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
+EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
 MAX_MANIFEST_BYTES = 16 << 20
 SMALL_BYTES = 16 << 20
 """Files up to this size are hashed whenever a pair is opened: a tokenizer of 7 MB takes 20 ms."""
@@ -62,11 +64,23 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_position_embeddings: _Positive
 
 
+class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes of a weight file; tensors between its ends may belong to no one else."""
+
+    offset: int
+    size: int
+
+
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One set of graphs over one weight file; it computes the log-probs of one model (or of both)."""
+    """One set of graphs over one weight file; it computes the log-probs of one model (or of both).
+
+    `extents` says which bytes of weights.bin each graph reads, by the name of the graph's file (of `body`
+    they are those of its layers together).
+    """
 
     folder: str
     models: tuple[ModelName, ...]
+    extents: dict[str, Extent]
 
 
 class Selftest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +179,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     versions: dict[str, str]
     files: dict[str, FileEntry]
 
+    @property
+    def has_int8_activations(self) -> bool:
+        """Whether matrices are multiplied in integers."""
+        return self.difference is not None and self.difference.activations is Activations.INT8
+
     def encode(self) -> bytes:
         """Return the bytes of manifest.json: indented, keys in a fixed order."""
         plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))
@@ -212,6 +231,11 @@ class Pair:
         """Return the text of tokenizer.json."""
         return (self.path / TOKENIZER).read_text(encoding="utf-8")
 
+    def encoder(self) -> PromptEncoder:
+        """Return what turns records into token ids of these models."""
+        limit = self.manifest.architecture.max_position_embeddings
+        return PromptEncoder(self.tokenizer_json(), self.manifest.template, max_tokens=limit)
+
 
 def graph_files(num_hidden_layers: int) -> list[str]:
     """Return the names of the graph files of one unit.
@@ -220,10 +244,10 @@ def graph_files(num_hidden_layers: int) -> list[str]:
     ['embed.onnx', 'body.onnx', 'layer-00.onnx', 'layer-01.onnx', 'head.onnx']
     """
     return [
-        "embed.onnx",
-        "body.onnx",
+        EMBED,
+        BODY,
         *(layer_file(index) for index in range(num_hidden_layers)),
-        "head.onnx",
+        HEAD,
     ]
 
 
@@ -293,11 +317,17 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
     graphs = graph_files(manifest.architecture.num_hidden_layers)
     needed = [
         TOKENIZER,
-        *(f"{unit.folder}/{name}" for unit in manifest.units for name in ["weights.bin", *graphs]),
+        *(f"{unit.folder}/{name}" for unit in manifest.units for name in [WEIGHTS, *graphs]),
     ]
     for name in needed:
         if name not in manifest.files:
             raise ManifestInvalid(f"{path} does not list {name}")
+    for unit in manifest.units:
+        size = manifest.files[f"{unit.folder}/{WEIGHTS}"].size
+        for name in graphs:
+            extent = unit.extents.get(name)
+            if extent is None or not 0 <= extent.offset < extent.offset + extent.size <= size:
+                raise ManifestInvalid(f"{path} does not say what {unit.folder}/{name} reads of {WEIGHTS}")
 
 
 def _check_size(folder: Path, name: str, entry: FileEntry) -> None:

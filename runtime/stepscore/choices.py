@@ -28,10 +28,15 @@ class Provider(enum.StrEnum):
 
 
 class Residency(enum.StrEnum):
-    """What stays in memory between batches: all graphs, or one layer at a time."""
+    """What is in memory at once; `auto` is the fastest that fits."""
 
+    AUTO = "auto"
     RESIDENT = "resident"
+    """Everything."""
+    ALTERNATE = "alternate"
+    """One model at a time over a window; a coded pair holds both at once, so there it is `resident`."""
     STREAM = "stream"
+    """One layer at a time over a window, the next one being loaded meanwhile."""
 
 
 class Precision(enum.StrEnum):

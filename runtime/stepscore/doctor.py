@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stepscore.choices import Provider
 from stepscore.errors import ProviderUnavailable, StepscoreError
+from stepscore.memory import available_bytes
 
 if TYPE_CHECKING:
     from stepscore.artifact import Pair
@@ -110,7 +111,7 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
     target = pair.manifest.target.value
     size = pair.num_bytes()
     value = f"{path}: for {target}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
-    available = _available_bytes()
+    available = available_bytes()
     if target == "cpu" and available is not None and size > available:
         value += f"; more than the {available / 1e9:.1f} GB of memory available"
     return Finding("pair", value), target
@@ -150,23 +151,6 @@ def _cpu_features() -> list[str]:
 
 def _memory() -> str:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
-    available = _available_bytes()
+    available = available_bytes()
     of = "" if total is None else f" of {total / 1e9:.1f} GB"
     return "unknown" if available is None else f"{available / 1e9:.1f} GB available{of}"
-
-
-def _available_bytes() -> int | None:
-    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    available = next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
-    )
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no limit: no file, or "max"
-        return available
-    return limit - used if available is None else min(available, limit - used)

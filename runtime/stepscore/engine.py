@@ -1,13 +1,24 @@
-"""A batch in, log-probs of both models out: ONNX Runtime sessions, residency, the chunked head.
+"""A window of batches in, log-probs of both models out: ONNX Runtime sessions, residency, the chunked head.
 
 Every unit of a pair runs the same way: embed on the host, body (or its layers, one by one), then the head
 over chunks of the scored rows. Values travel between the graphs as OrtValues, so hidden rows never leave
 the device. Graph inputs are bound by name; the engine does not know what a graph computes.
+
+    resident    every graph stays open; a batch goes through all of them, then the next batch
+    alternate   one unit is open at a time; the batches of a window go through it one by one
+    stream      one layer is open at a time; all batches of a window go through it, and meanwhile the next
+                layer is opened and its weights are read from the disk
+
+The three give the same numbers: the body is the layers, operator by operator. Bits may differ where `stream`
+does not pack weights that are then multiplied in floats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +27,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import ModelName, Pair, layer_file
-from stepscore.choices import Activations, Provider, Residency
+from stepscore.artifact import BODY, EMBED, HEAD, WEIGHTS, ModelName, Pair, Unit, layer_file
+from stepscore.choices import Provider, Residency
+from stepscore.memory import usual_head_rows
 from stepscore.plan import Batch, chunks, pack
 from stepscore.provider import Sessions, require, require_exact_integers, resolve
-
-HEAD_ROWS = 1024
-"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 33 MB a copy."""
-INTEGER_HEAD_ROWS = 256
-"""The same for integer products, which hold more copies and need no more rows to be at full speed."""
 
 Values = dict[str, ort.OrtValue]
 Logprobs = dict[ModelName, NDArray[np.float32]]
@@ -32,21 +39,19 @@ Logprobs = dict[ModelName, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run; none of it changes a number by more than rounding.
-
-    With int8 activations that is more than the last bits: another order of sums can move a row to the next
-    code, and a log-prob by a few thousandths of a nat. The log-ratio stays within the pair's own error.
-    """
+    """How to run; none of it changes a number by more than rounding."""
 
     provider: Provider = Provider.AUTO
     residency: Residency = Residency.RESIDENT
     threads: int | None = None
     gpu_mem_limit: int | None = None
     head_rows: int | None = None
+    ahead: bool = True
+    """Whether `stream` opens the next layer while one is run: faster, and one layer more in memory."""
 
 
 class Engine:
-    """An open pair, ready to run batches."""
+    """An open pair, ready to run windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
@@ -54,27 +59,35 @@ class Engine:
         self.provider = resolve(options.provider, pair.manifest.target)
         require(self.provider)
         require_integers_of(pair)
-        usual = INTEGER_HEAD_ROWS if has_int8_activations(pair) else HEAD_ROWS
-        architecture = pair.manifest.architecture
-        self._head_rows = options.head_rows or usual
-        lean = options.residency is Residency.STREAM
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean)
+        self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
+        streams = options.residency is Residency.STREAM
+        cast_late = pair.manifest.difference is None
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, streams, cast_late)
+        layers = [layer_file(index) for index in range(pair.manifest.architecture.num_hidden_layers)]
+        stages = [*layers, HEAD] if streams else [BODY, HEAD]
         self._units = [
-            _Unit(
-                pair.path / unit.folder,
-                unit.models,
-                sessions,
-                [layer_file(index) for index in range(architecture.num_hidden_layers)],
-                options.residency,
-            )
+            _Unit(unit, _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead), stages)
             for unit in pair.manifest.units
         ]
+        self._by_batch = options.residency in {Residency.RESIDENT, Residency.AUTO}
+        if self._by_batch:
+            for each in self._units:
+                each.keep()
 
-    def run(self, batch: Batch) -> Logprobs:
-        """Return the log-probs (nats, float32 [t]) of a batch's (row, token) pairs, by model."""
-        results: Logprobs = {}
+    def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+        """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order.
+
+        A resident engine gives a batch's as soon as it is done; the others when all are.
+        """
+        windows = [[batch] for batch in batches] if self._by_batch else [batches]
+        for window in windows:
+            yield from self._run(window)
+
+    def _run(self, window: Sequence[Batch]) -> list[Logprobs]:
+        results: list[Logprobs] = [{} for _ in window]
         for unit in self._units:
-            results |= unit.head(unit.body(batch), batch, self._head_rows)
+            for known, (_, logprobs) in zip(results, unit.run(window, self._head_rows), strict=True):
+                known.update(logprobs)
         return results
 
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
@@ -82,9 +95,9 @@ class Engine:
         hidden: dict[ModelName, NDArray[np.floating]] = {}
         results: Logprobs = {}
         for unit in self._units:
-            values = unit.body(batch)
+            ((values, logprobs),) = unit.run([batch], self._head_rows)
             hidden |= dict(zip(unit.models, (value.numpy() for value in values.values()), strict=True))
-            results |= unit.head(values, batch, self._head_rows)
+            results |= logprobs
         return hidden, results
 
     def logprobs(
@@ -92,8 +105,8 @@ class Engine:
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
         batch = pack(sequences, [0] * len(sequences))
-        results = self.run(batch)
-        return [(results["policy"][span], results["reference"][span]) for span in batch.spans]
+        (results,) = self.run([batch])
+        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.pairs]
 
     def close(self) -> None:
         """Release the sessions and their memory."""
@@ -102,40 +115,95 @@ class Engine:
 
 def require_integers_of(pair: Pair) -> None:
     """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
-    if has_int8_activations(pair):
+    if pair.manifest.has_int8_activations:
         require_exact_integers()
 
 
-def has_int8_activations(pair: Pair) -> bool:
-    """Return whether the pair's matrices are multiplied in integers."""
-    difference = pair.manifest.difference
-    return difference is not None and difference.activations is Activations.INT8
+class _Graphs:
+    """The graphs over one weight file: opened one after the other, or kept open."""
+
+    def __init__(self, folder: Path, unit: Unit, sessions: Sessions, *, ahead: bool) -> None:
+        self._folder = folder
+        self._unit = unit
+        self._sessions = sessions
+        self._ahead = ahead
+        self._kept: dict[str, ort.InferenceSession] = {}
+
+    @property
+    def device(self) -> str:
+        """Where values stay between two graphs."""
+        return self._sessions.provider.value
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Open these for good."""
+        self._kept |= {name: self._open(name) for name in names}
+
+    def get(self, name: str) -> ort.InferenceSession:
+        """Return one that is kept, or open it."""
+        return self._kept.get(name) or self._open(name)
+
+    def in_turn(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
+        """Give one after the other; the caller lets go of one before it asks for the next.
+
+        What is not kept is opened ahead of its turn, in a thread: two are in memory at a time.
+        """
+        if self._kept or not self._ahead:
+            yield from map(self.get, names)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="stepscore-open") as pool:
+            opening = pool.submit(self._load, names[0])
+            for following in names[1:]:
+                session = opening.result()
+                opening = pool.submit(self._load, following)
+                yield session
+                del session
+            yield opening.result()
+
+    def _load(self, name: str) -> ort.InferenceSession:
+        """Open a graph, and have the kernel read what it will touch."""
+        extent = self._unit.extents[name]
+        with (self._folder / WEIGHTS).open("rb") as weights:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(weights.fileno(), extent.offset, extent.size, os.POSIX_FADV_WILLNEED)
+        return self._open(name)
+
+    def _open(self, name: str) -> ort.InferenceSession:
+        return self._sessions.open(self._folder / name, on_host=name == EMBED)
 
 
 class _Unit:
-    """The graphs over one weight file."""
+    """One or both models: rows from graph to graph."""
 
-    def __init__(
-        self,
-        folder: Path,
-        models: tuple[ModelName, ...],
-        sessions: Sessions,
-        layers: list[str],
-        residency: Residency,
-    ) -> None:
-        self.models = models
-        self._folder = folder
-        self._sessions = sessions
-        resident = residency is Residency.RESIDENT
-        self._stages = ["body.onnx"] if resident else layers
-        self._keep = resident
-        self._open: dict[str, ort.InferenceSession] = {}
-        if resident:
-            for name in ("embed.onnx", "body.onnx", "head.onnx"):
-                self._session(name)
+    def __init__(self, unit: Unit, graphs: _Graphs, stages: Sequence[str]) -> None:
+        self.models = unit.models
+        self._graphs = graphs
+        self._stages = stages
 
-    def body(self, batch: Batch) -> Values:
-        """Run everything but the head: the hidden rows [m, hidden_size], still on the device."""
+    def keep(self) -> None:
+        """Hold all graphs open from now on."""
+        self._graphs.keep([EMBED, *self._stages])
+
+    def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
+        """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
+        rows = self._embedded(window)
+        with closing(self._graphs.in_turn(self._stages)) as sessions:
+            for _ in self._stages[:-1]:
+                session = next(sessions)
+                for index, batch in enumerate(window):  # in place: the rows before it are free at once
+                    rows[index] = self._layers(session, batch, rows[index])
+                del session
+            head = next(sessions)
+            return [
+                (hidden, self._head(head, hidden, batch, head_rows))
+                for hidden, batch in zip(rows, window, strict=True)
+            ]
+
+    def _embedded(self, window: Sequence[Batch]) -> list[Values]:
+        # In a function of its own: a table that is not kept is gone before the layers come.
+        embed = self._graphs.get(EMBED)
+        return [_run(embed, {"input_ids": batch.input_ids}, {}, "cpu") for batch in window]
+
+    def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
         indices: dict[str, NDArray[Any]] = {
             "pad_index": batch.pad_index,
             "unpad_index": batch.unpad_index,
@@ -143,22 +211,13 @@ class _Unit:
             "total_sequence_length": batch.total_sequence_length,
             "score_index": batch.score_index,
         }
-        rows = _run(self._session("embed.onnx"), {"input_ids": batch.input_ids}, {}, "cpu")
-        for name in self._stages:
-            rows = self._stage(name, indices, rows)
-        return rows
-
-    def _stage(self, name: str, indices: Mapping[str, NDArray[Any]], rows: Values) -> Values:
-        # In a function of its own: a session that is not kept is gone before the next is opened.
-        session = self._session(name)
         wanted = {value.name for value in session.get_inputs()}
         arrays = {key: indices[key] for key in indices.keys() & wanted}
-        outputs = _run(session, arrays, rows, self._device)
+        outputs = _run(session, arrays, rows, self._graphs.device)
         return {key.removeprefix("next_"): value for key, value in outputs.items()}
 
-    def head(self, hidden: Values, batch: Batch, head_rows: int) -> Logprobs:
+    def _head(self, session: ort.InferenceSession, hidden: Values, batch: Batch, head_rows: int) -> Logprobs:
         """Turn hidden rows into log-probs, at most `head_rows` rows at a time."""
-        session = self._session("head.onnx")
         names = [value.name for value in session.get_outputs()]
         results = {model: np.empty(len(batch.target_ids), np.float32) for model in self.models}
         for part, rows, targets in chunks(batch, head_rows):
@@ -166,18 +225,6 @@ class _Unit:
             for model, name in zip(self.models, names, strict=True):
                 results[model][part] = outputs[name].numpy()
         return results
-
-    @property
-    def _device(self) -> str:
-        return self._sessions.provider.value
-
-    def _session(self, name: str) -> ort.InferenceSession:
-        session = self._open.get(name)
-        if session is None:
-            session = self._sessions.open(self._folder / name, on_host=name == "embed.onnx")
-            if self._keep:
-                self._open[name] = session
-        return session
 
 
 def _run(

@@ -7,7 +7,8 @@
     │   ├── VersionUnsupported       version_unsupported
     │   ├── IntegrityMismatch        integrity_mismatch
     │   ├── PairIncompatible         pair_incompatible
-    │   └── ProviderUnavailable      provider_unavailable
+    │   ├── ProviderUnavailable      provider_unavailable
+    │   └── DoesNotFit               does_not_fit
     ├── InputError           one record; never the end of a run
     │   ├── InvalidJson              invalid_json
     │   ├── InvalidRecord            invalid_record
@@ -89,6 +90,12 @@ class ProviderUnavailable(ArtifactError):
     """The execution provider that was asked for does not work here."""
 
     code = "provider_unavailable"
+
+
+class DoesNotFit(ArtifactError):
+    """The memory limit is under what the pair needs at the least."""
+
+    code = "does_not_fit"
 
 
 class InputError(StepscoreError):

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from stepscore.artifact import HEAD
 from stepscore.choices import Provider, Target
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 
@@ -57,7 +58,13 @@ class Sessions:
     threads: int | None = None
     gpu_mem_limit: int | None = None
     lean: bool = False
-    """For a graph that is opened, run and closed: makes no second copy of its weights for speed."""
+    """For a graph that is opened, run and closed: as little memory as it can be run in.
+
+    Weights are used where they are mapped: nothing is folded or packed, and what was used is given back.
+    """
+    cast_late: bool = False
+    """For lean layers whose matrices are 16-bit floats: each is cast up right before its product. The usual
+    order, which the head and codes are better off with, begins with all that depend on nothing."""
 
     def open(self, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
         """Open one graph; `on_host` keeps it on the CPU (the embedding table) whatever the provider."""
@@ -66,11 +73,15 @@ class Sessions:
         options.intra_op_num_threads = self.threads or available_cores()
         options.enable_mem_pattern = False  # shapes differ from batch to batch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        _share_host_arena()
         if self.lean:
-            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
+            if self.cast_late and path.name != HEAD:
+                options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        else:
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            _share_host_arena()
         if self.provider is Provider.CUDA and not on_host:
             return self._open_cuda(path, options)
         return ort.InferenceSession(str(path), options, providers=[CPU])

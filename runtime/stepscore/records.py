@@ -11,11 +11,13 @@ reads the output needs no join with the input; a field with the name of an outpu
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
@@ -62,13 +64,19 @@ class ParsedLine:
 
 def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """Yield lines without their line feed; of a longer line only the first max_bytes + 1 bytes."""
-    while line := source.readline(max_bytes + 1):
-        if line.endswith(b"\n"):
-            yield line[:-1]
-            continue
-        yield line
-        while len(line) > max_bytes and not line.endswith(b"\n"):
-            line = source.readline(max_bytes + 1)
+    lines = io.BufferedReader(source) if isinstance(source, io.FileIO) else source
+    try:
+        while line := lines.readline(max_bytes + 1):
+            if line.endswith(b"\n"):
+                yield line[:-1]
+                continue
+            yield line
+            while len(line) > max_bytes and not line.endswith(b"\n"):
+                line = lines.readline(max_bytes + 1)
+    finally:
+        if lines is not source:
+            with contextlib.suppress(ValueError):  # the source was closed meanwhile
+                cast(io.BufferedReader, lines).detach()  # or it would be closed with the buffer
 
 
 def parse_line(line: bytes, index: int) -> ParsedLine:

@@ -7,28 +7,27 @@ with Scorer.load("pair") as scorer:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stepscore.ahead import ahead
 from stepscore.artifact import Pair
-from stepscore.choices import Convention, Provider
-from stepscore.engine import Engine, EngineOptions, Logprobs
+from stepscore.choices import Convention, Provider, Residency
+from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import InputError, NonFinite
-from stepscore.plan import budgeted, pack
-from stepscore.prompt import EncodedPrompt, PromptEncoder
-from stepscore.records import Record, record_from
+from stepscore.memory import settle
+from stepscore.prompt import EncodedPrompt
 from stepscore.rewards import rewards
+from stepscore.windows import Input, Window, Windows
 
 T = TypeVar("T")
-
-DEFAULT_BATCH_TOKENS = 4096
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,50 +48,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reference_logprobs: NDArray[np.float32] | None = None
 
 
-Input = Record | Mapping[str, Any]
-"""What can be scored; a mapping has the fields of a line of JSON."""
-
 Outcome = Result | InputError | NonFinite
 
 
-@dataclass(frozen=True, slots=True)
-class _Item(Generic[T]):
-    """One input on its way: what the caller wants back, and the prompt or why there is none."""
-
-    key: T
-    prompt: EncodedPrompt | InputError
-
-    @property
-    def num_tokens(self) -> int:
-        return 0 if isinstance(self.prompt, InputError) else len(self.prompt.token_ids)
-
-
 class Scorer:
-    """An open pair and the choices that define a reward: convention and beta."""
+    """An open pair, what is summed (`windows`) and how it is scaled (`beta`)."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        engine: Engine,
-        *,
-        convention: Convention,
-        beta: float,
-        max_batch_tokens: int,
-        tokens: bool,
-    ) -> None:
+    def __init__(self, pair: Pair, engine: Engine, windows: Windows, *, beta: float) -> None:
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be a positive number")
         self.pair = pair
-        self.convention = convention
         self.beta = beta
         self._engine = engine
-        self._max_batch_tokens = max_batch_tokens
-        self._tokens = tokens
-        self._encoder = PromptEncoder(
-            pair.tokenizer_json(),
-            pair.manifest.template,
-            max_tokens=pair.manifest.architecture.max_position_embeddings,
-        )
+        self._windows = windows
 
     @classmethod
     def load(
@@ -102,20 +70,51 @@ class Scorer:
         provider: Provider | str = Provider.AUTO,
         convention: Convention | str = Convention.CARD,
         beta: float | None = None,
-        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        residency: Residency | str = Residency.AUTO,
+        memory_limit: int | None = None,
+        max_batch_tokens: int | None = None,
+        window_tokens: int | None = None,
         threads: int | None = None,
         tokens: bool = False,
+        share: bool = True,
     ) -> Scorer:
-        """Open the pair in folder `pair`; `beta` defaults to the pair's, `tokens` keeps the log-probs."""
+        """Open the pair in folder `pair`.
+
+        `beta` defaults to the pair's; `tokens` keeps the log-probs. What is left to choose of residency,
+        batch and window follows from `memory_limit` (bytes), or from the memory that is free (see memory.py);
+        none of it changes a number by more than rounding. `share` computes what records of a window begin
+        with alike once; it is there to be switched off in benchmarks.
+        """
         opened = Pair.open(pair)
-        return cls(
-            opened,
-            Engine(opened, EngineOptions(provider=Provider(provider), threads=threads)),
-            convention=Convention(convention),
-            beta=opened.manifest.beta if beta is None else beta,
+        settings = settle(
+            opened.manifest,
+            residency=Residency(residency),
+            memory_limit=memory_limit,
             max_batch_tokens=max_batch_tokens,
-            tokens=tokens,
+            window_tokens=window_tokens,
         )
+        options = EngineOptions(
+            provider=Provider(provider),
+            residency=settings.residency,
+            threads=threads,
+            gpu_mem_limit=memory_limit,
+            head_rows=settings.head_rows,
+        )
+        windows = Windows(
+            opened.encoder(),
+            Convention(convention),
+            settings.max_batch_tokens,
+            settings.window_tokens,
+            tokens=tokens,
+            share=share,
+        )
+        beta = opened.manifest.beta if beta is None else beta
+        return cls(opened, Engine(opened, options), windows, beta=beta)
+
+    @property
+    def convention(self) -> Convention:
+        """Where the sum starts and where a step ends."""
+        return self._windows.convention
 
     def score(self, records: Iterable[Input]) -> list[Result]:
         """Score all records; raise the first one's InputError or NonFinite, naming its position."""
@@ -127,17 +126,18 @@ class Scorer:
         return results
 
     def stream(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[tuple[T, Outcome]]:
-        """Score as the items come, one batch at a time; yield (key, outcome) in input order.
+        """Score as the items come, a window of them at a time; yield (key, outcome) in input order.
 
-        An InputError among the items comes out at its place. Batches are filled with valid records only, so
-        a bad one changes no other record's batch, and with it no bit of its numbers.
+        An outcome comes as soon as it and all before it are computed. While a window is computed, `items` are
+        read in another thread, at most one window ahead. An InputError among them comes out at its place.
+        Windows are filled with valid records only, so a bad one changes no other record's batch, and with it
+        no bit of its numbers.
         """
-        encoded = (self._encode(key, record) for key, record in items)
-        for group in budgeted(encoded, lambda item: item.num_tokens, self._max_batch_tokens):
-            prompts = [item.prompt for item in group if not isinstance(item.prompt, InputError)]
-            scored = iter(self._score(prompts) if prompts else ())
-            for item in group:
-                yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(scored)
+        with closing(ahead(self._windows.of(items))) as windows:
+            for window in windows:
+                outcomes = self._outcomes(window)
+                for item in window.items:
+                    yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
 
     def fingerprint(self) -> dict[str, str]:
         """Return what the numbers depend on, as text."""
@@ -159,30 +159,24 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _encode(self, key: T, given: Input | InputError) -> _Item[T]:
-        if isinstance(given, InputError):
-            return _Item(key, given)
-        try:
-            record = given if isinstance(given, Record) else record_from(given)
-            return _Item(key, self._encoder.encode(record.problem, record.steps, self.convention))
-        except InputError as error:
-            return _Item(key, error)
-
-    def _first_index(self, prompt: EncodedPrompt) -> int:
-        """Return the first log-prob that the convention sums."""
-        return 0 if self.convention is Convention.CARD else prompt.response_start - 1
-
-    def _score(self, prompts: Sequence[EncodedPrompt]) -> Iterator[Result | NonFinite]:
-        starts = [0 if self._tokens else self._first_index(prompt) for prompt in prompts]
-        batch = pack([prompt.token_ids for prompt in prompts], starts)
-        logprobs = self._engine.run(batch)
-        for prompt, start, span in zip(prompts, starts, batch.spans, strict=True):
-            yield self._result(prompt, start, span, logprobs)
+    def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
+        """Compute the window's batches; yield one outcome a prompt, in order, as batches are done."""
+        done: dict[int, Result | NonFinite] = {}
+        position = 0
+        scored = self._engine.run([group.batch for group in window.groups])
+        for group, logprobs in zip(window.groups, scored, strict=True):
+            for member, pairs in zip(group.members, group.batch.pairs, strict=True):
+                ours, theirs = logprobs["policy"][pairs], logprobs["reference"][pairs]
+                done[member] = self._result(window.prompts[member], ours, theirs)
+            while position in done:
+                yield done.pop(position)
+                position += 1
 
     def _result(
-        self, prompt: EncodedPrompt, start: int, span: slice, logprobs: Logprobs
+        self, prompt: EncodedPrompt, policy: NDArray[np.float32], reference: NDArray[np.float32]
     ) -> Result | NonFinite:
-        policy, reference = logprobs["policy"][span], logprobs["reference"][span]
+        """Turn the log-probs from the first computed one on into rewards."""
+        start = self._windows.first_computed(prompt)
         finite = np.isfinite(policy) & np.isfinite(reference)
         if not finite.all():
             return NonFinite(
@@ -190,7 +184,7 @@ class Scorer:
                 hint="export the pair at bf16, int8 or fp32: fp16 activations overflow on some models",
             )
         ratios = policy.astype(np.float64) - reference
-        first = self._first_index(prompt) - start
+        first = self._windows.first_summed(prompt) - start
         values = rewards(ratios, prompt.step_ends - start, beta=self.beta, start=first)
         return Result(
             cumulative_rewards=values.cumulative_rewards.tolist(),
@@ -199,7 +193,7 @@ class Scorer:
             num_tokens=len(prompt.token_ids),
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
-            token_ids=prompt.token_ids if self._tokens else None,
-            policy_logprobs=policy if self._tokens else None,
-            reference_logprobs=reference if self._tokens else None,
+            token_ids=prompt.token_ids if self._windows.tokens else None,
+            policy_logprobs=policy if self._windows.tokens else None,
+            reference_logprobs=reference if self._windows.tokens else None,
         )

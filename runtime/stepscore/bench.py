@@ -1,0 +1,229 @@
+"""How fast a pair is on this machine: loading, the first result, tokens a second, what sharing saves, memory.
+
+Tokens are input tokens through both models: a prefix that several sequences share counts in each of them, and
+log-probs are computed from the first token on. Sequences are planned into packed batches as `Scorer` does it,
+and planning is part of the time.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+
+import msgspec
+import numpy as np
+
+from stepscore.artifact import Pair
+from stepscore.choices import Convention, Provider
+from stepscore.engine import Engine, EngineOptions
+from stepscore.errors import InputError
+from stepscore.memory import BATCH_TOKENS, WINDOW_BATCHES
+from stepscore.plan import Int64, plan
+from stepscore.prompt import PromptEncoder
+from stepscore.provider import available_cores
+from stepscore.records import parse_line
+
+RANDOM_LENGTHS = (128, 512, 2048)
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Input tokens a second through both models: median, slowest and fastest of n repeats."""
+
+    median: float
+    slowest: float
+    fastest: float
+    n: int
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """One workload; `sharing` is how many times as fast shared prefixes make it, None with nothing shared."""
+
+    name: str
+    sequences: int
+    tokens: int
+    speed: Rate
+    sharing: float | None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `stepscore bench` found. Seconds are of the wall clock, `peak_mb` is the peak resident set.
+
+    `first_result_seconds` is the first run of the first workload's first sequence, which also reads the
+    weights from the disk where they are not in memory yet; it comes after `load_seconds`.
+    """
+
+    pair: str
+    provider: str
+    threads: int
+    max_batch_tokens: int
+    load_seconds: float
+    first_result_seconds: float
+    peak_mb: float
+    timings: list[Timing]
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """Sequences of token ids, in order."""
+
+    name: str
+    sequences: list[Int64]
+
+    @property
+    def tokens(self) -> int:
+        """Return the input tokens."""
+        return sum(map(len, self.sequences))
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a user may choose; `threads` is all cores unless given."""
+
+    provider: Provider = Provider.AUTO
+    threads: int | None = None
+    max_batch_tokens: int = BATCH_TOKENS
+    repeats: int = 3
+
+    @property
+    def window_tokens(self) -> int:
+        """Return the tokens that are planned together, as a scorer plans them."""
+        return WINDOW_BATCHES * self.max_batch_tokens
+
+
+def random_workloads(vocab_size: int, max_positions: int, seed: int = 0) -> list[Workload]:
+    """Return one sequence of random ids for each of RANDOM_LENGTHS that the model has positions for.
+
+    >>> [(each.name, each.tokens) for each in random_workloads(100, 1000)]
+    [('128 random tokens', 128), ('512 random tokens', 512)]
+    """
+    rng = np.random.default_rng(seed)
+    fitting = [length for length in RANDOM_LENGTHS if length <= max_positions] or [max_positions]
+    return [
+        Workload(f"{length:,} random tokens", [rng.integers(0, vocab_size, length)]) for length in fitting
+    ]
+
+
+def text_workload(name: str, lines: Iterable[bytes], encoder: PromptEncoder) -> Workload:
+    """Encode lines of JSON; the first that cannot be scored raises its InputError, naming its line."""
+    return Workload(name, [_encoded(number, line, encoder) for number, line in enumerate(lines, start=1)])
+
+
+def rate(tokens: int, seconds: Sequence[float]) -> Rate:
+    """Return `tokens / seconds` over the repeats.
+
+    >>> rate(100, [1.0, 2.0, 4.0])
+    Rate(median=50.0, slowest=25.0, fastest=100.0, n=3)
+    """
+    each = sorted(tokens / one for one in seconds)
+    return Rate(median(each), each[0], each[-1], len(each))
+
+
+def measure(pair: Pair, workloads: Sequence[Workload], settings: Settings) -> Report:
+    """Open a pair and time the workloads, of which there is at least one."""
+    started = time.perf_counter()
+    engine = Engine(pair, EngineOptions(provider=settings.provider, threads=settings.threads))
+    loaded = time.perf_counter()
+    engine.logprobs(workloads[0].sequences[:1])
+    first_result = time.perf_counter()
+    timings = [timed(engine, workload, settings) for workload in workloads]
+    provider = engine.provider.value
+    engine.close()
+    return Report(
+        pair=str(pair.path),
+        provider=provider,
+        threads=settings.threads or available_cores(),
+        max_batch_tokens=settings.max_batch_tokens,
+        load_seconds=loaded - started,
+        first_result_seconds=first_result - loaded,
+        peak_mb=peak_mb(),
+        timings=timings,
+    )
+
+
+def facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield names and values for a table of two columns."""
+    yield "pair", report.pair
+    yield (
+        "runs on",
+        f"{report.provider}, {report.threads} threads, batches of {report.max_batch_tokens:,} tokens",
+    )
+    yield "loading", f"{report.load_seconds:.2f} s"
+    yield "first result", f"{report.first_result_seconds:.2f} s after that"
+    for timing in report.timings:
+        speed = timing.speed
+        spread = f"{speed.slowest:,.0f} to {speed.fastest:,.0f}, n = {speed.n}"
+        sequences = f"{timing.sequences:,} sequences, " if timing.sequences > 1 else ""
+        sharing = "" if timing.sharing is None else f"; sharing makes it {timing.sharing:.2f} x as fast"
+        yield (
+            timing.name,
+            f"{speed.median:,.0f} tokens/s ({spread}; {sequences}{timing.tokens:,} tokens){sharing}",
+        )
+    yield "peak memory", f"{report.peak_mb:,.0f} MB resident"
+
+
+def timed(engine: Engine, workload: Workload, settings: Settings) -> Timing:
+    """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
+    shared: list[float] = []
+    alone: list[float] = []
+    has_shared = _rows(workload, settings, share=True) < _rows(workload, settings, share=False)
+    for _ in range(settings.repeats):
+        shared.append(seconds_of(engine, workload, settings))
+        if has_shared:
+            alone.append(seconds_of(engine, workload, settings, share=False))
+    factor = median(alone) / median(shared) if has_shared else None
+    speed = rate(workload.tokens, shared)
+    return Timing(workload.name, len(workload.sequences), workload.tokens, speed, factor)
+
+
+def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
+    """Plan and run a workload once; return the seconds."""
+    started = time.perf_counter()
+    for window in windows(workload.sequences, settings.window_tokens):
+        groups = plan(window, [0] * len(window), settings.max_batch_tokens, share=share)
+        for _ in engine.run([group.batch for group in groups]):
+            pass
+    return time.perf_counter() - started
+
+
+def windows(sequences: Iterable[Int64], max_tokens: int) -> Iterator[list[Int64]]:
+    """Cut consecutive sequences into windows of at most `max_tokens` tokens; a longer one goes alone.
+
+    >>> [[len(each) for each in window] for window in windows([np.ones(n, int) for n in (3, 4, 9, 1)], 7)]
+    [[3, 4], [9], [1]]
+    """
+    window: list[Int64] = []
+    total = 0
+    for sequence in sequences:
+        if window and total + len(sequence) > max_tokens:
+            yield window
+            window, total = [], 0
+        window.append(sequence)
+        total += len(sequence)
+    if window:
+        yield window
+
+
+def peak_mb() -> float:
+    """Return the peak resident set of this process, file-mapped pages included, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:
+    record = parse_line(line, number - 1).record
+    try:
+        if isinstance(record, InputError):
+            raise record
+        return encoder.encode(record.problem, record.steps, Convention.CARD).token_ids
+    except InputError as error:
+        raise type(error)(f"line {number}: {error.message}", hint=error.hint) from None
+
+
+def _rows(workload: Workload, settings: Settings, *, share: bool) -> int:
+    """Return the rows that are computed for a workload."""
+    return sum(
+        len(group.batch.input_ids)
+        for window in windows(workload.sequences, settings.window_tokens)
+        for group in plan(window, [0] * len(window), settings.max_batch_tokens, share=share)
+    )

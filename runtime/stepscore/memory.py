@@ -1,0 +1,256 @@
+"""How much memory scoring takes, from the manifest alone, and what to choose to stay within a limit.
+
+The figures are the CPU provider's: resident set of the process, mapped pages of the weight file included.
+What is alive at the worst moment depends on how weights are stored; the constants of each form were found by
+running it (benchmarks/full_size.py and benchmarks/residency.py compare).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, layer_file
+from stepscore.choices import Precision, Products, Residency, Target
+from stepscore.errors import DoesNotFit
+from stepscore.plan import Batch
+
+HEAD_ROWS = 1024
+"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 33 MB a copy."""
+INTEGER_HEAD_ROWS = 256
+"""The same for integer products, which hold more copies and need no more rows to be at full speed."""
+BATCH_TOKENS = 2048
+LEAST_BATCH_TOKENS = 128
+WINDOW_TOKENS = 16_384
+"""Records in which shared prefixes are found; where weights come and go, they do so once a window."""
+WINDOW_BATCHES = 8
+"""At most so many batches wait in memory for the next weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a memory limit decides."""
+
+    residency: Residency
+    max_batch_tokens: int
+    window_tokens: int
+    head_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), and rows of
+    all batches of a window."""
+
+    rows: int
+    scores: int
+    window_rows: int
+
+    @classmethod
+    def usual(cls, settings: Settings) -> Load:
+        """Expect full batches of sequences of 512 tokens that share nothing."""
+        rows = settings.max_batch_tokens
+        return cls(rows, rows * min(rows, 512), max(settings.window_tokens, rows))
+
+    @classmethod
+    def of(cls, windows: Iterable[Sequence[Batch]]) -> Load:
+        """Return the largest of each over the windows of a run."""
+        rows = scores = window_rows = 0
+        for window in windows:
+            for batch in window:
+                lines, length = batch.pad_index.shape
+                rows, scores = max(rows, len(batch.input_ids)), max(scores, lines * length * length)
+            window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
+        return cls(rows, scores, window_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes at the peak."""
+
+    process: int
+    """Python, ONNX Runtime and the tokenizer."""
+    weights: int
+    """As they lie in memory, and what a product makes of them."""
+    batch: int
+    """What a batch needs beside them, in its layers or in the head."""
+    window: int
+    """Rows of a window's batches that wait for the next layer."""
+
+    @property
+    def total(self) -> int:
+        """Peak resident set of the process."""
+        return self.process + self.weights + self.batch + self.window
+
+
+def usual_head_rows(manifest: Manifest) -> int:
+    """Return the rows in a chunk of the head, where no memory limit says less."""
+    return INTEGER_HEAD_ROWS if manifest.has_int8_activations else HEAD_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the products of a form of storage hold beside weights and rows, at the worst moment."""
+
+    arrays: float
+    """Of a layer: arrays of float32 [rows, intermediate_size]."""
+    logits: float
+    """Of the head: arrays of float32 [rows of a chunk, TILE]."""
+    copies: float = 0
+    """Of a matrix, or as much of it as is turned into float32 at a time."""
+    held: float = 1
+    """Bytes in memory for a byte of weights, where everything is resident: packed, or turned into float32."""
+
+
+_INTEGER = _Form(arrays=9, logits=12, held=1.22)
+_MERGED = _Form(arrays=5, logits=2, copies=5)
+_BLOCKS = _Form(arrays=4, logits=4)
+_FLOAT32 = _Form(arrays=3, logits=4)
+_FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
+
+TILE = 8192
+COPIED_ELEMENTS = 1 << 24
+"""What a merged matrix is cut into."""
+PROCESS_BYTES = 65 << 20
+TOKENIZER_BYTES = 17.5
+"""Bytes in memory for a byte of tokenizer.json."""
+KEPT_BYTES = 150 << 20
+"""What the allocator has of freed memory, where weights come and go."""
+
+
+def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
+    """Return the memory that scoring takes at its peak; without a load, that of full batches."""
+    load = load or Load.usual(settings)
+    process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
+    in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
+    if settings.residency is Residency.RESIDENT:
+        weights = sum(_held(manifest, unit) for unit in manifest.units)
+        return Estimate(process, weights, max(in_layer, in_head), 0)
+    streams = max(len(unit.models) for unit in manifest.units)
+    window = 4 * load.window_rows * streams * manifest.architecture.hidden_size
+    process += KEPT_BYTES
+    if settings.residency is Residency.ALTERNATE:
+        weights = max(_held(manifest, unit) for unit in manifest.units)
+        return Estimate(
+            process, weights, max(_layer(manifest, load), _head(manifest, settings, load)), window
+        )
+    weights, batch = max(
+        (
+            stage
+            for unit in manifest.units
+            for stage in (
+                (unit.extents[EMBED].size, 0),
+                (unit.extents[layer_file(0)].size, in_layer),
+                (unit.extents[HEAD].size, in_head),
+            )
+        ),
+        key=sum,
+    )
+    return Estimate(process, weights, batch, window)
+
+
+def _held(manifest: Manifest, unit: Unit) -> int:
+    products = unit.extents[BODY].size + unit.extents[HEAD].size
+    return unit.extents[EMBED].size + round(_form(manifest).held * products)
+
+
+def _layer(manifest: Manifest, load: Load) -> int:
+    form, shape = _form(manifest), manifest.architecture
+    matrix = shape.intermediate_size * shape.hidden_size
+    scores = load.scores * shape.num_attention_heads
+    in_mlp = form.arrays * load.rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
+    return round(4 * max(in_mlp, scores))
+
+
+def _head(manifest: Manifest, settings: Settings, load: Load) -> int:
+    form, shape = _form(manifest), manifest.architecture
+    tile = min(TILE, shape.vocab_size)
+    logits = form.logits * min(settings.head_rows, load.rows) * tile
+    return round(4 * (logits + form.copies * _copied(manifest, tile * shape.hidden_size)))
+
+
+def _copied(manifest: Manifest, elements: int) -> int:
+    return min(COPIED_ELEMENTS, elements) if manifest.difference is not None else elements
+
+
+def _form(manifest: Manifest) -> _Form:
+    if manifest.has_int8_activations:
+        return _INTEGER
+    if manifest.difference is not None:
+        return _MERGED if manifest.difference.products is Products.MERGED else _BLOCKS
+    if manifest.precision is Precision.FP32:
+        return _FLOAT32
+    return _FLOAT16 if manifest.precision in {Precision.FP16, Precision.BF16} else _BLOCKS
+
+
+def settle(
+    manifest: Manifest,
+    *,
+    residency: Residency = Residency.AUTO,
+    memory_limit: int | None = None,
+    max_batch_tokens: int | None = None,
+    window_tokens: int | None = None,
+) -> Settings:
+    """Choose what is not given: the fastest that stays within the limit, or within the memory that is free.
+
+    Everything resident is faster than one model at a time, that is faster than one layer at a time, and
+    large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
+    is free is not a limit, only a reason to choose.
+    """
+    limit = memory_limit
+    if limit is None and manifest.target is Target.CPU:
+        limit = available_bytes()
+    choices = list(_choices(manifest, residency, max_batch_tokens, window_tokens))
+    needs = [estimate(manifest, settings).total for settings in choices]
+    for settings, needed in zip(choices, needs, strict=True):
+        if limit is None or needed <= limit:
+            return settings
+    needed, least = min(zip(needs, choices, strict=True), key=lambda each: each[0])
+    if memory_limit is None:
+        return least
+    raise DoesNotFit(
+        f"{least.residency} scoring in batches of {least.max_batch_tokens} tokens needs about "
+        f"{needed / 1e9:.2f} GB; the limit is {memory_limit / 1e9:.2f} GB",
+        hint="raise --memory-limit, let --residency be auto, or export the pair at fewer bits",
+    )
+
+
+def _choices(
+    manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
+) -> Iterator[Settings]:
+    """Give what is possible, the fastest first."""
+    residencies = [residency]
+    if residency is Residency.AUTO:
+        one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
+        residencies = [Residency.RESIDENT, *one_at_a_time, Residency.STREAM]
+    for each in residencies:
+        tokens = max_batch_tokens or BATCH_TOKENS
+        while True:
+            waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
+            usual = min(WINDOW_TOKENS, waiting)
+            window = max(window_tokens or usual, tokens)
+            yield Settings(each, tokens, window, min(usual_head_rows(manifest), tokens))
+            tokens //= 2
+            if max_batch_tokens is not None or tokens < LEAST_BATCH_TOKENS:
+                break
+
+
+def available_bytes() -> int | None:
+    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
+    )
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
+        cached = int(stat[stat.index("inactive_file") + 1])  # is given up when memory is asked for
+    except (OSError, ValueError):  # no limit: no file, or "max"
+        return available
+    free = limit - used + cached
+    return free if available is None else min(available, free)
