@@ -12,10 +12,11 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick-test lint types ci export bench-memory bench-fidelity bench-products example clean
+.PHONY: help setup demo test quick-test lint types ci export peers \
+    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-report example clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.done ## the development environment: torch, transformers, test tools
 
@@ -39,14 +40,34 @@ ci: lint types demo test ## what .ci/run runs
 export: $(VENV)/.done ## POLICY=... REFERENCE=... PRECISION=int8 OUT=... [FLAGS="--target cuda"]
 	$(BIN)/stepscore export --policy "$(POLICY)" --reference "$(REFERENCE)" --precision $(PRECISION) --output "$(OUT)" $(FLAGS)
 
-bench-memory: $(VENV)/.done ## peak memory of an export and of the head -> benchmarks/results
+bench-throughput: $(VENV)/.done ## tokens/s beside transformers, llama.cpp and optimum -> benchmarks/results [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.throughput $(or $(FLAGS),--shape 0.5b)
+	$(if $(FLAGS),,$(BIN)/python -m benchmarks.throughput --shape 1.5b --layers 8)
+
+bench-latency: $(VENV)/.done ## seconds a solution of 64 to 4,096 tokens, loading, cold start [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.latency $(FLAGS)
+
+bench-memory: $(VENV)/.done ## peak memory of an export and of the head [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.memory $(FLAGS)
 
-bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16
+bench-residency: $(VENV)/.done ## peak memory, estimate and speed of resident, alternate, stream [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.residency $(FLAGS)
+
+bench-full-size: $(VENV)/.done ## 2 x 7.6 B parameters: export and scoring within their memory [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.full_size $(FLAGS)
+
+bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16 [FLAGS=--quick]
 	$(BIN)/python -m parity_tests.table --output benchmarks/results/fidelity.json $(FLAGS)
 
-bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time, by ONNX Runtime's profile
+bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.products $(FLAGS)
+
+bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
+	$(BIN)/python -m benchmarks.report $(FLAGS)
+
+peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
+	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,dev,peers]'
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers")
+QUICK_RESULTS = Path(__file__).parents[1] / "out" / "benchmarks-quick"
+"""Where --quick writes, so that it never takes the place of a measurement."""
+REFUSED = "STEPSCORE_BENCHMARK_AMX_REFUSED"
+PACKAGES = (
+    *("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers"),
+    *("optimum-onnx", "llama-cpp-python"),
+)
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -28,10 +36,25 @@ def facts() -> dict[str, Any]:
     }
 
 
-def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Write results/NAME.json with the machine's facts first."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def start_again_without_amx(refuse: Callable[[], None]) -> None:
+    """Refuse AMX to this process and what it starts; a library that has it already must be loaded anew."""
+    if REFUSED not in os.environ:
+        refuse()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {REFUSED: "1"})
+
+
+def status_mb(key: str) -> int:
+    """Return a field of /proc/self/status, such as VmHWM, in MB (10^6 bytes)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return round(int(line.split()[1]) * 1024 / 1e6)
+    raise KeyError(key)
+
+
+def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write FOLDER/NAME.json with the machine's facts first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": facts(), **result}, indent=2) + "\n")
     return path
 

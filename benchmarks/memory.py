@@ -21,30 +21,18 @@ from typing import Any
 
 import numpy as np
 from benchmarks.machine import write_result
+from benchmarks.shapes import QWEN_1_5B
 from tests.checkpoints import TINY, write_checkpoint
 
 from stepscore.artifact import Pair
 from stepscore.choices import Precision
 from stepscore.engine import Engine
-from stepscore.plan import pack
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
 from stepscore_export.estimate import estimate
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
-QWEN_1_5B = replace(
-    TINY,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    head_dim=128,
-    vocab_size=151_936,
-    max_position_embeddings=4096,
-    tie_word_embeddings=True,
-)
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
 LONG_TOKENS = 4096
 
@@ -133,9 +121,9 @@ def _score_here(folder: str) -> dict[str, Any]:
     engine = Engine(pair)
     token_ids = np.random.default_rng(0).integers(0, pair.manifest.architecture.vocab_size, LONG_TOKENS)
     loaded = _status_mb("VmRSS")
-    engine.run(pack([token_ids[:64]], [0]))  # mapped weights become resident at their first use
+    engine.logprobs([token_ids[:64]])  # mapped weights become resident at their first use
     warm = _status_mb("VmRSS")
-    engine.run(pack([token_ids], [0]))
+    engine.logprobs([token_ids])
     peak = _status_mb("VmHWM")
     return {
         "vocab_size": pair.manifest.architecture.vocab_size,

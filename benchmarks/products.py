@@ -12,32 +12,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from benchmarks.amx import refuse_amx
-from benchmarks.machine import write_result
-from benchmarks.memory import QWEN_1_5B
+from benchmarks.machine import QUICK_RESULTS, RESULTS, start_again_without_amx, write_result
+from benchmarks.profiles import of_stages, profiled, shares
+from benchmarks.shapes import QUICK, QWEN_1_5B
 from tests.checkpoints import write_checkpoint
 
 from stepscore.artifact import Pair
 from stepscore.choices import Activations, Precision, Products
 from stepscore.engine import Engine, EngineOptions
 from stepscore.plan import pack
+from stepscore_export.config import Qwen2Config
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
-REFUSED = "STEPSCORE_BENCHMARK_AMX_REFUSED"
 THREADS = 2
 HEAD_ROWS = 512
 FORMS = (
@@ -50,27 +47,35 @@ FORMS = (
 def main() -> None:
     """Profile the forms; write results/products.json or results/products_without_amx.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model: does it all work")
     parser.add_argument("--without-amx", action="store_true")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pair", type=Path, nargs="*", help="pairs of this shape that are there already")
     options = parser.parse_args()
-    if options.without_amx and REFUSED not in os.environ:
-        refuse_amx()  # holds for what this process becomes; ONNX Runtime, imported above, has AMX already
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {REFUSED: "1"})
+    if options.without_amx:
+        start_again_without_amx(refuse_amx)
     with tempfile.TemporaryDirectory() as scratch:
-        pairs = options.pair or _exported(Path(scratch), options.layers)
+        pairs = options.pair or _exported(
+            Path(scratch), QUICK if options.quick else QWEN_1_5B, options.layers
+        )
         rows = [_measure(pair, Path(scratch), options.tokens, options.repeats) for pair in pairs]
-    result = {"tokens": options.tokens, "threads": THREADS, "repeats": options.repeats, "rows": rows}
+    result = {
+        "quick": options.quick,
+        "tokens": options.tokens,
+        "threads": THREADS,
+        "repeats": options.repeats,
+        "rows": rows,
+    }
     name = "products_without_amx" if options.without_amx else "products"
     print(json.dumps(result, indent=2), file=sys.stderr)
-    print(write_result(name, result))
+    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 
-def _exported(scratch: Path, layers: int) -> Iterator[Path]:
+def _exported(scratch: Path, full: Qwen2Config, layers: int) -> Iterator[Path]:
     """Pairs of each form, one at a time; the models are half a percent apart."""
-    shape = replace(QWEN_1_5B, num_hidden_layers=layers)
+    shape = replace(full, num_hidden_layers=layers)
     models = [
         write_checkpoint(scratch / name, shape, seed=1, dtype="bfloat16", perturb=perturb)
         for name, perturb in (("policy", 0.005), ("reference", 0.0))
@@ -82,7 +87,7 @@ def _exported(scratch: Path, layers: int) -> Iterator[Path]:
 def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, Any]:
     manifest = Pair.open(path).manifest
     assert manifest.difference is not None
-    with _profiled(scratch) as shares:
+    with profiled(scratch) as kernels:
         seconds = _run(path, tokens, repeats)
     return {
         "base": manifest.precision,
@@ -92,56 +97,25 @@ def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, 
         "layers": manifest.architecture.num_hidden_layers,
         "seconds": round(min(seconds), 4),
         "pair_tokens_per_second": round(tokens / min(seconds), 1),
-        "shares": shares,
+        "shares": {
+            "body": shares(of_stages(kernels, "body")),
+            "head": shares(of_stages(kernels, "head")),
+            "both": shares(of_stages(kernels, "body", "head")),
+        },
     }
 
 
 def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
     engine = Engine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
     batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
-    engine.run(batch)  # warm: the arena has grown
+    list(engine.run([batch]))  # warm: the arena has grown
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        engine.run(batch)
+        list(engine.run([batch]))
         seconds.append(time.perf_counter() - started)
     engine.close()
     return seconds
-
-
-@contextmanager
-def _profiled(folder: Path) -> Iterator[dict[str, dict[str, float]]]:
-    """Profile every session opened inside; the shares of operators by stage are there afterwards."""
-    plain = ort.InferenceSession
-    sessions: list[tuple[str, ort.InferenceSession]] = []
-    shares: dict[str, dict[str, float]] = {}
-
-    def profiling(model: str | bytes, options: ort.SessionOptions, **rest: Any) -> ort.InferenceSession:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(folder / f"profile-{len(sessions)}")
-        session = plain(model, options, **rest)
-        sessions.append((Path(model).stem if isinstance(model, str) else "probe", session))
-        return session
-
-    ort.InferenceSession = profiling
-    try:
-        yield shares
-    finally:
-        ort.InferenceSession = plain
-    spent = {name: _by_operator(Path(session.end_profiling())) for name, session in sessions}
-    spent = {name: spent[name] for name in ("body", "head")}
-    spent["both"] = spent["body"] + spent["head"]
-    for name, counter in spent.items():
-        total = counter.total()
-        shares[name] = {kind: round(time / total, 4) for kind, time in counter.most_common(14)}
-
-
-def _by_operator(profile: Path) -> Counter[str]:
-    spent: Counter[str] = Counter()
-    for event in json.loads(profile.read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            spent[event["args"]["op_name"]] += event["dur"]
-    return spent
 
 
 if __name__ == "__main__":

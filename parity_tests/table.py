@@ -1,6 +1,6 @@
 """The fidelity table: every way of scoring a pair, against fp64, on five pairs.
 
-    python -m parity_tests.table [--limit N] [--output RESULT.json]
+    python -m parity_tests.table [--limit N] [--output RESULT.json] [--quick]
 
 The pairs: the bundled one; its reference with a tenth of the difference; its reference tuned in another way;
 its reference with a random difference; and a random network with an untied head. The last two are honest
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 import torch
-from benchmarks.machine import facts
+from benchmarks.machine import QUICK_RESULTS, facts
 from parity_tests.bundled import EXAMPLE, NEAR, NOISE, PROBLEMS, THRESHOLD, TUNED, Problems, fp64_threshold
 from parity_tests.pairs import UNTIED, Models
 from parity_tests.reference import Numerics, num_parameters, pair_logprobs
@@ -64,6 +64,7 @@ STORAGES = (
     INT4_INT4.calibrated(),
 )
 NUM_PROCESSES = 2  # nothing is timed
+QUICK_PROBLEMS = 4
 PYTORCH = {  # bits of a weight
     Numerics.PYTORCH_FP32: 32,
     Numerics.PYTORCH_FP16: 16,
@@ -193,19 +194,25 @@ def _line(cells: Iterable[str]) -> str:
 @click.command()
 @click.option("--limit", type=int, help="Measure on so many problems only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the numbers as JSON, too.")
-def main(limit: int | None, output: Path | None) -> None:
+@click.option("--quick", is_flag=True, help="The bundled pair, four problems, JSON aside: does it work.")
+def main(limit: int | None, output: Path | None, quick: bool) -> None:
     """Measure all pairs and print the table."""
+    if quick:
+        limit, output = QUICK_PROBLEMS, QUICK_RESULTS / "fidelity.json"
+    columns = [DECIDED] if quick else COLUMNS
     with ProcessPoolExecutor(NUM_PROCESSES, get_context("spawn")) as pool:
-        measured = list(pool.map(measure, COLUMNS, repeat(limit)))
-    table = {column.name: each for column, each in zip(COLUMNS, measured, strict=True)}
+        measured = list(pool.map(measure, columns, repeat(limit)))
+    table = {column.name: each for column, each in zip(columns, measured, strict=True)}
     click.echo(markdown(table))
     if output is not None:
         capability = torch.backends.cpu.get_cpu_capability()  # decides what fp16 and bf16 are in PyTorch
         result = {
             "machine": facts() | {"torch_cpu_capability": capability},
+            "quick": quick,
             "calibrated_on": THRESHOLD.name,
             "pairs": {name: asdict(each) for name, each in table.items()},
         }
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,182 @@
+"""A pair of the real size, 2 x 7.6 B parameters: what its export and its scoring take.
+
+    make bench-full-size                    46 GB of disk, about 75 minutes on two cores
+    make bench-full-size FLAGS=--quick      the same shape with two layers
+
+Checkpoints of Qwen2.5-7B's shape are made from a seed (bf16, the policy half a percent off) and are
+removed again. Each step is a process of its own; figures are its peak resident set (VmHWM, mapped pages
+included; the anonymous part by itself as well, sampled), what was estimated beforehand, and seconds.
+
+    export at int8 + int4 differences, blocks of 64 (blocks of 32, the default, take 1.3 GB more)
+    score with everything resident, and one layer at a time
+    score bf16 weights in fp32 arithmetic, one layer at a time: the reference as both of its models, for the
+    sake of the disk, so that every reward has to be exactly zero
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import status_mb, write_result
+from benchmarks.shapes import QWEN_7B, write_models
+from tests.shared_data import SHARED_DATA
+
+from stepscore.artifact import Pair
+from stepscore.choices import Coding, Convention, DifferencePrecision, Precision, Products, Residency
+from stepscore.engine import Engine, EngineOptions
+from stepscore.memory import Load, estimate, settle
+from stepscore.plan import plan
+from stepscore.records import parse_line
+from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.estimate import estimate as estimate_export
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+from stepscore_export.texts import Texts, bundled_texts
+
+CODED = ExportOptions(
+    Precision.INT8,
+    coding=Coding.DIFFERENCE,
+    difference_precision=DifferencePrecision.INT4,
+    products=Products.MERGED,
+    block_size=64,
+)
+PLAIN = ExportOptions(Precision.BF16)
+ONE_TEXT = bundled_texts().records[:1]  # the fidelity of bf16 storage is not what is asked here
+TOKENS = 2048
+
+
+def main() -> None:
+    """Run the steps; write results/full_size.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
+    parser.add_argument("--models", type=Path, help="checkpoints that are there already: policy, reference")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        kind, *rest = options.child
+        with _anonymous_peak() as peak:
+            row = {"export": _export, "score": _score}[kind](*rest)
+        print(json.dumps({**row, "anonymous_peak_mb": peak[0]}))
+        return
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        rows = list(_steps(Path(scratch), options.models, options.tokens, quick=options.quick))
+    name = "full_size_quick" if options.quick else "full_size"
+    print(write_result(name, {"tokens": options.tokens, "rows": rows}))
+
+
+def _steps(scratch: Path, given: Path | None, tokens: int, *, quick: bool) -> list[dict[str, Any]]:
+    models = given or scratch
+    if given is None:
+        write_models(models, replace(QWEN_7B, num_hidden_layers=2) if quick else QWEN_7B)
+    rows = []
+
+    def step(name: str, *arguments: object) -> None:
+        command = [sys.executable, "-m", "benchmarks.full_size", "--child", *map(str, arguments)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        rows.append({"step": name, **json.loads(done.stdout)})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+
+    policy, reference, pair = models / "policy", models / "reference", scratch / "pair"
+    step("export int8 + int4", "export", policy, reference, pair, "coded")
+    for residency in (Residency.RESIDENT, Residency.STREAM):
+        step(f"score int8 + int4, {residency}", "score", pair, residency, tokens)
+    shutil.rmtree(pair)
+    if given is None:
+        shutil.rmtree(policy)
+    step("export bf16", "export", reference, reference, pair, "plain")
+    step("score bf16, stream", "score", pair, Residency.STREAM, tokens)
+    return rows
+
+
+@contextmanager
+def _anonymous_peak() -> Iterator[list[int]]:
+    """Watch how much of the resident set is not mapped pages, which the kernel takes back when it has to."""
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            peak[0] = max(peak[0], status_mb("RssAnon"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield peak
+    done.set()
+    watcher.join()
+
+
+def _export(policy: str, reference: str, target: str, form: str) -> dict[str, Any]:
+    options, texts = (CODED, bundled_texts()) if form == "coded" else (PLAIN, Texts(None, ONE_TEXT))
+    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
+        expected = estimate_export({"policy": first, "reference": second}, options)
+    started = time.perf_counter()
+    pair = export_pair(policy, reference, target, options, texts=texts)
+    return {
+        "parameters": expected.parameters,
+        "seconds": round(time.perf_counter() - started),
+        "estimated_seconds": round(expected.seconds),
+        "peak_mb": status_mb("VmHWM"),
+        "estimated_mb": round(expected.memory_bytes / 1e6),
+        "pair_gb": round(pair.num_bytes() / 1e9, 2),
+        "fidelity": str(pair.manifest.fidelity),
+    }
+
+
+def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
+    """Score real solutions, `tokens` of them together, as one window."""
+    pair = Pair.open(folder)
+    settings = settle(pair.manifest, residency=Residency(residency), max_batch_tokens=1024)
+    sequences = list(_solutions(pair, int(tokens)))
+    groups = plan(sequences, [0] * len(sequences), settings.max_batch_tokens)
+    batches = [group.batch for group in groups]
+    started = time.perf_counter()
+    engine = Engine(pair, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
+    loaded = time.perf_counter()
+    results = list(engine.run(batches))
+    seconds = time.perf_counter() - loaded
+    count = sum(map(len, sequences))
+    largest = max(abs(each["policy"] - each["reference"]).max() for each in results)
+    return {
+        "residency": residency,
+        "sequences": len(sequences),
+        "tokens": count,
+        "rows": sum(len(batch.input_ids) for batch in batches),
+        "load_seconds": round(loaded - started, 1),
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(count / seconds, 2),
+        "peak_mb": status_mb("VmHWM"),
+        "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
+        "largest_log_ratio": float(f"{largest:.4g}"),
+    }
+
+
+def _solutions(pair: Pair, tokens: int) -> Any:
+    """Token ids of the first real solutions that make up so many tokens."""
+    if SHARED_DATA is None:
+        raise SystemExit("the real solutions are not there: see tests/shared_data.py")
+    encoder = pair.encoder()
+    with (SHARED_DATA / "math_best_of_8.jsonl").open("rb") as lines:
+        for index, line in enumerate(lines):
+            record = parse_line(line, index).record
+            ids = encoder.encode(record.problem, record.steps, Convention.CARD).token_ids  # type: ignore[union-attr]
+            yield ids
+            tokens -= len(ids)
+            if tokens <= 0:
+                return
+
+
+if __name__ == "__main__":
+    main()

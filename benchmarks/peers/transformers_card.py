@@ -1,0 +1,108 @@
+"""transformers, as the EurusPRM model card does it: full logits, log_softmax, gather.
+
+One sequence at a time, or several padded on the right under an attention mask. Logits of all tokens over the
+whole vocabulary are there at once; log_softmax is taken sequence by sequence, where a second copy of a whole
+padded batch would not fit into 24 GB.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Qwen2ForCausalLM
+
+
+class TorchPrecision(enum.StrEnum):
+    """What weights and activations are."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersCard:
+    """The card's way at one precision; `batch_size` sequences are padded to the longest of them."""
+
+    threads: int
+    precision: TorchPrecision = TorchPrecision.FP32
+    batch_size: int = 1
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables."""
+        how = "one at a time" if self.batch_size == 1 else f"padded batches of {self.batch_size}"
+        return f"transformers {self.precision}, {how}"
+
+    def prepare(self, models: Models) -> None:
+        """Checkpoints are loaded as they are."""
+
+    def load(self, models: Models) -> LoadedTransformers:
+        """Load both models with PyTorch's threads set."""
+        import torch  # noqa: PLC0415 - an extra, and seconds to import
+
+        torch.set_num_threads(self.threads)
+        dtypes = {
+            TorchPrecision.FP32: torch.float32,
+            TorchPrecision.FP16: torch.float16,
+            TorchPrecision.BF16: torch.bfloat16,
+        }
+        dtype = dtypes[self.precision]
+        return LoadedTransformers(
+            _load(models.policy, dtype), _load(models.reference, dtype), self.batch_size
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTransformers:
+    """Both models, for inference."""
+
+    policy: Qwen2ForCausalLM
+    reference: Qwen2ForCausalLM
+    batch_size: int
+
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
+        """Score batch after batch, with one model after the other."""
+        scored: list[PairLogprobs] = []
+        for first in range(0, len(sequences), self.batch_size):
+            batch = sequences[first : first + self.batch_size]
+            scored += zip(
+                padded_logprobs(self.policy, batch), padded_logprobs(self.reference, batch), strict=True
+            )
+        return scored
+
+
+def padded_logprobs(model: Qwen2ForCausalLM, sequences: Sequence[Tokens]) -> list[np.ndarray]:
+    """Return the log-probs float32 [L-1] of each sequence, all of them in one forward pass."""
+    import torch  # noqa: PLC0415
+
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = torch.from_numpy(sequence)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return [_gathered(row[: len(each)], each) for row, each in zip(logits, sequences, strict=True)]
+
+
+def _gathered(logits: torch.Tensor, tokens: Tokens) -> np.ndarray:
+    import torch  # noqa: PLC0415
+
+    logprobs = logits[:-1].log_softmax(dim=-1)
+    return logprobs.gather(1, torch.from_numpy(tokens)[1:, None])[:, 0].float().numpy()
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:
+    from transformers import Qwen2ForCausalLM  # noqa: PLC0415
+
+    return Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval()

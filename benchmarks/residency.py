@@ -1,0 +1,146 @@
+"""What is in memory at once: peak memory and speed of resident, alternate and stream, by form of storage.
+
+    make bench-residency                  Qwen2.5-1.5B shape, 4 layers, 8 GB of disk, 25 minutes on two cores
+    make bench-residency FLAGS=--quick    a tiny model
+
+Every row of `peaks` is a process of its own that scores real solutions as one window; beside its peak
+resident set (VmHWM, mapped pages included) stands what stepscore.memory said before. `windows` lets a
+resident and a streaming engine take turns over windows of several sizes: what reading all weights costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
+from benchmarks.shapes import Shape, write_models
+from benchmarks.throughput import DEFAULT, EXACT, FORMS
+from benchmarks.workloads import opening
+
+from stepscore.artifact import Pair
+from stepscore.choices import Precision, Residency
+from stepscore.engine import Engine, EngineOptions
+from stepscore.memory import Load, Settings, estimate, settle
+from stepscore.plan import Batch, plan
+from stepscore_export.options import ExportOptions
+from stepscore_export.pair import export_pair
+
+BF16 = "bf16"
+STORED = {**FORMS, BF16: ExportOptions(Precision.BF16)}
+TEXT = "math_best_of_8"
+PEAK_TOKENS = 4096
+WINDOWS = (512, 1024, 2048, 4096, 8192)
+BATCH_TOKENS = 1024
+THREADS = 2
+
+
+def main() -> None:
+    """Run both parts; write results/residency.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shape", type=Shape, choices=list(Shape), default=Shape.QWEN_1_5B)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(_peak(*options.child)))
+        return
+    config = (Shape.QUICK if options.quick else options.shape).with_layers(options.layers)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        models = write_models(Path(folder), config)
+        peaks: list[dict[str, Any]] = []
+        windows: list[dict[str, Any]] = []
+        for name, form in STORED.items():
+            pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form, force=True)
+            peaks += _logged({"form": name, **row} for row in _peaks(pair))
+            if name in {DEFAULT, EXACT, BF16}:
+                windows += _logged({"form": name, **row} for row in _windows(pair, options.repeats))
+    result = {"layers": options.layers, "threads": THREADS, "peaks": peaks, "windows": windows}
+    print(write_result("residency", result, QUICK_RESULTS if options.quick else RESULTS))
+
+
+def _peaks(pair: Pair) -> Iterator[dict[str, Any]]:
+    for residency in _residencies(pair):
+        command = [sys.executable, "-m", "benchmarks.residency", "--child", str(pair.path), residency]
+        yield json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def _residencies(pair: Pair) -> list[Residency]:
+    alternate = [Residency.ALTERNATE] if len(pair.manifest.units) > 1 else []
+    return [Residency.RESIDENT, *alternate, Residency.STREAM]
+
+
+def _peak(folder: str, residency: str) -> dict[str, Any]:
+    pair = Pair.open(folder)
+    settings = settle(pair.manifest, residency=Residency(residency), max_batch_tokens=BATCH_TOKENS)
+    batches, tokens = _window(pair, PEAK_TOKENS)
+    engine = _engine(pair, settings)
+    started = time.perf_counter()
+    list(engine.run(batches))
+    return {
+        "residency": residency,
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
+        "peak_mb": status_mb("VmHWM"),
+        "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
+    }
+
+
+def _windows(pair: Pair, repeats: int) -> Iterator[dict[str, Any]]:
+    """Let both engines take turns over each window; what streaming costs is the median of the ratios."""
+    chosen = [
+        settle(pair.manifest, residency=each, max_batch_tokens=BATCH_TOKENS)
+        for each in (Residency.RESIDENT, Residency.STREAM)
+    ]
+    engines = [_engine(pair, settings) for settings in chosen]
+    list(engines[0].run(_window(pair, 256)[0]))
+    for size in WINDOWS:
+        batches, tokens = _window(pair, size)
+        seconds: list[list[float]] = []
+        for _ in range(repeats):
+            seconds.append([])
+            for engine in engines:
+                started = time.perf_counter()
+                list(engine.run(batches))
+                seconds[-1].append(time.perf_counter() - started)
+        yield {
+            "tokens": tokens,
+            "rows": sum(len(batch.input_ids) for batch in batches),
+            "resident_tokens_per_second": round(tokens / median(each[0] for each in seconds), 1),
+            "stream_tokens_per_second": round(tokens / median(each[1] for each in seconds), 1),
+            "stream_over_resident": round(median(resident / stream for resident, stream in seconds), 3),
+            "n": repeats,
+        }
+
+
+def _engine(pair: Pair, settings: Settings) -> Engine:
+    options = EngineOptions(residency=settings.residency, threads=THREADS, head_rows=settings.head_rows)
+    return Engine(pair, options)
+
+
+def _window(pair: Pair, tokens: int) -> tuple[list[Batch], int]:
+    """The first real solutions of so many tokens, in batches; and how many tokens they have."""
+    sequences = opening(pair.encoder(), TEXT, tokens).sequences
+    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
+    return [group.batch for group in groups], sum(map(len, sequences))
+
+
+def _logged(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        yield row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Contenders of a benchmark that need no model; in a file of their own that their processes import fast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+
+from stepscore.errors import ProviderUnavailable
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Says that both models give every token its own id."""
+
+    name: str
+
+    def prepare(self, models: Models) -> None:
+        pass
+
+    def load(self, models: Models) -> Echo:
+        return self
+
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
+        return [(each[1:].astype(np.float32), each[1:].astype(np.float32)) for each in sequences]
+
+
+@dataclass(frozen=True)
+class Missing(Echo):
+    def load(self, models: Models) -> Echo:
+        raise ModuleNotFoundError("no such package", name="peer_package")
+
+
+@dataclass(frozen=True)
+class Refusing(Echo):
+    def load(self, models: Models) -> Echo:
+        raise ProviderUnavailable("this CPU saturates", hint="none")
+
+
+@dataclass(frozen=True)
+class Crashing(Echo):
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
+        os._exit(132)
