@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stepscore.artifact import Pair
-from stepscore.bench import Settings, Workload, facts, measure, random_workloads, text_workload
+from stepscore.bench import Choices, Workload, facts, measure, random_workloads, text_workload
 from stepscore.bench_cli import bench
 from stepscore.errors import InvalidRecord, NoSteps
 from stepscore.prompt import PromptEncoder
@@ -84,7 +84,7 @@ def test_tokens_are_input_tokens(tiny_pair: Path) -> None:
 def test_sharing_is_timed_only_where_something_is_shared(tiny_pair: Path) -> None:
     apart = Workload("apart", [np.arange(10, 20), np.arange(30, 40)])
     together = Workload("together", [np.arange(10, 20), np.arange(10, 22)])
-    report = measure(Pair.open(tiny_pair), [apart, together], Settings(repeats=1))
+    report = measure(Pair.open(tiny_pair), [apart, together], Choices(repeats=1))
     first, second = report.timings
     assert first.sharing is None
     assert second.sharing is not None

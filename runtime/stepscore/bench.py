@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 
 from stepscore.artifact import Pair
-from stepscore.choices import Convention, Provider
+from stepscore.choices import Convention, Provider, Residency
 from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import InputError
-from stepscore.memory import BATCH_TOKENS, WINDOW_BATCHES
+from stepscore.memory import Settings, settle
 from stepscore.plan import Int64, plan
 from stepscore.prompt import PromptEncoder
 from stepscore.provider import available_cores
@@ -58,6 +58,7 @@ class Report(msgspec.Struct, frozen=True):
     pair: str
     provider: str
     threads: int
+    residency: Residency
     max_batch_tokens: int
     load_seconds: float
     first_result_seconds: float
@@ -77,18 +78,14 @@ class Workload(msgspec.Struct, frozen=True):
         return sum(map(len, self.sequences))
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What a user may choose; `threads` is all cores unless given."""
+class Choices(msgspec.Struct, frozen=True):
+    """What a user may choose; what is None follows from the machine, as it does for a scorer."""
 
     provider: Provider = Provider.AUTO
     threads: int | None = None
-    max_batch_tokens: int = BATCH_TOKENS
+    residency: Residency = Residency.AUTO
+    max_batch_tokens: int | None = None
     repeats: int = 3
-
-    @property
-    def window_tokens(self) -> int:
-        """Return the tokens that are planned together, as a scorer plans them."""
-        return WINDOW_BATCHES * self.max_batch_tokens
 
 
 def random_workloads(vocab_size: int, max_positions: int, seed: int = 0) -> list[Workload]:
@@ -119,20 +116,28 @@ def rate(tokens: int, seconds: Sequence[float]) -> Rate:
     return Rate(median(each), each[0], each[-1], len(each))
 
 
-def measure(pair: Pair, workloads: Sequence[Workload], settings: Settings) -> Report:
+def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Report:
     """Open a pair and time the workloads, of which there is at least one."""
+    settings = settle(pair.manifest, residency=choices.residency, max_batch_tokens=choices.max_batch_tokens)
+    options = EngineOptions(
+        provider=choices.provider,
+        residency=settings.residency,
+        threads=choices.threads,
+        head_rows=settings.head_rows,
+    )
     started = time.perf_counter()
-    engine = Engine(pair, EngineOptions(provider=settings.provider, threads=settings.threads))
+    engine = Engine(pair, options)
     loaded = time.perf_counter()
     engine.logprobs(workloads[0].sequences[:1])
     first_result = time.perf_counter()
-    timings = [timed(engine, workload, settings) for workload in workloads]
+    timings = [timed(engine, workload, settings, choices.repeats) for workload in workloads]
     provider = engine.provider.value
     engine.close()
     return Report(
         pair=str(pair.path),
         provider=provider,
-        threads=settings.threads or available_cores(),
+        threads=choices.threads or available_cores(),
+        residency=settings.residency,
         max_batch_tokens=settings.max_batch_tokens,
         load_seconds=loaded - started,
         first_result_seconds=first_result - loaded,
@@ -146,7 +151,8 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "pair", report.pair
     yield (
         "runs on",
-        f"{report.provider}, {report.threads} threads, batches of {report.max_batch_tokens:,} tokens",
+        f"{report.provider}, {report.threads} threads, {report.residency}, batches of "
+        f"{report.max_batch_tokens:,} tokens",
     )
     yield "loading", f"{report.load_seconds:.2f} s"
     yield "first result", f"{report.first_result_seconds:.2f} s after that"
@@ -162,12 +168,12 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "peak memory", f"{report.peak_mb:,.0f} MB resident"
 
 
-def timed(engine: Engine, workload: Workload, settings: Settings) -> Timing:
+def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:
     """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
     shared: list[float] = []
     alone: list[float] = []
     has_shared = _rows(workload, settings, share=True) < _rows(workload, settings, share=False)
-    for _ in range(settings.repeats):
+    for _ in range(repeats):
         shared.append(seconds_of(engine, workload, settings))
         if has_shared:
             alone.append(seconds_of(engine, workload, settings, share=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stepscore.choices import Provider
+from stepscore.choices import Provider, Residency
 
 if TYPE_CHECKING:
     from stepscore.artifact import Pair
@@ -36,7 +36,16 @@ if TYPE_CHECKING:
     help="What to run on.",
 )
 @click.option(
-    "--max-batch-tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens a batch."
+    "--residency",
+    type=click.Choice(Residency, case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="What is in memory at once; auto is the fastest that fits.",
+)
+@click.option(
+    "--max-batch-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens computed at a time.  [default: up to 2048, as memory allows]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -47,7 +56,8 @@ def bench(
     limit: int | None,
     repeats: int,
     provider: Provider,
-    max_batch_tokens: int,
+    residency: Residency,
+    max_batch_tokens: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -64,14 +74,14 @@ def bench(
     import msgspec  # noqa: PLC0415
 
     from stepscore.artifact import Pair  # noqa: PLC0415
-    from stepscore.bench import Settings, facts, measure  # noqa: PLC0415
+    from stepscore.bench import Choices, facts, measure  # noqa: PLC0415
     from stepscore.table import console, print_facts  # noqa: PLC0415
 
     if limit is not None and data is None:
         raise click.UsageError("--limit belongs to DATA.jsonl")
-    settings = Settings(provider, threads, max_batch_tokens, repeats)
+    choices = Choices(provider, threads, residency, max_batch_tokens, repeats)
     opened = Pair.open(pair)
-    report = measure(opened, _workloads(opened, data, limit), settings)
+    report = measure(opened, _workloads(opened, data, limit), choices)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
