@@ -34,7 +34,7 @@ FILES = [
     *(
         f"{model}/{name}"
         for model in ("policy", "reference")
-        for name in ("weights.bin", *graph_files(TINY.num_hidden_layers))
+        for name in ("weights.bin", *graph_files(TINY.num_hidden_layers, TINY.vocab_size))
     ),
 ]
 RECORD = {"problem": "1 + 1?", "steps": ["1 + 1 = 2."]}
@@ -54,7 +54,7 @@ def test_a_pair_is_exactly_these_files(tiny_pair: Path) -> None:
 
 def test_a_coded_pair_has_one_folder_for_both_models(pair_of: PairOf) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, products=Products.MERGED)
-    names = ("weights.bin", *graph_files(TINY.num_hidden_layers))
+    names = ("weights.bin", *graph_files(TINY.num_hidden_layers, TINY.vocab_size))
     assert sorted(open_and_verify(pair).manifest.files) == sorted(
         ["tokenizer.json", *(f"both/{name}" for name in names)]
     )

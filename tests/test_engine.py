@@ -95,8 +95,8 @@ def short_window() -> list[Batch]:
 
 def long_window() -> list[Batch]:
     """Batches beyond SHORT_TOKENS beside one that is not."""
-    sequences = tokens(1100, 300, 800, 31)
-    groups = plan(sequences, [0, 0, 700, 0], max_tokens=1500)
+    sequences = tokens(1200, 300, 1100, 31)
+    groups = plan(sequences, [0, 0, 1000, 0], max_tokens=1500)
     assert [group.batch.pad_index.shape[1] > SHORT_TOKENS for group in groups] == [True, False, True]
     return [group.batch for group in groups]
 
@@ -129,7 +129,9 @@ def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
-    monkeypatch.setattr(engine_module, "Sessions", lambda *of, lean: Sessions(*of, lean=True))
+    monkeypatch.setattr(
+        engine_module, "Sessions", lambda *of, lean, cast_late: Sessions(*of, lean=True, cast_late=cast_late)
+    )
     body = run(pair_in(options), window(), Residency.ALTERNATE)
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
 
@@ -237,7 +239,7 @@ def coded_pair(pair_of: PairOf) -> Path:
 
 
 def stages(folder: str) -> list[str]:
-    names = ["embed", *(f"layer-{index:02d}" for index in range(LAYERS)), "head"]
+    names = ["embed", *(f"layer-{index:02d}" for index in range(LAYERS)), "head-00"]
     return [f"{folder}/{name}.onnx" for name in names]
 
 
@@ -362,7 +364,7 @@ def threads() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-@pytest.mark.parametrize(("name", "completed"), [("layer-00", 0), ("layer-01", 2), ("head", 4)])
+@pytest.mark.parametrize(("name", "completed"), [("layer-00", 0), ("layer-01", 2), ("head-00", 4)])
 def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
     tiny_pair: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -24,7 +24,7 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
 LAYERS = TINY.num_hidden_layers
-NAMES = graph_files(LAYERS)
+NAMES = graph_files(LAYERS, TINY.vocab_size)
 COMPUTE = {  # what rows are on CUDA
     Precision.FP16: onnx.TensorProto.FLOAT16,
     Precision.BF16: onnx.TensorProto.BFLOAT16,

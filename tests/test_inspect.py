@@ -67,7 +67,9 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
             distance=Distance(0.0123, {"lm_head.weight": 0.0123}),
             beta=0.001,
             template=Template("a", "b", "c"),
-            units=(Unit("both", ("reference", "policy"), {name: Extent(0, 1) for name in graph_files(2)}),),
+            units=(
+                Unit("both", ("reference", "policy"), {name: Extent(0, 1) for name in graph_files(2, 1000)}),
+            ),
             selftest=Selftest(provider="cpu", num_tokens=64, hidden_error=1e-6, logprob_error=2e-5),
             fidelity=None,
             versions={"stepscore": "0.1.0"},

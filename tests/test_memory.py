@@ -27,6 +27,7 @@ from stepscore.artifact import (
     Manifest,
     Source,
     Unit,
+    head_files,
     layer_file,
 )
 from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Residency, Target
@@ -56,6 +57,8 @@ def manifest(
     layer, table = 3 * shape.hidden_size * shape.intermediate_size, shape.hidden_size * shape.vocab_size
     weights = {layer_file(index): layer for index in range(shape.num_hidden_layers)}
     weights |= {EMBED: table, HEAD: table, BODY: layer * shape.num_hidden_layers}
+    heads = head_files(shape.vocab_size)
+    weights |= {name: -(-table // len(heads)) for name in heads}
     extents = {name: Extent(0, 2 * models * size) for name, size in weights.items()}
     units = (Unit("policy", ("policy",), extents), Unit("reference", ("reference",), extents))
     return Manifest(

@@ -1,7 +1,8 @@
-"""The head graph: hidden rows -> log-probs of target tokens, over tiles of the vocabulary, in fp32.
+"""The head graph: hidden rows -> the logits of target tokens and log-sum-exps, tile by tile, in fp32.
 
-Logits exist for one tile at a time: memory is c * TILE, not c * V. log-prob = the target's logit - the
-log-sum-exp of the tiles' log-sum-exps, all from the same logits.
+Logits exist for one tile of the vocabulary at a time: memory is c * TILE, not c * V. A log-prob is the
+target's logit - the log-sum-exp of the tiles' log-sum-exps, all from the same logits; the runtime takes it,
+so that the tiles may be in one graph or in several.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ TILE = 8192  # columns of the vocabulary that have logits at the same time
 
 
 def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
-    """Turn a chunk of hidden rows into the log-probs of their target tokens."""
-    # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> logprobs [t]
+    """Turn a chunk of hidden rows into what these tiles say of their target tokens.
+
+    `parts` holds, by target and tile, the target's logit (0 if it is in another tile) and the log-sum-exp.
+    """
+    # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> parts [t, 2, tiles]
     g = GraphBuilder("head", shape)
     hidden = [g.input(name, g.compute, "m", shape.hidden_size) for name in shape.named("hidden")]
     chosen = g.input("rows", INT64, "c")
     targets = g.input("targets", INT64, "t", 2)
     chunk = Rows(g, tuple(g.op("Gather", stream, chosen) for stream in hidden))
     tiles = [[_tile(g, logits, targets, tile) for logits in chunk.times(tile.matrix)] for tile in head]
-    logprobs = [_logprobs(g, parts) for parts in zip(*tiles, strict=True)]
+    parts = [g.op("Concat", *of_stream, axis=-1) for of_stream in zip(*tiles, strict=True)]
+    size = ("t", 2, len(head))
     return g.finish(
-        *((value, name, FLOAT, ("t",)) for value, name in zip(logprobs, shape.named("logprobs"), strict=True))
+        *((value, name, FLOAT, size) for value, name in zip(parts, shape.named("parts"), strict=True))
     )
 
 
@@ -49,17 +54,6 @@ def _tile(g: GraphBuilder, logits: ir.Value, targets: ir.Value, tile: HeadTile) 
     log_sum = g.op("Unsqueeze", g.op("GatherND", _log_sum_exp(g, logits), row), g.constant("last", -1))
     pair = g.op("Concat", logit, log_sum, axis=-1)  # [t, 2]
     return g.op("Unsqueeze", pair, g.constant("last", -1))
-
-
-def _logprobs(g: GraphBuilder, parts: Sequence[ir.Value]) -> ir.Value:
-    # parts [t, 2, 1] of all tiles -> [t]
-    tiles = g.op("Concat", *parts, axis=-1)  # [t, 2, tiles]
-    logit, log_sums = (
-        g.op("Gather", tiles, g.scalar(name, index), axis=1)
-        for index, name in enumerate(("logit", "log_sum"))
-    )
-    total = g.op("Squeeze", _log_sum_exp(g, log_sums), g.constant("last", -1))
-    return g.op("Sub", g.op("ReduceSum", logit, g.constant("last", -1), keepdims=0), total)
 
 
 def _log_sum_exp(g: GraphBuilder, x: ir.Value) -> ir.Value:

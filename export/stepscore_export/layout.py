@@ -6,12 +6,12 @@ second) has norms, biases and an embedding of its own, and the matrices serve bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 
 import onnx_ir as ir
 
-from stepscore.artifact import BODY, EMBED, HEAD, Extent, ModelName, layer_file
+from stepscore.artifact import BODY, EMBED, HEAD, HEAD_PART_COLUMNS, Extent, ModelName, head_files, layer_file
 from stepscore_export.weights import TensorRef
 
 
@@ -174,8 +174,18 @@ def tensors(part: object) -> Iterator[TensorRef]:
 def extents(weights: UnitWeights) -> dict[str, Extent]:
     """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""
     layers = {layer_file(index): _extent(layer) for index, layer in enumerate(weights.layers)}
+    heads = {name: _extent(part) for name, part in head_parts(weights.head).items()}
     parts = {EMBED: weights.embedding, BODY: weights.layers, HEAD: weights.head}
-    return {name: _extent(part) for name, part in parts.items()} | layers
+    return {name: _extent(part) for name, part in parts.items()} | layers | heads
+
+
+def head_parts(head: Sequence[HeadTile]) -> dict[str, tuple[HeadTile, ...]]:
+    """Return the tiles of each part of the head, by the name of its graph."""
+    end = head[-1].start + head[-1].columns
+    return {
+        name: tuple(tile for tile in head if tile.start // HEAD_PART_COLUMNS == index)
+        for index, name in enumerate(head_files(end))
+    }
 
 
 def _extent(part: object) -> Extent:

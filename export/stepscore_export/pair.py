@@ -41,7 +41,7 @@ from stepscore_export.errors import unwritable
 from stepscore_export.exact import exact_logprobs
 from stepscore_export.graph import body_graph, embed_graph, layer_graph
 from stepscore_export.head import head_graph
-from stepscore_export.layout import Shape, UnitWeights, extents
+from stepscore_export.layout import Shape, UnitWeights, extents, head_parts
 from stepscore_export.model import Members, graph_shape, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
@@ -206,6 +206,8 @@ def _write_graphs(staged: Stage, name: str, weights: UnitWeights, shape: Shape) 
         norm = weights.norm if index == last else None
         write(layer_file(index), layer_graph(layer, weights.rotary, shape, index, norm))
     write(HEAD, head_graph(weights.head, shape))
+    for part, tiles in head_parts(weights.head).items():
+        write(part, head_graph(tiles, shape))
 
 
 @dataclass(frozen=True, slots=True)

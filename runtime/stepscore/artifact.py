@@ -8,7 +8,8 @@
         embed.onnx         token ids -> rows
         body.onnx          rows -> hidden rows: all layers (of `both`: two streams side by side)
         layer-00.onnx ...  the same layers, one file each, over the same weights.bin
-        head.onnx          hidden rows -> log-probs
+        head.onnx          hidden rows -> logits of targets, and log-sum-exps
+        head-00.onnx ...   the same for a range of the vocabulary each, over the same weights.bin
 
 Nothing below us notices a flipped byte (ONNX Runtime loads it and computes with it), so the manifest
 carries the size and the SHA-256 of every file, and a checksum of its own text. `Pair.open` compares all sizes
@@ -35,6 +36,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
+HEAD_PART_COLUMNS = 32_768
+"""Of a head with 152,064 columns and 8 bits a part is about as large as a layer."""
 MAX_MANIFEST_BYTES = 16 << 20
 SMALL_BYTES = 16 << 20
 """Files up to this size are hashed whenever a pair is opened: a tokenizer of 7 MB takes 20 ms."""
@@ -237,18 +240,28 @@ class Pair:
         return PromptEncoder(self.tokenizer_json(), self.manifest.template, max_tokens=limit)
 
 
-def graph_files(num_hidden_layers: int) -> list[str]:
+def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
     """Return the names of the graph files of one unit.
 
-    >>> graph_files(2)
-    ['embed.onnx', 'body.onnx', 'layer-00.onnx', 'layer-01.onnx', 'head.onnx']
+    >>> graph_files(2, 40_000)
+    ['embed.onnx', 'body.onnx', 'layer-00.onnx', 'layer-01.onnx', 'head.onnx', 'head-00.onnx', 'head-01.onnx']
     """
     return [
         EMBED,
         BODY,
         *(layer_file(index) for index in range(num_hidden_layers)),
         HEAD,
+        *head_files(vocab_size),
     ]
+
+
+def head_files(vocab_size: int) -> list[str]:
+    """Return the names of the parts of the head, HEAD_PART_COLUMNS of the vocabulary each.
+
+    >>> head_files(152_064)
+    ['head-00.onnx', 'head-01.onnx', 'head-02.onnx', 'head-03.onnx', 'head-04.onnx']
+    """
+    return [f"head-{index:02d}.onnx" for index in range(-(-vocab_size // HEAD_PART_COLUMNS))]
 
 
 def layer_file(index: int) -> str:
@@ -314,7 +327,7 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
         raise ManifestInvalid(f"{path} holds the models {models}, not one policy and one reference")
     if manifest.architecture.num_hidden_layers > len(manifest.files):
         raise ManifestInvalid(f"{path} does not list the graphs of all layers")
-    graphs = graph_files(manifest.architecture.num_hidden_layers)
+    graphs = graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
     needed = [
         TOKENIZER,
         *(f"{unit.folder}/{name}" for unit in manifest.units for name in [WEIGHTS, *graphs]),

@@ -27,11 +27,22 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import BODY, EMBED, HEAD, WEIGHTS, ModelName, Pair, Unit, layer_file
+from stepscore.artifact import (
+    BODY,
+    EMBED,
+    HEAD,
+    WEIGHTS,
+    Manifest,
+    ModelName,
+    Pair,
+    Unit,
+    head_files,
+    layer_file,
+)
 from stepscore.choices import Provider, Residency
 from stepscore.memory import usual_head_rows
 from stepscore.plan import Batch, chunks, pack
-from stepscore.provider import Sessions, require, require_exact_integers, resolve
+from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve
 
 Values = dict[str, ort.OrtValue]
 Logprobs = dict[ModelName, NDArray[np.float32]]
@@ -62,9 +73,10 @@ class Engine:
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
         cast_late = pair.manifest.difference is None
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, streams, cast_late)
-        layers = [layer_file(index) for index in range(pair.manifest.architecture.num_hidden_layers)]
-        stages = [*layers, HEAD] if streams else [BODY, HEAD]
+        sessions = Sessions(
+            self.provider, options.threads, options.gpu_mem_limit, lean=streams, cast_late=cast_late
+        )
+        stages = _streamed_stages(pair.manifest) if streams else _Stages([BODY], [HEAD])
         self._units = [
             _Unit(unit, _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead), stages)
             for unit in pair.manifest.units
@@ -147,9 +159,16 @@ class _Graphs:
 
         What is not kept is opened ahead of its turn, in a thread: two are in memory at a time.
         """
-        if self._kept or not self._ahead:
+        if self._kept:
             yield from map(self.get, names)
-            return
+        elif self._ahead:
+            yield from self._opened_ahead(names)
+        else:
+            for name in names:
+                yield self._open(name)
+                give_back_memory()
+
+    def _opened_ahead(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
         with ThreadPoolExecutor(1, thread_name_prefix="stepscore-open") as pool:
             opening = pool.submit(self._load, names[0])
             for following in names[1:]:
@@ -157,6 +176,7 @@ class _Graphs:
                 opening = pool.submit(self._load, following)
                 yield session
                 del session
+                give_back_memory()
             yield opening.result()
 
     def _load(self, name: str) -> ort.InferenceSession:
@@ -171,32 +191,49 @@ class _Graphs:
         return self._sessions.open(self._folder / name, on_host=name == EMBED)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """The graphs that rows go through, in order, and those that each give a part of the log-probs."""
+
+    layers: Sequence[str]
+    heads: Sequence[str]
+
+
+def _streamed_stages(manifest: Manifest) -> _Stages:
+    shape = manifest.architecture
+    layers = [layer_file(index) for index in range(shape.num_hidden_layers)]
+    return _Stages(layers, head_files(shape.vocab_size))
+
+
 class _Unit:
     """One or both models: rows from graph to graph."""
 
-    def __init__(self, unit: Unit, graphs: _Graphs, stages: Sequence[str]) -> None:
+    def __init__(self, unit: Unit, graphs: _Graphs, stages: _Stages) -> None:
         self.models = unit.models
         self._graphs = graphs
         self._stages = stages
 
     def keep(self) -> None:
         """Hold all graphs open from now on."""
-        self._graphs.keep([EMBED, *self._stages])
+        self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
 
     def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
         """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
         rows = self._embedded(window)
-        with closing(self._graphs.in_turn(self._stages)) as sessions:
-            for _ in self._stages[:-1]:
+        sums = [{model: _LogProbs.of(batch) for model in self.models} for batch in window]
+        with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
+            for _ in self._stages.layers:
                 session = next(sessions)
                 for index, batch in enumerate(window):  # in place: the rows before it are free at once
                     rows[index] = self._layers(session, batch, rows[index])
                 del session
-            head = next(sessions)
-            return [
-                (hidden, self._head(head, hidden, batch, head_rows))
-                for hidden, batch in zip(rows, window, strict=True)
-            ]
+            for _ in self._stages.heads:
+                session = next(sessions)
+                for hidden, batch, of_batch in zip(rows, window, sums, strict=True):
+                    self._head(session, hidden, batch, head_rows, of_batch)
+                del session
+        logprobs = ({model: each.total() for model, each in of_batch.items()} for of_batch in sums)
+        return list(zip(rows, logprobs, strict=True))
 
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
         # In a function of its own: a table that is not kept is gone before the layers come.
@@ -216,15 +253,44 @@ class _Unit:
         outputs = _run(session, arrays, rows, self._graphs.device)
         return {key.removeprefix("next_"): value for key, value in outputs.items()}
 
-    def _head(self, session: ort.InferenceSession, hidden: Values, batch: Batch, head_rows: int) -> Logprobs:
-        """Turn hidden rows into log-probs, at most `head_rows` rows at a time."""
+    def _head(
+        self,
+        session: ort.InferenceSession,
+        hidden: Values,
+        batch: Batch,
+        head_rows: int,
+        sums: Mapping[ModelName, _LogProbs],
+    ) -> None:
+        """Add what this part of the head says of the targets, at most `head_rows` rows at a time."""
         names = [value.name for value in session.get_outputs()]
-        results = {model: np.empty(len(batch.target_ids), np.float32) for model in self.models}
         for part, rows, targets in chunks(batch, head_rows):
             outputs = _run(session, {"rows": rows, "targets": targets}, hidden, "cpu")
             for model, name in zip(self.models, names, strict=True):
-                results[model][part] = outputs[name].numpy()
-        return results
+                sums[model].add(part, outputs[name].numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class _LogProbs:
+    """logit - log-sum-exp of targets [t], float64, summed over tiles of the vocabulary in their order."""
+
+    logits: NDArray[np.float64]
+    log_sums: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _LogProbs:
+        count = len(batch.target_ids)
+        return cls(np.zeros(count), np.full(count, -np.inf))
+
+    def add(self, pairs: slice, parts: NDArray[np.float32]) -> None:
+        """Take a head's parts [pairs, 2, tiles]: the target's logit, 0 in tiles without it; log-sum-exp."""
+        for logit, log_sum in parts.transpose(2, 1, 0):
+            self.logits[pairs] += logit
+            self.log_sums[pairs] = np.logaddexp(self.log_sums[pairs], log_sum)
+
+    def total(self) -> NDArray[np.float32]:
+        """Return the log-probs, once all tiles are in; not finite where a logit was not."""
+        with np.errstate(invalid="ignore"):
+            return (self.logits - self.log_sums).astype(np.float32)
 
 
 def _run(

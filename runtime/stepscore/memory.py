@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, layer_file
+from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
 from stepscore.choices import Precision, Products, Residency, Target
 from stepscore.errors import DoesNotFit
 from stepscore.plan import Batch
@@ -142,7 +142,7 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
             for stage in (
                 (unit.extents[EMBED].size, 0),
                 (unit.extents[layer_file(0)].size, in_layer),
-                (unit.extents[HEAD].size, in_head),
+                (unit.extents[head_files(manifest.architecture.vocab_size)[0]].size, in_head),
             )
         ),
         key=sum,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import HEAD
 from stepscore.choices import Provider, Target
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 
@@ -75,7 +76,7 @@ class Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.lean:
             options.enable_cpu_mem_arena = False
-            if self.cast_late and path.name != HEAD:
+            if self.cast_late and not path.name.startswith("head"):
                 options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -98,6 +99,12 @@ class Sessions:
                 hint="run `stepscore doctor`; it names the missing library",
             )
         return session
+
+
+def give_back_memory() -> None:
+    """Have the C library return what is free to the system; glibc would keep it for later."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or no Linux
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache
