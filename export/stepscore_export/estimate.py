@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepscore.choices import Precision
+from stepscore.choices import Coding, Precision
+from stepscore_export.exact import BATCH_ROWS
 from stepscore_export.head import TILE
-from stepscore_export.layout import UnitWeights, tensors
-from stepscore_export.model import BLOCK_ELEMENTS, Members, store_unit
+from stepscore_export.layout import UnitWeights, head_parts, tensors
+from stepscore_export.model import Members, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import unit_members
+from stepscore_export.products import MERGED_ELEMENTS
 from stepscore_export.weights import SizeOnly
 
 # Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
@@ -20,8 +22,8 @@ PARAMETERS_PER_SECOND = {
     Precision.INT8: 25e6,
     Precision.INT4: 25e6,
 }
-BASE_BYTES = 150 << 20  # Python, numpy, ONNX Runtime
-CONVERTED_COPIES = 10  # of a row block: as read, as float32, scaled, rounded, packed
+BASE_BYTES = 360 << 20  # Python, numpy, ONNX Runtime, a tokenizer, row blocks while they are converted
+ARRAYS = 9  # of [rows, intermediate_size] that are alive in a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def estimate(checkpoints: Members, options: ExportOptions) -> Estimate:
         parameters=parameters,
         source_bytes=sum(model.num_bytes() for model in checkpoints.values()),
         weight_bytes={folder: num_bytes for folder, (num_bytes, _) in units.items()},
-        memory_bytes=max(_memory_bytes(weights, checkpoints) for _, weights in units.values()),
+        memory_bytes=max(_memory_bytes(weights, checkpoints, options) for _, weights in units.values()),
         seconds=parameters / PARAMETERS_PER_SECOND[options.precision],
     )
 
@@ -62,17 +64,18 @@ def _laid_out(members: Members, options: ExportOptions) -> tuple[int, UnitWeight
     return sink.num_bytes, weights
 
 
-def _memory_bytes(weights: UnitWeights, checkpoints: Members) -> int:
-    """Return the expected peak, which is that of the self-test.
+def _memory_bytes(weights: UnitWeights, checkpoints: Members, options: ExportOptions) -> int:
+    """Return the expected peak, which is that of running what was written, or the checkpoints.
 
-    It opens one layer, or the head, at a time: the weights as stored (mapped pages count) and one matrix or
-    tile of the head in fp32. The allocator still keeps what the conversion of row blocks needed.
+    One layer or part of the head is open at a time: its weights as stored (mapped pages count), what of a
+    matrix is float32 at a time, and arrays of [rows, intermediate_size].
     """
-    converting = CONVERTED_COPIES * 4 * BLOCK_ELEMENTS
-    stored = max(_num_bytes(part) for part in (*weights.layers, weights.head))
     config = checkpoints["policy"].config
+    stored = max(_num_bytes(part) for part in (*weights.layers, *head_parts(weights.head).values()))
     widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
-    return BASE_BYTES + converting + stored + 4 * widest
+    merged = options.coding is Coding.DIFFERENCE and options.merged
+    copied = 4 * min(widest, MERGED_ELEMENTS) if merged else 2 * widest
+    return BASE_BYTES + stored + 4 * (copied + ARRAYS * BATCH_ROWS * config.intermediate_size)
 
 
 def _num_bytes(part: object) -> int:
