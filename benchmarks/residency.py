@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
 from benchmarks.shapes import Shape, write_models
-from benchmarks.throughput import DEFAULT, EXACT, FORMS
+from benchmarks.throughput import DEFAULT, FORMS
 from benchmarks.workloads import opening
 
 from stepscore.artifact import Pair
@@ -38,7 +38,7 @@ BF16 = "bf16"
 STORED = {**FORMS, BF16: ExportOptions(Precision.BF16)}
 TEXT = "math_best_of_8"
 PEAK_TOKENS = 4096
-WINDOWS = (512, 1024, 2048, 4096, 8192)
+WINDOWS = (512, 1024, 2048, 4096)
 BATCH_TOKENS = 1024
 THREADS = 2
 
@@ -64,7 +64,7 @@ def main() -> None:
         for name, form in STORED.items():
             pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form, force=True)
             peaks += _logged({"form": name, **row} for row in _peaks(pair))
-            if name in {DEFAULT, EXACT, BF16}:
+            if name == DEFAULT:
                 windows += _logged({"form": name, **row} for row in _windows(pair, options.repeats))
     result = {"layers": options.layers, "threads": THREADS, "peaks": peaks, "windows": windows}
     print(write_result("residency", result, QUICK_RESULTS if options.quick else RESULTS))

@@ -7,6 +7,7 @@ is the command line with this scorer in it, which takes FAKE_SECONDS a window.
 from __future__ import annotations
 
 import os
+import signal
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -123,5 +124,6 @@ class FakeScorer:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell takes it away from what runs behind it
     Scorer.load = FakeScorer.load  # type: ignore[assignment,method-assign]
     main()

@@ -459,7 +459,8 @@ def test_an_interrupt_while_the_input_is_silent_ends_the_run(
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     source = "-" if through == "stdin" else str(fifo)
-    code = "from stepscore.cli import main; main()"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # nohup takes it away
+    code = f"{heard}; from stepscore.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "score", str(tiny_pair), source],
         stdin=subprocess.PIPE,
