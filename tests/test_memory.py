@@ -367,20 +367,20 @@ def test_the_total_is_the_sum(parts: Estimate) -> None:
 def test_a_load_is_the_most_of_each() -> None:
     two = pack([np.arange(5), np.arange(10, 13)], [0, 0])  # 8 rows, 2 lines of 5
     long = pack([np.arange(7)], [0])  # 7 rows, 1 line of 7
-    assert Load.of([[two], [long]]) == Load(rows=8, scores=50, window_rows=8)
-    assert Load.of([[long, two], [], [long]]) == Load(rows=8, scores=50, window_rows=15)
-    assert Load.of([[long]]) == Load(rows=7, scores=49, window_rows=7)
+    assert Load.of([[two], [long]]) == Load(rows=8, scores=50, window_rows=8, vocabulary=10)
+    assert Load.of([[long, two], [], [long]]) == Load(rows=8, scores=50, window_rows=15, vocabulary=10)
+    assert Load.of([[long]]) == Load(rows=7, scores=49, window_rows=7, vocabulary=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
     window = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), np.array([1, 2])]
     batches = [group.batch for group in plan(window, [0, 0, 0], 100)]
-    assert Load.of([batches]) == Load(rows=5, scores=2 * 4 * 4, window_rows=5)
+    assert Load.of([batches]) == Load(rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5)
 
 
 @pytest.mark.parametrize("windows", [[], [[]]])
 def test_without_a_batch_there_is_no_load(windows: list[list[object]]) -> None:
-    assert Load.of(windows) == Load(0, 0, 0)  # type: ignore[arg-type]
+    assert Load.of(windows) == Load(0, 0, 0, 0)  # type: ignore[arg-type]
 
 
 # What is free.

@@ -73,8 +73,11 @@ class Engine:
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
         cast_late = pair.manifest.difference is None
+        # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
+        packed = options.ahead and pair.manifest.has_int8_activations
+        lean = streams and not packed
         sessions = Sessions(
-            self.provider, options.threads, options.gpu_mem_limit, lean=streams, cast_late=cast_late
+            self.provider, options.threads, options.gpu_mem_limit, lean=lean, cast_late=cast_late
         )
         stages = _streamed_stages(pair.manifest) if streams else _Stages([BODY], [HEAD])
         self._units = [

@@ -40,12 +40,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), and rows of
-    all batches of a window."""
+    """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), rows of all
+    batches of a window; and how many different tokens it looks up."""
 
     rows: int
     scores: int
     window_rows: int
+    vocabulary: int = 1500
 
     @classmethod
     def usual(cls, settings: Settings) -> Load:
@@ -57,12 +58,14 @@ class Load:
     def of(cls, windows: Iterable[Sequence[Batch]]) -> Load:
         """Return the largest of each over the windows of a run."""
         rows = scores = window_rows = 0
+        looked_up: set[int] = set()
         for window in windows:
             for batch in window:
                 lines, length = batch.pad_index.shape
                 rows, scores = max(rows, len(batch.input_ids)), max(scores, lines * length * length)
+                looked_up.update(batch.input_ids.tolist())
             window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
-        return cls(rows, scores, window_rows)
+        return cls(rows, scores, window_rows, len(looked_up))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ TOKENIZER_BYTES = 17.5
 """Bytes in memory for a byte of tokenizer.json."""
 KEPT_BYTES = 150 << 20
 """What the allocator has of freed memory, where weights come and go."""
+MAPPED_BYTES = 64 << 10
+"""What the kernel maps of an embedding around a row that is looked up."""
 
 
 def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
@@ -125,13 +130,13 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
     if settings.residency is Residency.RESIDENT:
-        weights = sum(_held(manifest, unit) for unit in manifest.units)
+        weights = sum(_held(manifest, unit, load) for unit in manifest.units)
         return Estimate(process, weights, max(in_layer, in_head), 0)
     streams = max(len(unit.models) for unit in manifest.units)
     window = 4 * load.window_rows * streams * manifest.architecture.hidden_size
     process += KEPT_BYTES
     if settings.residency is Residency.ALTERNATE:
-        weights = max(_held(manifest, unit) for unit in manifest.units)
+        weights = max(_held(manifest, unit, load) for unit in manifest.units)
         return Estimate(
             process, weights, max(_layer(manifest, load), _head(manifest, settings, load)), window
         )
@@ -140,7 +145,7 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
             stage
             for unit in manifest.units
             for stage in (
-                (unit.extents[EMBED].size, 0),
+                (_looked_up(unit, load), 0),
                 (unit.extents[layer_file(0)].size, in_layer),
                 (unit.extents[head_files(manifest.architecture.vocab_size)[0]].size, in_head),
             )
@@ -150,9 +155,13 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     return Estimate(process, weights, batch, window)
 
 
-def _held(manifest: Manifest, unit: Unit) -> int:
+def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
     products = unit.extents[BODY].size + unit.extents[HEAD].size
-    return unit.extents[EMBED].size + round(_form(manifest).held * products)
+    return _looked_up(unit, load) + round(_form(manifest).held * products)
+
+
+def _looked_up(unit: Unit, load: Load) -> int:
+    return min(unit.extents[EMBED].size, len(unit.models) * load.vocabulary * MAPPED_BYTES)
 
 
 def _layer(manifest: Manifest, load: Load) -> int:
