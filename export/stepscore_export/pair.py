@@ -32,7 +32,7 @@ from stepscore.artifact import (
 from stepscore.choices import Activations, Coding, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
-from stepscore.provider import require_exact_integers, runs_here
+from stepscore.provider import give_back_memory, require_exact_integers, runs_here
 from stepscore_export.calibration import MAX_TOKENS, Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
@@ -182,6 +182,7 @@ def _measure(
     sequences = [prompt.token_ids for prompt in prompts]
     truth = exact_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
     progress("measuring the fidelity of the pair", 0)
+    give_back_memory()
     return Trial(name, prompts, truth).judge(Pair.open(staged.folder))
 
 

@@ -35,8 +35,8 @@ Streams = tuple[ir.Value, ...]
 """The same rows [n, K] in every model of the unit: one value, or reference and policy."""
 
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
-MERGED_ELEMENTS = 1 << 24
-"""What is turned into float32 at a time, 67 MB: several copies are alive together."""
+MERGED_ELEMENTS = 1 << 23
+"""What is turned into float32 at a time, 34 MB: several copies are alive together."""
 UINT8_ZERO = 128
 SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no code
 

@@ -187,6 +187,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Whether matrices are multiplied in integers."""
         return self.difference is not None and self.difference.activations is Activations.INT8
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether base and difference are added before they are multiplied."""
+        return self.difference is not None and self.difference.products is Products.MERGED
+
     def encode(self) -> bytes:
         """Return the bytes of manifest.json: indented, keys in a fixed order."""
         plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))

@@ -45,6 +45,8 @@ from stepscore.plan import Batch, chunks, pack
 from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve
 
 Values = dict[str, ort.OrtValue]
+_ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+"""ONNX's numbers of the types of outputs: numpy has no bfloat16."""
 Logprobs = dict[ModelName, NDArray[np.float32]]
 
 
@@ -75,7 +77,9 @@ class Engine:
         cast_late = pair.manifest.difference is None
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
         packed = options.ahead and pair.manifest.has_int8_activations
-        lean = streams and not packed
+        # A merged matrix is turned into floats piece by piece in every run: there is nothing to pack, and an
+        # arena would keep the pieces (0.65 GB at the shape of a 7B model).
+        lean = (streams and not packed) or pair.manifest.is_merged
         sessions = Sessions(
             self.provider, options.threads, options.gpu_mem_limit, lean=lean, cast_late=cast_late
         )
@@ -241,7 +245,10 @@ class _Unit:
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
         # In a function of its own: a table that is not kept is gone before the layers come.
         embed = self._graphs.get(EMBED)
-        return [_run(embed, {"input_ids": batch.input_ids}, {}, "cpu") for batch in window]
+        rows = [_outputs(embed, _sizes(batch), "cpu") for batch in window]
+        for batch, outputs in zip(window, rows, strict=True):
+            _run(embed, {"input_ids": batch.input_ids}, {}, outputs)
+        return rows
 
     def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
         indices: dict[str, NDArray[Any]] = {
@@ -253,7 +260,8 @@ class _Unit:
         }
         wanted = {value.name for value in session.get_inputs()}
         arrays = {key: indices[key] for key in indices.keys() & wanted}
-        outputs = _run(session, arrays, rows, self._graphs.device)
+        outputs = _outputs(session, _sizes(batch), self._graphs.device)
+        _run(session, arrays, rows, outputs)
         return {key.removeprefix("next_"): value for key, value in outputs.items()}
 
     def _head(
@@ -267,7 +275,8 @@ class _Unit:
         """Add what this part of the head says of the targets, at most `head_rows` rows at a time."""
         names = [value.name for value in session.get_outputs()]
         for part, rows, targets in chunks(batch, head_rows):
-            outputs = _run(session, {"rows": rows, "targets": targets}, hidden, "cpu")
+            outputs = _outputs(session, {"t": len(targets)}, "cpu")
+            _run(session, {"rows": rows, "targets": targets}, hidden, outputs)
             for model, name in zip(self.models, names, strict=True):
                 sums[model].add(part, outputs[name].numpy())
 
@@ -297,16 +306,35 @@ class _LogProbs:
 
 
 def _run(
-    session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs_on: str
-) -> Values:
-    """Run a graph on host arrays and OrtValues; its outputs stay on `outputs_on`."""
+    session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs: Values
+) -> None:
+    """Run a graph on host arrays and OrtValues, into `outputs`."""
     binding = session.io_binding()
     for name, array in arrays.items():
         binding.bind_cpu_input(name, array)
     for name, value in values.items():
         binding.bind_ortvalue_input(name, value)
-    names = [output.name for output in session.get_outputs()]
-    for name in names:
-        binding.bind_output(name, outputs_on)
+    for name, value in outputs.items():
+        binding.bind_ortvalue_output(name, value)
     session.run_with_iobinding(binding)
-    return dict(zip(names, binding.get_outputs(), strict=True))
+
+
+def _sizes(batch: Batch) -> dict[str, int]:
+    """Return the axes of rows in graphs: computed ones and scored ones."""
+    return {"n": len(batch.input_ids), "m": len(batch.score_index)}
+
+
+def _outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
+    """Make room for a graph's outputs; `sizes` says how long its named axes are.
+
+    What ONNX Runtime makes by itself belongs to the session, and would hold its weights as long as the next
+    layer reads it.
+    """
+    return {
+        output.name: ort.OrtValue.ortvalue_from_shape_and_type(
+            [sizes[axis] if isinstance(axis, str) else axis for axis in output.shape],
+            _ELEMENTS[output.type],
+            device,
+        )
+        for output in session.get_outputs()
+    }

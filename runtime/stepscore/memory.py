@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
-from stepscore.choices import Precision, Products, Residency, Target
+from stepscore.choices import Precision, Residency, Target
 from stepscore.errors import DoesNotFit
 from stepscore.plan import Batch
 
@@ -113,7 +113,7 @@ _FLOAT32 = _Form(arrays=3, logits=4)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
 
 TILE = 8192
-COPIED_ELEMENTS = 1 << 24
+COPIED_ELEMENTS = 1 << 23
 """What a merged matrix is cut into."""
 PROCESS_BYTES = 65 << 20
 TOKENIZER_BYTES = 17.5
@@ -187,7 +187,7 @@ def _form(manifest: Manifest) -> _Form:
     if manifest.has_int8_activations:
         return _INTEGER
     if manifest.difference is not None:
-        return _MERGED if manifest.difference.products is Products.MERGED else _BLOCKS
+        return _MERGED if manifest.is_merged else _BLOCKS
     if manifest.precision is Precision.FP32:
         return _FLOAT32
     return _FLOAT16 if manifest.precision in {Precision.FP16, Precision.BF16} else _BLOCKS
