@@ -254,6 +254,22 @@ def test_stream_has_two_graphs_open_at_most_or_one(
     assert not threads()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="shows its mapped files on Linux only")
+def test_rows_do_not_hold_the_weights_they_were_computed_with(
+    coded_pair: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch]
+) -> None:
+    """An output that ONNX Runtime allocates keeps its session, and the session maps the weight file."""
+    still_mapped, open_session = [], Sessions.open
+
+    def noted(self: Sessions, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
+        still_mapped.append("weights.bin" in Path("/proc/self/maps").read_text())
+        return open_session(self, path, on_host=on_host)
+
+    monkeypatch.setattr(Sessions, "open", noted)
+    run(Pair.open(coded_pair), two_batches, Residency.STREAM, ahead=False)
+    assert still_mapped == [False] * len(stages("both"))
+
+
 def test_stream_opens_every_graph_once_a_window(
     coded_pair: Path, ledger: Ledger, two_batches: list[Batch]
 ) -> None:

@@ -133,6 +133,19 @@ def test_a_text_that_cannot_be_scored_refuses_the_export_before_anything_is_writ
     assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
+def test_large_models_are_measured_on_fewer_of_the_bundled_texts_but_on_all_of_the_users(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepscore_export.pair.FIDELITY_WORK", 1)
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
+    pair = export_pair(*models, tmp_path / "bundled", ExportOptions(Precision.FP32))
+    assert pair.manifest.fidelity is not None
+    assert pair.manifest.fidelity.num_sequences == 1
+    data = write(tmp_path / "mine.jsonl", GOOD, GOOD.replace("1 + 1?", "2 + 2?"))
+    export(*models, tmp_path / "given", "--fidelity-data", data, "--quiet")
+    assert fidelity_of(tmp_path / "given").num_sequences == 2
+
+
 def test_the_same_export_measures_the_same(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     """Byte for byte, a text of the user's included."""
     data = write(tmp_path / "mine.jsonl", GOOD)

@@ -84,7 +84,7 @@ from stepscore.choices import (
     "--fidelity-data",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure the pair's fidelity on these solutions, not on the twelve that come with stepscore.",
+    help="Measure the pair's fidelity on these solutions, not on those that come with stepscore.",
 )
 @click.option("--force", is_flag=True, help="Replace a pair that stands at --output.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what it would need, write nothing.")
