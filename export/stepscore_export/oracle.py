@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.model import BLOCK_ELEMENTS
+from stepscore_export.parallel import in_order
 
 Rows = NDArray[np.float64]
 
@@ -45,11 +46,12 @@ def _norm(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
 def _linear(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
     count, columns = checkpoint.shape(f"{name}.weight")
     step = max(1, BLOCK_ELEMENTS // columns)
-    parts = [
-        rows @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
-        for start in range(0, count, step)
-    ]
-    return np.concatenate(parts, axis=-1)
+
+    def product(start: int) -> Rows:
+        result: Rows = rows @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
+        return result
+
+    return np.concatenate(list(in_order(product, range(0, count, step))), axis=-1)
 
 
 def _attention(checkpoint: Checkpoint, layer: str, normed: Rows) -> Rows:
@@ -89,8 +91,11 @@ def _log_softmax_at(checkpoint: Checkpoint, hidden: Rows, targets: NDArray[np.in
     step = max(1, BLOCK_ELEMENTS // columns)
     total = np.full(len(hidden), -np.inf)
     chosen = np.empty(len(hidden))
-    for start in range(0, count, step):
-        logits = hidden @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
+
+    def product(start: int) -> tuple[int, Rows]:
+        return start, hidden @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
+
+    for start, logits in in_order(product, range(0, count, step)):
         total = np.logaddexp(total, np.logaddexp.reduce(logits, axis=-1))
         here = (targets >= start) & (targets < start + step)
         chosen[here] = logits[here, targets[here] - start]
