@@ -53,8 +53,8 @@ from stepscore_export.trial import Trial
 from stepscore_export.weights import WeightFile
 
 FIDELITY_WORK = 12 * 10**12
-"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half of
-these texts, ten minutes on two cores; of models up to 3B all of them. A user's own text is read to its end."""
+"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
+of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and the number of parameters done since the last call."""
