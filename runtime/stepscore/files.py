@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from stepscore.errors import OutputUnwritable
+
+
+def write_whole(target: Path, parts: Iterable[bytes]) -> None:
+    """Write beside the target, then take its place; an error (OutputUnwritable) leaves what was there."""
+    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with staged.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(target)
+    except OSError as error:
+        raise OutputUnwritable(f"{target} cannot be written: {error.strerror}") from None
+    finally:
+        if staged.exists():
+            staged.unlink()
