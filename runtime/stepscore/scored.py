@@ -143,7 +143,7 @@ def _scored(line: ParsedLine, text: bytes, offset: int) -> Scored | Failed:
         group=group,
         cumulative_rewards=cumulative,
         step_rewards=steps,
-        answer=boxed(SEPARATOR.join(line.record.steps)) if answer is None else answer,
+        answer=answer or boxed(SEPARATOR.join(line.record.steps)) or None,
         final_answer=_text(fields.final_answer),
         final_answer_correct=correct if isinstance(correct, bool) else None,
         label=label if isinstance(label, int) and not isinstance(label, bool) else None,
