@@ -124,6 +124,7 @@ def test_a_subset_is_what_ids_begin_with_or_the_name_of_the_file(tmp_path: Path)
         scored([1.0], id=7, label=-1),
         scored([1.0], id="omni-math-12", label=-1),
         scored([1.0], id="odd", label=0),
+        scored([1.0], id="../odd-1", label=0),
     )
     found = figures(path, "--threshold", "0", "--beta", "0.001")
     assert [subset["name"] for subset in found["subsets"]] == ["mine", "omni-math"]

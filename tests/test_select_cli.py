@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,13 @@ def test_everything_that_score_passed_through_is_there_to_the_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scorer, "load", FakeScorer.load)
-    given = b'{"problem":"p","steps":["1","2"],"note":"\\u00e4 \\ud83d\\ude00","x":[1.50, {"y": null}],"answer":"2"}\n'
+    other = b'"note":"\\u00e4 \\ud83d\\ude00","x":[1.50, {"y": null}],"answer":"2"'
+    given = b'{"problem":"p","steps":["1","2"],' + other + b"}\n"
     (tmp_path / "in").write_bytes(given)
     CliRunner().invoke(main, ["score", "pair", str(tmp_path / "in"), "-o", str(tmp_path / "scored")])
     rewards = (tmp_path / "scored").read_bytes()
     chosen = select(tmp_path / "scored").stdout_bytes
-    assert b'"note":"\\u00e4 \\ud83d\\ude00","x":[1.50, {"y": null}],"answer":"2"' in rewards
+    assert other in rewards
     assert chosen.startswith(rewards.rstrip(b"}\n") + b',"selection":{')
 
 
@@ -205,6 +207,19 @@ def test_an_output_that_cannot_be_written_leaves_nothing(two_problems: Path, tmp
     assert done.exit_code == 3
     assert "cannot be written" in done.stderr
     assert list(tmp_path.iterdir()) == [two_problems]
+
+
+def test_a_device_is_written_to_and_stays_one(two_problems: Path) -> None:
+    assert select(two_problems, "-o", os.devnull).exit_code == 0
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_link_to_the_output_stays_one(two_problems: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    select(two_problems, "-o", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "real").read_text().splitlines()) == 2
 
 
 def test_the_output_is_not_the_input(two_problems: Path) -> None:

@@ -86,9 +86,13 @@ def test_the_weighted_choice_has_the_largest_sum_of_sigmoids(
     weights = [1 / (1 + math.exp(-score / temperature)) for score in scores]
     largest = max(weight for weight, answer in zip(weights, answers, strict=True) if answer is not None)
     rounded = [Fraction(round(weight / largest * 2**30)) for weight in weights]  # coarser than what is tested
-    chosen, plain = weighted_best_of_n(scores, answers, temperature=temperature), plain_winner(rounded, answers)
+    chosen, plain = (
+        weighted_best_of_n(scores, answers, temperature=temperature),
+        plain_winner(rounded, answers),
+    )
     sums = [
-        math.fsum(w for w, a in zip(weights, answers, strict=True) if a == answers[at]) for at in (chosen, plain)
+        math.fsum(w for w, a in zip(weights, answers, strict=True) if a == answers[at])
+        for at in (chosen, plain)
     ]
     assert sums[0] == pytest.approx(sums[1], abs=len(samples) * largest * 2.0**-29)
     assert chosen == answers.index(answers[chosen])

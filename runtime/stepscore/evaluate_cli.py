@@ -17,8 +17,7 @@ from stepscore.choices import Series
 from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
 from stepscore.load_cli import Words, load_options
 from stepscore.score_cli import finite, load_scorer, run_job, unbuffered_input
-from stepscore.select_cli import name_failures, read_all
-from stepscore.shell import INTERRUPTED
+from stepscore.shell import INTERRUPTED, name_failures
 
 if TYPE_CHECKING:
     from stepscore.judge import Labelled, Threshold
@@ -194,7 +193,7 @@ def _samples(
     files: Sequence[BinaryIO], sources: Sequence[Path], series: Series
 ) -> tuple[list[Labelled], list[Failed]]:
     from stepscore.judge import labelled  # noqa: PLC0415
-    from stepscore.scored import Failed  # noqa: PLC0415
+    from stepscore.scored import Failed, read_all  # noqa: PLC0415
 
     samples, failed = [], []
     for index, (file, path) in enumerate(zip(files, sources, strict=True)):

@@ -1,7 +1,8 @@
 """ProcessBench: scored records with labels -> accuracies and F1 a subset, at one threshold for all of them.
 
-A record belongs to the subset that its id begins with (`gsm8k-17` to gsm8k, as in ProcessBench); one whose id
-does not end in -NUMBER, to the one that its file is named for (up to the first dot).
+A record belongs to the subset that its id begins with (`gsm8k-17` to gsm8k, as in ProcessBench); one whose
+id is no WORD-NUMBER, to the one that its file is named for (up to the first dot). A subset names files, so it
+is a word.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def subset_of(record_id: str | int, file_name: str) -> str:
     >>> subset_of("gsm8k-17", "scored.jsonl"), subset_of(17, "math.scored.jsonl")
     ('gsm8k', 'math')
     """
-    found = re.fullmatch(r"(.+)-[0-9]+", record_id, re.DOTALL) if isinstance(record_id, str) else None
+    found = re.fullmatch(r"(\w[\w.-]*)-[0-9]+", record_id, re.ASCII) if isinstance(record_id, str) else None
     return found[1] if found else file_name.partition(".")[0]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from stepscore.answers import boxed
 from stepscore.choices import Series
-from stepscore.errors import InputError, InvalidRecord
+from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.prompt import SEPARATOR
 from stepscore.records import ParsedLine, Record, parse_line, read_lines
 
@@ -105,6 +105,23 @@ def read_scored(file: BinaryIO) -> Iterator[Scored | Failed]:
         except InputError as error:
             yield Failed(line.id, error.code, error.message)
         offset = file.tell()
+
+
+def read_all(file: BinaryIO) -> tuple[list[Scored], list[Failed]]:
+    """Read a scored file; raise NotScored where no record of it has rewards."""
+    records: list[Scored] = []
+    failed: list[Failed] = []
+    for item in read_scored(file):
+        if isinstance(item, Failed):
+            failed.append(item)
+        else:
+            records.append(item)
+    if not records:
+        first = f"; the first of {len(failed):,}: {failed[0].message}" if failed else ""
+        raise NotScored(
+            f"no record has rewards{first}", hint="give a file that `stepscore score` wrote, not its input"
+        )
+    return records, failed
 
 
 def line_with(file: BinaryIO, offset: int, added: Mapping[str, object]) -> bytes:

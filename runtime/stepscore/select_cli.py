@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from stepscore.choices import PROD_REFUSED, Equality, Method, Reducer, Series
-from stepscore.errors import InputError, NotScored, OutputExists
+from stepscore.errors import InputError, OutputExists
 from stepscore.load_cli import Words, positive
+from stepscore.shell import name_failures
 
 if TYPE_CHECKING:
-    from stepscore.scored import Failed, Scored
     from stepscore.selection import Problem, Rule
-
-NAMED_ERRORS = 5
 
 
 class _Reducers(Words):
@@ -134,7 +131,7 @@ def select(
       stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
     """
     from stepscore.answers import Comparer  # noqa: PLC0415
-    from stepscore.scored import open_scored  # noqa: PLC0415
+    from stepscore.scored import open_scored, read_all  # noqa: PLC0415
     from stepscore.selection import Rule, accuracies, gather, usual_sizes  # noqa: PLC0415
 
     if temperature is not None and method is not Method.WEIGHTED:
@@ -166,35 +163,6 @@ def select(
         click.echo(line, err=True)
     name_failures(failed)
     ctx.exit(1 if failed or unanswered else 0)
-
-
-def read_all(file: BinaryIO) -> tuple[list[Scored], list[Failed]]:
-    """Read a scored file; raise NotScored where no record of it has rewards."""
-    from stepscore.scored import Failed, read_scored  # noqa: PLC0415
-
-    records: list[Scored] = []
-    failed: list[Failed] = []
-    for item in read_scored(file):
-        if isinstance(item, Failed):
-            failed.append(item)
-        else:
-            records.append(item)
-    if not records:
-        first = f"; the first of {len(failed):,}: {failed[0].message}" if failed else ""
-        raise NotScored(
-            f"no record has rewards{first}", hint="give a file that `stepscore score` wrote, not its input"
-        )
-    return records, failed
-
-
-def name_failures(failed: Sequence[Failed]) -> None:
-    """Say on standard error how many records have errors, and which."""
-    if not failed:
-        return
-    kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(Counter(f.code for f in failed).items()))
-    named = ", ".join(str(one.id)[:80] for one in failed[:NAMED_ERRORS])
-    more = ", ..." if len(failed) > NAMED_ERRORS else ""
-    click.echo(f"left out: {len(failed):,} records with errors ({kinds}): {named}{more}", err=True)
 
 
 def _refuse_input(source: str, output: str | None) -> None:

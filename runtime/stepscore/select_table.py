@@ -70,7 +70,7 @@ def print_accuracies(stream: TextIO, rule: Rule, accuracies: Sequence[Accuracy])
     columns = ["n", "problems", str(rule.method), "random", "pass@n"]
     compared = any(row.majority is not None for row in accuracies)
     if compared:
-        columns[3:3] = ["majority", "difference"]
+        columns[3:3] = ["majority", "minus majority"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for row in accuracies:

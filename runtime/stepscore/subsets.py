@@ -7,6 +7,7 @@ subsets where they are few, over a seeded draw of them where they are many. Both
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 from math import comb
 
@@ -70,10 +71,11 @@ def voting_accuracy(
     return float((correct[winners] & (winners >= 0)).mean())
 
 
+@cache
 def subsets(total: int, n: int, *, most: int = MOST_SUBSETS, seed: int = 0) -> np.ndarray:
     """All subsets of n of `total` samples if there are at most `most`, else that many drawn at random.
 
-    Returns int [S, n], each row ascending, so that the first seen is the first in a row.
+    Returns int [S, n], each row ascending, so that the first seen is the first in a row; made once, read only.
 
     >>> subsets(3, 2).tolist()
     [[0, 1], [0, 2], [1, 2]]
@@ -81,10 +83,9 @@ def subsets(total: int, n: int, *, most: int = MOST_SUBSETS, seed: int = 0) -> n
     (1000, 20)
     """
     if comb(total, n) <= most:
-        return np.array(list(combinations(range(total), n)))
+        return _read_only(np.array(list(combinations(range(total), n))))
     shuffled = np.random.default_rng(seed).random((most, total)).argsort(axis=1)
-    drawn: np.ndarray = np.sort(shuffled[:, :n], axis=1)
-    return drawn
+    return _read_only(np.sort(shuffled[:, :n], axis=1))
 
 
 def bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -106,6 +107,11 @@ def bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) 
     tail = 100 * (1 - LEVEL) / 2
     interval: np.ndarray = np.percentile(np.concatenate(means), [tail, 100 - tail], axis=0)
     return interval
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
 def _checked(correct: np.ndarray, n: int) -> int:
