@@ -75,7 +75,7 @@ def voting_accuracy(
 def subsets(total: int, n: int, *, most: int = MOST_SUBSETS, seed: int = 0) -> np.ndarray:
     """All subsets of n of `total` samples if there are at most `most`, else that many drawn at random.
 
-    Returns int [S, n], each row ascending, so that the first seen is the first in a row; made once, read only.
+    Returns int [S, n], read only, each row ascending: the first seen is the first in a row.
 
     >>> subsets(3, 2).tolist()
     [[0, 1], [0, 2], [1, 2]]
