@@ -36,9 +36,9 @@ def main() -> None:
 
 
 main.add_command(score)
-main.add_command(bench)
 main.add_command(select)
 main.add_command(evaluate)
+main.add_command(bench)
 
 
 @main.command()
