@@ -185,7 +185,7 @@ def test_without_truth_there_are_choices_and_no_accuracies(tmp_path: Path) -> No
 
 
 def test_an_n_that_no_problem_has_is_said(two_problems: Path) -> None:
-    assert "no problem has 16 samples, the most is 3" in select(two_problems, "--n", "16").stderr
+    assert "no problem has so many samples, the most is 3" in select(two_problems, "--n", "16").stderr
 
 
 # ---- where it goes
@@ -256,7 +256,11 @@ def test_a_problem_without_answers_is_an_error_record_when_there_is_a_vote(tmp_p
     assert done.exit_code == 1
     bad, good = lines(done.stdout)
     assert (bad["id"], bad["error"]["code"], good["id"]) == ("a", "no_answer", "b")
-    assert select(path).exit_code == 0  # scores choose without answers
+    assert "1 samples have no answer" in done.stderr
+    assert json.loads(select(path, "--json").stdout)["num_without_answer"] == 1
+    by_score = select(path)  # chooses without answers
+    assert by_score.exit_code == 0
+    assert "answer" not in by_score.stderr.replace("final_answer", "")
 
 
 def test_a_file_that_was_not_scored_is_refused(tmp_path: Path) -> None:

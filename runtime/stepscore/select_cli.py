@@ -154,13 +154,19 @@ def select(
     if as_json:
         from stepscore.select_table import as_json as text_of  # noqa: PLC0415
 
-        click.echo(text_of(problems, rule, equality, table, failed), file=stream, nl=False)
+        undecided = comparer.undecided
+        text = text_of(problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+        click.echo(text, file=stream, nl=False)
     elif table:
         from stepscore.select_table import print_accuracies  # noqa: PLC0415
 
         print_accuracies(stream, rule, table)
-    for line in _remarks(problems, comparer.undecided, unanswered, table=bool(table), sizes=sizes):
+    voting = method is not Method.BEST_OF_N or bool(table)
+    for line in _remarks(problems, comparer.undecided, unanswered, voting=voting):
         click.echo(line, err=True)
+    known = [len(problem.ids) for problem in problems if problem.correct is not None]
+    if known and not table:
+        click.echo(f"no accuracies: no problem has so many samples, the most is {max(known)}", err=True)
     name_failures(failed)
     ctx.exit(1 if failed or unanswered else 0)
 
@@ -196,24 +202,16 @@ def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: Rule) -> tuple[li
     return lines, unanswered
 
 
-def _remarks(
-    problems: Sequence[Problem], undecided: int, unanswered: int, *, table: bool, sizes: list[int] | None
-) -> Iterator[str]:
+def _remarks(problems: Sequence[Problem], undecided: int, unanswered: int, *, voting: bool) -> Iterator[str]:
     samples = sum(len(problem.ids) for problem in problems)
     yield f"{samples:,} samples of {len(problems):,} problems"
-    silent = sum(answer is None for problem in problems for answer in problem.answers)
-    if silent:
+    silent = sum(problem.answers.count(None) for problem in problems)
+    if silent and voting:
         yield f"{silent:,} samples have no answer (`answer` or \\boxed{{}}): they vote for nothing"
     if unanswered:
         yield f"{unanswered:,} problems have no answer to vote for: error records in their place"
     if undecided:
         yield f"{undecided:,} pairs of answers took too long to compare and count as different"
-    known = [problem for problem in problems if problem.correct is not None]
-    if len(known) < len(problems):
-        yield (
-            f"{len(problems) - len(known):,} problems are not judged: "
-            "`final_answer` or `final_answer_correct` is missing"
-        )
-    if known and not table:
-        most = max(len(problem.ids) for problem in known)
-        yield f"no accuracies: no problem has {min(sizes or [1])} samples, the most is {most}"
+    unknown = sum(problem.correct is None for problem in problems)
+    if unknown:
+        yield f"{unknown:,} problems are not judged: `final_answer` or `final_answer_correct` is missing"

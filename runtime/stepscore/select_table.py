@@ -26,6 +26,9 @@ class SelectionReport(msgspec.Struct, frozen=True):
     equality: str
     num_samples: int
     num_problems: int
+    num_without_answer: int
+    undecided_pairs: int
+    """Of answers that took too long to compare, and count as different."""
     confidence: float
     resamples: int
     seed: int
@@ -38,7 +41,9 @@ def as_json(
     rule: Rule,
     equality: Equality,
     accuracies: list[Accuracy],
+    *,
     errors: list[Failed],
+    undecided_pairs: int,
 ) -> str:
     """Return the report as JSON text that ends with a line feed."""
     report = SelectionReport(
@@ -48,6 +53,8 @@ def as_json(
         equality=equality,
         num_samples=sum(len(problem.ids) for problem in problems),
         num_problems=len(problems),
+        num_without_answer=sum(problem.answers.count(None) for problem in problems),
+        undecided_pairs=undecided_pairs,
         confidence=LEVEL,
         resamples=RESAMPLES,
         seed=rule.seed,
