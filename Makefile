@@ -78,7 +78,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,torch,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,torch,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt

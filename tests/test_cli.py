@@ -149,7 +149,10 @@ def test_no_plug_in_replaces_a_command() -> None:
     assert "Score a file" in invoke("score", "--help").stdout
 
 
-@pytest.mark.parametrize("command", [["score", "--help"], ["inspect", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "command",
+    [["score", "--help"], ["select", "--help"], ["evaluate", "processbench", "--help"], ["--version"]],
+)
 def test_help_imports_neither_the_engine_nor_the_exporter(command: list[str]) -> None:
     code = (
         "import sys; from stepscore.cli import main\n"
@@ -164,3 +167,9 @@ def test_help_imports_neither_the_engine_nor_the_exporter(command: list[str]) ->
 @pytest.mark.parametrize("command", ["score", "bench", "inspect", "verify", "doctor"])
 def test_every_help_text_has_an_example(command: str) -> None:
     assert f"stepscore {command} PAIR" in invoke(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", [["select"], ["evaluate", "processbench"]])
+def test_help_of_what_reads_scored_files_has_an_example(command: list[str]) -> None:
+    done = invoke(*command, "--help")
+    assert f"  stepscore {' '.join(command)} " in done.stdout.partition("Examples:")[2]

@@ -18,8 +18,31 @@ if TYPE_CHECKING:
     from stepscore.errors import StepscoreError
     from stepscore.records import Record
     from stepscore.scorer import Result, Scorer
+    from stepscore.select import (
+        aggregate,
+        best_of_n,
+        choose_threshold,
+        first_error,
+        majority,
+        processbench_f1,
+        weighted_best_of_n,
+    )
 
-__all__ = ["Convention", "Provider", "Record", "Result", "Scorer", "StepscoreError"]
+__all__ = [
+    "Convention",
+    "Provider",
+    "Record",
+    "Result",
+    "Scorer",
+    "StepscoreError",
+    "aggregate",
+    "best_of_n",
+    "choose_threshold",
+    "first_error",
+    "majority",
+    "processbench_f1",
+    "weighted_best_of_n",
+]
 
 _HOMES = {
     "Convention": "choices",
@@ -28,6 +51,13 @@ _HOMES = {
     "Result": "scorer",
     "Scorer": "scorer",
     "StepscoreError": "errors",
+    "aggregate": "select",
+    "best_of_n": "select",
+    "choose_threshold": "select",
+    "first_error": "select",
+    "majority": "select",
+    "processbench_f1": "select",
+    "weighted_best_of_n": "select",
 }
 
 

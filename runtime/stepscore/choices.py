@@ -19,6 +19,55 @@ class Convention(enum.StrEnum):
     """From the first response token, to the end of the separator: no step sees the next."""
 
 
+class Series(enum.StrEnum):
+    """Which rewards of a solution are looked at."""
+
+    CUMULATIVE = "cumulative"
+    """`cumulative_rewards`."""
+    STEP = "step"
+    """`step_rewards`."""
+
+
+class Reducer(enum.StrEnum):
+    """How the rewards of the steps become one score of a solution."""
+
+    LAST = "last"
+    MIN = "min"
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        if value == "prod":
+            raise ValueError(PROD_REFUSED)
+
+
+PROD_REFUSED = (
+    "prod is refused: rewards are signed, and the product of two negative ones would be a good score"
+)
+
+
+class Method(enum.StrEnum):
+    """How one of several samples is chosen."""
+
+    BEST_OF_N = "best-of-n"
+    """The highest score."""
+    WEIGHTED = "weighted"
+    """The answer with the largest sum of sigmoid(score / temperature)."""
+    MAJORITY = "majority"
+    """The most common answer."""
+
+
+class Equality(enum.StrEnum):
+    """When two answers are the same."""
+
+    MATH = "math"
+    """As math-verify says: 0.5 is \\frac{1}{2}."""
+    EXACT = "exact"
+    """The same characters."""
+
+
 class Provider(enum.StrEnum):
     """An execution provider of ONNX Runtime; `auto` is the one that the pair was exported for."""
 

@@ -17,7 +17,9 @@ import click
 
 from stepscore.bench_cli import bench
 from stepscore.errors import ProviderUnavailable
+from stepscore.evaluate_cli import evaluate
 from stepscore.score_cli import score
+from stepscore.select_cli import select
 from stepscore.shell import Commands
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def main() -> None:
 
 
 main.add_command(score)
+main.add_command(select)
+main.add_command(evaluate)
 main.add_command(bench)
 
 

@@ -15,11 +15,16 @@
     │   ├── TooLarge                 too_large
     │   ├── TooLong                  too_long
     │   ├── NoSteps                  no_steps
+    │   ├── NoAnswer                 no_answer (voting)
     │   └── DuplicateId              duplicate_id
     ├── NumericalError
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ResumeError
     │   └── ResumeMismatch           resume_mismatch
+    ├── JudgeError           scored files that cannot be chosen from or judged
+    │   ├── NotScored                not_scored
+    │   ├── NotComparable            not_comparable
+    │   └── ExtraMissing             extra_missing
     ├── ExportError          a checkpoint that is refused
     │   ├── CheckpointUnsafe         checkpoint_unsafe
     │   ├── CheckpointCorrupt        checkpoint_corrupt
@@ -135,6 +140,12 @@ class NoSteps(InputError):
     code = "no_steps"
 
 
+class NoAnswer(InputError):
+    """No sample of the problem has an answer to vote for."""
+
+    code = "no_answer"
+
+
 class DuplicateId(InputError):
     """The id was seen before in this input."""
 
@@ -165,6 +176,30 @@ class ResumeMismatch(ResumeError):
     """The output was begun with another pair, beta, convention or limit."""
 
     code = "resume_mismatch"
+
+
+class JudgeError(StepscoreError):
+    """Scored files that cannot be chosen from or judged."""
+
+    code = "judge"
+
+
+class NotScored(JudgeError):
+    """No record of the file has rewards, or none has what is asked for."""
+
+    code = "not_scored"
+
+
+class NotComparable(JudgeError):
+    """Files of different runs, for which one threshold means different things."""
+
+    code = "not_comparable"
+
+
+class ExtraMissing(JudgeError):
+    """An optional dependency is needed and not installed."""
+
+    code = "extra_missing"
 
 
 class ExportError(StepscoreError):

@@ -29,6 +29,7 @@ from stepscore.errors import (
     ResumeMismatch,
     TooLarge,
 )
+from stepscore.files import write_whole
 from stepscore.records import ParsedLine
 
 
@@ -82,7 +83,7 @@ def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator
         _lock(output, path)
         refuse_same_file(output, source)
         if os.fstat(output.fileno()).st_size:
-            _compare(fingerprint, _read_fingerprint(path), path)
+            _compare(fingerprint, read_fingerprint(path), path)
         else:
             _write_fingerprint(fingerprint, path)
         yield output
@@ -124,7 +125,8 @@ def _mismatch(path: Path, fault: str) -> ResumeMismatch:
     )
 
 
-def _read_fingerprint(output: Path) -> dict[str, str]:
+def read_fingerprint(output: Path) -> dict[str, str]:
+    """Return what stands beside an output of ours; OutputExists where nothing valid does."""
     try:
         return msgspec.json.decode(fingerprint_path(output).read_bytes(), type=dict[str, str])
     except (FileNotFoundError, ValueError):
@@ -146,16 +148,8 @@ def _compare(ours: dict[str, str], theirs: dict[str, str], output: Path) -> None
 
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
     """Write it whole or not at all."""
-    target = fingerprint_path(output)
-    staged = target.with_name(target.name + ".tmp")
-    try:
-        with staged.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(fingerprint), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(target)
-    except OSError as error:
-        raise OutputUnwritable(f"{target} cannot be written: {error.strerror}") from None
+    text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
+    write_whole(fingerprint_path(output), [text, b"\n"])
 
 
 def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:

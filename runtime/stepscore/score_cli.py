@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 import os
-import re
 import stat
 import sys
 import time
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from stepscore.choices import Convention, Provider, Residency
 from stepscore.errors import StepscoreError
+from stepscore.load_cli import load_options
 from stepscore.shell import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -24,29 +23,10 @@ if TYPE_CHECKING:
     from stepscore.scorer import Scorer
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Let through what is a number: nan and inf are none."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("must be a finite number")
-    return value
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read 4GB, 4.5 GB, 900MB or a number of bytes: powers of ten, as everything here is printed."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)B?\s*", value, re.IGNORECASE | re.ASCII)
-    try:
-        size = float(found[1]) * 10.0 ** (3 * " KMGT".index(found[2].upper() or " ")) if found else math.nan
-    except ValueError:
-        size = math.nan
-    if not 0 < size < math.inf:
-        raise click.BadParameter(f"{value[:40]!r} is no size; write 4GB or 900MB")
-    return round(size)
-
-
-def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise click.BadParameter("must be a finite number above 0")
     return value
 
 
@@ -66,47 +46,9 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     "--step", "steps", metavar="TEXT", multiple=True, help="A step of its solution; repeat, in order."
 )
 @click.option(
-    "--threshold", type=float, callback=_finite, help="Mark the first step below this, not the lowest."
+    "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
 )
-@click.option(
-    "--convention",
-    type=click.Choice(Convention, case_sensitive=False),
-    default="card",
-    show_default=True,
-    help="Where a step ends.",
-)
-@click.option("--beta", type=float, callback=_positive, help="Scale of the rewards.  [default: the pair's]")
-@click.option(
-    "--provider",
-    type=click.Choice(Provider, case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="What to run on.",
-)
-@click.option(
-    "--residency",
-    type=click.Choice(Residency, case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="What is in memory at once; auto is the fastest that fits.",
-)
-@click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=_size,
-    help="Stay within this much memory, such as 4GB.  [default: what is free]",
-)
-@click.option(
-    "--max-batch-tokens",
-    type=click.IntRange(min=1),
-    help="Tokens computed at a time.  [default: up to 2048, as memory allows]",
-)
-@click.option(
-    "--window-tokens",
-    type=click.IntRange(min=1),
-    help="Tokens planned together: shared beginnings are found among them.  [default: up to 16384]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@load_options
 @click.option("--tokens", is_flag=True, help="Add token_ids, policy_logprobs and reference_logprobs.")
 @click.option("--limit", type=click.IntRange(min=0), help="Score the first N lines only.")
 @click.option("--dry-run", is_flag=True, help="Say what scoring IN.jsonl takes; load no model.")
@@ -146,7 +88,7 @@ def score(
             raise click.UsageError("--problem and at least one --step belong together")
         if dry_run:
             raise click.UsageError("--dry-run belongs to IN.jsonl")
-        with _load(pair, load) as scorer:
+        with load_scorer(pair, load) as scorer:
             _print_problem(scorer, problem, steps, threshold)
         return
     if source is None:
@@ -154,14 +96,15 @@ def score(
     if threshold is not None:
         raise click.UsageError("--threshold belongs to --problem")
     if dry_run:
-        with _unbuffered_input(source) as lines:
+        with unbuffered_input(source) as lines:
             _print_survey(pair, lines, limit, load)
         return
-    with _unbuffered_input(source) as lines, _load(pair, load) as scorer:
-        ctx.exit(_run_job(scorer, lines, output or "-", limit, quiet=quiet, tokens=load["tokens"]))
+    with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
+        ctx.exit(run_job(scorer, lines, output or "-", limit, quiet=quiet, tokens=load["tokens"]))
 
 
-def _load(pair: Path, load: dict[str, Any]) -> Scorer:
+def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
+    """Open a pair with what `load_options` gave."""
     from stepscore.scorer import Scorer  # noqa: PLC0415
 
     return Scorer.load(pair, **load)
@@ -185,7 +128,7 @@ def _print_survey(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str
     print_facts(console(sys.stdout), survey(pair, lines, limit, load))
 
 
-def _run_job(
+def run_job(
     scorer: Scorer, lines: BinaryIO, output: str, limit: int | None, *, quiet: bool, tokens: bool
 ) -> int:
     """Run a job and return its exit code."""
@@ -221,7 +164,7 @@ def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
     )
 
 
-def _unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
+def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open the input; the thread that reads it makes the buffer.
 
     A thread that waits for a line holds the lock of the buffer it reads through. Closing that buffer, here or

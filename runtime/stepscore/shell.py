@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stepscore.errors import ProviderUnavailable, StepscoreError
 
+if TYPE_CHECKING:
+    from stepscore.scored import Failed
+
 PLUGIN_GROUP = "stepscore.commands"
 INTERRUPTED = 130
+NAMED_ERRORS = 5
 
 
 class Commands(click.Group):
@@ -60,6 +66,16 @@ def report(error: StepscoreError) -> None:
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
+
+
+def name_failures(failed: Sequence[Failed]) -> None:
+    """Say on standard error how many records have errors, and which."""
+    if not failed:
+        return
+    kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(Counter(f.code for f in failed).items()))
+    named = ", ".join(str(one.id)[:80] for one in failed[:NAMED_ERRORS])
+    more = ", ..." if len(failed) > NAMED_ERRORS else ""
+    click.echo(f"left out: {len(failed):,} records with errors ({kinds}): {named}{more}", err=True)
 
 
 def _load(plugin: EntryPoint) -> click.Command:

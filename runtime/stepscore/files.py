@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from stepscore.errors import OutputUnwritable
+
+
+def write_whole(target: Path, parts: Iterable[bytes]) -> None:
+    """Write beside the target, then take its place; an error (OutputUnwritable) leaves what was there.
+
+    A device or a pipe has no place to take: it is written to. A link stays one.
+    """
+    target = target.resolve()
+    if target.exists() and not target.is_file():
+        _write_into(target, parts)
+        return
+    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with staged.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(target)
+    except OSError as error:
+        raise OutputUnwritable(f"{target} cannot be written: {error.strerror}") from None
+    finally:
+        if staged.exists():
+            staged.unlink()
+
+
+def _write_into(device: Path, parts: Iterable[bytes]) -> None:
+    try:
+        with device.open("wb") as file:
+            file.writelines(parts)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputUnwritable(f"{device} cannot be written: {error.strerror}") from None
