@@ -17,6 +17,7 @@ import click
 
 from stepscore.bench_cli import bench
 from stepscore.errors import ProviderUnavailable
+from stepscore.report_cli import report
 from stepscore.score_cli import score
 from stepscore.shell import Commands
 
@@ -35,6 +36,7 @@ def main() -> None:
 
 main.add_command(score)
 main.add_command(bench)
+main.add_command(report)
 
 
 @main.command()

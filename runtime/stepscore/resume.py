@@ -82,7 +82,7 @@ def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator
         _lock(output, path)
         refuse_same_file(output, source)
         if os.fstat(output.fileno()).st_size:
-            _compare(fingerprint, _read_fingerprint(path), path)
+            _compare(fingerprint, read_fingerprint(path), path)
         else:
             _write_fingerprint(fingerprint, path)
         yield output
@@ -124,7 +124,8 @@ def _mismatch(path: Path, fault: str) -> ResumeMismatch:
     )
 
 
-def _read_fingerprint(output: Path) -> dict[str, str]:
+def read_fingerprint(output: Path) -> dict[str, str]:
+    """Return what stands beside an output of ours; OutputExists where nothing valid does."""
     try:
         return msgspec.json.decode(fingerprint_path(output).read_bytes(), type=dict[str, str])
     except (FileNotFoundError, ValueError):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from stepscore.scorer import Scorer
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Let through what is a number: nan and inf are none."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("must be a finite number")
     return value
@@ -66,7 +67,7 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     "--step", "steps", metavar="TEXT", multiple=True, help="A step of its solution; repeat, in order."
 )
 @click.option(
-    "--threshold", type=float, callback=_finite, help="Mark the first step below this, not the lowest."
+    "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
 )
 @click.option(
     "--convention",
@@ -107,7 +108,7 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     help="Tokens planned together: shared beginnings are found among them.  [default: up to 16384]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
-@click.option("--tokens", is_flag=True, help="Add token_ids, policy_logprobs and reference_logprobs.")
+@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and both models' log-probs.")
 @click.option("--limit", type=click.IntRange(min=0), help="Score the first N lines only.")
 @click.option("--dry-run", is_flag=True, help="Say what scoring IN.jsonl takes; load no model.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
