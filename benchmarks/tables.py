@@ -285,6 +285,33 @@ def full_size(results: Results) -> list[Table]:
     ]
 
 
+def beam_search(results: Results) -> list[Table]:
+    """Return what a search's calls cost with and without sharing, round by round and in all."""
+    tables = []
+    for result in of_kind(results, "beam_search"):
+        rows = [
+            [
+                str(row["round"]),
+                f"{row['texts']}",
+                f"{row['tokens']:,}",
+                f"{row['distinct_tokens'] / row['tokens']:.0%}",
+                f"{row['shared']['median']:,.0f}",
+                f"{row['not_shared']['median']:,.0f}",
+                f"{row['factor']:.2f}",
+            ]
+            for row in [*result["rounds"], {"round": "all", **result["total"]}]
+        ]
+        total = result["total"]
+        caption = (
+            f"{shape_name(result)}: {result['trace']}, convention exact, {result['threads']} threads, median of "
+            f"{total['shared']['n']}. Of the whole trace, {result['distinct_in_trace'] / total['tokens']:.0%} of "
+            "the tokens are distinct: what keeping work between calls could reach"
+        )
+        headings = ["round", "texts", "tokens", "distinct in the call", "tokens/s", "not shared", "factor"]
+        tables.append(Table(caption, headings, rows))
+    return tables
+
+
 TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "throughput": throughput,
     "verdicts": verdicts,
@@ -296,6 +323,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "full_size": full_size,
     "products": products,
     "fidelity": fidelity,
+    "beam_search": beam_search,
 }
 """What a marker in the README may ask for."""
 

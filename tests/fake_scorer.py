@@ -34,9 +34,9 @@ class FakeResult:
     step_ends: list[int]
     special_text: bool = False
     token_ids: Any = None
-    token_texts: Any = None
     policy_logprobs: Any = None
     reference_logprobs: Any = None
+    token_texts: Any = None
 
 
 @dataclass

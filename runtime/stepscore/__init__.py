@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stepscore.choices import Convention, Provider
     from stepscore.errors import StepscoreError
+    from stepscore.interfaces import RewardModel
     from stepscore.records import Record
     from stepscore.scorer import Result, Scorer
 
-__all__ = ["Convention", "Provider", "Record", "Result", "Scorer", "StepscoreError"]
+__all__ = ["Convention", "Provider", "Record", "Result", "RewardModel", "Scorer", "StepscoreError"]
 
 _HOMES = {
     "Convention": "choices",
     "Provider": "choices",
     "Record": "records",
     "Result": "scorer",
+    "RewardModel": "interfaces",
     "Scorer": "scorer",
     "StepscoreError": "errors",
 }

@@ -90,3 +90,12 @@ class Products(enum.StrEnum):
     """One product with the base, one with the difference, then their sum."""
     MERGED = "merged"
     """Base and difference are added up first, then one product."""
+
+
+class Series(enum.StrEnum):
+    """Which rewards of a solution are looked at."""
+
+    CUMULATIVE = "cumulative"
+    """`cumulative_rewards`."""
+    STEP = "step"
+    """`step_rewards`."""

@@ -150,7 +150,7 @@ class PromptEncoder:
         return EncodedPrompt(np.array(ids, dtype=np.int64), response_start, step_ends, special)
 
     def texts(self, token_ids: Sequence[int]) -> list[str]:
-        """The text that each token adds; a character that takes several tokens comes with the last of them."""
+        """The text that each token adds; a character of several tokens comes with the last of them."""
         stream = DecodeStream(skip_special_tokens=False)
         return [stream.step(self._tokenizer, token) or "" for token in token_ids]
 

@@ -1,9 +1,9 @@
 """Scored records -> one self-contained page. Pure: text in, text out.
 
-The page is three files of this package (page/report.html, .css, .js) with the records as JSON inside. It needs
-no network and may have none: its policy lets it run this script and this style, by their hashes, and load
-nothing at all. Text of a record is JSON in an inert block, with `<` spelled `\\u003c`, and is set by the script
-as text; so nothing in it can become markup.
+The page is three files of this package (page/report.html, .css, .js) with the records as JSON inside. It
+needs no network and may have none: its policy lets it run this script and this style, by their hashes, and
+load nothing at all. Text of a record is JSON in an inert block, with `<` spelled `\\u003c`, and is set by the
+script as text; so nothing in it can become markup.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def _solution(line: bytes) -> Solution:
         return Solution(failed.id, failed.error)
     scored = _converted(fields, _Scored)
     record = record_from(fields)
-    if not record.steps or not len(record.steps) == len(scored.step_rewards) == len(scored.cumulative_rewards):
+    if not record.steps or not len(record.steps) == len(scored.step_rewards) == len(
+        scored.cumulative_rewards
+    ):
         raise InvalidRecord(
             f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards, "
             f"{len(scored.cumulative_rewards)} cumulative_rewards: there must be as many of each"
@@ -163,10 +165,14 @@ def _tokens(scored: _Scored, steps: Sequence[str]) -> Tokens | None:
     if texts is None or policy is None or reference is None:
         return None
     if not len(texts) == len(policy) + 1 == len(reference) + 1 or len(scored.step_ends) != len(steps):
-        raise InvalidRecord("token_texts, policy_logprobs, reference_logprobs and step_ends do not fit together")
+        raise InvalidRecord(
+            "token_texts, policy_logprobs, reference_logprobs and step_ends do not fit together"
+        )
     ends = [end + 2 for end in scored.step_ends]  # log-prob j scores token j + 1
     ratios = [round(ours - theirs, 6) for ours, theirs in zip(policy, reference, strict=True)]
-    return Tokens(texts, ratios, [round(value, 6) for value in policy], ends, _response_start(texts, steps, ends))
+    return Tokens(
+        texts, ratios, [round(value, 6) for value in policy], ends, _response_start(texts, steps, ends)
+    )
 
 
 def _response_start(texts: Sequence[str], steps: Sequence[str], ends: Sequence[int]) -> int:

@@ -19,6 +19,10 @@ function el(name, attributes = {}, ...children) {
   return node;
 }
 
+/** Text with characters spelled out that act without being seen, such as those that turn its direction. */
+const visible = (text) => text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+  (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 // Numbers.
 const quantile = (values, q) => values.sort((a, b) => a - b)[Math.floor(q * (values.length - 1))] ?? 0;
 const scored = page.records.filter((record) => !record.error);
@@ -30,8 +34,10 @@ const fullStep = quantile(scored.flatMap((record) => record.step_rewards.map(Mat
 let fullToken;
 const sign = (value) => (value > 0 ? "positive" : value < 0 ? "negative" : "zero");
 const strength = (value, full) => Math.min(Math.sqrt(Math.abs(value) / full), 1).toFixed(3);
-const signed = (value, places = digits) =>
-  (value < 0 ? "−" : value > 0 ? "+" : "") + Math.abs(value).toFixed(places);
+const signed = (value, places = digits) => {
+  const size = Math.abs(value).toFixed(places);
+  return (Number(size) === 0 ? "" : value < 0 ? "−" : "+") + size;
+};
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 /** The step to look at first, -1 if there is none: the first below the threshold, else the lowest negative one. */
@@ -108,17 +114,17 @@ function verdicts(record) {
 }
 
 function card(record, open) {
-  const name = el("span", { class: "name" }, el("bdi", {}, String(record.id)));
+  const name = el("span", { class: "name" }, el("bdi", {}, visible(String(record.id))));
   if (record.error) {
     const fault = el("div", { class: "fault" }, name, " ", tag(record.error.code, true),
-      el("div", { class: "text" }, record.error.message));
+      el("div", { class: "text" }, visible(record.error.message)));
     return el("details", { class: "card error", open: "" }, el("summary", { hidden: "" }), fault);
   }
   name.append(...verdicts(record));
   const label = `outcome ${signed(record.outcome)}, ${count(record.steps.length, "step")}` +
     (record.marked < 0 ? "" : `, step ${record.marked + 1} marked`);
   const node = el("details", { class: "card", "data-index": record.index },
-    el("summary", {}, name, el("span", { class: "peek" }, record.problem.slice(0, 300)), strip(record, label),
+    el("summary", {}, name, el("span", { class: "peek" }, visible(record.problem.slice(0, 300))), strip(record, label),
       el("span", { class: "outcome number", title: "outcome reward" }, signed(record.outcome))));
   const fill = () => node.open && node.children.length === 1 && node.append(body(record));
   node.addEventListener("toggle", fill);
@@ -143,7 +149,7 @@ function body(record) {
   const node = el("div", { class: "body" }, text(record.problem, "problem"));
   const fields = Object.entries(record.fields ?? {}).concat([["tokens", record.num_tokens.toLocaleString("en")]]);
   node.append(el("dl", { class: "fields" }, ...fields.map(([key, value]) =>
-    el("div", {}, el("dt", {}, key), el("dd", {}, String(value))))), curve(record), steps);
+    el("div", {}, el("dt", {}, key), el("dd", {}, visible(String(value)))))), curve(record), steps);
   const headings = ["", "", "reward", "cumulative", "step"];
   steps.append(el("li", { class: "step head", "aria-hidden": "true" }, ...headings.map((heading, index) =>
     el("span", { class: index < 4 ? "number" : "" }, heading))));
@@ -192,7 +198,7 @@ function step(record, index, tokens) {
   if (index === record.label) content.append(tag("✗ labelled wrong"));
   content.append(tokens ? tokenBox(record, index) : text(record.steps[index]));
   content.className = "text";
-  return el("li", { class: `step ${sign(reward)}${marked ? " marked" : ""}`, t },
+  return el("li", { class: `step ${sign(reward)}${marked ? " marked" : ""}`, t: tokens ? 0 : t },
     el("span", { class: "number" }, String(index + 1)),
     el("span", { class: "scale", "aria-hidden": "true" },
       el("i", { class: sign(reward), t: Math.min(Math.abs(reward) / fullStep, 1).toFixed(3) })),
@@ -201,7 +207,8 @@ function step(record, index, tokens) {
 }
 
 /** A block of text in its own direction; the rest of a very long one waits behind a button. */
-function text(value, kind = "") {
+function text(given, kind = "") {
+  const value = visible(given);
   if (value.length <= LONG) return el("div", { class: `text ${kind}`, dir: "auto" }, value);
   const cut = LONG - (value.codePointAt(LONG - 1) > 0xffff); // never between the halves of a character
   const node = el("div", { class: `text ${kind}`, dir: "auto" }, value.slice(0, cut), "… ");
@@ -222,7 +229,8 @@ function tokenRange(record, first, end) {
   const box = el("div", { class: "tokens", tabindex: "0", role: "group", "aria-label": "tokens" });
   for (let at = first; at < end; at++) {
     const ratio = at ? record.tokens.log_ratios[at - 1] : 0;
-    const shown = record.tokens.texts[at].split(/(\n)/).flatMap((part) => (part === "\n" ? [el("i", {}, "⏎"), "\n"] : [part]));
+    const shown = visible(record.tokens.texts[at]).split(/(\n+)/)
+      .flatMap((part) => (part.startsWith("\n") ? [el("i", {}, "⏎".repeat(part.length)), "\n"] : [part]));
     box.append(el("span", { class: `token ${sign(ratio)}`, t: strength(ratio, fullToken) * 0.75, "data-at": at }, ...shown));
   }
   return box;
