@@ -73,6 +73,12 @@ peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
 	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,dev,peers]'
 
+browser: ## Debian's chromium, for the tests of the report (needs root)
+	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
+
+report-picture: $(VENV)/.done ## docs/report.png: the bundled pair's report, in chromium
+	$(BIN)/python -m examples.report_picture
+
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples
 

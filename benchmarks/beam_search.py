@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model, few rounds")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--problems", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
     options = parser.parse_args()
@@ -85,8 +85,8 @@ def main() -> None:
         "threads": THREADS,
         "shape": {"name": shape.value, **asdict(config)},
         "all_layers": shape.config.num_hidden_layers,
-        "trace": f"beam search of {len(problems)} problems at once, {BEAMS} beams each, {BEAMS // WIDTH} of them "
-        f"continued in {WIDTH} ways, steps of {text}",
+        "trace": f"beam search of {len(problems)} problems at once, {BEAMS} beams each, {BEAMS // WIDTH} of "
+        f"them continued in {WIDTH} ways, steps of {text}",
         **measured,
     }
     print(write_result("beam_search", result, QUICK_RESULTS if options.quick else RESULTS))
