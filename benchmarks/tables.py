@@ -304,8 +304,8 @@ def beam_search(results: Results) -> list[Table]:
         total = result["total"]
         caption = (
             f"{shape_name(result)}: {result['trace']}, convention exact, {result['threads']} threads, "
-            f"median of {total['shared']['n']}. Of all tokens of the trace, "
-            f"{result['distinct_in_trace'] / total['tokens']:.0%} are distinct: the rest is computed again"
+            f"median of {total['shared']['n']}. Over all calls together "
+            f"{result['distinct_in_trace'] / total['tokens']:.0%} of the tokens are distinct"
         )
         headings = ["round", "texts", "tokens", "distinct in the call", "tokens/s", "not shared", "factor"]
         tables.append(Table(caption, headings, rows))

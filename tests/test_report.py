@@ -168,7 +168,7 @@ def test_a_search_is_shown_round_by_round_and_in_all() -> None:
     (table,) = TABLES["beam_search"](RESULTS_MADE_UP)
     assert [row[0] for row in table.rows] == ["1", "2", "all"]
     assert table.rows[-1] == ["all", "16", "1,000", "40%", "300", "150", "2.00"]
-    assert "30% are distinct" in table.caption
+    assert "30% of the tokens are distinct" in table.caption
 
 
 def test_memory_rows_may_differ() -> None:
