@@ -292,7 +292,7 @@ const initial = page.threshold === undefined ? [] : [["threshold", page.threshol
 
 function describe() {
   const facts = [["solutions", page.records.length]];
-  const share = (part, whole) => `${part.toLocaleString("en")} (${((100 * part) / whole).toFixed(1)} %)`;
+  const share = (part, whole) => `${((100 * part) / whole).toFixed(1)} % of ${whole.toLocaleString("en")}`;
   const errors = page.records.length - scored.length;
   if (errors) facts.push(["errors", errors]);
   if (scored.length) facts.push(["median outcome", signed(quantile(scored.map((record) => record.outcome), 0.5))]);
