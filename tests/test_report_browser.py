@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 
 def show(browser: Browser, folder: Path, records: list[dict[str, Any]], state: str = "", **page: Any) -> None:
-    found = list(solutions(json.dumps(record).encode() for record in records))
+    found = solutions(json.dumps(record).encode() for record in records)
     path = folder / "report.html"
     path.write_text(render(Page("scored.jsonl", found, **page)), encoding="utf-8")
     browser.open(f"{path.as_uri()}#{state}")

@@ -101,7 +101,7 @@ def test_the_aliases_of_the_input_are_read_too() -> None:
 
 
 def test_an_error_record_keeps_its_code_and_message() -> None:
-    (found,) = solutions(lines({"id": 7, "error": {"code": "too_long", "message": "m"}}))
+    _, found = solutions(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
     assert found == Solution(7, Fault("too_long", "m"))
 
 
@@ -116,21 +116,39 @@ def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "error", "message"),
+    ("line", "fault", "message"),
     [
-        (b"{", InvalidJson, "line 2: not a JSON object"),
-        (b"[]", InvalidJson, "line 2: not a JSON object"),
+        (b"{", InvalidJson, "not a JSON object"),
+        (b"[]", InvalidJson, "not a JSON object"),
         (b'{"id": 1, "problem": "p", "steps": ["s"]}', InvalidRecord, "`step_rewards`"),
         (json.dumps(scored(step_rewards=[0.1])).encode(), InvalidRecord, "2 steps, 1 step_rewards"),
-        (json.dumps(scored(step_rewards=["a", "b"])).encode(), InvalidRecord, "line 2: no scored record"),
-        (json.dumps(scored(steps="text")).encode(), InvalidRecord, "line 2: `steps` must be a list"),
-        (b'{"id": 1, "error": "no"}', InvalidRecord, "line 2: no scored record"),
+        (json.dumps(scored(step_rewards=["a", "b"])).encode(), InvalidRecord, "no scored record"),
+        (json.dumps(scored(steps="text")).encode(), InvalidRecord, "`steps` must be a list"),
+        (
+            json.dumps(scored(policy_logprobs=[1.0], reference_logprobs=[], token_texts=[])).encode(),
+            InvalidRecord,
+            "do not fit together",
+        ),
+        (b'{"id": 1, "error": "no"}', InvalidRecord, "no scored record"),
     ],
 )
-def test_a_line_that_score_did_not_write_is_named(line: bytes, error: type[InputError], message: str) -> None:
-    with pytest.raises(error) as raised:
-        list(solutions([*lines(scored()), line]))
-    assert message in raised.value.message
+def test_a_line_that_score_did_not_write_is_shown_as_an_error(
+    line: bytes, fault: type[InputError], message: str
+) -> None:
+    good, bad = solutions([*lines(scored()), line])
+    assert good.error is None
+    assert bad.error is not None
+    assert bad.error.code == fault.code
+    assert message in bad.error.message
+    assert bad.id in {1, "a"}  # its own, else its place in the file
+
+
+@pytest.mark.parametrize(
+    "given", [[], [b"{"], [b'{"id": 7, "error": {"code": "c", "message": "m"}}']], ids=str
+)
+def test_a_file_in_which_no_record_has_rewards_is_refused(given: list[bytes]) -> None:
+    with pytest.raises(InvalidRecord, match="no record has rewards"):
+        solutions(given)
 
 
 # The command.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 
 from stepscore.errors import InputError, InvalidJson, InvalidRecord
 from stepscore.prompt import SEPARATOR
-from stepscore.records import OUTPUT_NAMES, PROBLEM_NAMES, record_from
+from stepscore.records import OUTPUT_NAMES, PROBLEM_NAMES, parse_line, record_from
 
 GENERATOR = '<meta name="generator" content="stepscore report">'
 """What tells a page of ours from any other file."""
@@ -92,15 +92,24 @@ class _Failed(msgspec.Struct):
     error: Fault
 
 
-def solutions(lines: Iterable[bytes]) -> Iterator[Solution]:
-    """Read what `stepscore score` wrote; the first line that it did not write raises, naming its number."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield _solution(line)
-        except InputError as error:
-            raise type(error)(f"line {number}: {error.message}", hint=error.hint) from None
+def solutions(lines: Iterable[bytes]) -> list[Solution]:
+    """Read what `stepscore score` wrote; a line that it did not write becomes a record with that fault.
+
+    Raises InvalidRecord where no record has rewards: such a file was not scored.
+    """
+    found = [_read(line, index) for index, line in enumerate(lines) if line.strip()]
+    if not any(each.step_rewards for each in found):
+        first = next((f": {each.error.message}" for each in found if each.error), "")
+        hint = "a report is made of what `stepscore score` writes, not of its input"
+        raise InvalidRecord(f"no record has rewards{first}", hint=hint)
+    return found
+
+
+def _read(line: bytes, index: int) -> Solution:
+    try:
+        return _solution(line)
+    except InputError as error:
+        return Solution(parse_line(line, index).id, Fault(error.code, error.message))
 
 
 def _solution(line: bytes) -> Solution:
@@ -139,8 +148,7 @@ def _converted(fields: Mapping[str, Any], to: Any) -> Any:
     try:
         return msgspec.convert(fields, to)
     except msgspec.ValidationError as error:
-        hint = "a report is made of what `stepscore score` writes"
-        raise InvalidRecord(f"no scored record: {str(error)[:200]}", hint=hint) from None
+        raise InvalidRecord(f"no scored record: {str(error)[:200]}") from None
 
 
 def _label(value: object) -> int | None:

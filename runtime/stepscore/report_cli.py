@@ -52,7 +52,7 @@ def _page(scored: Path, threshold: float | None) -> Page:
     from stepscore.resume import read_fingerprint  # noqa: PLC0415
 
     with scored.open("rb") as file:
-        records = list(solutions(_whole(file)))
+        records = solutions(_whole(file))
     basis: dict[str, str] = {}
     with contextlib.suppress(OutputExists):  # what was piped or moved has no fingerprint beside it
         basis = read_fingerprint(scored)
