@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -326,26 +325,6 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "beam_search": beam_search,
 }
 """What a marker in the README may ask for."""
-
-MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-
-
-def regenerated(readme: str, results: Results) -> str:
-    """Return the README with every marked place filled anew; KeyError for a name that is not in TABLES.
-
-    >>> print(regenerated("<!-- bench:sharing -->\\nstale\\n<!-- /bench -->\\nkept", {}))
-    <!-- bench:sharing -->
-    Not measured yet.
-    <!-- /bench -->
-    kept
-    """
-
-    def fill(match: re.Match[str]) -> str:
-        tables = TABLES[match[2]](results)
-        text = "\n\n".join(map(markdown, tables)) or "Not measured yet."
-        return f"{match[1]}{text}\n{match[3]}"
-
-    return MARKED.sub(fill, readme)
 
 
 def shape_name(result: Result) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from benchmarks.machine import RESULTS
-from benchmarks.tables import TABLES, Table, markdown, regenerated
+from benchmarks.readme import regenerated
+from benchmarks.tables import TABLES, Table, markdown
 
 pytest.importorskip("matplotlib", reason="plots need the extra torch")
 from benchmarks.plots import all_plots
