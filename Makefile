@@ -13,7 +13,8 @@ OUT ?= out/pair
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick-test lint types ci export peers \
-    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-report example clean
+    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-beam-search bench-report \
+    browser report-picture example clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -62,12 +63,21 @@ bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyT
 bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.products $(FLAGS)
 
+bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
+
 bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
 	$(BIN)/python -m benchmarks.report $(FLAGS)
 
 peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
 	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,dev,peers]'
+
+browser: ## Debian's chromium, for the tests of the report (needs root)
+	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
+
+report-picture: $(VENV)/.done ## docs/report.png: the bundled pair's report, in chromium
+	$(BIN)/python -m examples.report_picture
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples

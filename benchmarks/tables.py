@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -285,6 +284,33 @@ def full_size(results: Results) -> list[Table]:
     ]
 
 
+def beam_search(results: Results) -> list[Table]:
+    """Return what a search's calls cost with and without sharing, round by round and in all."""
+    tables = []
+    for result in of_kind(results, "beam_search"):
+        rows = [
+            [
+                str(row["round"]),
+                f"{row['texts']}",
+                f"{row['tokens']:,}",
+                f"{row['distinct_tokens'] / row['tokens']:.0%}",
+                f"{row['shared']['median']:,.0f}",
+                f"{row['not_shared']['median']:,.0f}",
+                f"{row['factor']:.2f}",
+            ]
+            for row in [*result["rounds"], {"round": "all", **result["total"]}]
+        ]
+        total = result["total"]
+        caption = (
+            f"{shape_name(result)}: {result['trace']}, convention exact, {result['threads']} threads, "
+            f"median of {total['shared']['n']}. Over all calls together "
+            f"{result['distinct_in_trace'] / total['tokens']:.0%} of the tokens are distinct"
+        )
+        headings = ["round", "texts", "tokens", "distinct in the call", "tokens/s", "not shared", "factor"]
+        tables.append(Table(caption, headings, rows))
+    return tables
+
+
 TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "throughput": throughput,
     "verdicts": verdicts,
@@ -296,28 +322,9 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "full_size": full_size,
     "products": products,
     "fidelity": fidelity,
+    "beam_search": beam_search,
 }
 """What a marker in the README may ask for."""
-
-MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-
-
-def regenerated(readme: str, results: Results) -> str:
-    """Return the README with every marked place filled anew; KeyError for a name that is not in TABLES.
-
-    >>> print(regenerated("<!-- bench:sharing -->\\nstale\\n<!-- /bench -->\\nkept", {}))
-    <!-- bench:sharing -->
-    Not measured yet.
-    <!-- /bench -->
-    kept
-    """
-
-    def fill(match: re.Match[str]) -> str:
-        tables = TABLES[match[2]](results)
-        text = "\n\n".join(map(markdown, tables)) or "Not measured yet."
-        return f"{match[1]}{text}\n{match[3]}"
-
-    return MARKED.sub(fill, readme)
 
 
 def shape_name(result: Result) -> str:

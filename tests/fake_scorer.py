@@ -36,6 +36,7 @@ class FakeResult:
     token_ids: Any = None
     policy_logprobs: Any = None
     reference_logprobs: Any = None
+    token_texts: Any = None
 
 
 @dataclass
@@ -118,6 +119,7 @@ class FakeScorer:
         )
         if self.tokens:
             result.token_ids = np.arange(length)
+            result.token_texts = list(record.problem + "".join(record.steps))
             result.policy_logprobs = np.linspace(-1, 0, length - 1, dtype=np.float32)
             result.reference_logprobs = np.full(length - 1, -0.1, np.float32)
         return result

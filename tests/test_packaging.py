@@ -42,3 +42,4 @@ def test_the_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:
         files = archive.namelist()
     assert {name for name in names if not name.endswith(".dist-info")} == {"stepscore", "stepscore_export"}
     assert {"stepscore/py.typed", "stepscore_export/py.typed"} <= set(files)
+    assert {f"stepscore/page/report.{kind}" for kind in ("html", "css", "js")} <= set(files)

@@ -237,6 +237,28 @@ def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], other
 
 @settings(max_examples=100, deadline=None)
 @given(problem=TEXT, steps=STEPS)
+def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
+    problem: str, steps: list[str]
+) -> None:
+    tokenizer = encoder(trained())
+    now = tokenizer.encode(problem, steps, EXACT, unfinished=True)
+    later = tokenizer.encode(problem, [*steps, "Then"], EXACT)
+    np.testing.assert_array_equal(now.step_ends, later.step_ends[:-1])
+    np.testing.assert_array_equal(now.token_ids, later.token_ids[: len(now.token_ids)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=TEXT, steps=STEPS)
+def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) -> None:
+    tokenizer = trained()
+    ids = encoder(tokenizer).encode(problem, steps, CARD).token_ids.tolist()
+    texts = encoder(tokenizer).texts(ids)
+    assert len(texts) == len(ids)
+    assert "".join(texts) == tokenizer.decode(ids, skip_special_tokens=False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=TEXT, steps=STEPS)
 def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) -> None:
     for convention in Convention:
         encoded = encoder(trained()).encode(problem, steps, convention)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from benchmarks.machine import RESULTS
-from benchmarks.tables import TABLES, Table, markdown, regenerated
+from benchmarks.readme import regenerated
+from benchmarks.tables import TABLES, Table, markdown
 
 pytest.importorskip("matplotlib", reason="plots need the extra torch")
 from benchmarks.plots import all_plots
@@ -34,6 +35,14 @@ def measured(round_: int, peer: str, median: float, error: float | None = 0.01) 
     return {"round": round_, "peer": peer, "seconds": [1.0], **rate, "peak_mb": 4200}
 
 
+CALLS = {
+    "texts": 16,
+    "tokens": 1000,
+    "distinct_tokens": 400,
+    "shared": speed(300.0),
+    "not_shared": speed(150.0),
+    "factor": 2.0,
+}
 RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
     "throughput_1.5b": {
         "machine": MACHINE,
@@ -94,6 +103,17 @@ RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
             {"peer": "llama.cpp Q8_0", "skipped": "llama_cpp is not installed"},
         ],
     },
+    "beam_search": {
+        "machine": MACHINE,
+        "quick": False,
+        "threads": 2,
+        "shape": SHAPE,
+        "all_layers": 28,
+        "trace": "beam search of 2 problems",
+        "rounds": [{"round": 1, **CALLS}, {"round": 2, **CALLS}],
+        "total": CALLS,
+        "distinct_in_trace": 300,
+    },
     "memory_score": {"machine": MACHINE, "rows": [{"precision": "fp32", "peak_mb": 934}, {"tokens": 4096}]},
 }
 
@@ -143,6 +163,13 @@ def test_a_skipped_peer_keeps_its_reason() -> None:
 def test_a_ratio_is_taken_inside_a_round() -> None:
     (table,) = TABLES["throughput"](RESULTS_MADE_UP)
     assert [row[4] for row in table.rows] == ["2.50", "1.00", ""]
+
+
+def test_a_search_is_shown_round_by_round_and_in_all() -> None:
+    (table,) = TABLES["beam_search"](RESULTS_MADE_UP)
+    assert [row[0] for row in table.rows] == ["1", "2", "all"]
+    assert table.rows[-1] == ["all", "16", "1,000", "40%", "300", "150", "2.00"]
+    assert "30% of the tokens are distinct" in table.caption
 
 
 def test_memory_rows_may_differ() -> None:

@@ -114,6 +114,7 @@ def test_score_limit_ends_early() -> None:
 def test_score_tokens_adds_the_arrays() -> None:
     answer = json.loads(invoke("score", "pair", "-", "--tokens", stdin=GOOD).stdout)
     assert len(answer["token_ids"]) == len(answer["policy_logprobs"]) + 1 == answer["num_tokens"]
+    assert len(answer["token_texts"]) == answer["num_tokens"]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stepscore.choices import Convention, Provider
     from stepscore.errors import StepscoreError
+    from stepscore.interfaces import RewardModel
     from stepscore.records import Record
     from stepscore.scorer import Result, Scorer
     from stepscore.select import (
@@ -33,6 +34,7 @@ __all__ = [
     "Provider",
     "Record",
     "Result",
+    "RewardModel",
     "Scorer",
     "StepscoreError",
     "aggregate",
@@ -49,6 +51,7 @@ _HOMES = {
     "Provider": "choices",
     "Record": "records",
     "Result": "scorer",
+    "RewardModel": "interfaces",
     "Scorer": "scorer",
     "StepscoreError": "errors",
     "aggregate": "select",

@@ -18,6 +18,7 @@ import click
 from stepscore.bench_cli import bench
 from stepscore.errors import ProviderUnavailable
 from stepscore.evaluate_cli import evaluate
+from stepscore.report_cli import report
 from stepscore.score_cli import score
 from stepscore.select_cli import select
 from stepscore.shell import Commands
@@ -39,6 +40,7 @@ main.add_command(score)
 main.add_command(select)
 main.add_command(evaluate)
 main.add_command(bench)
+main.add_command(report)
 
 
 @main.command()

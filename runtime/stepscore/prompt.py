@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from stepscore.choices import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
@@ -90,7 +91,9 @@ class PromptEncoder:
         crossing = any("\n" in token.content for token in added)
         self._is_local = _is_qwen2(tokenizer_json) and not crossing and not self._response_tail
 
-    def encode(self, problem: str, steps: Sequence[str], convention: Convention) -> EncodedPrompt:
+    def encode(
+        self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool = False
+    ) -> EncodedPrompt:
         """Token ids of the render and the log-prob index of each step's end.
 
         Token ids equal transformers' `apply_chat_template(tokenize=True)` on any text that spells no control
@@ -108,15 +111,22 @@ class PromptEncoder:
         - exact: the token that holds the last character of the "\\n\\n" after the step; for the last step the
           control token after the response. Never runs backwards.
 
+        `unfinished`: the last step is closed by a "\\n\\n", and what follows is not known yet. Nothing after
+        that separator is encoded, and the last step is read at the token that holds its last character, in
+        every convention. In `exact` that is the index it keeps when the answer goes on; the card's index is
+        one or two tokens further, and they are not there.
+
         Raises NoSteps; InvalidRecord for an empty or white-space step (as str.isspace has it), a lone
         surrogate, or an index outside the log-probs the convention sums; TooLong, for nothing is truncated.
         """
         _check_text(problem, steps)
         user = self._encode(self._problem_head + problem + self._problem_tail)
         parts = self._normalized(steps)
-        segment = self._response_head + SEPARATOR.join(parts) + self._response_tail
+        after = SEPARATOR if unfinished else self._response_tail
+        segment = self._response_head + SEPARATOR.join(parts) + after
         assistant = self._encode(segment)
-        ids = [*self._lead, *user.ids, *self._middle, *assistant.ids, *self._end]
+        end = [] if unfinished else self._end
+        ids = [*self._lead, *user.ids, *self._middle, *assistant.ids, *end]
         if len(ids) > self.max_tokens:
             raise TooLong(f"{len(ids)} tokens, the limit is {self.max_tokens}; nothing is ever truncated")
 
@@ -131,11 +141,18 @@ class PromptEncoder:
             prefixes = self._prefix_lengths(segment, assistant, behind)
             lengths = np.append(prefixes + self._card_end_open, len(assistant) + self._card_end)
             step_ends = prompt + self._card_shift + lengths - 2
+        if unfinished:
+            step_ends[-1] = prompt + len(assistant) - 2
         response_start = prompt + self._opening
         start = 0 if convention is Convention.CARD else response_start - 1
         _check_ends(step_ends, start, len(ids) - 1)
         special = self._special.findall(self.template.render(problem, steps)) != self._control_texts
         return EncodedPrompt(np.array(ids, dtype=np.int64), response_start, step_ends, special)
+
+    def texts(self, token_ids: Sequence[int]) -> list[str]:
+        """The text that each token adds; a character of several tokens comes with the last of them."""
+        stream = DecodeStream(skip_special_tokens=False)
+        return [stream.step(self._tokenizer, token) or "" for token in token_ids]
 
     def _prefix_lengths(self, segment: str, encoding: Encoding, behind: np.ndarray) -> np.ndarray:
         """Tokens of the segment cut behind each step, encoded with only the suffix's own text after it.

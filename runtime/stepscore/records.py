@@ -30,7 +30,7 @@ PROBLEM_NAMES = ("problem", "query", "prompt")
 STEPS_NAMES = ("steps", "answer", "completions")
 OUTPUT_NAMES = (
     *("id", "cumulative_rewards", "step_rewards", "outcome_reward", "num_tokens", "step_ends"),
-    *("special_text", "token_ids", "policy_logprobs", "reference_logprobs", "error"),
+    *("special_text", "token_ids", "token_texts", "policy_logprobs", "reference_logprobs", "error"),
 )
 MAX_LINE_BYTES = 4 << 20
 MAX_ID_CHARS = 1000
@@ -41,10 +41,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A problem and its solution, step by step."""
+    """A problem and its solution, step by step.
+
+    An `unfinished` one is a search's: a blank line closes its last step, and what follows is not known yet.
+    """
 
     problem: str
     steps: tuple[str, ...]
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def record_from(fields: Mapping[str, Any]) -> Record:
     """Return the record a mapping holds under any of the accepted names; raise InvalidRecord.
 
     >>> record_from({"query": "1+1?", "answer": ["2"]})
-    Record(problem='1+1?', steps=('2',))
+    Record(problem='1+1?', steps=('2',), unfinished=False)
     """
     problem_names = [name for name in PROBLEM_NAMES if name in fields]
     steps_names = [name for name in STEPS_NAMES if name in fields]
@@ -128,6 +132,7 @@ def output_line(line: ParsedLine, outcome: Result | InputError | NonFinite) -> b
         fields["special_text"] = True
     if outcome.token_ids is not None:
         fields["token_ids"] = outcome.token_ids.tolist()
+        fields["token_texts"] = outcome.token_texts
         fields["policy_logprobs"] = _float32_array(outcome.policy_logprobs)
         fields["reference_logprobs"] = _float32_array(outcome.reference_logprobs)
     return msgspec.json.encode(fields) + b"\n"

@@ -49,7 +49,7 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
     "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
 )
 @load_options
-@click.option("--tokens", is_flag=True, help="Add token_ids, policy_logprobs and reference_logprobs.")
+@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and both models' log-probs.")
 @click.option("--limit", type=click.IntRange(min=0), help="Score the first N lines only.")
 @click.option("--dry-run", is_flag=True, help="Say what scoring IN.jsonl takes; load no model.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")

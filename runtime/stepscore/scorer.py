@@ -33,8 +33,8 @@ T = TypeVar("T")
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Rewards of one solution; `step_ends` are indices into the log-probs (j scores token j + 1).
 
-    The three arrays are None unless the scorer was loaded with `tokens=True`: `token_ids` int64 [L],
-    `policy_logprobs` and `reference_logprobs` float32 [L-1], nats.
+    The last four are None unless the scorer was loaded with `tokens=True`: `token_ids` int64 [L], the text
+    that each of them adds, `policy_logprobs` and `reference_logprobs` float32 [L-1], nats.
     """
 
     cumulative_rewards: list[float]
@@ -44,6 +44,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     step_ends: list[int]
     special_text: bool = False
     token_ids: NDArray[np.int64] | None = None
+    token_texts: list[str] | None = None
     policy_logprobs: NDArray[np.float32] | None = None
     reference_logprobs: NDArray[np.float32] | None = None
 
@@ -194,6 +195,7 @@ class Scorer:
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
             token_ids=prompt.token_ids if self._windows.tokens else None,
+            token_texts=self._windows.texts(prompt) if self._windows.tokens else None,
             policy_logprobs=policy if self._windows.tokens else None,
             reference_logprobs=reference if self._windows.tokens else None,
         )

@@ -84,12 +84,19 @@ class Windows:
         """Return the first log-prob that is computed."""
         return 0 if self.tokens else self.first_summed(prompt)
 
+    def texts(self, prompt: EncodedPrompt) -> list[str]:
+        """Return the text that each token adds."""
+        return self.encoder.texts(prompt.token_ids.tolist())
+
     def _encode(self, key: T, given: Input | InputError) -> Item[T]:
         if isinstance(given, InputError):
             return Item(key, given)
         try:
             record = given if isinstance(given, Record) else record_from(given)
-            return Item(key, self.encoder.encode(record.problem, record.steps, self.convention))
+            prompt = self.encoder.encode(
+                record.problem, record.steps, self.convention, unfinished=record.unfinished
+            )
+            return Item(key, prompt)
         except InputError as error:
             return Item(key, error)
 

@@ -1,0 +1,208 @@
+"""What a growing search costs: a trace of a beam search, each round one call, with sharing and without.
+
+    make bench-beam-search                    Qwen2.5-1.5B shape, 4 layers, 5 minutes on two cores
+    make bench-beam-search FLAGS=--quick      a tiny model
+
+The trace has the shape of search-and-learn's beam search: N beams a problem, of which N / WIDTH survive a
+round and are continued in WIDTH ways, and every call scores the whole text of every beam. The steps are those
+of real solutions of the problem (math_best_of_8), or of the bundled problems where the shared data is not
+here; which beams survive is drawn by a seed, and a beam may mix steps of several solutions, since the time
+depends on lengths and on what is shared alone. Both ways score the same calls in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.machine import QUICK_RESULTS, RESULTS, write_result
+from benchmarks.rates import rounded
+from benchmarks.shapes import Shape, write_models
+from benchmarks.throughput import DEFAULT, FORMS
+from benchmarks.workloads import BEST_OF_8, records
+from tests.shared_data import SHARED_DATA
+
+from stepscore.artifact import Pair
+from stepscore.bench import rate
+from stepscore.choices import Convention
+from stepscore.interfaces import RewardModel, split_steps
+from stepscore.plan import Int64, pack
+from stepscore.prompt import SEPARATOR
+from stepscore.scorer import Scorer
+from stepscore_export.pair import export_pair
+
+BEAMS, WIDTH = 8, 4
+THREADS = 2
+SEED = 0
+EXAMPLES = Path(__file__).parents[1] / "examples" / "problems.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One call of a search: a list of texts for each of its problems."""
+
+    questions: list[str]
+    outputs: list[list[str]]
+
+    @property
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Give every text with its question."""
+        for question, texts in zip(self.questions, self.outputs, strict=True):
+            yield from ((question, text) for text in texts)
+
+
+def main() -> None:
+    """Measure; write results/beam_search.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model, few rounds")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--problems", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
+    options = parser.parse_args()
+    shape, repeats = (Shape.QUICK, 1) if options.quick else (Shape.QWEN_1_5B, options.repeats)
+    config = shape.with_layers(options.layers)
+    problems = sampled(options.problems)
+    rounds = trace(problems, 3 if options.quick else options.rounds)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        models = write_models(Path(folder), config)
+        pair = export_pair(models.policy, models.reference, Path(folder) / "pair", FORMS[DEFAULT])
+        measured = measure(pair, rounds, repeats)
+    text = "real solutions of math_best_of_8" if SHARED_DATA is not None else "the bundled problems"
+    result = {
+        "quick": options.quick,
+        "form": DEFAULT,
+        "threads": THREADS,
+        "shape": {"name": shape.value, **asdict(config)},
+        "all_layers": shape.config.num_hidden_layers,
+        "trace": f"beam search of {len(problems)} problems at once, {BEAMS} beams each, {BEAMS // WIDTH} of "
+        f"them continued in {WIDTH} ways, steps of {text}",
+        **measured,
+    }
+    print(write_result("beam_search", result, QUICK_RESULTS if options.quick else RESULTS))
+
+
+def sampled(count: int) -> list[tuple[str, list[list[str]]]]:
+    """Return problems, evenly spread over their file, each with BEAMS solutions in steps."""
+    if SHARED_DATA is None:
+        lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
+        loaded = [json.loads(line) for line in lines]
+        groups = [loaded[first : first + BEAMS] for first in range(0, len(loaded), BEAMS)]
+    else:
+        groups = [
+            list(group) for _, group in groupby(records(BEST_OF_8), key=lambda each: each["problem_id"])
+        ]
+    chosen = [groups[index * len(groups) // count] for index in range(count)]
+    return [(group[0]["problem"], [list(each["steps"]) for each in group]) for group in chosen]
+
+
+def trace(problems: Sequence[tuple[str, list[list[str]]]], max_rounds: int) -> list[Round]:
+    """Let a search grow on every problem; a round holds the problems that still have a beam.
+
+    >>> steps = [["a", "b"], ["c", "d"]] * 4
+    >>> rounds = trace([("p", steps)], 3)
+    >>> [len(each.outputs[0]) for each in rounds], rounds[0].outputs[0][:2]
+    ([8, 8], ['a\\n\\n', 'c\\n\\n'])
+    >>> sorted({text[-1] for text in rounds[1].outputs[0]})
+    ['b', 'd']
+    """
+    growing = [list(_grown(solutions, max_rounds)) for _, solutions in problems]
+    rounds = []
+    for depth in range(max(map(len, growing))):
+        active = [index for index, each in enumerate(growing) if depth < len(each)]
+        rounds.append(
+            Round([problems[index][0] for index in active], [growing[index][depth] for index in active])
+        )
+    return rounds
+
+
+def _grown(solutions: Sequence[Sequence[str]], max_rounds: int) -> Iterator[list[str]]:
+    """Give the beams of one problem, round by round, until none is unfinished."""
+    rng = np.random.default_rng(SEED)
+    survivors = [""] * (BEAMS // WIDTH)
+    for depth in range(max_rounds):
+        beams = []
+        for index, solution in enumerate(solutions):
+            if depth < len(solution) and survivors:
+                end = "" if depth + 1 == len(solution) else SEPARATOR
+                beams.append(survivors[index // WIDTH % len(survivors)] + solution[depth] + end)
+        if not beams:
+            return
+        yield beams
+        unfinished = [text for text in beams if text.endswith(SEPARATOR)]
+        kept = rng.permutation(len(unfinished))[: BEAMS // WIDTH]
+        survivors = [unfinished[index] for index in sorted(kept)]
+
+
+def measure(pair: Pair, rounds: Sequence[Round], repeats: int) -> dict[str, Any]:
+    """Score every round in turns; a round's seconds are those of its call."""
+    ways = [_prm(pair, share=True), _prm(pair, share=False)]
+    for prm in ways:
+        prm.score(rounds[0].questions[:1], [rounds[0].outputs[0][:1]])
+    seconds = np.zeros((repeats, len(rounds), len(ways)))
+    for repeat in range(repeats):
+        for at, each in enumerate(rounds):
+            for way, prm in enumerate(ways):
+                started = time.perf_counter()
+                prm.score(each.questions, each.outputs)
+                seconds[repeat, at, way] = time.perf_counter() - started
+            print(f"repeat {repeat + 1}, round {at + 1}: {seconds[repeat, at]}", file=sys.stderr, flush=True)
+    encoded = [_encoded(pair, each) for each in rounds]
+    rows = [
+        {"round": at + 1, **_row(sequences, _rows(sequences), seconds[:, at])}
+        for at, sequences in enumerate(encoded)
+    ]
+    everything = [sequence for sequences in encoded for sequence in sequences]
+    distinct = sum(row["distinct_tokens"] for row in rows)
+    return {
+        "rounds": rows,
+        "total": _row(everything, distinct, seconds.sum(axis=1)),
+        "distinct_in_trace": _rows(everything),
+    }
+
+
+def _prm(pair: Pair, *, share: bool) -> RewardModel:
+    return RewardModel(Scorer.load(pair.path, convention=Convention.EXACT, threads=THREADS, share=share))
+
+
+def _encoded(pair: Pair, called: Round) -> list[Int64]:
+    """Return the token ids of every text of a call."""
+    encoder = pair.encoder()
+    sequences = []
+    for question, text in called.texts:
+        steps, unfinished = split_steps(text)
+        prompt = encoder.encode(question, steps, Convention.EXACT, unfinished=unfinished)
+        sequences.append(prompt.token_ids)
+    return sequences
+
+
+def _rows(sequences: Sequence[Int64]) -> int:
+    """Return the distinct prefixes."""
+    return len(pack(sequences, [0] * len(sequences)).input_ids)
+
+
+def _row(sequences: Sequence[Int64], distinct: int, seconds: np.ndarray) -> dict[str, Any]:
+    tokens = sum(map(len, sequences))
+    shared, alone = (rate(tokens, seconds[:, way].tolist()) for way in (0, 1))
+    return {
+        "texts": len(sequences),
+        "tokens": tokens,
+        "distinct_tokens": distinct,
+        "shared": rounded(shared),
+        "not_shared": rounded(alone),
+        "factor": round(shared.median / alone.median, 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
