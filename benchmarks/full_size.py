@@ -127,6 +127,7 @@ def _export(policy: str, reference: str, target: str, form: str) -> dict[str, An
     return {
         "parameters": expected.parameters,
         "seconds": round(time.perf_counter() - started),
+        "cpu_seconds": round(time.process_time()),
         "estimated_seconds": round(expected.seconds),
         "peak_mb": status_mb("VmHWM"),
         "estimated_mb": round(expected.memory_bytes / 1e6),
@@ -156,6 +157,7 @@ def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
         "rows": sum(len(batch.input_ids) for batch in batches),
         "load_seconds": round(loaded - started, 1),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(time.process_time()),
         "tokens_per_second": round(count / seconds, 2),
         "peak_mb": status_mb("VmHWM"),
         "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
