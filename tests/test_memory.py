@@ -30,7 +30,16 @@ from stepscore.artifact import (
     head_files,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Residency, Target
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Format,
+    Precision,
+    Products,
+    Residency,
+    Target,
+)
 from stepscore.errors import DoesNotFit
 from stepscore.memory import Estimate, Load, Settings, available_bytes, estimate, settle, usual_head_rows
 from stepscore.plan import pack, plan
@@ -66,6 +75,7 @@ def manifest(
         policy=Source("policy"),
         reference=Source("reference"),
         architecture=shape,
+        format=Format.ONNX,
         precision=precision,
         block_size=32,
         target=target,
@@ -110,7 +120,7 @@ SHAPES = st.builds(
 MANIFESTS = st.builds(
     manifest,
     SHAPES,
-    precision=st.sampled_from(Precision),
+    precision=st.sampled_from(Format.ONNX.precisions),
     difference=st.none() | st.sampled_from(list(CODED.values())),
 )
 RESIDENCIES = st.sampled_from([Residency.RESIDENT, Residency.ALTERNATE, Residency.STREAM])

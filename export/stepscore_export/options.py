@@ -11,6 +11,7 @@ from stepscore.choices import (
     Activations,
     Coding,
     DifferencePrecision,
+    Format,
     Precision,
     Products,
     Target,
@@ -45,6 +46,11 @@ class ExportOptions:
     products: Products | None = None
 
     def __post_init__(self) -> None:
+        if self.precision not in Format.ONNX.precisions:
+            raise ExportError(
+                f"{self.precision} weights are bitsandbytes', not ONNX Runtime's",
+                hint="take --format bitsandbytes, or --precision int4",
+            )
         if self.block_size not in BLOCK_SIZES:
             raise ExportError(
                 f"block size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"

@@ -29,7 +29,7 @@ from stepscore.artifact import (
     Unit,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, Products, Target
+from stepscore.choices import Activations, Coding, Format, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import require_exact_integers, runs_here
@@ -229,6 +229,7 @@ def _manifest(
         policy=checkpoints["policy"].source,
         reference=checkpoints["reference"].source,
         architecture=_architecture(*(checkpoint.config for checkpoint in checkpoints.values())),
+        format=Format.ONNX,
         precision=options.precision,
         block_size=options.block_size,
         target=options.target,

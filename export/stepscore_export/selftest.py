@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from stepscore.artifact import ModelName, Pair, Selftest
-from stepscore.choices import Convention, Precision, Residency
+from stepscore.choices import Convention, Precision, Provider, Residency
 from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import SelftestFailed
 from stepscore.plan import pack
@@ -34,6 +34,8 @@ LIMITS = MappingProxyType(
         Precision.BF16: 0.2,
         Precision.INT8: 0.2,
         Precision.INT4: 0.7,
+        Precision.NF4: 0.7,
+        Precision.FP4: 0.9,
     }
 )
 
@@ -58,7 +60,10 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
         hidden_error = max(hidden_error, hidden_off / _rms(true_hidden))
         logprob_error = max(logprob_error, logprobs_off)
     return Selftest(
-        manifest.target.value, len(token_ids), float(f"{hidden_error:.3g}"), float(f"{logprob_error:.3g}")
+        "cuda" if engine.provider is Provider.CUDA else "cpu",
+        len(token_ids),
+        float(f"{hidden_error:.3g}"),
+        float(f"{logprob_error:.3g}"),
     )
 
 

@@ -40,8 +40,9 @@ INTEGER_MODEL = (
 )
 
 
-def resolve(provider: Provider, target: Target) -> Provider:
+def resolve(provider: Provider, target: Target | None) -> Provider:
     """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there."""
+    target = target or Target.CPU
     resolved = Provider(target.value) if provider is Provider.AUTO else provider
     if resolved.value != target.value:
         raise PairIncompatible(
