@@ -67,7 +67,7 @@ bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the ta
 
 peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
-	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,dev,peers]'
+	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,optimum,dev,peers]'
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples
@@ -78,7 +78,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,torch,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,torch,optimum,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt

@@ -11,6 +11,8 @@
         head.onnx          hidden rows -> logits of targets, and log-sum-exps
         head-00.onnx ...   the same for a range of the vocabulary each, over the same weights.bin
 
+A unit that optimum traced has embed, body and head, and no files of layers or parts of the head.
+
 A unit of the format `bitsandbytes` is one model as transformers saves it: config.json and *.safetensors.
 
 Nothing below us notices a flipped byte (ONNX Runtime loads it and computes with it), so the manifest
@@ -29,7 +31,16 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from stepscore.choices import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Exporter,
+    Format,
+    Precision,
+    Products,
+    Target,
+)
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.prompt import PromptEncoder, Template
 
@@ -172,6 +183,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reference: Source
     architecture: Architecture
     format: Format
+    exporter: Exporter = Exporter.STEPSCORE
     precision: Precision
     block_size: int
     target: Target | None
@@ -258,6 +270,13 @@ def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
         HEAD,
         *head_files(vocab_size),
     ]
+
+
+def unit_graphs(manifest: Manifest) -> list[str]:
+    """Return the names of the graph files that each unit of this pair has."""
+    if manifest.exporter is Exporter.OPTIMUM:
+        return [EMBED, BODY, HEAD]
+    return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
 
 
 def head_files(vocab_size: int) -> list[str]:
@@ -359,9 +378,10 @@ def _check_folders(manifest: Manifest, path: Path) -> None:
 def _check_graphs(manifest: Manifest, path: Path) -> None:
     if manifest.target is None:
         raise ManifestInvalid(f"{path} does not say which target its graphs are for")
-    if manifest.architecture.num_hidden_layers > len(manifest.files):
+    one_file_each = manifest.exporter is Exporter.STEPSCORE
+    if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
         raise ManifestInvalid(f"{path} does not list the graphs of all layers")
-    graphs = graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
+    graphs = unit_graphs(manifest)
     _check_listed(manifest, path, [WEIGHTS, *graphs])
     for unit in manifest.units:
         size = manifest.files[f"{unit.folder}/{WEIGHTS}"].size

@@ -69,6 +69,15 @@ class Format(enum.StrEnum):
         return Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4
 
 
+class Exporter(enum.StrEnum):
+    """What wrote the graphs of a pair."""
+
+    STEPSCORE = "stepscore"
+    """Our own graphs: packed rows, one file a layer, every precision."""
+    OPTIMUM = "optimum"
+    """transformers' modelling code, traced by optimum-onnx: padded batches, standard ONNX operators only."""
+
+
 class Target(enum.StrEnum):
     """What a pair's graphs are for: the CPU computes in fp32, CUDA in 16 bits."""
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
-from stepscore.choices import Precision, Products, Residency, Target
-from stepscore.errors import DoesNotFit
+from stepscore.choices import Exporter, Format, Precision, Products, Residency, Target
+from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.plan import Batch
 
 HEAD_ROWS = 1024
@@ -207,6 +207,7 @@ def settle(
     large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
     is free is not a limit, only a reason to choose.
     """
+    check_residency(manifest, residency)
     limit = memory_limit
     if limit is None and manifest.target is Target.CPU:
         limit = available_bytes()
@@ -225,15 +226,29 @@ def settle(
     )
 
 
+def residencies(manifest: Manifest) -> list[Residency]:
+    """Return what `auto` chooses from, the fastest first."""
+    one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
+    in_layers = manifest.format is Format.ONNX and manifest.exporter is Exporter.STEPSCORE
+    streamed = [Residency.STREAM] if in_layers else []
+    return [Residency.RESIDENT, *one_at_a_time, *streamed]
+
+
+def check_residency(manifest: Manifest, residency: Residency) -> None:
+    """Raise PairIncompatible where the pair has no such residency."""
+    if residency is Residency.STREAM and residency not in residencies(manifest):
+        kind = manifest.exporter if manifest.format is Format.ONNX else manifest.format
+        raise PairIncompatible(
+            f"{kind} pairs cannot be streamed: their layers are not files of their own",
+            hint="--residency alternate holds one model at a time",
+        )
+
+
 def _choices(
     manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
 ) -> Iterator[Settings]:
     """Give what is possible, the fastest first."""
-    residencies = [residency]
-    if residency is Residency.AUTO:
-        one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
-        residencies = [Residency.RESIDENT, *one_at_a_time, Residency.STREAM]
-    for each in residencies:
+    for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
         tokens = max_batch_tokens or BATCH_TOKENS
         while True:
             waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
