@@ -27,6 +27,7 @@ _STORAGE = {
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
 _DIFFERENCE_BITS = {DifferencePrecision.INT8: 8, DifferencePrecision.INT4: 4, DifferencePrecision.INT2: 2}
 DEFAULT_BLOCK_SIZE = 32
+OPTIMUM_HINT = "it stores each model on its own, as fp32, fp16 or bf16; the rest is --exporter stepscore's"
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
 
 
@@ -128,16 +129,17 @@ class ExportOptions:
         return _STORAGE.get(self.precision, self.compute)
 
     def _refuse_what_optimum_has_not(self) -> None:
-        if self.bits is not None:
-            raise ExportError(
-                f"--exporter optimum stores weights as fp32, fp16 or bf16, not as {self.precision}",
-                hint="take --precision fp32, or --exporter stepscore",
-            )
-        if self.block_size != DEFAULT_BLOCK_SIZE:
-            raise ExportError(
-                "--block-size belongs to int8 and int4, which --exporter optimum does not store",
-                hint="drop it",
-            )
+        asked = {
+            f"--precision {self.precision}": self.bits is not None,
+            "--coding difference": self.coding is Coding.DIFFERENCE,
+            "--difference-precision": self.difference_precision is not None,
+            "--activations int8": self.activations is Activations.INT8,
+            "--products": self.products is not None,
+            "--block-size": self.block_size != DEFAULT_BLOCK_SIZE,
+        }
+        for option, given in asked.items():
+            if given:
+                raise ExportError(f"--exporter optimum has no {option}", hint=OPTIMUM_HINT)
 
     def _refuse_what_only_coded_pairs_have(self) -> None:
         asked = {

@@ -43,7 +43,7 @@ from stepscore_export.graph import body_graph, embed_graph, layer_graph
 from stepscore_export.head import head_graph
 from stepscore_export.layout import Shape, UnitWeights, head_parts
 from stepscore_export.model import Members, graph_shape, store_unit
-from stepscore_export.options import ExportOptions
+from stepscore_export.options import OPTIMUM_HINT, ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
 from stepscore_export.selftest import run_selftest
 from stepscore_export.spread import NoStatistics, Statistics
@@ -159,6 +159,8 @@ def check_settled(options: ExportOptions, calibration: Texts | None) -> None:
         require_exact_integers()
     if options.exporter is Exporter.OPTIMUM:
         require_optimum()
+        if calibration is not None:
+            raise ExportError("--exporter optimum has no --calibration", hint=OPTIMUM_HINT)
     if calibration is not None and options.coding is Coding.INDEPENDENT:
         raise ExportError(
             "only the base of a coded pair is calibrated, and this pair is not coded",
