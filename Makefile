@@ -13,7 +13,7 @@ OUT ?= out/pair
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick-test lint types ci export peers \
-    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-report example clean
+    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-exporters bench-report example clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,9 @@ bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyT
 
 bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.products $(FLAGS)
+
+bench-exporters: $(VENV)/.done ## both exporters: export memory, size, tokens/s at fp32 [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.exporters $(FLAGS)
 
 bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
 	$(BIN)/python -m benchmarks.report $(FLAGS)

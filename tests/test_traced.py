@@ -21,7 +21,7 @@ from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, WEIGHTS, Pair
 from stepscore.choices import Exporter, Precision, Provider, Residency, Target
 from stepscore.cli import main
 from stepscore.engine import Engine, EngineOptions
-from stepscore.errors import ExportError, PairIncompatible, ProviderUnavailable
+from stepscore.errors import ExportError, PairIncompatible
 from stepscore.memory import residencies, settle
 from stepscore.plan import pack
 from stepscore.scorer import Scorer
@@ -32,7 +32,7 @@ from stepscore_export.estimate import estimate
 from stepscore_export.model import graph_shape
 from stepscore_export.pair import export_pair
 from stepscore_export.pair import settle as settled
-from stepscore_export.trace import require_optimum, trace
+from stepscore_export.trace import trace
 from stepscore_export.traced import body_of, store_traced
 from stepscore_export.weights import SizeOnly
 
@@ -221,36 +221,6 @@ def test_options_of_the_other_exporter_are_refused_by_name(
     assert result.exit_code == 3
     assert f"--exporter optimum has no {named}\n" in result.stderr
     assert "hint: it stores each model on its own" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("installed", "message", "hint"),
-    [
-        (
-            {"torch": "2.13.0", "transformers": "4.57.6"},
-            "optimum-onnx is not installed",
-            "stepscore[optimum]",
-        ),
-        (
-            {"optimum-onnx": "0.1.0", "torch": "2.13.0", "transformers": "5.2.0"},
-            "transformers 5.2.0 is installed; optimum-onnx needs one before 4.58",
-            "transformers<4.58",
-        ),
-    ],
-)
-def test_what_is_missing_is_said_with_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], message: str, hint: str
-) -> None:
-    def version(name: str) -> str:
-        if name not in installed:
-            raise trace_module.PackageNotFoundError(name)
-        return installed[name]
-
-    monkeypatch.setattr(trace_module, "version", version)
-    with pytest.raises(ProviderUnavailable) as refused:
-        require_optimum()
-    assert refused.value.message == message
-    assert hint in str(refused.value.hint)
 
 
 def without(names: str) -> Callable[[ir.Graph], None]:

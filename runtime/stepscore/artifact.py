@@ -183,7 +183,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reference: Source
     architecture: Architecture
     format: Format
-    exporter: Exporter = Exporter.STEPSCORE
+    exporter: Exporter
     precision: Precision
     block_size: int
     target: Target | None

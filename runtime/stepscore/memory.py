@@ -41,31 +41,35 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Load:
     """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), rows of all
-    batches of a window; and how many different tokens it looks up."""
+    batches of a window; how many different tokens it looks up; positions of a batch's padded view (B * S),
+    which is what a traced pair computes."""
 
     rows: int
     scores: int
     window_rows: int
     vocabulary: int = 1500
+    positions: int = 0
 
     @classmethod
     def usual(cls, settings: Settings) -> Load:
-        """Expect full batches of sequences of 512 tokens that share nothing."""
+        """Expect full batches of sequences of 512 tokens that share nothing, half of a padded view filled."""
         rows = settings.max_batch_tokens
-        return cls(rows, rows * min(rows, 512), max(settings.window_tokens, rows))
+        window_rows = max(settings.window_tokens, rows)
+        return cls(rows, rows * min(rows, 512), window_rows, positions=2 * rows)
 
     @classmethod
     def of(cls, windows: Iterable[Sequence[Batch]]) -> Load:
         """Return the largest of each over the windows of a run."""
-        rows = scores = window_rows = 0
+        rows = scores = window_rows = positions = 0
         looked_up: set[int] = set()
         for window in windows:
             for batch in window:
                 lines, length = batch.pad_index.shape
+                positions = max(positions, lines * length)
                 rows, scores = max(rows, len(batch.input_ids)), max(scores, lines * length * length)
                 looked_up.update(batch.input_ids.tolist())
             window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
-        return cls(rows, scores, window_rows, len(looked_up))
+        return cls(rows, scores, window_rows, len(looked_up), positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class _Form:
     """Of the head: arrays of float32 [rows of a chunk, TILE]."""
     copies: float = 0
     """Of a matrix, or as much of it as is turned into float32 at a time."""
+    scores: float = 1
+    """Of attention: arrays of float32 [B, S, S] a head."""
     held: float = 1
     """Bytes in memory for a byte of weights, where everything is resident: packed, or turned into float32."""
 
@@ -110,6 +116,8 @@ _INTEGER = _Form(arrays=9, logits=12, held=1.22)
 _MERGED = _Form(arrays=5, logits=2, copies=5)
 _BLOCKS = _Form(arrays=4, logits=4)
 _FLOAT32 = _Form(arrays=3, logits=4)
+_TRACED = _Form(arrays=4, logits=4, scores=3)
+_TRACED16 = _Form(arrays=4, logits=4, scores=3, copies=1.4, held=2.1)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
 
 TILE = 8192
@@ -168,8 +176,9 @@ def _layer(manifest: Manifest, load: Load) -> int:
     form, shape = _form(manifest), manifest.architecture
     matrix = shape.intermediate_size * shape.hidden_size
     scores = load.scores * shape.num_attention_heads
-    in_mlp = form.arrays * load.rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
-    return round(4 * max(in_mlp, scores))
+    rows = load.positions if manifest.exporter is Exporter.OPTIMUM else load.rows
+    in_mlp = form.arrays * rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
+    return round(4 * max(in_mlp, form.scores * scores))
 
 
 def _head(manifest: Manifest, settings: Settings, load: Load) -> int:
@@ -184,6 +193,8 @@ def _copied(manifest: Manifest, elements: int) -> int:
 
 
 def _form(manifest: Manifest) -> _Form:
+    if manifest.exporter is Exporter.OPTIMUM:
+        return _TRACED if manifest.precision is Precision.FP32 else _TRACED16
     if manifest.has_int8_activations:
         return _INTEGER
     if manifest.difference is not None:
