@@ -103,7 +103,7 @@ class Engine:
     def _run(self, window: Sequence[Batch]) -> list[Logprobs]:
         results: list[Logprobs] = [{} for _ in window]
         for unit in self._units:
-            for known, (_, logprobs) in zip(results, unit.run(window, self._head_rows), strict=True):
+            for known, logprobs in zip(results, unit.logprobs(window, self._head_rows), strict=True):
                 known.update(logprobs)
         return results
 
@@ -112,8 +112,8 @@ class Engine:
         hidden: dict[ModelName, NDArray[np.floating]] = {}
         results: Logprobs = {}
         for unit in self._units:
-            ((values, logprobs),) = unit.run([batch], self._head_rows)
-            hidden |= dict(zip(unit.models, (value.numpy() for value in values.values()), strict=True))
+            rows, logprobs = unit.trace(batch, self._head_rows)
+            hidden |= rows
             results |= logprobs
         return hidden, results
 
@@ -221,6 +221,18 @@ class _Unit:
     def keep(self) -> None:
         """Hold all graphs open from now on."""
         self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
+
+    # What `run` gives holds on to its graphs and their weights, so nobody keeps it beyond one of these two.
+
+    def logprobs(self, window: Sequence[Batch], head_rows: int) -> list[Logprobs]:
+        """Return the log-probs of every batch."""
+        return [logprobs for _, logprobs in self.run(window, head_rows)]
+
+    def trace(self, batch: Batch, head_rows: int) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
+        """Return the hidden rows [m, hidden_size] of a batch as well, by model."""
+        ((values, logprobs),) = self.run([batch], head_rows)
+        rows = (np.array(value.numpy()) for value in values.values())
+        return dict(zip(self.models, rows, strict=True)), logprobs
 
     def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
         """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
