@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from stepscore.choices import Coding, Exporter, Precision
+from stepscore.memory import HEAD_ROWS
+from stepscore.plan import MAX_PADDING
 from stepscore_export.config import Qwen2Config
 from stepscore_export.exact import BATCH_ROWS
 from stepscore_export.head import TILE
@@ -15,6 +17,7 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pair import Weights, unit_members
 from stepscore_export.products import MERGED_ELEMENTS
 from stepscore_export.traced import TracedWeights, store_traced
+from stepscore_export.trial import BATCH_TOKENS
 from stepscore_export.weights import SizeOnly
 
 # Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
@@ -27,7 +30,7 @@ PARAMETERS_PER_SECOND = {
 }
 BASE_BYTES = 360 << 20  # Python, numpy, ONNX Runtime, a tokenizer, row blocks while they are converted
 TORCH_BYTES = 260 << 20  # PyTorch, transformers and optimum beside them
-TRACED_HELD = 1.0
+TRACED_ARRAYS = 4  # of [positions, intermediate_size], and of [rows of a chunk, TILE]
 ARRAYS = 9  # of [rows, intermediate_size] that are alive in a layer
 
 
@@ -89,14 +92,15 @@ def _memory_bytes(weights: Weights, checkpoints: Members, options: ExportOptions
 def _traced_bytes(weights: TracedWeights, config: Qwen2Config) -> int:
     """Return the peak of running one whole model that was traced: it has no layers to run one by one.
 
-    Every matrix in fp32, packed for its product, beside a copy of the largest one and of those that are
-    still to be packed; arrays of a batch, and what Python holds with PyTorch imported.
+    Its weights in fp32, one matrix twice while they are packed, a batch of the fidelity's texts as padded
+    positions, and a chunk of the head; nothing of the trace itself is as large.
     """
-    matrices = [
-        tensor for tensor in (*tensors(weights.layers), *tensors(weights.head)) if len(tensor.shape) == 2
-    ]
-    held = 4 * sum(math.prod(tensor.shape) for tensor in matrices)
-    return BASE_BYTES + TORCH_BYTES + round(TRACED_HELD * held)
+    parts = (weights.layers, weights.head)
+    parameters = sum(math.prod(tensor.shape) for part in parts for tensor in tensors(part))
+    matrix = config.intermediate_size * config.hidden_size
+    batch = TRACED_ARRAYS * MAX_PADDING * BATCH_TOKENS * config.intermediate_size
+    logits = TRACED_ARRAYS * HEAD_ROWS * min(TILE, config.vocab_size)
+    return BASE_BYTES + TORCH_BYTES + 4 * (parameters + matrix + batch + logits)
 
 
 def _num_bytes(part: object) -> int:

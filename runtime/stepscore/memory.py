@@ -116,8 +116,8 @@ _INTEGER = _Form(arrays=9, logits=12, held=1.22)
 _MERGED = _Form(arrays=5, logits=2, copies=5)
 _BLOCKS = _Form(arrays=4, logits=4)
 _FLOAT32 = _Form(arrays=3, logits=4)
-_TRACED = _Form(arrays=4, logits=4, scores=3)
-_TRACED16 = _Form(arrays=4, logits=4, scores=3, copies=1.4, held=2.1)
+_TRACED = _Form(arrays=4, logits=4, scores=5)
+_TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
 
 TILE = 8192
@@ -137,6 +137,8 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     load = load or Load.usual(settings)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
+    if manifest.exporter is Exporter.OPTIMUM:  # arrays of many sizes: none takes another's place
+        in_layer = in_head = in_layer + in_head
     if settings.residency is Residency.RESIDENT:
         weights = sum(_held(manifest, unit, load) for unit in manifest.units)
         return Estimate(process, weights, max(in_layer, in_head), 0)
@@ -145,9 +147,7 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     process += KEPT_BYTES
     if settings.residency is Residency.ALTERNATE:
         weights = max(_held(manifest, unit, load) for unit in manifest.units)
-        return Estimate(
-            process, weights, max(_layer(manifest, load), _head(manifest, settings, load)), window
-        )
+        return Estimate(process, weights, max(in_layer, in_head), window)
     weights, batch = max(
         (
             stage
