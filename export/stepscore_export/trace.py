@@ -17,6 +17,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from stepscore.errors import ExportError, ProviderUnavailable
 from stepscore_export.checkpoint import Checkpoint
 
@@ -94,9 +96,11 @@ def _unwritten(config: Any) -> Any:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    model = model.to_empty(device="cpu")
-    for index, parameter in enumerate(model.parameters()):
-        parameter.data.view(-1)[0] = index  # equal ones would become one
+    for name, parameter in list(model.named_parameters()):
+        module, _, attribute = name.rpartition(".")
+        # numpy asks for large pages: reading what was never written is quick, and is no memory.
+        zeros = torch.from_numpy(np.zeros(tuple(parameter.shape), np.float32))
+        setattr(model.get_submodule(module), attribute, torch.nn.Parameter(zeros, requires_grad=False))
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are no parameter
     return model.eval()
 
@@ -108,6 +112,9 @@ def _export(model: Any) -> bytes:
     onnx_config = Qwen2OnnxConfig(model.config, task="text-generation", use_past=False)
     example = onnx_config.generate_dummy_inputs(framework="pt")
     file = io.BytesIO()
+    # Of a model in training, and of no other, the tracer leaves parameters apart whose values are equal. None
+    # of ours has a value; the modules inside, where training would make a difference, stay as they are.
+    model.training = True
     with onnx_config.patch_model_for_export(model, model_kwargs={"logits_to_keep": 0}):
         inputs = onnx_config.ordered_inputs(model)
         torch.onnx.export(
@@ -120,6 +127,7 @@ def _export(model: Any) -> bytes:
             opset_version=OPSET,
             do_constant_folding=False,  # what is folded has no name
             export_params=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
             dynamo=False,
         )
     return file.getvalue()
