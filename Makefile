@@ -13,8 +13,8 @@ OUT ?= out/pair
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick-test lint types ci export peers \
-    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products bench-beam-search bench-report \
-    browser report-picture example clean
+    bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
+    bench-exporters bench-beam-search bench-report browser report-picture example clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyT
 bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.products $(FLAGS)
 
+bench-exporters: $(VENV)/.done ## both exporters: export memory, size, tokens/s at fp32 [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.exporters $(FLAGS)
+
 bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
 
@@ -71,7 +74,7 @@ bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the ta
 
 peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
-	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,dev,peers]'
+	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,optimum,dev,peers]'
 
 browser: ## Debian's chromium, for the tests of the report (needs root)
 	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
@@ -88,7 +91,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,torch,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,torch,optimum,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt

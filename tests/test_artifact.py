@@ -192,7 +192,7 @@ def test_a_rewritten_manifest_is_read(pair_copy: Path) -> None:
     assert open_and_verify(pair_copy).manifest.beta == 0.05
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 99])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 99])
 def test_another_schema_version_is_refused(pair_copy: Path, version: int) -> None:
     rewrite(pair_copy, lambda manifest: manifest.update(schema_version=version, future="field"))
     with pytest.raises(VersionUnsupported, match=f"schema version {version}"):

@@ -14,7 +14,7 @@ from tests.forms import INTEGER, MERGED, needs_exact_integers
 from tests.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
 
 from stepscore.artifact import Pair, Selftest
-from stepscore.choices import Coding, DifferencePrecision, Precision, Target
+from stepscore.choices import Coding, DifferencePrecision, Format, Precision, Target
 from stepscore_export import pair as pair_module
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config
@@ -27,7 +27,7 @@ from stepscore_export.pair import export_pair, settle
 @pytest.mark.parametrize(
     "options",
     [
-        *(ExportOptions(precision) for precision in Precision if precision is not Precision.INT8),
+        *(ExportOptions(each) for each in Format.ONNX.precisions if each is not Precision.INT8),
         MERGED[Precision.INT8],
         pytest.param(INTEGER, marks=needs_exact_integers),
         ExportOptions(Precision.INT4, block_size=128),

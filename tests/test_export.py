@@ -18,7 +18,7 @@ from tests.forms import INTEGER, MERGED, needs_exact_integers
 
 from stepscore import provider
 from stepscore.artifact import Pair
-from stepscore.choices import Coding, Precision, Target
+from stepscore.choices import Coding, Format, Precision, Target
 from stepscore.cli import main
 from stepscore.errors import ProviderUnavailable, SelftestFailed
 from stepscore_export import builder, coded, layout, model
@@ -30,7 +30,7 @@ from stepscore_export.quantize import Quantized, QuantizedChannels, quantize, qu
 from stepscore_export.selftest import LIMITS
 
 ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
-CUDA_PRECISIONS = [precision for precision in Precision if precision is not Precision.FP32]
+CUDA_PRECISIONS = [precision for precision in Format.ONNX.precisions if precision is not Precision.FP32]
 INTEGER_PRECISIONS = (Precision.INT8, Precision.INT4)
 
 
@@ -111,7 +111,7 @@ def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "target"),
     [
-        *((precision, Target.CPU) for precision in Precision),
+        *((precision, Target.CPU) for precision in Format.ONNX.precisions),
         *((precision, Target.CUDA) for precision in CUDA_PRECISIONS),
     ],
 )

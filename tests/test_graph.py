@@ -15,7 +15,7 @@ from tests.checkpoints import TINY, tied, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, graph_files
-from stepscore.choices import Coding, Precision, Residency, Target
+from stepscore.choices import Coding, Format, Precision, Residency, Target
 from stepscore.engine import Engine, EngineOptions
 from stepscore.plan import Batch, pack
 from stepscore_export import model as model_module
@@ -32,7 +32,7 @@ COMPUTE = {  # what rows are on CUDA
     Precision.INT4: onnx.TensorProto.FLOAT16,
 }
 EXPORTS = [
-    *((precision, Target.CPU) for precision in Precision),
+    *((precision, Target.CPU) for precision in Format.ONNX.precisions),
     *((precision, Target.CUDA) for precision in COMPUTE),
 ]
 every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
@@ -82,7 +82,7 @@ def hidden_and_logprobs(pair: Path, batch: Batch, options: EngineOptions) -> lis
 # Numbers
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_the_body_equals_its_layers_one_by_one(pair_of: PairOf, precision: Precision, batch: Batch) -> None:
     resident = hidden_and_logprobs(pair_of(precision), batch, EngineOptions(residency=Residency.RESIDENT))
     streamed = hidden_and_logprobs(pair_of(precision), batch, EngineOptions(residency=Residency.STREAM))
@@ -189,7 +189,7 @@ def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: T
         assert all(int(place["offset"]) % 4096 == 0 for place in external(load(pair, name)).values())
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
@@ -329,7 +329,7 @@ def test_rows_travel_in_sixteen_bits_between_cuda_graphs(
     assert set(rows) == {dtype}
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_rows_travel_in_fp32_on_the_cpu(pair_of: PairOf, precision: Precision) -> None:
     graph = load(pair_of(precision), "body.onnx").graph
     assert {value.type.tensor_type.elem_type for value in [graph.input[0], *graph.output]} == {
@@ -370,7 +370,7 @@ def test_the_onnx_checker_accepts_the_ends(
 
 
 @pytest.mark.parametrize("residency", Residency)
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_every_residency_runs_every_precision(
     pair_of: PairOf, precision: Precision, residency: Residency, batch: Batch
 ) -> None:

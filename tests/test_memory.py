@@ -30,7 +30,17 @@ from stepscore.artifact import (
     head_files,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Residency, Target
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Exporter,
+    Format,
+    Precision,
+    Products,
+    Residency,
+    Target,
+)
 from stepscore.errors import DoesNotFit
 from stepscore.memory import Estimate, Load, Settings, available_bytes, estimate, settle, usual_head_rows
 from stepscore.plan import pack, plan
@@ -66,6 +76,8 @@ def manifest(
         policy=Source("policy"),
         reference=Source("reference"),
         architecture=shape,
+        format=Format.ONNX,
+        exporter=Exporter.STEPSCORE,
         precision=precision,
         block_size=32,
         target=target,
@@ -110,7 +122,7 @@ SHAPES = st.builds(
 MANIFESTS = st.builds(
     manifest,
     SHAPES,
-    precision=st.sampled_from(Precision),
+    precision=st.sampled_from(Format.ONNX.precisions),
     difference=st.none() | st.sampled_from(list(CODED.values())),
 )
 RESIDENCIES = st.sampled_from([Residency.RESIDENT, Residency.ALTERNATE, Residency.STREAM])
@@ -367,15 +379,39 @@ def test_the_total_is_the_sum(parts: Estimate) -> None:
 def test_a_load_is_the_most_of_each() -> None:
     two = pack([np.arange(5), np.arange(10, 13)], [0, 0])  # 8 rows, 2 lines of 5
     long = pack([np.arange(7)], [0])  # 7 rows, 1 line of 7
-    assert Load.of([[two], [long]]) == Load(rows=8, scores=50, window_rows=8, vocabulary=10)
-    assert Load.of([[long, two], [], [long]]) == Load(rows=8, scores=50, window_rows=15, vocabulary=10)
-    assert Load.of([[long]]) == Load(rows=7, scores=49, window_rows=7, vocabulary=7)
+    both = Load(rows=8, scores=50, window_rows=8, vocabulary=10, positions=10)
+    assert Load.of([[two], [long]]) == both
+    assert Load.of([[long, two], [], [long]]) == replace(both, window_rows=15)
+    assert Load.of([[long]]) == Load(rows=7, scores=49, window_rows=7, vocabulary=7, positions=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
     window = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), np.array([1, 2])]
     batches = [group.batch for group in plan(window, [0, 0, 0], 100)]
-    assert Load.of([batches]) == Load(rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5)
+    assert Load.of([batches]) == Load(rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, positions=2 * 4)
+
+
+def test_what_optimum_traced_grows_with_the_positions_of_the_padded_view() -> None:
+    ours = manifest(precision=Precision.FP32)
+    traced = msgspec.structs.replace(ours, exporter=Exporter.OPTIMUM)
+    settings = Settings(Residency.RESIDENT, 4096, 16_384, 256)
+    loads = [Load(2048, 1, 1, positions=positions) for positions in (2048, 4096)]
+    assert [estimate(ours, settings, load).batch for load in loads] == [
+        estimate(ours, settings, loads[0]).batch
+    ] * 2
+    assert estimate(traced, settings, loads[1]).batch > estimate(traced, settings, loads[0]).batch
+
+
+@pytest.mark.parametrize("limit", [None, 60_000_000_000, 18_000_000_000])
+def test_what_optimum_traced_is_never_streamed(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    pair = msgspec.structs.replace(manifest(precision=Precision.FP16), exporter=Exporter.OPTIMUM)
+    try:
+        settings = settle(pair, memory_limit=limit)
+    except DoesNotFit:
+        assert limit == 18_000_000_000
+    else:
+        assert settings.residency in {Residency.RESIDENT, Residency.ALTERNATE}
 
 
 @pytest.mark.parametrize("windows", [[], [[]]])

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from stepscore.artifact import Distance
-from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Target
+from stepscore.choices import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
 from stepscore_export.pair import settle
@@ -43,6 +43,13 @@ def test_fp32_for_cuda_is_refused() -> None:
     refused = refusal(Precision.FP32, Target.CUDA)
     assert refused.message == "fp32 has no attention kernel on CUDA"
     assert refused.hint == "take --precision bf16 or fp16, or --target cpu"
+
+
+@pytest.mark.parametrize("precision", [Precision.NF4, Precision.FP4])
+def test_four_bits_of_bitsandbytes_are_refused_for_onnx(precision: Precision) -> None:
+    refused = refusal(precision)
+    assert refused.message == f"{precision} weights are bitsandbytes', not ONNX Runtime's"
+    assert refused.hint == "take --format bitsandbytes, or --precision int4"
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
@@ -167,7 +174,7 @@ def test_a_difference_has_the_bits_that_were_asked_for(asked: DifferencePrecisio
     assert ExportOptions(Precision.INT8, difference_precision=asked).difference_bits == bits
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_rows_are_fp32_on_the_cpu(precision: Precision) -> None:
     assert ExportOptions(precision).compute == ir.DataType.FLOAT
 

@@ -31,7 +31,7 @@ def test_the_package_itself_loads_no_runtime() -> None:
 
 
 def test_the_export_loads_no_torch() -> None:
-    assert modules_after("stepscore_export.cli") & {"torch", "transformers"} == set()
+    assert modules_after("stepscore_export.cli") & {"torch", "transformers", "optimum"} == set()
 
 
 def test_the_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:

@@ -123,8 +123,10 @@ class GraphBuilder:
             raise ValueError(f"{self.name} has two initializers of the name {name}")
         return self._initializers[name]
 
-    def finish(self, *outputs: Output) -> ir.Model:
-        """Return the model with these outputs."""
+    def finish(
+        self, *outputs: Output, nodes: Sequence[ir.Node] | None = None, opset: int = OPSET
+    ) -> ir.Model:
+        """Return the model with these outputs, of the nodes that were added or of `nodes`."""
         for value, name, dtype, shape in outputs:
             value.name = name
             value.type = ir.TensorType(dtype)
@@ -132,11 +134,13 @@ class GraphBuilder:
         graph = ir.Graph(
             self.inputs,
             [value for value, *_ in outputs],
-            nodes=self.tape.nodes,
+            nodes=self.tape.nodes if nodes is None else nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, MICROSOFT: 1},
+            opset_imports={"": opset},
             name=self.name,
         )
+        if any(node.domain == MICROSOFT for node in graph.all_nodes()):
+            graph.opset_imports[MICROSOFT] = 1
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
 
 

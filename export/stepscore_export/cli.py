@@ -12,6 +12,7 @@ from stepscore.choices import (
     Activations,
     Coding,
     DifferencePrecision,
+    Exporter,
     Precision,
     Products,
     Target,
@@ -32,9 +33,14 @@ from stepscore.choices import (
 @click.option(
     "--precision",
     type=click.Choice(Precision, case_sensitive=False),
-    default=Precision.INT8.value,
+    help="How weights are stored.  [default: int8; fp32 with optimum]",
+)
+@click.option(
+    "--exporter",
+    type=click.Choice(Exporter, case_sensitive=False),
+    default=Exporter.STEPSCORE.value,
     show_default=True,
-    help="How weights are stored.",
+    help="What writes the graphs; optimum traces transformers' code: fp32, fp16, bf16, for any provider.",
 )
 @click.option(
     "--target",
@@ -94,6 +100,8 @@ def export(
     reference: str,
     output: Path,
     *,
+    precision: Precision | None,
+    exporter: Exporter,
     calibration: Path | None,
     fidelity_data: Path | None,
     force: bool,
@@ -113,10 +121,14 @@ def export(
         policy,
         reference,
         output,
-        ExportOptions(**options),
+        ExportOptions(precision or _usual_precision(exporter), exporter=exporter, **options),
         calibration=calibration,
         fidelity_data=fidelity_data,
         force=force,
         dry_run=dry_run,
         quiet=quiet,
     )
+
+
+def _usual_precision(exporter: Exporter) -> Precision:
+    return Precision.FP32 if exporter is Exporter.OPTIMUM else Precision.INT8

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from stepscore.artifact import Distance, Pair
-from stepscore.choices import Activations
+from stepscore.choices import Activations, Exporter
 from stepscore_export.calibration import MAX_TOKENS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.distance import measure_distance
@@ -104,6 +104,8 @@ def _print_plan(plan: _Plan, output: Path) -> None:
 
 def describe(options: ExportOptions) -> str:
     """Return precision and coding in a few words."""
+    if options.exporter is Exporter.OPTIMUM:
+        return f"{options.precision}, traced by optimum"
     if options.difference_precision is None:
         return f"{options.precision}, each model on its own" if options.bits else f"{options.precision}"
     activations = ", int8 activations" if options.activations is Activations.INT8 else ""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from stepscore.choices import Coding, Precision
+from stepscore.choices import Coding, Exporter, Precision
+from stepscore.memory import HEAD_ROWS
+from stepscore.plan import MAX_PADDING
+from stepscore_export.config import Qwen2Config
 from stepscore_export.exact import BATCH_ROWS
 from stepscore_export.head import TILE
-from stepscore_export.layout import UnitWeights, head_parts, tensors
+from stepscore_export.layout import head_parts, tensors
 from stepscore_export.model import Members, store_unit
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import unit_members
+from stepscore_export.pair import Weights, unit_members
 from stepscore_export.products import MERGED_ELEMENTS
+from stepscore_export.traced import TracedWeights, store_traced
+from stepscore_export.trial import BATCH_TOKENS
 from stepscore_export.weights import SizeOnly
 
 # Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
@@ -23,6 +29,8 @@ PARAMETERS_PER_SECOND = {
     Precision.INT4: 25e6,
 }
 BASE_BYTES = 360 << 20  # Python, numpy, ONNX Runtime, a tokenizer, row blocks while they are converted
+TORCH_BYTES = 260 << 20  # PyTorch, transformers and optimum beside them
+TRACED_ARRAYS = 4  # of [positions, intermediate_size], and of [rows of a chunk, TILE]
 ARRAYS = 9  # of [rows, intermediate_size] that are alive in a layer
 
 
@@ -57,25 +65,42 @@ def estimate(checkpoints: Members, options: ExportOptions) -> Estimate:
     )
 
 
-def _laid_out(members: Members, options: ExportOptions) -> tuple[int, UnitWeights]:
+def _laid_out(members: Members, options: ExportOptions) -> tuple[int, Weights]:
     """Run the export without its data: nothing is read but headers."""
     sink = SizeOnly()
-    weights = store_unit(members, sink, options, lambda _count: None)
+    store = store_traced if options.exporter is Exporter.OPTIMUM else store_unit
+    weights = store(members, sink, options, lambda _count: None)
     return sink.num_bytes, weights
 
 
-def _memory_bytes(weights: UnitWeights, checkpoints: Members, options: ExportOptions) -> int:
+def _memory_bytes(weights: Weights, checkpoints: Members, options: ExportOptions) -> int:
     """Return the expected peak, which is that of running what was written, or the checkpoints.
 
     One layer or part of the head is open at a time: its weights as stored (mapped pages count), what of a
     matrix is float32 at a time, and arrays of [rows, intermediate_size].
     """
     config = checkpoints["policy"].config
+    if isinstance(weights, TracedWeights):
+        return _traced_bytes(weights, config)
     stored = max(_num_bytes(part) for part in (*weights.layers, *head_parts(weights.head).values()))
     widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
     merged = options.coding is Coding.DIFFERENCE and options.merged
     copied = 4 * min(widest, MERGED_ELEMENTS) if merged else 2 * widest
     return BASE_BYTES + stored + 4 * (copied + ARRAYS * BATCH_ROWS * config.intermediate_size)
+
+
+def _traced_bytes(weights: TracedWeights, config: Qwen2Config) -> int:
+    """Return the peak of running one whole model that was traced: it has no layers to run one by one.
+
+    Its weights in fp32, one matrix twice while they are packed, a batch of the fidelity's texts as padded
+    positions, and a chunk of the head; nothing of the trace itself is as large.
+    """
+    parts = (weights.layers, weights.head)
+    parameters = sum(math.prod(tensor.shape) for part in parts for tensor in tensors(part))
+    matrix = config.intermediate_size * config.hidden_size
+    batch = TRACED_ARRAYS * MAX_PADDING * BATCH_TOKENS * config.intermediate_size
+    logits = TRACED_ARRAYS * HEAD_ROWS * min(TILE, config.vocab_size)
+    return BASE_BYTES + TORCH_BYTES + 4 * (parameters + matrix + batch + logits)
 
 
 def _num_bytes(part: object) -> int:

@@ -158,6 +158,13 @@ class UnitWeights:
     head: tuple[HeadTile, ...]
     rotary: RotaryWeights
 
+    def extents(self) -> dict[str, Extent]:
+        """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""
+        layers = {layer_file(index): extent_of(layer) for index, layer in enumerate(self.layers)}
+        heads = {name: extent_of(part) for name, part in head_parts(self.head).items()}
+        parts = {EMBED: self.embedding, BODY: self.layers, HEAD: self.head}
+        return {name: extent_of(part) for name, part in parts.items()} | layers | heads
+
 
 def tensors(part: object) -> Iterator[TensorRef]:
     """Give every tensor of a part of a unit."""
@@ -171,14 +178,6 @@ def tensors(part: object) -> Iterator[TensorRef]:
             yield from tensors(getattr(part, field.name))
 
 
-def extents(weights: UnitWeights) -> dict[str, Extent]:
-    """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""
-    layers = {layer_file(index): _extent(layer) for index, layer in enumerate(weights.layers)}
-    heads = {name: _extent(part) for name, part in head_parts(weights.head).items()}
-    parts = {EMBED: weights.embedding, BODY: weights.layers, HEAD: weights.head}
-    return {name: _extent(part) for name, part in parts.items()} | layers | heads
-
-
 def head_parts(head: Sequence[HeadTile]) -> dict[str, tuple[HeadTile, ...]]:
     """Return the tiles of each part of the head, by the name of its graph."""
     end = head[-1].start + head[-1].columns
@@ -188,7 +187,8 @@ def head_parts(head: Sequence[HeadTile]) -> dict[str, tuple[HeadTile, ...]]:
     }
 
 
-def _extent(part: object) -> Extent:
+def extent_of(part: object) -> Extent:
+    """Return the bytes of the weight file from the first tensor of a part to the last."""
     refs = list(tensors(part))
     start = min(ref.offset for ref in refs)
     return Extent(start, max(ref.offset + ref.num_bytes for ref in refs) - start)

@@ -179,7 +179,7 @@ class UnitWriter:
 
     def _vector(self, name: str, values: NDArray[np.floating]) -> TensorRef:
         dtype = self._options.compute
-        return self._file.append(name, dtype, values.shape, (_convert(values, dtype, name) for _ in (1,)))
+        return self._file.append(name, dtype, values.shape, (converted(values, dtype, name) for _ in (1,)))
 
     def _matrix(self, role: Role, name: str, spread: Floats | None, *sources: str) -> Matrix:
         stacks = [_Stack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
@@ -223,7 +223,7 @@ class UnitWriter:
         )
 
     def _floats(self, name: str, stack: _Stack, dtype: ir.DataType) -> FloatMatrix:
-        blocks = (_convert(block, dtype, name) for block in stack.blocks())
+        blocks = (converted(block, dtype, name) for block in stack.blocks())
         return FloatMatrix(self._file.append(name, dtype, (stack.rows, stack.columns), blocks))
 
 
@@ -275,11 +275,12 @@ def _stored_dtype(checkpoint: Checkpoint) -> ir.DataType:
     return onnx_dtype(checkpoint.dtype(EMBEDDING))
 
 
-def _convert(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> NDArray[np.floating]:
+def converted(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> NDArray[np.floating]:
+    """Return the values in another type; CheckpointCorrupt where fp16 cannot hold one."""
     with np.errstate(over="ignore"):
-        converted = values.astype(numpy_dtype(dtype))
-    _refuse_overflow(converted, values, name)
-    return converted
+        stored = values.astype(numpy_dtype(dtype))
+    _refuse_overflow(stored, values, name)
+    return stored
 
 
 def _refuse_overflow(stored: NDArray[np.floating], values: NDArray[np.floating], name: str) -> None:

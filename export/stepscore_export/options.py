@@ -11,6 +11,8 @@ from stepscore.choices import (
     Activations,
     Coding,
     DifferencePrecision,
+    Exporter,
+    Format,
     Precision,
     Products,
     Target,
@@ -24,6 +26,8 @@ _STORAGE = {
 }
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
 _DIFFERENCE_BITS = {DifferencePrecision.INT8: 8, DifferencePrecision.INT4: 4, DifferencePrecision.INT2: 2}
+DEFAULT_BLOCK_SIZE = 32
+OPTIMUM_HINT = "it stores each model on its own, as fp32, fp16 or bf16; the rest is --exporter stepscore's"
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
 
 
@@ -37,19 +41,27 @@ class ExportOptions:
 
     precision: Precision = Precision.INT8
     target: Target = Target.CPU
-    block_size: int = 32
+    block_size: int = DEFAULT_BLOCK_SIZE
     beta: float = DEFAULT_BETA
     coding: Coding = Coding.AUTO
     difference_precision: DifferencePrecision | None = None
     activations: Activations | None = None
     products: Products | None = None
+    exporter: Exporter = Exporter.STEPSCORE
 
     def __post_init__(self) -> None:
+        if self.precision not in Format.ONNX.precisions:
+            raise ExportError(
+                f"{self.precision} weights are bitsandbytes', not ONNX Runtime's",
+                hint="take --format bitsandbytes, or --precision int4",
+            )
         if self.block_size not in BLOCK_SIZES:
             raise ExportError(
                 f"block size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
             )
-        if self.target is Target.CUDA and self.precision is Precision.FP32:
+        if self.exporter is Exporter.OPTIMUM:
+            self._refuse_what_optimum_has_not()
+        elif self.target is Target.CUDA and self.precision is Precision.FP32:
             raise ExportError(
                 "fp32 has no attention kernel on CUDA", hint="take --precision bf16 or fp16, or --target cpu"
             )
@@ -103,8 +115,11 @@ class ExportOptions:
 
     @property
     def compute(self) -> ir.DataType:
-        """What activations are: fp32 on the CPU; on CUDA the storage type, fp16 for integer weights."""
-        if self.target is Target.CPU:
+        """What activations are: fp32 on the CPU; on CUDA the storage type, fp16 for integer weights.
+
+        What optimum traces computes in fp32 anywhere.
+        """
+        if self.target is Target.CPU or self.exporter is Exporter.OPTIMUM:
             return ir.DataType.FLOAT
         return _STORAGE.get(self.precision, ir.DataType.FLOAT16)
 
@@ -112,6 +127,19 @@ class ExportOptions:
     def storage(self) -> ir.DataType:
         """What a matrix that is not quantised is stored in."""
         return _STORAGE.get(self.precision, self.compute)
+
+    def _refuse_what_optimum_has_not(self) -> None:
+        asked = {
+            f"--precision {self.precision}": self.bits is not None,
+            "--coding difference": self.coding is Coding.DIFFERENCE,
+            "--difference-precision": self.difference_precision is not None,
+            "--activations int8": self.activations is Activations.INT8,
+            "--products": self.products is not None,
+            "--block-size": self.block_size != DEFAULT_BLOCK_SIZE,
+        }
+        for option, given in asked.items():
+            if given:
+                raise ExportError(f"--exporter optimum has no {option}", hint=OPTIMUM_HINT)
 
     def _refuse_what_only_coded_pairs_have(self) -> None:
         asked = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from stepscore.artifact import (
     Unit,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, Products, Target
+from stepscore.choices import Activations, Coding, Exporter, Format, Products, Target
 from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import give_back_memory, require_exact_integers, runs_here
@@ -41,16 +41,20 @@ from stepscore_export.errors import unwritable
 from stepscore_export.exact import exact_logprobs
 from stepscore_export.graph import body_graph, embed_graph, layer_graph
 from stepscore_export.head import head_graph
-from stepscore_export.layout import Shape, UnitWeights, extents, head_parts
+from stepscore_export.layout import Shape, UnitWeights, head_parts
 from stepscore_export.model import Members, graph_shape, store_unit
-from stepscore_export.options import ExportOptions
+from stepscore_export.options import OPTIMUM_HINT, ExportOptions
 from stepscore_export.seal import Stage, check_output, stage
 from stepscore_export.selftest import run_selftest
 from stepscore_export.spread import NoStatistics, Statistics
 from stepscore_export.template import literals
 from stepscore_export.texts import Texts, bundled_texts, encode_texts
+from stepscore_export.trace import PACKAGES, require_optimum, trace
+from stepscore_export.traced import TracedWeights, store_traced, traced_graphs
 from stepscore_export.trial import Trial
 from stepscore_export.weights import WeightFile
+
+Weights = UnitWeights | TracedWeights
 
 FIDELITY_WORK = 12 * 10**12
 """Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
@@ -93,14 +97,20 @@ def export_pair(
         work = FIDELITY_WORK // sum(model.parameters() for model in checkpoints.values())
         prompts = encode_texts(texts, encoder, None if texts.path else work)
         calibrated_on = [] if calibration is None else encode_texts(calibration, encoder, MAX_TOKENS)
+        if options.exporter is Exporter.OPTIMUM:
+            progress("tracing the modelling code", 0)
+            for checkpoint in checkpoints.values():
+                trace(checkpoint)  # is kept: what cannot be traced is said before anything is written
         with stage(target, force=force) as staged:
             statistics: Statistics = NoStatistics()
             if calibrated_on:
                 sequences = [prompt.token_ids for prompt in calibrated_on]
                 statistics = Calibration(reference_model, sequences, staged.folder, options.block_size)
 
-            def store(members: Members, name: str) -> Callable[[WeightFile], UnitWeights]:
+            def store(members: Members, name: str) -> Callable[[WeightFile], Weights]:
                 advance = partial(progress, name)
+                if options.exporter is Exporter.OPTIMUM:
+                    return lambda file: store_traced(members, file, options, advance)
                 return lambda file: store_unit(members, file, options, advance, statistics)
 
             units = {
@@ -111,9 +121,11 @@ def export_pair(
 
             def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
-                    _write_graphs(staged, folder, weights, graph_shape(members, of))
+                    for name, model in _graphs(members, weights, graph_shape(members, of)):
+                        proto = ir.to_proto(model).SerializeToString(deterministic=True)
+                        staged.write(f"{folder}/{name}", proto)
                 stored = tuple(
-                    Unit(folder, tuple(members), extents(weights))
+                    Unit(folder, tuple(members), weights.extents())
                     for folder, (members, weights) in units.items()
                 )
                 return _manifest(facts, of, stored, staged.files)
@@ -151,6 +163,10 @@ def check_settled(options: ExportOptions, calibration: Texts | None) -> None:
     """Refuse, before anything is written, what could not be run at the end or has no base to calibrate."""
     if options.activations is Activations.INT8:
         require_exact_integers()
+    if options.exporter is Exporter.OPTIMUM:
+        require_optimum()
+        if calibration is not None:
+            raise ExportError("--exporter optimum has no --calibration", hint=OPTIMUM_HINT)
     if calibration is not None and options.coding is Coding.INDEPENDENT:
         raise ExportError(
             "only the base of a coded pair is calibrated, and this pair is not coded",
@@ -191,7 +207,7 @@ def _measure(
     return Trial(name, prompts, truth).judge(Pair.open(staged.folder))
 
 
-def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], UnitWeights]) -> UnitWeights:
+def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], Weights]) -> Weights:
     folder = staged.folder / name
     with unwritable(folder):
         folder.mkdir()
@@ -201,19 +217,20 @@ def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], UnitW
     return weights
 
 
-def _write_graphs(staged: Stage, name: str, weights: UnitWeights, shape: Shape) -> None:
-    def write(graph_name: str, model: ir.Model) -> None:
-        staged.write(f"{name}/{graph_name}", ir.to_proto(model).SerializeToString(deterministic=True))
-
-    write(EMBED, embed_graph(weights.embedding, shape))
-    write(BODY, body_graph(weights, shape))
+def _graphs(members: Members, weights: Weights, shape: Shape) -> Iterator[tuple[str, ir.Model]]:
+    if isinstance(weights, TracedWeights):
+        (checkpoint,) = members.values()
+        yield from traced_graphs(weights, trace(checkpoint), shape)
+        return
+    yield EMBED, embed_graph(weights.embedding, shape)
+    yield BODY, body_graph(weights, shape)
     last = len(weights.layers) - 1
     for index, layer in enumerate(weights.layers):
         norm = weights.norm if index == last else None
-        write(layer_file(index), layer_graph(layer, weights.rotary, shape, index, norm))
-    write(HEAD, head_graph(weights.head, shape))
+        yield layer_file(index), layer_graph(layer, weights.rotary, shape, index, norm)
+    yield HEAD, head_graph(weights.head, shape)
     for part, tiles in head_parts(weights.head).items():
-        write(part, head_graph(tiles, shape))
+        yield part, head_graph(tiles, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +252,8 @@ def _manifest(
         policy=checkpoints["policy"].source,
         reference=checkpoints["reference"].source,
         architecture=_architecture(*(checkpoint.config for checkpoint in checkpoints.values())),
+        format=Format.ONNX,
+        exporter=options.exporter,
         precision=options.precision,
         block_size=options.block_size,
         target=options.target,
@@ -249,6 +268,7 @@ def _manifest(
         versions={  # the package of onnxruntime has two names: onnxruntime and onnxruntime-gpu
             **{name: version(name) for name in ("stepscore", "onnx-ir")},
             "onnxruntime": ort.__version__,
+            **({name: version(name) for name in PACKAGES} if options.exporter is Exporter.OPTIMUM else {}),
         },
         files=dict(sorted(files.items())),
     )

@@ -71,6 +71,7 @@ class _Scored:
 
     solutions: list[Solution]
     beta: float
+    provider: Provider
     seconds: float
 
     @property
@@ -114,7 +115,7 @@ def run_parity(
             fingerprint=pair.fingerprint,
             precision=pair.manifest.precision,
             coding=pair.manifest.coding,
-            provider=Provider(pair.manifest.target.value),
+            provider=scored.provider,
             stepscore=version("stepscore"),
             tokens_per_second=scored.num_tokens / scored.seconds,
         ),
@@ -204,7 +205,7 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
                 left_out.add(line.index + 1, outcome)
             elif isinstance(line.record, Record):
                 solutions.append(Solution.of(line.index + 1, outcome, start_of(line.record)))
-        return _Scored(solutions, scorer.beta, time.perf_counter() - started)
+        return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
 def _score_in_pytorch(

@@ -11,6 +11,10 @@
         head.onnx          hidden rows -> logits of targets, and log-sum-exps
         head-00.onnx ...   the same for a range of the vocabulary each, over the same weights.bin
 
+A unit that optimum traced has embed, body and head, and no files of layers or parts of the head.
+
+A unit of the format `bitsandbytes` is one model as transformers saves it: config.json and *.safetensors.
+
 Nothing below us notices a flipped byte (ONNX Runtime loads it and computes with it), so the manifest
 carries the size and the SHA-256 of every file, and a checksum of its own text. `Pair.open` compares all sizes
 and the hashes of what is small (manifest, graphs, tokenizer); `Pair.verify` hashes the weights too.
@@ -27,15 +31,25 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products, Target
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Exporter,
+    Format,
+    Precision,
+    Products,
+    Target,
+)
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.prompt import PromptEncoder, Template
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
+CONFIG = "config.json"
 HEAD_PART_COLUMNS = 32_768
 """Of a head with 152,064 columns and 8 bits a part is about as large as a layer."""
 MAX_MANIFEST_BYTES = 16 << 20
@@ -78,7 +92,7 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One set of graphs over one weight file; it computes the log-probs of one model (or of both).
 
     `extents` says which bytes of weights.bin each graph reads, by the name of the graph's file (of `body`
-    they are those of its layers together).
+    they are those of its layers together). A unit without graphs has none.
     """
 
     folder: str
@@ -168,9 +182,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     policy: Source
     reference: Source
     architecture: Architecture
+    format: Format
+    exporter: Exporter
     precision: Precision
     block_size: int
-    target: Target
+    target: Target | None
+    """None: the pair runs wherever its library does."""
     coding: Coding
     difference: Difference | None
     distance: Distance
@@ -260,6 +277,13 @@ def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
     ]
 
 
+def unit_graphs(manifest: Manifest) -> list[str]:
+    """Return the names of the graph files that each unit of this pair has."""
+    if manifest.exporter is Exporter.OPTIMUM:
+        return [EMBED, BODY, HEAD]
+    return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
+
+
 def head_files(vocab_size: int) -> list[str]:
     """Return the names of the parts of the head, HEAD_PART_COLUMNS of the vocabulary each.
 
@@ -267,6 +291,11 @@ def head_files(vocab_size: int) -> list[str]:
     ['head-00.onnx', 'head-01.onnx', 'head-02.onnx', 'head-03.onnx', 'head-04.onnx']
     """
     return [f"head-{index:02d}.onnx" for index in range(-(-vocab_size // HEAD_PART_COLUMNS))]
+
+
+def safetensors_files(manifest: Manifest, unit: Unit) -> list[str]:
+    """Return the names of the files that a unit of transformers has its weights in."""
+    return [name for name in manifest.files if PurePosixPath(name).match(f"{unit.folder}/*.safetensors")]
 
 
 def layer_file(index: int) -> str:
@@ -330,16 +359,35 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
     models = [model for unit in manifest.units for model in unit.models]
     if sorted(models) != ["policy", "reference"]:
         raise ManifestInvalid(f"{path} holds the models {models}, not one policy and one reference")
-    if manifest.architecture.num_hidden_layers > len(manifest.files):
-        raise ManifestInvalid(f"{path} does not list the graphs of all layers")
-    graphs = graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
-    needed = [
-        TOKENIZER,
-        *(f"{unit.folder}/{name}" for unit in manifest.units for name in [WEIGHTS, *graphs]),
-    ]
-    for name in needed:
+    if manifest.precision not in manifest.format.precisions:
+        raise ManifestInvalid(f"{path}: {manifest.format} has no precision {manifest.precision}")
+    if manifest.format is Format.ONNX:
+        _check_graphs(manifest, path)
+    else:
+        _check_folders(manifest, path)
+
+
+def _check_listed(manifest: Manifest, path: Path, of_unit: list[str]) -> None:
+    for name in [TOKENIZER, *(f"{unit.folder}/{name}" for unit in manifest.units for name in of_unit)]:
         if name not in manifest.files:
             raise ManifestInvalid(f"{path} does not list {name}")
+
+
+def _check_folders(manifest: Manifest, path: Path) -> None:
+    _check_listed(manifest, path, [CONFIG])
+    for unit in manifest.units:
+        if (unit.folder,) != unit.models or not safetensors_files(manifest, unit):
+            raise ManifestInvalid(f"{path} lists no weights of {' and '.join(unit.models)} alone")
+
+
+def _check_graphs(manifest: Manifest, path: Path) -> None:
+    if manifest.target is None:
+        raise ManifestInvalid(f"{path} does not say which target its graphs are for")
+    one_file_each = manifest.exporter is Exporter.STEPSCORE
+    if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
+        raise ManifestInvalid(f"{path} does not list the graphs of all layers")
+    graphs = unit_graphs(manifest)
+    _check_listed(manifest, path, [WEIGHTS, *graphs])
     for unit in manifest.units:
         size = manifest.files[f"{unit.folder}/{WEIGHTS}"].size
         for name in graphs:

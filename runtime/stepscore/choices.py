@@ -96,6 +96,35 @@ class Precision(enum.StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+    NF4 = "nf4"
+    """bitsandbytes' four bits: quantiles of a normal distribution."""
+    FP4 = "fp4"
+    """bitsandbytes' four bits: a sign, two bits of exponent, one of mantissa."""
+
+
+class Format(enum.StrEnum):
+    """What the models of a pair are stored as, and with it the library that runs them."""
+
+    ONNX = "onnx"
+    """Graphs over a weight file: ONNX Runtime."""
+    BITSANDBYTES = "bitsandbytes"
+    """A folder of transformers a model, 8-bit or 4-bit weights: PyTorch."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What weights can be stored at."""
+        if self is Format.BITSANDBYTES:
+            return Precision.INT8, Precision.NF4, Precision.FP4
+        return Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4
+
+
+class Exporter(enum.StrEnum):
+    """What wrote the graphs of a pair."""
+
+    STEPSCORE = "stepscore"
+    """Our own graphs: packed rows, one file a layer, every precision."""
+    OPTIMUM = "optimum"
+    """transformers' modelling code, traced by optimum-onnx: padded batches, standard ONNX operators only."""
 
 
 class Target(enum.StrEnum):

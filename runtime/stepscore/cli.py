@@ -122,6 +122,7 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
     in_blocks = manifest.precision in {"int8", "int4"} and not by_row
     blocks = f", blocks of {manifest.block_size}" if in_blocks else ""
     yield "precision", f"{manifest.precision}{blocks}, for {manifest.target}"
+    yield "exporter", manifest.exporter
     yield "coding", _coding(manifest)
     yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
     yield "beta", f"{manifest.beta:g}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepscore.choices import Provider
+from stepscore.choices import Provider, Target
 from stepscore.errors import ProviderUnavailable, StepscoreError
 from stepscore.memory import available_bytes
 
@@ -108,7 +108,7 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
         _check_integers(pair)
     except StepscoreError as error:
         return Finding("pair", str(path), error), None
-    target = pair.manifest.target.value
+    target = (pair.manifest.target or Target.CPU).value
     size = pair.num_bytes()
     value = f"{path}: for {target}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
     available = available_bytes()

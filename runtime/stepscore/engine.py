@@ -39,8 +39,8 @@ from stepscore.artifact import (
     head_files,
     layer_file,
 )
-from stepscore.choices import Provider, Residency
-from stepscore.memory import usual_head_rows
+from stepscore.choices import Exporter, Provider, Residency
+from stepscore.memory import check_residency, usual_head_rows
 from stepscore.plan import Batch, chunks, pack
 from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve
 
@@ -69,7 +69,9 @@ class Engine:
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
         require(options.provider)  # what is missing on the machine is said before what the pair is for
-        self.provider = resolve(options.provider, pair.manifest.target)
+        portable = pair.manifest.exporter is Exporter.OPTIMUM
+        self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
+        check_residency(pair.manifest, options.residency)
         require(self.provider)
         require_integers_of(pair)
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)

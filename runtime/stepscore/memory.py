@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
-from stepscore.choices import Precision, Residency, Target
-from stepscore.errors import DoesNotFit
+from stepscore.choices import Exporter, Format, Precision, Residency, Target
+from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.plan import Batch
 
 HEAD_ROWS = 1024
@@ -41,31 +41,35 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Load:
     """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), rows of all
-    batches of a window; and how many different tokens it looks up."""
+    batches of a window; how many different tokens it looks up; positions of a batch's padded view (B * S),
+    which is what a traced pair computes."""
 
     rows: int
     scores: int
     window_rows: int
     vocabulary: int = 1500
+    positions: int = 0
 
     @classmethod
     def usual(cls, settings: Settings) -> Load:
-        """Expect full batches of sequences of 512 tokens that share nothing."""
+        """Expect full batches of sequences of 512 tokens that share nothing, half of a padded view filled."""
         rows = settings.max_batch_tokens
-        return cls(rows, rows * min(rows, 512), max(settings.window_tokens, rows))
+        window_rows = max(settings.window_tokens, rows)
+        return cls(rows, rows * min(rows, 512), window_rows, positions=2 * rows)
 
     @classmethod
     def of(cls, windows: Iterable[Sequence[Batch]]) -> Load:
         """Return the largest of each over the windows of a run."""
-        rows = scores = window_rows = 0
+        rows = scores = window_rows = positions = 0
         looked_up: set[int] = set()
         for window in windows:
             for batch in window:
                 lines, length = batch.pad_index.shape
+                positions = max(positions, lines * length)
                 rows, scores = max(rows, len(batch.input_ids)), max(scores, lines * length * length)
                 looked_up.update(batch.input_ids.tolist())
             window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
-        return cls(rows, scores, window_rows, len(looked_up))
+        return cls(rows, scores, window_rows, len(looked_up), positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class _Form:
     """Of the head: arrays of float32 [rows of a chunk, TILE]."""
     copies: float = 0
     """Of a matrix, or as much of it as is turned into float32 at a time."""
+    scores: float = 1
+    """Of attention: arrays of float32 [B, S, S] a head."""
     held: float = 1
     """Bytes in memory for a byte of weights, where everything is resident: packed, or turned into float32."""
 
@@ -110,6 +116,8 @@ _INTEGER = _Form(arrays=9, logits=12, held=1.22)
 _MERGED = _Form(arrays=5, logits=2, copies=5)
 _BLOCKS = _Form(arrays=4, logits=4)
 _FLOAT32 = _Form(arrays=3, logits=4)
+_TRACED = _Form(arrays=4, logits=4, scores=5)
+_TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
 
 TILE = 8192
@@ -129,6 +137,8 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     load = load or Load.usual(settings)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
+    if manifest.exporter is Exporter.OPTIMUM:  # arrays of many sizes: none takes another's place
+        in_layer = in_head = in_layer + in_head
     if settings.residency is Residency.RESIDENT:
         weights = sum(_held(manifest, unit, load) for unit in manifest.units)
         return Estimate(process, weights, max(in_layer, in_head), 0)
@@ -137,9 +147,7 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     process += KEPT_BYTES
     if settings.residency is Residency.ALTERNATE:
         weights = max(_held(manifest, unit, load) for unit in manifest.units)
-        return Estimate(
-            process, weights, max(_layer(manifest, load), _head(manifest, settings, load)), window
-        )
+        return Estimate(process, weights, max(in_layer, in_head), window)
     weights, batch = max(
         (
             stage
@@ -168,8 +176,9 @@ def _layer(manifest: Manifest, load: Load) -> int:
     form, shape = _form(manifest), manifest.architecture
     matrix = shape.intermediate_size * shape.hidden_size
     scores = load.scores * shape.num_attention_heads
-    in_mlp = form.arrays * load.rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
-    return round(4 * max(in_mlp, scores))
+    rows = load.positions if manifest.exporter is Exporter.OPTIMUM else load.rows
+    in_mlp = form.arrays * rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
+    return round(4 * max(in_mlp, form.scores * scores))
 
 
 def _head(manifest: Manifest, settings: Settings, load: Load) -> int:
@@ -184,6 +193,8 @@ def _copied(manifest: Manifest, elements: int) -> int:
 
 
 def _form(manifest: Manifest) -> _Form:
+    if manifest.exporter is Exporter.OPTIMUM:
+        return _TRACED if manifest.precision is Precision.FP32 else _TRACED16
     if manifest.has_int8_activations:
         return _INTEGER
     if manifest.difference is not None:
@@ -207,6 +218,7 @@ def settle(
     large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
     is free is not a limit, only a reason to choose.
     """
+    check_residency(manifest, residency)
     limit = memory_limit
     if limit is None and manifest.target is Target.CPU:
         limit = available_bytes()
@@ -225,15 +237,29 @@ def settle(
     )
 
 
+def residencies(manifest: Manifest) -> list[Residency]:
+    """Return what `auto` chooses from, the fastest first."""
+    one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
+    in_layers = manifest.format is Format.ONNX and manifest.exporter is Exporter.STEPSCORE
+    streamed = [Residency.STREAM] if in_layers else []
+    return [Residency.RESIDENT, *one_at_a_time, *streamed]
+
+
+def check_residency(manifest: Manifest, residency: Residency) -> None:
+    """Raise PairIncompatible where the pair has no such residency."""
+    if residency is Residency.STREAM and residency not in residencies(manifest):
+        kind = manifest.exporter if manifest.format is Format.ONNX else manifest.format
+        raise PairIncompatible(
+            f"{kind} pairs cannot be streamed: their layers are not files of their own",
+            hint="--residency alternate holds one model at a time",
+        )
+
+
 def _choices(
     manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
 ) -> Iterator[Settings]:
     """Give what is possible, the fastest first."""
-    residencies = [residency]
-    if residency is Residency.AUTO:
-        one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
-        residencies = [Residency.RESIDENT, *one_at_a_time, Residency.STREAM]
-    for each in residencies:
+    for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
         tokens = max_batch_tokens or BATCH_TOKENS
         while True:
             waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens

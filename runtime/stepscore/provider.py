@@ -40,10 +40,14 @@ INTEGER_MODEL = (
 )
 
 
-def resolve(provider: Provider, target: Target) -> Provider:
-    """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there."""
+def resolve(provider: Provider, target: Target | None, *, portable: bool = False) -> Provider:
+    """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there.
+
+    `portable` graphs, of standard operators only, run on either; their target is what `auto` is.
+    """
+    target = target or Target.CPU
     resolved = Provider(target.value) if provider is Provider.AUTO else provider
-    if resolved.value != target.value:
+    if resolved.value != target.value and not portable:
         raise PairIncompatible(
             f"this pair was exported for {target.value}, not for {resolved.value}",
             hint=f"export it with --target {resolved.value}, or drop --provider",

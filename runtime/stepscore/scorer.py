@@ -113,6 +113,11 @@ class Scorer:
         return cls(opened, Engine(opened, options), windows, beta=beta)
 
     @property
+    def provider(self) -> Provider:
+        """What it runs on."""
+        return self._engine.provider
+
+    @property
     def convention(self) -> Convention:
         """Where the sum starts and where a step ends."""
         return self._windows.convention

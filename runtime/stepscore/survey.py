@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stepscore.artifact import Manifest, Pair
-from stepscore.choices import Convention, Residency, Target
+from stepscore.choices import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs import parsed_lines
-from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, settle
+from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, residencies, settle
 from stepscore.plan import Batch
 from stepscore.windows import Window, Windows
 
@@ -86,8 +86,7 @@ def memory_facts(manifest: Manifest) -> Facts:
     """Give what full batches take, by residency; of a GPU's memory nothing is known beforehand."""
     if manifest.target is not Target.CPU:
         return
-    models = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
-    for residency in (Residency.RESIDENT, *models, Residency.STREAM):
+    for residency in residencies(manifest):
         needs = []
         for tokens in (BATCH_TOKENS, BATCH_TOKENS // 8):
             settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
