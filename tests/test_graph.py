@@ -16,7 +16,8 @@ from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, graph_files
 from stepscore.choices import Coding, Format, Precision, Residency, Target
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.plan import Batch, pack
 from stepscore_export import model as model_module
 from stepscore_export.head import TILE
