@@ -11,9 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
-from stepscore.choices import Precision, Products, Residency, Target
-from stepscore.errors import DoesNotFit
+from stepscore.artifact import (
+    BODY,
+    EMBED,
+    HEAD,
+    TOKENIZER,
+    Manifest,
+    Unit,
+    head_files,
+    layer_file,
+    safetensors_files,
+)
+from stepscore.choices import Format, Precision, Products, Residency, Target
+from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.plan import Batch
 
 HEAD_ROWS = 1024
@@ -111,11 +121,14 @@ _MERGED = _Form(arrays=5, logits=2, copies=5)
 _BLOCKS = _Form(arrays=4, logits=4)
 _FLOAT32 = _Form(arrays=3, logits=4)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
+_TORCH = _Form(arrays=3, logits=3, copies=1)
 
 TILE = 8192
 COPIED_ELEMENTS = 1 << 24
 """What a merged matrix is cut into."""
 PROCESS_BYTES = 65 << 20
+TORCH_BYTES = 300 << 20
+"""PyTorch, transformers and bitsandbytes, imported."""
 TOKENIZER_BYTES = 17.5
 """Bytes in memory for a byte of tokenizer.json."""
 KEPT_BYTES = 150 << 20
@@ -129,6 +142,11 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     load = load or Load.usual(settings)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
+    if manifest.format is Format.BITSANDBYTES:
+        stored = [_stored(manifest, unit) for unit in manifest.units]
+        resident = settings.residency is Residency.RESIDENT
+        process += TORCH_BYTES + (0 if resident else KEPT_BYTES)
+        return Estimate(process, sum(stored) if resident else max(stored), max(in_layer, in_head), 0)
     if settings.residency is Residency.RESIDENT:
         weights = sum(_held(manifest, unit, load) for unit in manifest.units)
         return Estimate(process, weights, max(in_layer, in_head), 0)
@@ -160,6 +178,10 @@ def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
     return _looked_up(unit, load) + round(_form(manifest).held * products)
 
 
+def _stored(manifest: Manifest, unit: Unit) -> int:
+    return sum(manifest.files[name].size for name in safetensors_files(manifest, unit))
+
+
 def _looked_up(unit: Unit, load: Load) -> int:
     return min(unit.extents[EMBED].size, len(unit.models) * load.vocabulary * MAPPED_BYTES)
 
@@ -184,6 +206,8 @@ def _copied(manifest: Manifest, elements: int) -> int:
 
 
 def _form(manifest: Manifest) -> _Form:
+    if manifest.format is Format.BITSANDBYTES:
+        return _TORCH
     if manifest.has_int8_activations:
         return _INTEGER
     if manifest.difference is not None:
@@ -207,8 +231,9 @@ def settle(
     large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
     is free is not a limit, only a reason to choose.
     """
+    check_residency(manifest, residency)
     limit = memory_limit
-    if limit is None and manifest.target is Target.CPU:
+    if limit is None and manifest.target is not Target.CUDA:
         limit = available_bytes()
     choices = list(_choices(manifest, residency, max_batch_tokens, window_tokens))
     needs = [estimate(manifest, settings).total for settings in choices]
@@ -225,15 +250,27 @@ def settle(
     )
 
 
+def residencies(manifest: Manifest) -> list[Residency]:
+    """Return what `auto` chooses from, the fastest first."""
+    one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
+    streamed = [Residency.STREAM] if manifest.format is Format.ONNX else []
+    return [Residency.RESIDENT, *one_at_a_time, *streamed]
+
+
+def check_residency(manifest: Manifest, residency: Residency) -> None:
+    """Raise PairIncompatible where the pair's format has no such residency."""
+    if residency is Residency.STREAM and residency not in residencies(manifest):
+        raise PairIncompatible(
+            f"a {manifest.format} pair cannot be streamed: its layers are not files of their own",
+            hint="--residency alternate holds one model at a time",
+        )
+
+
 def _choices(
     manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
 ) -> Iterator[Settings]:
     """Give what is possible, the fastest first."""
-    residencies = [residency]
-    if residency is Residency.AUTO:
-        one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
-        residencies = [Residency.RESIDENT, *one_at_a_time, Residency.STREAM]
-    for each in residencies:
+    for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
         tokens = max_batch_tokens or BATCH_TOKENS
         while True:
             waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stepscore.artifact import Manifest, Pair
-from stepscore.choices import Convention, Residency, Target
+from stepscore.choices import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs import parsed_lines
-from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, settle
+from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, residencies, settle
 from stepscore.plan import Batch
 from stepscore.windows import Window, Windows
 
@@ -70,7 +70,7 @@ def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, An
         yield "computed", f"{tally.computed:,} rows ({share:.0f} %): shared beginnings once a batch"
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
-    if pair.manifest.target is Target.CPU:
+    if pair.manifest.target is not Target.CUDA:
         yield "memory", f"about {_size(estimate(pair.manifest, settings, most).total)} at the peak"
 
 
@@ -84,10 +84,9 @@ def describe(settings: Settings) -> str:
 
 def memory_facts(manifest: Manifest) -> Facts:
     """Give what full batches take, by residency; of a GPU's memory nothing is known beforehand."""
-    if manifest.target is not Target.CPU:
+    if manifest.target is Target.CUDA:
         return
-    models = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
-    for residency in (Residency.RESIDENT, *models, Residency.STREAM):
+    for residency in residencies(manifest):
         needs = []
         for tokens in (BATCH_TOKENS, BATCH_TOKENS // 8):
             settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
