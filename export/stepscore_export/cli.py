@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from stepscore.choices import (
     DEFAULT_BETA,
     Activations,
     Coding,
     DifferencePrecision,
+    Format,
     Precision,
     Products,
     Target,
@@ -30,11 +32,19 @@ from stepscore.choices import (
     "--output", required=True, type=click.Path(path_type=Path), help="Folder that becomes the pair."
 )
 @click.option(
+    "--format",
+    "of_format",
+    type=click.Choice(Format, case_sensitive=False),
+    default=Format.ONNX.value,
+    show_default=True,
+    help="What runs the pair: ONNX Runtime, or PyTorch on bitsandbytes' weights (int8, nf4, fp4).",
+)
+@click.option(
     "--precision",
     type=click.Choice(Precision, case_sensitive=False),
     default=Precision.INT8.value,
     show_default=True,
-    help="How weights are stored.",
+    help="How weights are stored: fp32, fp16, bf16, int8, int4; with bitsandbytes int8, nf4, fp4.",
 )
 @click.option(
     "--target",
@@ -89,11 +99,17 @@ from stepscore.choices import (
 @click.option("--force", is_flag=True, help="Replace a pair that stands at --output.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what it would need, write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@click.pass_context
 def export(
+    ctx: click.Context,
+    /,
     policy: str,
     reference: str,
     output: Path,
     *,
+    of_format: Format,
+    precision: Precision,
+    beta: float,
     calibration: Path | None,
     fidelity_data: Path | None,
     force: bool,
@@ -104,19 +120,39 @@ def export(
     """Turn two Qwen2 checkpoints into a pair that `stepscore score` reads.
 
     Weights are read, converted and written in row blocks, so a 7.6B pair needs no more memory than one of
-    its layers. The pair is run and compared before it appears under its name.
+    its layers; for bitsandbytes a model is loaded whole. The pair is run and compared before it appears under
+    its name.
     """
     from stepscore_export.command import run_export  # noqa: PLC0415
-    from stepscore_export.options import ExportOptions  # noqa: PLC0415
+    from stepscore_export.options import (  # noqa: PLC0415
+        BitsandbytesOptions,
+        ExportOptions,
+        refuse_with_bitsandbytes,
+    )
 
+    chosen: ExportOptions | BitsandbytesOptions
+    if of_format is Format.BITSANDBYTES:
+        refuse_with_bitsandbytes(_given(ctx, [*options, "calibration"]))
+        chosen = BitsandbytesOptions(precision, beta)
+    else:
+        chosen = ExportOptions(precision, beta=beta, **options)
     run_export(
         policy,
         reference,
         output,
-        ExportOptions(**options),
+        chosen,
         calibration=calibration,
         fidelity_data=fidelity_data,
         force=force,
         dry_run=dry_run,
         quiet=quiet,
     )
+
+
+def _given(ctx: click.Context, names: list[str]) -> list[str]:
+    """Return those of the options that somebody asked for, as they are spelled."""
+    return [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    ]

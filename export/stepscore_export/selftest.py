@@ -1,8 +1,8 @@
 """Run the staged pair with the real runtime and compare it with plain numpy on the source weights.
 
 ONNX Runtime has silent traps (kernels that give zeros or NaN for some block sizes and machines), so an
-artifact that was never run is not trusted. The layers are run one at a time: the check needs the memory of
-one layer, however deep the model is.
+artifact that was never run is not trusted. The layers are run one at a time where they can be: the check then
+needs the memory of one layer, however deep the model is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from types import MappingProxyType
 import numpy as np
 
 from stepscore.artifact import ModelName, Pair, Selftest
-from stepscore.choices import Convention, Precision, Provider, Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.choices import Convention, Precision, Provider
+from stepscore.engines import EngineOptions, PairEngine, open_engine
 from stepscore.errors import SelftestFailed
+from stepscore.memory import residencies
 from stepscore.plan import pack
 from stepscore.prompt import PromptEncoder
 from stepscore_export.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
     encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
     token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
     token_ids = token_ids[: manifest.architecture.max_position_embeddings]
-    engine = Engine(pair, EngineOptions(residency=Residency.STREAM, ahead=False))
+    engine = lean_engine(pair)
     hidden, logprobs = engine.trace(pack([token_ids], [0]))
     hidden_error = logprob_error = 0.0
     for name, checkpoint in checkpoints.items():
@@ -65,6 +66,11 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
         float(f"{hidden_error:.3g}"),
         float(f"{logprob_error:.3g}"),
     )
+
+
+def lean_engine(pair: Pair) -> PairEngine:
+    """Open a pair so that as little of it is in memory at once as there can be."""
+    return open_engine(pair, EngineOptions(residency=residencies(pair.manifest)[-1], ahead=False))
 
 
 def _check(precision: Precision, what: str, error: float) -> None:

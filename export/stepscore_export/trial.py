@@ -1,6 +1,6 @@
 """What a sealed pair says of itself: its rewards against both checkpoints in fp32, on a text.
 
-The pair is run by the real runtime, a layer at a time; so are the checkpoints (exact.py). No torch.
+The pair is run by the real runtime, a layer at a time where that can be, as the checkpoints are (exact.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact import Fidelity, Pair
-from stepscore.choices import Residency
-from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import SelftestFailed
 from stepscore.plan import plan
 from stepscore.prompt import EncodedPrompt
 from stepscore_export.fidelity import Scores, as_float64, fidelity
+from stepscore_export.selftest import lean_engine
 
 BATCH_TOKENS = 512
 
@@ -34,7 +33,7 @@ class Trial:
     def judge(self, pair: Pair) -> Fidelity:
         """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
         sequences = [prompt.token_ids for prompt in self.prompts]
-        scores = as_float64(_streamed_logprobs(pair, sequences))
+        scores = as_float64(_lean_logprobs(pair, sequences))
         if not all(np.isfinite(values).all() for each in scores for values in each):
             raise SelftestFailed(
                 "the staged pair gives log-probs that are not finite", hint="try another precision"
@@ -56,10 +55,10 @@ class Trial:
         )
 
 
-def _streamed_logprobs(
+def _lean_logprobs(
     pair: Pair, sequences: Sequence[NDArray[np.int64]]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    engine = Engine(pair, EngineOptions(residency=Residency.STREAM, ahead=False))
+    engine = lean_engine(pair)
     groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
     scores = {
         member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
