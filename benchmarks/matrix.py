@@ -16,7 +16,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,39 +64,39 @@ def main() -> None:
         models = write_models(Path(folder), config)
         with Checkpoint.open(models.policy) as policy:
             workload = solution(prompt_template(policy)[1], config.vocab_size, TOKENS)
-        rows = [
-            row for each in ROWS for row in _logged(_measured(each, decisions, models, workload, repeats))
-        ]
-    result = {
-        "quick": options.quick,
-        "threads": THREADS,
-        "repeats": repeats,
-        "problems": len(decisions.problems.ids),
-        "shape": {"name": shape.value, **asdict(config)},
-        "all_layers": shape.config.num_hidden_layers,
-        **workload.facts(),
-        "rows": rows,
-    }
-    print(write_result("matrix", result, QUICK_RESULTS if options.quick else RESULTS))
+        result = {
+            "quick": options.quick,
+            "threads": THREADS,
+            "repeats": repeats,
+            "problems": len(decisions.problems.ids),
+            "shape": {"name": shape.value, **asdict(config)},
+            "all_layers": shape.config.num_hidden_layers,
+            **workload.facts(),
+        }
+        results = QUICK_RESULTS if options.quick else RESULTS
+        rows: list[dict[str, Any]] = []
+        for each in ROWS:  # what is measured stands, should a later row fail
+            rows.append(_measured(each, decisions, models, workload, repeats))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            path = write_result("matrix", {**result, "rows": rows}, results)
+    print(path)
 
 
 def _measured(
     row: Exported | Loaded, decisions: Decisions, models: Models, workload: Workload, repeats: int
-) -> Iterator[dict[str, Any]]:
-    """Give the row's figures, or why there are none."""
+) -> dict[str, Any]:
+    """Return the row's figures, or why there are none."""
     named = {"format": row.family, "precision": row.name}
     with tempfile.TemporaryDirectory(dir=models.scratch) as folder:
         try:
             judged = decisions.judge(row, Path(folder))
             contender, disk_bytes = _contender(row, models, Path(folder) / "pair")
         except Refused as refused:
-            yield named | {"skipped": str(refused)}
-            return
+            return named | {"skipped": str(refused)}
         (turns,) = take_turns([contender], models, workload.sequences, THREADS, repeats)
     if isinstance(turns, Skipped):
-        yield named | {"skipped": turns.reason}
-        return
-    yield {
+        return named | {"skipped": turns.reason}
+    return {
         **named,
         "disk_mb": round(disk_bytes / 1e6),
         "peak_mb": turns.peak_mb,
@@ -114,12 +113,6 @@ def _contender(row: Exported | Loaded, models: Models, output: Path) -> tuple[Co
         return TransformersCard(THREADS, row.precision), num_bytes
     pair = Pair.open(row.export(models, output))
     return Ours(row.name, pair.path, THREADS), pair.num_bytes()
-
-
-def _logged(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        print(json.dumps(row), file=sys.stderr, flush=True)
-        yield row
 
 
 if __name__ == "__main__":
