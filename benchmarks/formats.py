@@ -20,11 +20,16 @@ class Exported:
     options: tuple[str, ...]
 
     def export(self, models: Models, output: Path) -> Path:
-        """Run the command; Refused with what it says where it refuses."""
+        """Run the command; Refused with what it says where it refuses.
+
+        Its own fidelity is measured on one line: what is wanted here is measured otherwise.
+        """
+        line = models.scratch / "line.jsonl"
+        line.write_text('{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}\n', encoding="utf-8")
         command = [sys.executable, "-c", "from stepscore.cli import main; main()", "export", "--quiet"]
         sources = ["--policy", str(models.policy), "--reference", str(models.reference)]
         done = subprocess.run(
-            [*command, *sources, "--output", str(output), *self.options],
+            [*command, *sources, "--output", str(output), "--fidelity-data", str(line), *self.options],
             stderr=subprocess.PIPE,
             text=True,
             check=False,
