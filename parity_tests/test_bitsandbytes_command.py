@@ -111,11 +111,11 @@ def test_a_dry_run_of_scoring_estimates_its_memory(pair: Path, tmp_path: Path) -
     assert "GB at the peak" in said
 
 
-def test_a_limit_that_both_models_exceed_means_one_at_a_time_or_a_refusal(pair: Path, tmp_path: Path) -> None:
+def test_a_limit_under_what_the_pair_needs_is_refused(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(LINES[0], encoding="utf-8")
     done = run("score", pair, tmp_path / "in.jsonl", "--memory-limit", "10MB")
     assert done.exit_code == 3
-    assert "alternate scoring in batches of 128 tokens needs about" in done.stderr
+    assert "scoring in batches of 128 tokens needs about" in done.stderr
 
 
 def test_a_dry_run_of_the_export_says_what_it_needs(tmp_path: Path) -> None:

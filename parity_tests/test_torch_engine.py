@@ -145,15 +145,14 @@ def test_transformers_gives_the_same_of_the_same_folder(exported: Exported, prec
 
     Where rows do not end with a block, it takes wrong scales on some CPUs: see torch_model.
     """
-    pair = UNTIED if precision is Precision.INT8 else WHOLE_BLOCKS
-    folder = exported(pair, precision).path / "policy"
+    folder = exported(WHOLE_BLOCKS, precision).path / "policy"
     model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear8bitLt):
             module.train()
         elif isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-    tokens = pair.sequences()
+    tokens = WHOLE_BLOCKS.sequences()
     found = model_logprobs(Model(folder, Device.CPU), tokens)
     with torch.inference_mode():
         for ids, ours in zip(map(torch.from_numpy, tokens), found, strict=True):
