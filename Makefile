@@ -1,8 +1,10 @@
-# Environments live in .venv (development) and .venv-demo (what a user installs); both are disposable.
+# Environments live in .venv (development), .venv-demo (what a user installs) and .venv-t5 (development with
+# transformers 5); all are disposable.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
+VENV_T5 := .venv-t5
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 2
 
@@ -12,9 +14,9 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick-test lint types ci export peers \
+.PHONY: help setup demo test test-transformers5 quick-test lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
-    bench-exporters bench-beam-search bench-report browser report-picture example clean
+    bench-exporters bench-matrix bench-beam-search bench-report browser report-picture example clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -26,6 +28,9 @@ demo: $(DEMO)/.done ## export the bundled pair, score its test problems, show th
 
 test: $(VENV)/.done ## all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
+	$(VENV_T5)/bin/python -m pytest -n 2 --dist worksteal $(or $(TESTS),parity_tests tests/test_parity_command.py tests/test_bench_peers.py)
 
 quick-test: $(VENV)/.done ## the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests runtime export
@@ -66,6 +71,9 @@ bench-products: $(VENV)/.done ## share of the integer products in a coded int8 p
 bench-exporters: $(VENV)/.done ## both exporters: export memory, size, tokens/s at fp32 [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.exporters $(FLAGS)
 
+bench-matrix: $(VENV)/.done ## format x precision: disk, memory, speed, fidelity [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.matrix $(FLAGS)
+
 bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
 
@@ -86,7 +94,7 @@ example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples
 
 clean: ## remove environments, caches and outputs
-	rm -rf $(VENV) $(DEMO) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(VENV_T5) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -97,4 +105,12 @@ $(VENV)/.done: pyproject.toml constraints.txt
 $(DEMO)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python $(PIP_INSTALL) --editable '.[cpu,export]'
+	touch $@
+
+$(VENV_T5)/.done: pyproject.toml constraints.txt constraints-transformers5.txt
+	$(PYTHON) -m venv $(VENV_T5)
+	awk -F== 'NR == FNR { pinned[$$1]; print; next } !($$1 in pinned)' constraints-transformers5.txt constraints.txt \
+	    > $(VENV_T5)/constraints.txt
+	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt torch
+	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt --editable '.[cpu,export,torch,dev]'
 	touch $@

@@ -35,7 +35,8 @@ from tests.shared_data import SHARED_DATA
 
 from stepscore.artifact import Pair
 from stepscore.choices import Coding, Convention, DifferencePrecision, Precision, Products, Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.memory import Load, estimate, settle
 from stepscore.plan import plan
 from stepscore.records import parse_line

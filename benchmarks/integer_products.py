@@ -16,7 +16,8 @@ from benchmarks.profiles import INTEGER_PRODUCT, Kernel, Product, after_first_ru
 from onnx import TensorProto, helper, numpy_helper
 
 from stepscore.artifact import Pair
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 
 ALONE_RUNS = 15
 STAGES = ("body", "head")

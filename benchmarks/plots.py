@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 
 import matplotlib as mpl
-from benchmarks.tables import Result, Results, of_kind, shape_name
+from benchmarks.table import Result, Results, of_kind, shape_name
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -29,7 +29,8 @@ from tests.checkpoints import write_checkpoint
 
 from stepscore.artifact import Pair
 from stepscore.choices import Activations, Precision, Products
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.plan import pack
 from stepscore_export.config import Qwen2Config
 from stepscore_export.options import ExportOptions

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from benchmarks.tables import TABLES, Results, markdown
+from benchmarks.table import Results, markdown
+from benchmarks.tables import TABLES
 
 MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.machine import QUICK_RESULTS, RESULTS
 from benchmarks.plots import all_plots
 from benchmarks.readme import regenerated
-from benchmarks.tables import TABLES, Results, Table
+from benchmarks.table import Results, Table
+from benchmarks.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -28,7 +28,8 @@ from benchmarks.workloads import opening
 
 from stepscore.artifact import Pair
 from stepscore.choices import Precision, Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.memory import Load, Settings, estimate, settle
 from stepscore.plan import Batch, plan
 from stepscore_export.options import ExportOptions

@@ -2,45 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-Result = Mapping[str, Any]
-Results = Mapping[str, Result]
-"""Results by the name of their file, without its suffix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What it shows in a line, a heading for each column, and rows of cells; the first column is text."""
-
-    caption: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def markdown(table: Table) -> str:
-    """Return the table with its caption above.
-
-    >>> print(markdown(Table("Speed", ["engine", "tokens/s"], [["ours", "12"]])))
-    Speed
-    <BLANKLINE>
-    | engine | tokens/s |
-    |---|--:|
-    | ours | 12 |
-    """
-    lines = [
-        _line(table.headings),
-        "|---" + "|--:" * (len(table.headings) - 1) + "|",
-        *map(_line, table.rows),
-    ]
-    return "\n".join([table.caption, "", *lines])
-
-
-def of_kind(results: Results, kind: str) -> list[Result]:
-    """Return the results whose name begins with the kind, sorted by name."""
-    return [results[name] for name in sorted(results) if name.startswith(kind)]
+from benchmarks.table import Result, Results, Table, of_kind, percent, shape_name
 
 
 def throughput(results: Results) -> list[Table]:
@@ -311,6 +276,27 @@ def beam_search(results: Results) -> list[Table]:
     return tables
 
 
+def matrix(results: Results) -> list[Table]:
+    """Return format x precision: disk, memory, speed and fidelity."""
+    tables = []
+    for result in of_kind(results, "matrix"):
+        measured = f"{shape_name(result)}, {result['workload']}, {result['threads']} threads"
+        caption = (
+            f"Disk, memory and speed: {measured}, n = {result['repeats']}. Fidelity: the bundled pair against"
+            f" fp64, {result['problems']} problems"
+        )
+        headings = [
+            "format, precision",
+            "disk MB",
+            "peak MB",
+            "tokens/s",
+            "log-ratio error",
+            "same first error",
+        ]
+        tables.append(Table(caption, headings, [_of_matrix(row) for row in result["rows"]]))
+    return tables
+
+
 TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "throughput": throughput,
     "verdicts": verdicts,
@@ -323,29 +309,9 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "products": products,
     "fidelity": fidelity,
     "beam_search": beam_search,
+    "matrix": matrix,
 }
 """What a marker in the README may ask for."""
-
-
-def shape_name(result: Result) -> str:
-    """Return the shape a result was measured on, and how much of it.
-
-    >>> shape_name({"shape": {"name": "1.5b", "num_hidden_layers": 8}, "all_layers": 28})
-    'Qwen2.5-1.5B shape, 8 of 28 layers'
-    """
-    name, layers, total = result["shape"]["name"], result["shape"]["num_hidden_layers"], result["all_layers"]
-    some = f", {layers} of {total} layers" if layers != total else ""
-    return f"Qwen2.5-{name.upper()} shape{some}"
-
-
-def percent(share: float) -> str:
-    """Return a share in percent: two decimals below ten, one below thirty.
-
-    >>> percent(0.01236), percent(0.125), percent(0.77)
-    ('1.24 %', '12.5 %', '77 %')
-    """
-    value = 100 * share
-    return f"{value:.{2 if value < 9.995 else 1 if value < 30 else 0}f} %"
 
 
 def _engine(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -366,6 +332,20 @@ def _engine(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> list[s
     ]
 
 
+def _of_matrix(row: Mapping[str, Any]) -> list[str]:
+    name = f"{row['format']}, {row['precision']}"
+    if "skipped" in row:
+        return [name, f"skipped: {row['skipped']}", *[""] * 4]
+    return [
+        name,
+        f"{row['disk_mb']:,}",
+        f"{row['peak_mb']:,}",
+        f"{row['pair_tokens_per_second']['median']:,.0f}",
+        percent(row["log_ratio_error"]),
+        f"{row['first_errors']:.2%}",
+    ]
+
+
 def _is_ours(row: Mapping[str, Any]) -> bool:
     return "skipped" not in row and row["peer"].startswith("stepscore")
 
@@ -382,7 +362,3 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else str(value)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -14,7 +14,8 @@ from parity_tests.workshop import Workshop
 
 from stepscore.artifact import Pair
 from stepscore.choices import Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 
 
 def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:

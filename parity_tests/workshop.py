@@ -11,7 +11,8 @@ from parity_tests.reference import Numerics, Tokens, pair_logprobs
 
 from stepscore.artifact import Pair
 from stepscore.choices import Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions, PairEngine
 from stepscore_export.fidelity import Scores, as_float64
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
@@ -77,7 +78,7 @@ class Workshop:
             engine.close()
 
 
-def scored(engine: Engine, sequences: Sequence[Tokens]) -> Scores:
+def scored(engine: PairEngine, sequences: Sequence[Tokens]) -> Scores:
     """The log-probs of both models, in batches as a job makes them."""
     batches = [list(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
     return as_float64([pair for batch in batches for pair in engine.logprobs(batch)])

@@ -29,7 +29,8 @@ from tests.test_graph import load
 
 from stepscore.artifact import ModelName, Pair
 from stepscore.choices import Coding, Precision, Products, Residency, Target
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.records import Record
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config

@@ -21,7 +21,8 @@ from tests.forms import EXACT_FORMS, INTEGER, MERGED, name_of, needs_exact_integ
 from stepscore import engine as engine_module
 from stepscore.artifact import Pair, Selftest
 from stepscore.choices import Coding, Precision, Residency
-from stepscore.engine import Engine, EngineOptions, Logprobs
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions, Logprobs
 from stepscore.plan import SHORT_TOKENS, Batch, pack, plan
 from stepscore.provider import Sessions
 from stepscore_export import pair as pair_module
@@ -71,7 +72,7 @@ def pair_in(long_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFact
     def exported(options: ExportOptions) -> Pair:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
-            patch.setattr(pair_module, "_measure", lambda *_: None)
+            patch.setattr(pair_module, "measure", lambda *_: None)
             output = folder / str(len(list(folder.iterdir())))
             return export_pair(models.policy, models.reference, output, options)
 

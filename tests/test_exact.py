@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.checkpoints import TINY, DType, edit_tensors, tied, write_checkpoint
 
 from stepscore.errors import CheckpointCorrupt, OutputUnwritable
-from stepscore_export import exact
+from stepscore_export import exact, oracle
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import Qwen2Config, tensor_shapes
 from stepscore_export.exact import ExactModel, exact_logprobs
@@ -46,6 +46,17 @@ def distance(ours: list[NDArray[np.float64]], checkpoint: Checkpoint, of: list[T
     """The largest difference from the oracle's log-probs, nats."""
     truth = [hidden_and_logprobs(checkpoint, tokens)[1] for tokens in of]
     return max(float(np.abs(mine - true).max()) for mine, true in zip(ours, truth, strict=True))
+
+
+def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are multiplied in two threads and read in one: a file has one position."""
+    (tokens,) = sequences(lengths=(90,))
+    at_once = hidden_and_logprobs(checkpoint, tokens)
+    monkeypatch.setattr(oracle, "BLOCK_ELEMENTS", 2 * TINY.hidden_size)
+    for ours, theirs in zip(hidden_and_logprobs(checkpoint, tokens), at_once, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact import Pair, graph_files
 from stepscore.choices import Coding, Format, Precision, Residency, Target
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.plan import Batch, pack
 from stepscore_export import model as model_module
 from stepscore_export.head import TILE
@@ -112,11 +113,12 @@ def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
     precision: Precision,
 ) -> None:
     """Every token of the vocabulary is a target once, so every border is."""
+    usual = pair_of(precision)  # is kept for other tests: made with the usual tiles
     monkeypatch.setattr(model_module, "TILE", tile)
     options = ExportOptions(precision, coding=Coding.INDEPENDENT)
     tiled = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     every_token = pack([np.arange(TINY.vocab_size)], [0])
-    whole = hidden_and_logprobs(pair_of(precision), every_token, EngineOptions())
+    whole = hidden_and_logprobs(usual, every_token, EngineOptions())
     parts = hidden_and_logprobs(tiled.path, every_token, EngineOptions())
     for one, other in zip(whole, parts, strict=True):
         assert np.abs(one - other).max() < 1e-5

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "jinja2", "safetensors", "huggingface_hub", "ml_dtypes"}
+HEAVY = {
+    *("torch", "transformers", "accelerate", "bitsandbytes", "onnx", "onnx_ir", "jinja2", "safetensors"),
+    *("huggingface_hub", "ml_dtypes"),
+}
 RUNTIME = sorted(path.stem for path in (ROOT / "runtime" / "stepscore").glob("[a-z]*.py"))
 
 
@@ -30,8 +33,20 @@ def test_the_package_itself_loads_no_runtime() -> None:
     assert "onnxruntime" not in modules_after("stepscore", "stepscore.cli")
 
 
+def test_a_scorer_loads_no_runtime_before_it_knows_the_format() -> None:
+    assert "onnxruntime" not in modules_after("stepscore.scorer", "stepscore.bench", "stepscore.survey")
+
+
+def test_what_runs_bitsandbytes_loads_nothing_of_the_export() -> None:
+    loaded = modules_after("stepscore_export.torch_engine")
+    assert loaded & {"onnx", "onnx_ir", "onnxruntime", "jinja2", "huggingface_hub", "ml_dtypes"} == set()
+
+
 def test_the_export_loads_no_torch() -> None:
-    assert modules_after("stepscore_export.cli") & {"torch", "transformers", "optimum"} == set()
+    loaded = modules_after(
+        "stepscore_export.cli", "stepscore_export.command", "stepscore_export.torch_engine"
+    )
+    assert loaded & {"torch", "transformers", "bitsandbytes", "optimum"} == set()
 
 
 def test_the_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:

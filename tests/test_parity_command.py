@@ -157,15 +157,15 @@ def test_the_head_in_chunks_gives_what_the_whole_model_gives(monkeypatch: pytest
 def test_one_model_is_gone_before_the_next_is_loaded(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models: list[weakref.ref[Any]] = []
     alive: list[int] = []
-    load = pytorch._load
+    load = pytorch.from_pretrained
 
-    def watched(*options: Any) -> Any:
+    def watched(*given: Any, **options: Any) -> Any:
         alive.append(sum(model() is not None for model in models))
-        model = load(*options)
+        model = load(*given, **options)
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(pytorch, "_load", watched)
+    monkeypatch.setattr(pytorch, "from_pretrained", watched)
     gc.disable()  # nothing but the code under test may free it
     try:
         assert parity(int8).exit_code == 0
@@ -362,10 +362,10 @@ def test_cuda_without_a_gpu_is_refused(int8: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_too_little_memory_is_an_error_with_a_way_out(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*given: Any) -> Any:
+    def load(*_given: Any, **_options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(pytorch, "_load", load)
+    monkeypatch.setattr(pytorch, "from_pretrained", load)
     done = parity(int8)
     assert done.exit_code == 3
     assert "CUDA out of memory\nhint: take --dtype bf16" in done.stderr

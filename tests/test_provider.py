@@ -23,7 +23,8 @@ from stepscore import provider as provider_module
 from stepscore.artifact import Pair
 from stepscore.choices import Activations, Coding, Precision, Provider, Residency, Target
 from stepscore.cli import main
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engine import Engine
+from stepscore.engines import EngineOptions
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 from stepscore.plan import Batch, pack
 from stepscore.provider import (

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from benchmarks.machine import RESULTS
 from benchmarks.readme import regenerated
-from benchmarks.tables import TABLES, Table, markdown
+from benchmarks.table import Table, markdown
+from benchmarks.tables import TABLES
 
 pytest.importorskip("matplotlib", reason="plots need the extra torch")
 from benchmarks.plots import all_plots
@@ -114,6 +115,27 @@ RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
         "total": CALLS,
         "distinct_in_trace": 300,
     },
+    "matrix": {
+        "machine": MACHINE,
+        "threads": 2,
+        "repeats": 3,
+        "problems": 400,
+        "shape": SHAPE,
+        "all_layers": 28,
+        "workload": "one solution",
+        "rows": [
+            {
+                "format": "bitsandbytes",
+                "precision": "nf4",
+                "disk_mb": 1234,
+                "peak_mb": 2345,
+                "pair_tokens_per_second": speed(101.4),
+                "log_ratio_error": 0.564,
+                "first_errors": 0.9,
+            },
+            {"format": "ONNX (optimum)", "precision": "fp32", "skipped": "no such option"},
+        ],
+    },
     "memory_score": {"machine": MACHINE, "rows": [{"precision": "fp32", "peak_mb": 934}, {"tokens": 4096}]},
 }
 
@@ -158,6 +180,14 @@ def test_rows_are_no_longer_than_their_headings(name: str, results: dict[str, di
 def test_a_skipped_peer_keeps_its_reason() -> None:
     (table,) = TABLES["throughput"](RESULTS_MADE_UP)
     assert "skipped: llama_cpp is not installed" in markdown(table)
+
+
+def test_a_format_that_is_skipped_keeps_its_reason_among_those_that_are_not() -> None:
+    (table,) = TABLES["matrix"](RESULTS_MADE_UP)
+    assert table.rows == [
+        ["bitsandbytes, nf4", "1,234", "2,345", "101", "56 %", "90.00%"],
+        ["ONNX (optimum), fp32", "skipped: no such option", "", "", "", ""],
+    ]
 
 
 def test_a_ratio_is_taken_inside_a_round() -> None:

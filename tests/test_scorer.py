@@ -18,7 +18,7 @@ from tests.forms import needs_exact_integers
 
 from stepscore.artifact import Selftest
 from stepscore.choices import Convention, Precision
-from stepscore.engine import Logprobs
+from stepscore.engines import Logprobs
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
 from stepscore.plan import Batch
 from stepscore.records import Record

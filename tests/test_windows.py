@@ -12,7 +12,7 @@ import pytest
 from tests.test_scorer import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.choices import Convention
-from stepscore.engine import Logprobs
+from stepscore.engines import Logprobs
 from stepscore.errors import InvalidRecord
 from stepscore.plan import Batch
 from stepscore.records import Record

@@ -10,7 +10,7 @@ from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 
 from stepscore.artifact import Pair
 from stepscore.bench import windows
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engines import EngineOptions, PairEngine, open_engine
 from stepscore.memory import BATCH_TOKENS, WINDOW_BATCHES
 from stepscore.plan import plan
 
@@ -34,14 +34,14 @@ class Ours:
 
     def load(self, models: Models) -> LoadedPair:
         """Open the pair; the checkpoints are not needed any more."""
-        return LoadedPair(Engine(Pair.open(self.pair), EngineOptions(threads=self.threads)), self.share)
+        return LoadedPair(open_engine(Pair.open(self.pair), EngineOptions(threads=self.threads)), self.share)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedPair:
     """An engine and how its windows are planned."""
 
-    engine: Engine
+    engine: PairEngine
     share: bool
 
     def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:

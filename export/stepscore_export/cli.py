@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from stepscore.choices import (
     DEFAULT_BETA,
@@ -13,6 +14,7 @@ from stepscore.choices import (
     Coding,
     DifferencePrecision,
     Exporter,
+    Format,
     Precision,
     Products,
     Target,
@@ -31,9 +33,18 @@ from stepscore.choices import (
     "--output", required=True, type=click.Path(path_type=Path), help="Folder that becomes the pair."
 )
 @click.option(
+    "--format",
+    "of_format",
+    type=click.Choice(Format, case_sensitive=False),
+    default=Format.ONNX.value,
+    show_default=True,
+    help="What runs the pair: ONNX Runtime, or PyTorch on bitsandbytes' weights (int8, nf4, fp4).",
+)
+@click.option(
     "--precision",
     type=click.Choice(Precision, case_sensitive=False),
-    help="How weights are stored.  [default: int8; fp32 with optimum]",
+    help="How weights are stored: fp32, fp16, bf16, int8, int4; with bitsandbytes int8, nf4, fp4.  "
+    "[default: int8; fp32 with optimum]",
 )
 @click.option(
     "--exporter",
@@ -95,13 +106,18 @@ from stepscore.choices import (
 @click.option("--force", is_flag=True, help="Replace a pair that stands at --output.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what it would need, write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@click.pass_context
 def export(
+    ctx: click.Context,
+    /,
     policy: str,
     reference: str,
     output: Path,
     *,
+    of_format: Format,
     precision: Precision | None,
     exporter: Exporter,
+    beta: float,
     calibration: Path | None,
     fidelity_data: Path | None,
     force: bool,
@@ -112,16 +128,29 @@ def export(
     """Turn two Qwen2 checkpoints into a pair that `stepscore score` reads.
 
     Weights are read, converted and written in row blocks, so a 7.6B pair needs no more memory than one of
-    its layers. The pair is run and compared before it appears under its name.
+    its layers; for bitsandbytes a model is loaded whole. The pair is run and compared before it appears under
+    its name.
     """
     from stepscore_export.command import run_export  # noqa: PLC0415
-    from stepscore_export.options import ExportOptions  # noqa: PLC0415
+    from stepscore_export.options import (  # noqa: PLC0415
+        BitsandbytesOptions,
+        ExportOptions,
+        refuse_with_bitsandbytes,
+    )
 
+    chosen: ExportOptions | BitsandbytesOptions
+    if of_format is Format.BITSANDBYTES:
+        refuse_with_bitsandbytes(_given(ctx, [*options, "exporter", "calibration"]))
+        chosen = BitsandbytesOptions(precision or Precision.INT8, beta)
+    else:
+        chosen = ExportOptions(
+            precision or _usual_precision(exporter), beta=beta, exporter=exporter, **options
+        )
     run_export(
         policy,
         reference,
         output,
-        ExportOptions(precision or _usual_precision(exporter), exporter=exporter, **options),
+        chosen,
         calibration=calibration,
         fidelity_data=fidelity_data,
         force=force,
@@ -132,3 +161,12 @@ def export(
 
 def _usual_precision(exporter: Exporter) -> Precision:
     return Precision.FP32 if exporter is Exporter.OPTIMUM else Precision.INT8
+
+
+def _given(ctx: click.Context, names: list[str]) -> list[str]:
+    """Return those of the options that somebody asked for, as they are spelled."""
+    return [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    ]

@@ -11,21 +11,26 @@ from tqdm import tqdm
 
 from stepscore.artifact import Distance, Pair
 from stepscore.choices import Activations, Exporter
+from stepscore_export.bitsandbytes_pair import estimate_bitsandbytes, export_bitsandbytes
 from stepscore_export.calibration import MAX_TOKENS
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.distance import measure_distance
 from stepscore_export.estimate import Estimate, estimate
-from stepscore_export.options import ExportOptions
+from stepscore_export.model import Members
+from stepscore_export.options import BitsandbytesOptions, ExportOptions
 from stepscore_export.pair import check_settled, export_pair, prompt_template, settle
 from stepscore_export.seal import check_output
 from stepscore_export.texts import Texts, bundled_texts, encode_texts, read_texts
+from stepscore_export.torch_engine import require_packages
+
+Options = ExportOptions | BitsandbytesOptions
 
 
 def run_export(
     policy: str,
     reference: str,
     output: Path,
-    options: ExportOptions,
+    options: Options,
     *,
     calibration: Path | None,
     fidelity_data: Path | None,
@@ -50,16 +55,21 @@ def run_export(
             bar.set_description(what, refresh=False)
             bar.update(parameters)
 
-        pair = export_pair(
-            policy,
-            reference,
-            output,
-            options,
-            texts=texts,
-            calibration=calibration_texts,
-            force=force,
-            progress=progress,
-        )
+        if isinstance(options, BitsandbytesOptions):
+            pair = export_bitsandbytes(
+                policy, reference, output, options, texts=texts, force=force, progress=progress
+            )
+        else:
+            pair = export_pair(
+                policy,
+                reference,
+                output,
+                options,
+                texts=texts,
+                calibration=calibration_texts,
+                force=force,
+                progress=progress,
+            )
     if not quiet:
         _print_summary(pair, plan.options, time.monotonic() - started)
 
@@ -68,12 +78,12 @@ def run_export(
 class _Plan:
     """What an export will do, and what that needs."""
 
-    options: ExportOptions
+    options: Options
     distance: Distance
     needs: Estimate
 
 
-def _plan(policy: str, reference: str, options: ExportOptions, texts: tuple[Texts, Texts | None]) -> _Plan:
+def _plan(policy: str, reference: str, options: Options, texts: tuple[Texts, Texts | None]) -> _Plan:
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
         _, encoder = prompt_template(policy_model)
@@ -81,10 +91,13 @@ def _plan(policy: str, reference: str, options: ExportOptions, texts: tuple[Text
         if texts[1] is not None:
             encode_texts(texts[1], encoder, MAX_TOKENS)
         distance = measure_distance(policy_model, reference_model)
+        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
+        if isinstance(options, BitsandbytesOptions):
+            require_packages()
+            return _Plan(options, distance, estimate_bitsandbytes(checkpoints, options))
         settled = settle(options, distance)
         check_settled(settled, texts[1])
-        needs = estimate({"policy": policy_model, "reference": reference_model}, settled)
-        return _Plan(settled, distance, needs)
+        return _Plan(settled, distance, estimate(checkpoints, settled))
 
 
 def _print_plan(plan: _Plan, output: Path) -> None:
@@ -94,7 +107,7 @@ def _print_plan(plan: _Plan, output: Path) -> None:
         "source": f"{needs.parameters / 1e6:,.1f} million parameters in two checkpoints, "
         f"{_size(needs.source_bytes)}",
         "distance": f"|policy - reference| is {100 * plan.distance.overall:.2f} % of |reference|",
-        "output": f"{output}: {describe(options)} for {options.target}, block size {options.block_size}",
+        "output": f"{output}: {describe(options)}{_graphs(options)}",
         "disk": f"{_size(needs.disk_bytes)} ({weights})",
         "memory": f"about {_size(needs.memory_bytes)} at the peak",
         "time": f"about {needs.seconds:,.0f} s on two cores, self-test included",
@@ -102,8 +115,16 @@ def _print_plan(plan: _Plan, output: Path) -> None:
         click.echo(f"{name:<10}{value}")
 
 
-def describe(options: ExportOptions) -> str:
+def _graphs(options: Options) -> str:
+    if isinstance(options, BitsandbytesOptions):
+        return ""
+    return f" for {options.target}, block size {options.block_size}"
+
+
+def describe(options: Options) -> str:
     """Return precision and coding in a few words."""
+    if isinstance(options, BitsandbytesOptions):
+        return f"bitsandbytes {options.precision}, each model on its own"
     if options.exporter is Exporter.OPTIMUM:
         return f"{options.precision}, traced by optimum"
     if options.difference_precision is None:
@@ -112,10 +133,10 @@ def describe(options: ExportOptions) -> str:
     return f"{options.precision} reference + {options.difference_precision} difference{activations}"
 
 
-def _print_summary(pair: Pair, options: ExportOptions, seconds: float) -> None:
+def _print_summary(pair: Pair, options: Options, seconds: float) -> None:
     manifest = pair.manifest
     lines = [f"{pair.path}: {describe(options)}, {_size(pair.num_bytes())}, sealed after {seconds:,.1f} s"]
-    if options.bits is not None and manifest.difference is None:
+    if isinstance(options, ExportOptions) and options.bits is not None and manifest.difference is None:
         apart = f"{100 * manifest.distance.overall:.2f} %"
         lines.append(f"each model was quantised on its own: the two are {apart} apart")
     if manifest.selftest is not None:

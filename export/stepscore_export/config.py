@@ -113,10 +113,12 @@ def _refuse_other_architectures(config: Json) -> None:
             f"config.json: architectures is {architectures!r}, not a causal language model",
             hint="an implicit PRM is a pair of Qwen2ForCausalLM models; classifiers and reward heads are not",
         )
-    if config.get("quantization_config"):
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
         raise UnsupportedArchitecture(
-            "config.json has `quantization_config`: the checkpoint is already quantised",
-            hint="export from the original fp32, bf16 or fp16 checkpoint",
+            "config.json has `quantization_config`: the checkpoint is already quantised"
+            + (f" ({method})" if isinstance(method, str) else ""),
+            hint="export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantises it",
         )
     if config.get("hidden_act", "silu") != "silu":
         raise UnsupportedArchitecture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -65,8 +66,7 @@ class ExportOptions:
             raise ExportError(
                 "fp32 has no attention kernel on CUDA", hint="take --precision bf16 or fp16, or --target cpu"
             )
-        if not 0 < self.beta < float("inf"):
-            raise ExportError(f"beta is {self.beta}; it must be a positive number")
+        _check_beta(self.beta)
         if self.coding is Coding.DIFFERENCE and self.bits is None:
             raise ExportError(
                 f"a difference is stored in integers, not at {self.precision}",
@@ -171,3 +171,33 @@ class ExportOptions:
             raise ExportError(why[0], hint=why[1])
         if self.products is not None:
             raise ExportError("--products is a choice for exact activations", hint="drop it")
+
+
+@dataclass(frozen=True, slots=True)
+class BitsandbytesOptions:
+    """The choices of a pair of bitsandbytes' weights: each model on its own, for any provider."""
+
+    precision: Precision = Precision.INT8
+    beta: float = DEFAULT_BETA
+
+    def __post_init__(self) -> None:
+        if self.precision not in Format.BITSANDBYTES.precisions:
+            raise ExportError(
+                f"bitsandbytes has no {self.precision} weights",
+                hint="take --precision int8, nf4 or fp4, or --format onnx",
+            )
+        _check_beta(self.beta)
+
+
+def refuse_with_bitsandbytes(given: Sequence[str]) -> None:
+    """Raise ExportError where options were given that only ONNX pairs have, such as `--target`."""
+    if given:
+        raise ExportError(
+            f"{given[0]} is a choice for ONNX pairs; bitsandbytes decides for itself",
+            hint=f"drop {' and '.join(given)}, or take --format onnx",
+        )
+
+
+def _check_beta(beta: float) -> None:
+    if not 0 < beta < float("inf"):
+        raise ExportError(f"beta is {beta}; it must be a positive number")

@@ -6,6 +6,8 @@ runtime, reads the source checkpoint and not the weight file, and computes in fl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,14 +46,20 @@ def _norm(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
 
 
 def _linear(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
-    count, columns = checkpoint.shape(f"{name}.weight")
-    step = max(1, BLOCK_ELEMENTS // columns)
+    return np.concatenate(list(_products(checkpoint, f"{name}.weight", rows)), axis=-1)
 
-    def product(start: int) -> Rows:
-        result: Rows = rows @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
+
+def _products(checkpoint: Checkpoint, name: str, rows: Rows) -> Iterator[Rows]:
+    """Give rows @ weight^T in blocks of columns: one is read while others are multiplied."""
+    count, columns = checkpoint.shape(name)
+    step = max(1, BLOCK_ELEMENTS // columns)
+    blocks = (checkpoint.rows(name, start, min(start + step, count)) for start in range(0, count, step))
+
+    def product(block: NDArray[np.float32]) -> Rows:
+        result: Rows = rows @ block.T
         return result
 
-    return np.concatenate(list(in_order(product, range(0, count, step))), axis=-1)
+    return in_order(product, blocks)
 
 
 def _attention(checkpoint: Checkpoint, layer: str, normed: Rows) -> Rows:
@@ -87,17 +95,13 @@ def _rotate(checkpoint: Checkpoint, heads: Rows) -> Rows:
 
 def _log_softmax_at(checkpoint: Checkpoint, hidden: Rows, targets: NDArray[np.int64]) -> Rows:
     name = "model.embed_tokens" if checkpoint.config.tie_word_embeddings else "lm_head"
-    count, columns = checkpoint.shape(f"{name}.weight")
-    step = max(1, BLOCK_ELEMENTS // columns)
     total = np.full(len(hidden), -np.inf)
     chosen = np.empty(len(hidden))
-
-    def product(start: int) -> tuple[int, Rows]:
-        return start, hidden @ checkpoint.rows(f"{name}.weight", start, min(start + step, count)).T
-
-    for start, logits in in_order(product, range(0, count, step)):
+    stop = 0
+    for logits in _products(checkpoint, f"{name}.weight", hidden):
+        start, stop = stop, stop + logits.shape[-1]
         total = np.logaddexp(total, np.logaddexp.reduce(logits, axis=-1))
-        here = (targets >= start) & (targets < start + step)
+        here = (targets >= start) & (targets < stop)
         chosen[here] = logits[here, targets[here] - start]
     logprobs: Rows = chosen - total
     return logprobs

@@ -134,7 +134,7 @@ def export_pair(
             staged.write_manifest(write_graphs(runnable))
             progress("comparing the staged pair with numpy", 0)
             selftest = run_selftest(Pair.open(staged.folder), checkpoints)
-            measured = _measure(staged, checkpoints, texts.name, prompts, progress)
+            measured = measure(staged, checkpoints, texts.name, prompts, progress)
             staged.seal(msgspec.structs.replace(write_graphs(options), selftest=selftest, fidelity=measured))
     return Pair.open(target)
 
@@ -193,7 +193,7 @@ def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
         raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
 
 
-def _measure(
+def measure(
     staged: Stage, checkpoints: Members, name: str, prompts: list[EncodedPrompt], progress: Progress
 ) -> Fidelity | None:
     """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
@@ -251,7 +251,7 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         policy=checkpoints["policy"].source,
         reference=checkpoints["reference"].source,
-        architecture=_architecture(*(checkpoint.config for checkpoint in checkpoints.values())),
+        architecture=shared_architecture(*(checkpoint.config for checkpoint in checkpoints.values())),
         format=Format.ONNX,
         exporter=options.exporter,
         precision=options.precision,
@@ -281,7 +281,8 @@ def _difference(options: ExportOptions, calibration: str | None) -> Difference |
     return Difference(options.difference_precision, activations, options.products, calibration)
 
 
-def _architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:
+def shared_architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:
+    """Return the shape of both, and the positions that both have."""
     shared = {key: getattr(policy, key) for key in Architecture.__struct_fields__}
     positions = min(policy.max_position_embeddings, reference.max_position_embeddings)
     return Architecture(**shared | {"max_position_embeddings": positions})

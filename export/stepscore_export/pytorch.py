@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stepscore.errors import ProviderUnavailable, UnsupportedArchitecture
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 HEAD_ROWS = 512
@@ -66,14 +67,14 @@ def require(*packages: str) -> None:
             ) from None
 
 
-def resolve(device: Device) -> Device:
+def resolve(device: Device, option: str = "--device") -> Device:
     """Return cpu or cuda; raise ProviderUnavailable where PyTorch finds no GPU for the latter."""
     import torch  # noqa: PLC0415
 
     available = torch.cuda.is_available()
     if device is Device.CUDA and not available:
         raise ProviderUnavailable(
-            f"torch {torch.__version__} finds no CUDA device here", hint="take --device cpu, or auto"
+            f"torch {torch.__version__} finds no CUDA device here", hint=f"take {option} cpu, or auto"
         )
     if device is Device.AUTO:
         return Device.CUDA if available else Device.CPU
@@ -96,7 +97,7 @@ def score(
     """
     import torch  # noqa: PLC0415
 
-    with _memory_errors(device), torch.no_grad():
+    with memory_errors(device, "take --dtype bf16 or fp16, or --device cpu"), torch.no_grad():
         run = _score(folder, sequences, dtype, device, progress)
     gc.collect()
     if device is Device.CUDA:
@@ -111,7 +112,9 @@ def _score(
     device: Device,
     progress: Callable[[], object],
 ) -> Run:
-    model = _load(folder, dtype, device)
+    import torch  # noqa: PLC0415
+
+    model = from_pretrained(folder, dtype=getattr(torch, _TORCH_NAMES[dtype])).to(device.value)
     _logprobs(model, sequences[0])
     outputs = []
     seconds = 0.0
@@ -123,8 +126,18 @@ def _score(
     return Run(outputs, seconds)
 
 
-def _load(folder: Path, dtype: DType, device: Device) -> Any:
-    import torch  # noqa: PLC0415
+def from_pretrained(
+    folder: Path,
+    *,
+    dtype: torch.dtype | Literal["auto"],
+    attention: str = "sdpa",
+    device_map: dict[str, str] | None = None,
+    quantization: Any = None,
+) -> Any:
+    """Load the model in `folder`, which must have been checked, for inference; no code comes with it.
+
+    `dtype` "auto" is what it is stored in. `quantization` quantises it on the way.
+    """
     from transformers import Qwen2ForCausalLM  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
 
@@ -135,15 +148,16 @@ def _load(folder: Path, dtype: DType, device: Device) -> Any:
         )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = Qwen2ForCausalLM.from_pretrained(
+    return Qwen2ForCausalLM.from_pretrained(
         folder,
-        dtype=getattr(torch, _TORCH_NAMES[dtype]),
-        attn_implementation="sdpa",
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        quantization_config=quantization,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-    )
-    return model.to(device.value).eval()
+    ).eval()
 
 
 def _logprobs(model: Any, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -161,7 +175,8 @@ def _logprobs(model: Any, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _memory_errors(device: Device) -> Iterator[None]:
+def memory_errors(device: Device, hint: str) -> Iterator[None]:
+    """Raise ProviderUnavailable in place of PyTorch's own error where the memory is too small."""
     import torch  # noqa: PLC0415
 
     try:
@@ -169,5 +184,5 @@ def _memory_errors(device: Device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ProviderUnavailable(
             f"the memory of {device} is too small for PyTorch: {str(error).partition('. ')[0]}",
-            hint="take --dtype bf16 or fp16, or --device cpu",
+            hint=hint,
         ) from None

@@ -30,6 +30,13 @@ class Stage:
             (self.folder / name).write_bytes(data)
         self.files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
+    def take(self, path: Path) -> None:
+        """Take note of a file that somebody else has written into the stage."""
+        with unwritable(self.target), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = path.relative_to(self.folder).as_posix()
+        self.files[name] = FileEntry(path.stat().st_size, digest)
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Write manifest.json, the one file that it does not list."""
         with unwritable(self.target):

@@ -14,7 +14,7 @@ import numpy as np
 
 from stepscore.artifact import ModelName, Pair, Selftest
 from stepscore.choices import Convention, Precision, Provider
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engines import EngineOptions, PairEngine, open_engine
 from stepscore.errors import SelftestFailed
 from stepscore.memory import residencies
 from stepscore.plan import pack
@@ -68,9 +68,9 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
     )
 
 
-def lean_engine(pair: Pair) -> Engine:
+def lean_engine(pair: Pair) -> PairEngine:
     """Open a pair so that as little of it is in memory at once as there can be."""
-    return Engine(pair, EngineOptions(residency=residencies(pair.manifest)[-1], ahead=False))
+    return open_engine(pair, EngineOptions(residency=residencies(pair.manifest)[-1], ahead=False))
 
 
 def _check(precision: Precision, what: str, error: float) -> None:

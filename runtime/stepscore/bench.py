@@ -18,12 +18,11 @@ import numpy as np
 
 from stepscore.artifact import Pair
 from stepscore.choices import Convention, Provider, Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engines import EngineOptions, PairEngine, available_cores, open_engine
 from stepscore.errors import InputError
 from stepscore.memory import Settings, settle
 from stepscore.plan import Int64, plan
 from stepscore.prompt import PromptEncoder
-from stepscore.provider import available_cores
 from stepscore.records import parse_line
 
 RANDOM_LENGTHS = (128, 512, 2048)
@@ -126,7 +125,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Repo
         head_rows=settings.head_rows,
     )
     started = time.perf_counter()
-    engine = Engine(pair, options)
+    engine = open_engine(pair, options)
     loaded = time.perf_counter()
     engine.logprobs(workloads[0].sequences[:1])
     first_result = time.perf_counter()
@@ -168,7 +167,7 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "peak memory", f"{report.peak_mb:,.0f} MB resident"
 
 
-def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:
+def timed(engine: PairEngine, workload: Workload, settings: Settings, repeats: int) -> Timing:
     """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
     shared: list[float] = []
     alone: list[float] = []
@@ -182,7 +181,7 @@ def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) 
     return Timing(workload.name, len(workload.sequences), workload.tokens, speed, factor)
 
 
-def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
+def seconds_of(engine: PairEngine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
     """Plan and run a workload once; return the seconds."""
     started = time.perf_counter()
     for window in windows(workload.sequences, settings.window_tokens):

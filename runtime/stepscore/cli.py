@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stepscore.bench_cli import bench
+from stepscore.choices import Format
 from stepscore.errors import ProviderUnavailable
 from stepscore.evaluate_cli import evaluate
 from stepscore.report_cli import report
@@ -118,11 +119,10 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
         f"Qwen2: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, vocabulary "
         f"{shape.vocab_size:,}, at most {shape.max_position_embeddings:,} tokens",
     )
-    by_row = manifest.difference is not None and manifest.difference.activations == "int8"
-    in_blocks = manifest.precision in {"int8", "int4"} and not by_row
-    blocks = f", blocks of {manifest.block_size}" if in_blocks else ""
-    yield "precision", f"{manifest.precision}{blocks}, for {manifest.target}"
-    yield "exporter", manifest.exporter
+    yield "format", manifest.format
+    if manifest.format is Format.ONNX:
+        yield "exporter", manifest.exporter
+    yield "precision", _precision(manifest)
     yield "coding", _coding(manifest)
     yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
     yield "beta", f"{manifest.beta:g}"
@@ -135,6 +135,14 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
     if manifest.fidelity is not None:
         yield "fidelity", str(manifest.fidelity)
     yield "written by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+
+
+def _precision(manifest: Manifest) -> str:
+    in_blocks = {"nf4", "fp4"} if manifest.format == "bitsandbytes" else {"int8", "int4"}
+    if manifest.difference is not None and manifest.difference.activations == "int8":
+        in_blocks = set()  # a scale is a row's
+    blocks = f", blocks of {manifest.block_size}" if manifest.precision in in_blocks else ""
+    return f"{manifest.precision}{blocks}, for {manifest.target or 'cpu and cuda'}"
 
 
 def _coding(manifest: Manifest) -> str:

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepscore.choices import Provider, Target
+from stepscore.engines import available_cores, engine_of
 from stepscore.errors import ProviderUnavailable, StepscoreError
 from stepscore.memory import available_bytes
 
 if TYPE_CHECKING:
     from stepscore.artifact import Pair
 
-PACKAGES = ("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = (
+    *("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu"),
+    *("torch", "transformers", "accelerate", "bitsandbytes"),
+)
 PROVIDERS = ("cpu", "cuda")
 CPU_FEATURES = (
     *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -40,7 +44,10 @@ def examine(pair: Path | None) -> tuple[list[Finding], bool]:
     machine = [
         Finding("python", f"{platform.python_version()} on {platform.platform()}"),
         Finding("packages", ", ".join(_versions())),
-        Finding("processor", f"{_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}"),
+        Finding(
+            "processor",
+            f"{available_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}",
+        ),
         Finding("memory", _memory()),
     ]
     providers = {name: _try_provider(name) for name in PROVIDERS}
@@ -48,7 +55,7 @@ def examine(pair: Path | None) -> tuple[list[Finding], bool]:
     if pair is None:
         return found, any(provider.fault is None for provider in providers.values())
     opened, target = _try_pair(pair)
-    works = opened.fault is None and target is not None and providers[target].fault is None
+    works = opened.fault is None and (target is None or providers[target].fault is None)
     return [*found, opened], works
 
 
@@ -101,28 +108,29 @@ def _missing(name: str) -> str | None:
 
 
 def _try_pair(path: Path) -> tuple[Finding, str | None]:
+    """Return what was found, and which of ONNX Runtime's providers the pair is for, if any."""
     from stepscore.artifact import Pair  # noqa: PLC0415
 
     try:
         pair = Pair.open(path)
-        _check_integers(pair)
+        _check_engine(pair)
     except StepscoreError as error:
         return Finding("pair", str(path), error), None
-    target = (pair.manifest.target or Target.CPU).value
+    target = pair.manifest.target
     size = pair.num_bytes()
-    value = f"{path}: for {target}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
+    runs_on = f"PyTorch ({pair.manifest.format})" if target is None else target.value
+    value = f"{path}: for {runs_on}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
     available = available_bytes()
-    if target == "cpu" and available is not None and size > available:
+    if target is not Target.CUDA and available is not None and size > available:
         value += f"; more than the {available / 1e9:.1f} GB of memory available"
-    return Finding("pair", value), target
+    return Finding("pair", value), None if target is None else target.value
 
 
-def _check_integers(pair: Pair) -> None:
+def _check_engine(pair: Pair) -> None:
     try:
-        from stepscore.engine import require_integers_of  # noqa: PLC0415
+        engine_of(pair.manifest.format).check(pair)
     except ModuleNotFoundError:
         return  # no ONNX Runtime: the providers have said so
-    require_integers_of(pair)
 
 
 def _versions() -> Iterator[str]:
@@ -131,10 +139,6 @@ def _versions() -> Iterator[str]:
             yield f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_features() -> list[str]:

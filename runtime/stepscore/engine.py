@@ -39,32 +39,19 @@ from stepscore.artifact import (
     head_files,
     layer_file,
 )
-from stepscore.choices import Exporter, Provider, Residency
+from stepscore.choices import Exporter, Residency
+from stepscore.engines import EngineOptions, LogProbs, Logprobs, PairEngine
 from stepscore.memory import check_residency, usual_head_rows
-from stepscore.plan import Batch, chunks, pack
+from stepscore.plan import Batch, chunks
 from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve
 
 Values = dict[str, ort.OrtValue]
 _ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 """ONNX's numbers of the types of outputs: numpy has no bfloat16."""
-Logprobs = dict[ModelName, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How to run; none of it changes a number by more than rounding."""
-
-    provider: Provider = Provider.AUTO
-    residency: Residency = Residency.RESIDENT
-    threads: int | None = None
-    gpu_mem_limit: int | None = None
-    head_rows: int | None = None
-    ahead: bool = True
-    """Whether `stream` opens the next layer while one is run: faster, and one layer more in memory."""
-
-
-class Engine:
-    """An open pair, ready to run windows of batches."""
+class Engine(PairEngine):
+    """An open pair of graphs, ready to run windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
@@ -73,7 +60,7 @@ class Engine:
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
         require(self.provider)
-        require_integers_of(pair)
+        self.check(pair)
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
         cast_late = pair.manifest.difference is None
@@ -90,10 +77,16 @@ class Engine:
             _Unit(unit, _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead), stages)
             for unit in pair.manifest.units
         ]
-        self._by_batch = options.residency in {Residency.RESIDENT, Residency.AUTO}
+        self._by_batch = options.by_batch
         if self._by_batch:
             for each in self._units:
                 each.keep()
+
+    @classmethod
+    def check(cls, pair: Pair) -> None:
+        """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
+        if pair.manifest.has_int8_activations:
+            require_exact_integers()
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
         """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order.
@@ -121,23 +114,9 @@ class Engine:
             results |= logprobs
         return hidden, results
 
-    def logprobs(
-        self, sequences: list[NDArray[np.int64]]
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
-        batch = pack(sequences, [0] * len(sequences))
-        (results,) = self.run([batch])
-        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.pairs]
-
     def close(self) -> None:
         """Release the sessions and their memory."""
         self._units.clear()
-
-
-def require_integers_of(pair: Pair) -> None:
-    """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
-    if pair.manifest.has_int8_activations:
-        require_exact_integers()
 
 
 class _Graphs:
@@ -229,7 +208,7 @@ class _Unit:
     def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
         """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
         rows = self._embedded(window)
-        sums = [{model: _LogProbs.of(batch) for model in self.models} for batch in window]
+        sums = [{model: LogProbs.of(batch) for model in self.models} for batch in window]
         with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
             for _ in self._stages.layers:
                 session = next(sessions)
@@ -272,7 +251,7 @@ class _Unit:
         hidden: Values,
         batch: Batch,
         head_rows: int,
-        sums: Mapping[ModelName, _LogProbs],
+        sums: Mapping[ModelName, LogProbs],
     ) -> None:
         """Add what this part of the head says of the targets, at most `head_rows` rows at a time."""
         names = [value.name for value in session.get_outputs()]
@@ -281,30 +260,6 @@ class _Unit:
             _run(session, {"rows": rows, "targets": targets}, hidden, outputs)
             for model, name in zip(self.models, names, strict=True):
                 sums[model].add(part, outputs[name].numpy())
-
-
-@dataclass(frozen=True, slots=True)
-class _LogProbs:
-    """logit - log-sum-exp of targets [t], float64, summed over tiles of the vocabulary in their order."""
-
-    logits: NDArray[np.float64]
-    log_sums: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, batch: Batch) -> _LogProbs:
-        count = len(batch.target_ids)
-        return cls(np.zeros(count), np.full(count, -np.inf))
-
-    def add(self, pairs: slice, parts: NDArray[np.float32]) -> None:
-        """Take a head's parts [pairs, 2, tiles]: the target's logit, 0 in tiles without it; log-sum-exp."""
-        for logit, log_sum in parts.transpose(2, 1, 0):
-            self.logits[pairs] += logit
-            self.log_sums[pairs] = np.logaddexp(self.log_sums[pairs], log_sum)
-
-    def total(self) -> NDArray[np.float32]:
-        """Return the log-probs, once all tiles are in; not finite where a logit was not."""
-        with np.errstate(invalid="ignore"):
-            return (self.logits - self.log_sums).astype(np.float32)
 
 
 def _run(

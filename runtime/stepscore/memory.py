@@ -11,7 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, Manifest, Unit, head_files, layer_file
+from stepscore.artifact import (
+    BODY,
+    EMBED,
+    HEAD,
+    TOKENIZER,
+    Manifest,
+    Unit,
+    head_files,
+    layer_file,
+    safetensors_files,
+)
 from stepscore.choices import Exporter, Format, Precision, Residency, Target
 from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.plan import Batch
@@ -119,11 +129,14 @@ _FLOAT32 = _Form(arrays=3, logits=4)
 _TRACED = _Form(arrays=4, logits=4, scores=5)
 _TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
+_TORCH = _Form(arrays=3, logits=3, copies=1)
 
 TILE = 8192
 COPIED_ELEMENTS = 1 << 23
 """What a merged matrix is cut into."""
 PROCESS_BYTES = 65 << 20
+TORCH_BYTES = 300 << 20
+"""PyTorch, transformers and bitsandbytes, imported."""
 TOKENIZER_BYTES = 17.5
 """Bytes in memory for a byte of tokenizer.json."""
 KEPT_BYTES = 150 << 20
@@ -137,6 +150,11 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     load = load or Load.usual(settings)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
+    if manifest.format is Format.BITSANDBYTES:
+        stored = [_stored(manifest, unit) for unit in manifest.units]
+        resident = settings.residency is Residency.RESIDENT
+        process += TORCH_BYTES + (0 if resident else KEPT_BYTES)
+        return Estimate(process, sum(stored) if resident else max(stored), max(in_layer, in_head), 0)
     if manifest.exporter is Exporter.OPTIMUM:  # arrays of many sizes: none takes another's place
         in_layer = in_head = in_layer + in_head
     if settings.residency is Residency.RESIDENT:
@@ -168,6 +186,10 @@ def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
     return _looked_up(unit, load) + round(_form(manifest).held * products)
 
 
+def _stored(manifest: Manifest, unit: Unit) -> int:
+    return sum(manifest.files[name].size for name in safetensors_files(manifest, unit))
+
+
 def _looked_up(unit: Unit, load: Load) -> int:
     return min(unit.extents[EMBED].size, len(unit.models) * load.vocabulary * MAPPED_BYTES)
 
@@ -193,6 +215,8 @@ def _copied(manifest: Manifest, elements: int) -> int:
 
 
 def _form(manifest: Manifest) -> _Form:
+    if manifest.format is Format.BITSANDBYTES:
+        return _TORCH
     if manifest.exporter is Exporter.OPTIMUM:
         return _TRACED if manifest.precision is Precision.FP32 else _TRACED16
     if manifest.has_int8_activations:
@@ -220,7 +244,7 @@ def settle(
     """
     check_residency(manifest, residency)
     limit = memory_limit
-    if limit is None and manifest.target is Target.CPU:
+    if limit is None and manifest.target is not Target.CUDA:
         limit = available_bytes()
     choices = list(_choices(manifest, residency, max_batch_tokens, window_tokens))
     needs = [estimate(manifest, settings).total for settings in choices]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepscore.choices import Provider, Target
+from stepscore.engines import available_cores
 from stepscore.errors import PairIncompatible, ProviderUnavailable
 
 CUDA = "CUDAExecutionProvider"
@@ -116,11 +116,6 @@ def _share_host_arena() -> None:
     """Register one arena for all sessions of the process; it grows by what is asked for, not by doubling."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def runs_here(target: Target) -> bool:

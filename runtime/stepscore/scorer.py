@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stepscore.ahead import ahead
 from stepscore.artifact import Pair
 from stepscore.choices import Convention, Provider, Residency
-from stepscore.engine import Engine, EngineOptions
+from stepscore.engines import EngineOptions, PairEngine, open_engine
 from stepscore.errors import InputError, NonFinite
 from stepscore.memory import settle
 from stepscore.prompt import EncodedPrompt
@@ -55,7 +55,7 @@ Outcome = Result | InputError | NonFinite
 class Scorer:
     """An open pair, what is summed (`windows`) and how it is scaled (`beta`)."""
 
-    def __init__(self, pair: Pair, engine: Engine, windows: Windows, *, beta: float) -> None:
+    def __init__(self, pair: Pair, engine: PairEngine, windows: Windows, *, beta: float) -> None:
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be a positive number")
         self.pair = pair
@@ -110,7 +110,7 @@ class Scorer:
             share=share,
         )
         beta = opened.manifest.beta if beta is None else beta
-        return cls(opened, Engine(opened, options), windows, beta=beta)
+        return cls(opened, open_engine(opened, options), windows, beta=beta)
 
     @property
     def provider(self) -> Provider:

@@ -70,7 +70,7 @@ def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, An
         yield "computed", f"{tally.computed:,} rows ({share:.0f} %): shared beginnings once a batch"
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
-    if pair.manifest.target is Target.CPU:
+    if pair.manifest.target is not Target.CUDA:
         yield "memory", f"about {_size(estimate(pair.manifest, settings, most).total)} at the peak"
 
 
@@ -84,7 +84,7 @@ def describe(settings: Settings) -> str:
 
 def memory_facts(manifest: Manifest) -> Facts:
     """Give what full batches take, by residency; of a GPU's memory nothing is known beforehand."""
-    if manifest.target is not Target.CPU:
+    if manifest.target is Target.CUDA:
         return
     for residency in residencies(manifest):
         needs = []
