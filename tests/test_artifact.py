@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
 
-from stepscore.artifact import MANIFEST, Manifest, Pair, graph_files
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Products
 from stepscore.errors import (
     ArtifactError,
@@ -27,6 +27,7 @@ from stepscore.errors import (
     NotFound,
     VersionUnsupported,
 )
+from stepscore.manifest import MANIFEST, Manifest, graph_files
 from stepscore.scorer import Scorer
 
 FILES = [

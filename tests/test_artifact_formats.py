@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from tests.test_artifact import open_and_verify, rewrite
 
-from stepscore.artifact import MANIFEST, FileEntry, Pair, Unit
+from stepscore.artifact import Pair
 from stepscore.choices import Format, Precision
 from stepscore.errors import ManifestInvalid
+from stepscore.manifest import MANIFEST, FileEntry, Unit
 
 
 @pytest.fixture

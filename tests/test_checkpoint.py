@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.checkpoints import TINY, edit_json, edit_tensors, tied, weights, write_checkpoint
 
-from stepscore.artifact import Source
 from stepscore.errors import CheckpointUnsafe, ExportError, NotFound
+from stepscore.manifest import Source
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import tensor_shapes
 

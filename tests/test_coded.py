@@ -27,10 +27,11 @@ from tests.forms import (
 from tests.test_export import ODD
 from tests.test_graph import load
 
-from stepscore.artifact import ModelName, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Products, Residency, Target
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
+from stepscore.manifest import ModelName
 from stepscore.records import Record
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config

@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 from tests.checkpoints import TINY, edit_tensors, tied, weights, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 
-from stepscore.artifact import Distance, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Activations, Coding, DifferencePrecision, Precision
 from stepscore.cli import main
+from stepscore.manifest import Distance
 from stepscore_export import distance as distance_module
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.distance import (

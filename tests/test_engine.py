@@ -19,10 +19,11 @@ from tests.conftest import Checkpoints, PairOf
 from tests.forms import EXACT_FORMS, INTEGER, MERGED, name_of, needs_exact_integers
 
 from stepscore import engine as engine_module
-from stepscore.artifact import Pair, Selftest
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Residency
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions, Logprobs
+from stepscore.manifest import Selftest
 from stepscore.plan import SHORT_TOKENS, Batch, pack, plan
 from stepscore.provider import Sessions
 from stepscore_export import pair as pair_module

@@ -13,8 +13,9 @@ from tests.checkpoints import TINY, tied, write_checkpoint
 from tests.forms import INTEGER, MERGED, needs_exact_integers
 from tests.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
 
-from stepscore.artifact import Pair, Selftest
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, DifferencePrecision, Format, Precision, Target
+from stepscore.manifest import Selftest
 from stepscore_export import pair as pair_module
 from stepscore_export.checkpoint import Checkpoint
 from stepscore_export.config import Qwen2Config

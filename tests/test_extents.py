@@ -14,9 +14,10 @@ from tests.test_artifact import rewrite
 from tests.test_coded_graph import pair_in
 from tests.test_graph import NAMES, every_export, external, load
 
-from stepscore.artifact import MANIFEST, Pair, Unit
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Precision, Target
 from stepscore.errors import ManifestInvalid
+from stepscore.manifest import MANIFEST, Unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 

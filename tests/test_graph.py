@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tests.checkpoints import TINY, tied, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 
-from stepscore.artifact import Pair, graph_files
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Format, Precision, Residency, Target
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
+from stepscore.manifest import graph_files
 from stepscore.plan import Batch, pack
 from stepscore_export import model as model_module
 from stepscore_export.head import TILE

@@ -12,21 +12,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
-from stepscore.artifact import (
-    SCHEMA_VERSION,
-    Architecture,
-    Difference,
-    Distance,
-    Extent,
-    Fidelity,
-    FileEntry,
-    Manifest,
-    Pair,
-    Selftest,
-    Source,
-    Unit,
-    graph_files,
-)
+from stepscore.artifact import Pair
 from stepscore.choices import (
     Activations,
     Coding,
@@ -40,6 +26,20 @@ from stepscore.choices import (
 )
 from stepscore.cli import main
 from stepscore.errors import IntegrityMismatch, ProviderUnavailable
+from stepscore.manifest import (
+    SCHEMA_VERSION,
+    Architecture,
+    Difference,
+    Distance,
+    Extent,
+    Fidelity,
+    FileEntry,
+    Manifest,
+    Selftest,
+    Source,
+    Unit,
+    graph_files,
+)
 from stepscore.prompt import Template
 from stepscore.provider import TINY_MODEL
 

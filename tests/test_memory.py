@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepscore import memory
-from stepscore.artifact import (
+from stepscore.choices import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Exporter,
+    Format,
+    Precision,
+    Products,
+    Residency,
+    Target,
+)
+from stepscore.errors import DoesNotFit
+from stepscore.manifest import (
     BODY,
     EMBED,
     HEAD,
@@ -30,18 +42,6 @@ from stepscore.artifact import (
     head_files,
     layer_file,
 )
-from stepscore.choices import (
-    Activations,
-    Coding,
-    DifferencePrecision,
-    Exporter,
-    Format,
-    Precision,
-    Products,
-    Residency,
-    Target,
-)
-from stepscore.errors import DoesNotFit
 from stepscore.memory import Estimate, Load, Settings, available_bytes, estimate, settle, usual_head_rows
 from stepscore.plan import pack, plan
 from stepscore.prompt import Template

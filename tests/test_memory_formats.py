@@ -7,9 +7,9 @@ import pytest
 from tests.test_memory import BILLIONS, manifest, total
 
 from stepscore import memory
-from stepscore.artifact import FileEntry, Manifest, Unit
 from stepscore.choices import Format, Precision, Residency
 from stepscore.errors import DoesNotFit, PairIncompatible
+from stepscore.manifest import FileEntry, Manifest, Unit
 from stepscore.memory import estimate, residencies, settle
 
 MODEL_BYTES = 5_000_000_000

@@ -7,9 +7,9 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from stepscore.artifact import Distance
 from stepscore.choices import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
+from stepscore.manifest import Distance
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
 from stepscore_export.pair import settle
 

@@ -16,10 +16,10 @@ from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints
 from tests.forms import needs_exact_integers
 
-from stepscore.artifact import Selftest
 from stepscore.choices import Convention, Precision
 from stepscore.engines import Logprobs
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
+from stepscore.manifest import Selftest
 from stepscore.plan import Batch
 from stepscore.records import Record
 from stepscore.scorer import Result, Scorer

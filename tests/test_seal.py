@@ -20,9 +20,10 @@ import msgspec
 import pytest
 from tests.conftest import Checkpoints
 
-from stepscore.artifact import MANIFEST, Pair, Selftest
+from stepscore.artifact import Pair
 from stepscore.choices import Precision
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
+from stepscore.manifest import MANIFEST, Selftest
 from stepscore.records import Record
 from stepscore_export import pair as pair_module
 from stepscore_export.errors import unwritable

@@ -17,11 +17,12 @@ from tests.conftest import Checkpoints, PairOf
 from tests.optimum import TRACED, needs_optimum
 
 from stepscore import provider as provider_module
-from stepscore.artifact import BODY, EMBED, HEAD, TOKENIZER, WEIGHTS, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Exporter, Precision, Provider, Residency, Target
 from stepscore.cli import main
 from stepscore.engine import Engine, EngineOptions
 from stepscore.errors import ExportError, PairIncompatible
+from stepscore.manifest import BODY, EMBED, HEAD, TOKENIZER, WEIGHTS
 from stepscore.memory import residencies, settle
 from stepscore.plan import pack
 from stepscore.scorer import Scorer

@@ -12,9 +12,10 @@ from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 from tests.forms import INTEGER, MERGED, name_of, needs_exact_integers
 
-from stepscore.artifact import Fidelity, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Precision
 from stepscore.cli import main
+from stepscore.manifest import Fidelity
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 

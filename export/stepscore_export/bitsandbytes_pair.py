@@ -12,9 +12,10 @@ import msgspec
 import onnxruntime as ort
 from safetensors import SafetensorError
 
-from stepscore.artifact import CONFIG, SCHEMA_VERSION, TOKENIZER, Manifest, Pair, Unit
+from stepscore.artifact import Pair
 from stepscore.choices import Coding, Exporter, Format, Precision
 from stepscore.errors import OutputUnwritable
+from stepscore.manifest import CONFIG, SCHEMA_VERSION, TOKENIZER, Manifest, Unit
 from stepscore_export import pytorch
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint, check_pair
 from stepscore_export.config import tensor_shapes

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from stepscore.artifact import WEIGHTS
+from stepscore.manifest import WEIGHTS
 from stepscore_export.layout import Shape
 from stepscore_export.weights import TensorRef
 

@@ -20,8 +20,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact import Source
 from stepscore.errors import CheckpointCorrupt, PairIncompatible, UnsupportedArchitecture
+from stepscore.manifest import Source
 from stepscore_export import hub
 from stepscore_export.config import Qwen2Config, parse_config, tensor_shapes
 from stepscore_export.folder import CheckpointFolder

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from stepscore.artifact import Distance, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Activations, Exporter
+from stepscore.manifest import Distance
 from stepscore_export.bitsandbytes_pair import estimate_bitsandbytes, export_bitsandbytes
 from stepscore_export.calibration import MAX_TOKENS
 from stepscore_export.checkpoint import Checkpoint, check_pair

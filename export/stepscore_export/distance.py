@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stepscore.artifact import Distance
 from stepscore.choices import Coding, DifferencePrecision
+from stepscore.manifest import Distance
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import tensor_shapes
 from stepscore_export.options import ExportOptions

@@ -20,9 +20,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import WEIGHTS, layer_file
 from stepscore.choices import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
+from stepscore.manifest import WEIGHTS, layer_file
 from stepscore.plan import Group, plan
 from stepscore.provider import Sessions
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint

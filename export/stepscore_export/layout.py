@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import onnx_ir as ir
 
-from stepscore.artifact import BODY, EMBED, HEAD, HEAD_PART_COLUMNS, Extent, ModelName, head_files, layer_file
+from stepscore.manifest import BODY, EMBED, HEAD, HEAD_PART_COLUMNS, Extent, ModelName, head_files, layer_file
 from stepscore_export.weights import TensorRef
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.artifact import ModelName
 from stepscore.errors import CheckpointCorrupt
+from stepscore.manifest import ModelName
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.coded import CodedBlocks, Role, store_coded
 from stepscore_export.config import Qwen2Config

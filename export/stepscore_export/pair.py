@@ -12,7 +12,10 @@ import msgspec
 import onnx_ir as ir
 import onnxruntime as ort
 
-from stepscore.artifact import (
+from stepscore.artifact import Pair
+from stepscore.choices import Activations, Coding, Exporter, Format, Products, Target
+from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
+from stepscore.manifest import (
     BODY,
     EMBED,
     HEAD,
@@ -25,12 +28,9 @@ from stepscore.artifact import (
     Fidelity,
     FileEntry,
     Manifest,
-    Pair,
     Unit,
     layer_file,
 )
-from stepscore.choices import Activations, Coding, Exporter, Format, Products, Target
-from stepscore.errors import ExportError, ManifestInvalid, UnsupportedArchitecture
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
 from stepscore.provider import give_back_memory, require_exact_integers, runs_here
 from stepscore_export.calibration import MAX_TOKENS, Calibration

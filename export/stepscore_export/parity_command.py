@@ -14,10 +14,11 @@ from typing import BinaryIO, NoReturn, cast
 import click
 from tqdm import tqdm
 
-from stepscore.artifact import Architecture, Pair, Source
+from stepscore.artifact import Pair
 from stepscore.choices import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs import parsed_lines
+from stepscore.manifest import Architecture, Source
 from stepscore.prompt import PromptEncoder
 from stepscore.records import ParsedLine, Record
 from stepscore.scorer import Result, Scorer

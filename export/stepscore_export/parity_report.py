@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from stepscore.artifact import MANIFEST, Source
 from stepscore.choices import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
+from stepscore.manifest import MANIFEST, Source
 from stepscore_export.fidelity import Fidelity
 from stepscore_export.parity import Comparison
 from stepscore_export.plots import error_plot, reward_plot

@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stepscore.artifact import ModelName, Pair, Selftest
+from stepscore.artifact import Pair
 from stepscore.choices import Convention, Precision, Provider
 from stepscore.engines import EngineOptions, PairEngine, open_engine
 from stepscore.errors import SelftestFailed
+from stepscore.manifest import ModelName, Selftest
 from stepscore.memory import residencies
 from stepscore.plan import pack
 from stepscore.prompt import PromptEncoder

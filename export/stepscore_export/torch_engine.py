@@ -18,10 +18,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact import ModelName, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Provider
 from stepscore.engines import EngineOptions, Logprobs, PairEngine
 from stepscore.errors import IntegrityMismatch, ProviderUnavailable
+from stepscore.manifest import ModelName
 from stepscore.memory import check_residency, usual_head_rows
 from stepscore.plan import Batch
 from stepscore_export import pytorch

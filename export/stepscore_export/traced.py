@@ -23,8 +23,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from stepscore.artifact import BODY, EMBED, HEAD, Extent
 from stepscore.errors import ExportError
+from stepscore.manifest import BODY, EMBED, HEAD, Extent
 from stepscore_export.builder import INT32, INT64, GraphBuilder
 from stepscore_export.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.config import tensor_shapes

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact import Fidelity, Pair
+from stepscore.artifact import Pair
 from stepscore.errors import SelftestFailed
+from stepscore.manifest import Fidelity
 from stepscore.plan import plan
 from stepscore.prompt import EncodedPrompt
 from stepscore_export.fidelity import Scores, as_float64, fidelity

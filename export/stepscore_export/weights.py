@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.artifact import FileEntry
+from stepscore.manifest import FileEntry
 from stepscore_export.errors import unwritable
 
 ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them

@@ -25,7 +25,8 @@ from stepscore.select_cli import select
 from stepscore.shell import Commands
 
 if TYPE_CHECKING:
-    from stepscore.artifact import Manifest, Pair
+    from stepscore.artifact import Pair
+    from stepscore.manifest import Manifest
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

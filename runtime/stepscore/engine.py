@@ -27,20 +27,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact import (
-    BODY,
-    EMBED,
-    HEAD,
-    WEIGHTS,
-    Manifest,
-    ModelName,
-    Pair,
-    Unit,
-    head_files,
-    layer_file,
-)
+from stepscore.artifact import Pair
 from stepscore.choices import Exporter, Residency
 from stepscore.engines import EngineOptions, LogProbs, Logprobs, PairEngine
+from stepscore.manifest import BODY, EMBED, HEAD, WEIGHTS, Manifest, ModelName, Unit, head_files, layer_file
 from stepscore.memory import check_residency, usual_head_rows
 from stepscore.plan import Batch, chunks
 from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve

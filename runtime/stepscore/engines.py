@@ -15,9 +15,10 @@ from importlib.metadata import entry_points
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact import ModelName, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Format, Provider, Residency
 from stepscore.errors import ProviderUnavailable
+from stepscore.manifest import ModelName
 from stepscore.plan import Batch, pack
 
 ENGINE_GROUP = "stepscore.engines"

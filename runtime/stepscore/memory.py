@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepscore.artifact import (
+from stepscore.choices import Exporter, Format, Precision, Residency, Target
+from stepscore.errors import DoesNotFit, PairIncompatible
+from stepscore.manifest import (
     BODY,
     EMBED,
     HEAD,
@@ -22,8 +24,6 @@ from stepscore.artifact import (
     layer_file,
     safetensors_files,
 )
-from stepscore.choices import Exporter, Format, Precision, Residency, Target
-from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.plan import Batch
 
 HEAD_ROWS = 1024

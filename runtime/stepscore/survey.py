@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stepscore.artifact import Manifest, Pair
+from stepscore.artifact import Pair
 from stepscore.choices import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs import parsed_lines
+from stepscore.manifest import Manifest
 from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, residencies, settle
 from stepscore.plan import Batch
 from stepscore.windows import Window, Windows
