@@ -24,7 +24,7 @@ from stepscore.artifact import Pair
 from stepscore.choices import Activations, Coding, Precision
 from stepscore.engine import Engine
 
-PURE = ("rates", "tables", "workloads", "profiles", "peers.gguf_file", "peers.llama_cpp", "latency")
+PURE = ("rates", "table", "readme", "workloads", "profiles", "peers.gguf_file", "peers.llama_cpp", "latency")
 NOWHERE = Models(Path("policy"), Path("reference"), Path("scratch"))
 
 

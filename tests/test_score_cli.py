@@ -231,13 +231,15 @@ def test_a_pair_that_is_refused_exits_3_with_a_hint(monkeypatch: pytest.MonkeyPa
     assert done.stderr == "error: there is no pair\nhint: export one\n"
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_says_what_to_install(
+    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "stepscore.scorer")
     for name in [name for name in sys.modules if name.startswith(("onnxruntime", "stepscore.engine"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "stepscore.provider")
-    done = invoke("score", "pair", "-", stdin=GOOD)
+    done = invoke("score", str(tiny_pair), "-", stdin=GOOD)
     assert done.exit_code == 3
     assert "error: onnxruntime is not installed" in done.stderr
     assert "stepscore[cpu]" in done.stderr
