@@ -19,7 +19,7 @@ OUT ?= out/pair
     bench-exporters bench-matrix bench-beam-search bench-report browser report-picture example clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup: $(VENV)/.done ## the development environment: torch, transformers, test tools
 
