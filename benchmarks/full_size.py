@@ -1,7 +1,8 @@
 """A pair of the real size, 2 x 7.6 B parameters: what its export and its scoring take.
 
     make bench-full-size                    46 GB of disk, about 75 minutes on two cores
-    make bench-full-size FLAGS=--quick      the same shape with two layers
+    make bench-full-size FLAGS="--layers 4" the same with fewer layers: what depends on depth
+    make bench-full-size FLAGS=--quick      two layers
 
 Checkpoints of Qwen2.5-7B's shape are made from a seed (bf16, the policy half a percent off) and are
 removed again. Each step is a process of its own; figures are its peak resident set (VmHWM, mapped pages
@@ -29,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import status_mb, write_result
+from benchmarks.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
 from benchmarks.shapes import QWEN_7B, write_models
 from tests.shared_data import SHARED_DATA
 
@@ -62,6 +63,7 @@ def main() -> None:
     """Run the steps; write results/full_size.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--layers", type=int, default=QWEN_7B.num_hidden_layers)
     parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
     parser.add_argument("--models", type=Path, help="checkpoints that are there already: policy, reference")
     parser.add_argument("--tokens", type=int, default=TOKENS)
@@ -73,16 +75,18 @@ def main() -> None:
             row = {"export": _export, "score": _score}[kind](*rest)
         print(json.dumps({**row, "anonymous_peak_mb": peak[0]}))
         return
+    layers = 2 if options.quick else options.layers
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        rows = list(_steps(Path(scratch), options.models, options.tokens, quick=options.quick))
-    name = "full_size_quick" if options.quick else "full_size"
-    print(write_result(name, {"tokens": options.tokens, "rows": rows}))
+        rows = list(_steps(Path(scratch), options.models, options.tokens, layers))
+    name = "full_size" if layers == QWEN_7B.num_hidden_layers else f"full_size_{layers}_layers"
+    result = {"tokens": options.tokens, "layers": layers, "rows": rows}
+    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 
-def _steps(scratch: Path, given: Path | None, tokens: int, *, quick: bool) -> list[dict[str, Any]]:
+def _steps(scratch: Path, given: Path | None, tokens: int, layers: int) -> list[dict[str, Any]]:
     models = given or scratch
     if given is None:
-        write_models(models, replace(QWEN_7B, num_hidden_layers=2) if quick else QWEN_7B)
+        write_models(models, replace(QWEN_7B, num_hidden_layers=layers))
     rows = []
 
     def step(name: str, *arguments: object) -> None:

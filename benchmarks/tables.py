@@ -232,7 +232,9 @@ def full_size(results: Results) -> list[Table]:
     """Return what the steps of a pair of the real size take."""
     return [
         Table(
-            "Two models of 7.6 B parameters (Qwen2.5-7B's shape, bf16 source), n = 1",
+            f"Two models of Qwen2.5-7B's shape, {result['layers']} of 28 layers, bf16 source, "
+            f"{result['tokens']:,} tokens scored, n = 1"
+            + (f" ({result['note']})" if "note" in result else ""),
             ["step", "peak MB", "estimated", "seconds", "tokens/s"],
             [
                 [
