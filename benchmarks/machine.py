@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ PACKAGES = (
     *("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers"),
     *("optimum-onnx", "llama-cpp-python"),
 )
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+CPU_FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 def facts() -> dict[str, Any]:
     """Return cores, memory, CPU, versions: what a reader needs to judge a figure."""
     return {
         "cpu": _cpu_field("model name"),
-        "cpu_features": [name for name in CPU_FEATURES if name in (_cpu_field("flags") or "").split()],
+        "cpu_features": cpu_features(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_average": round(os.getloadavg()[0], 2),
@@ -34,6 +34,23 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def integer_unit(features: Collection[str], *, amx: bool = True) -> str:
+    """Return what a CPU with these features multiplies 8-bit integers with, AMX refused or not.
+
+    >>> integer_unit(["avx2", "avx512_vnni", "amx_int8"]), integer_unit(["avx2", "amx_int8"], amx=False)
+    ('AMX', 'AVX2')
+    """
+    units = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx_vnni": "VNNI", "avx2": "AVX2"}
+    refused = set() if amx else {"amx_int8"}
+    return next((unit for name, unit in units.items() if name in {*features} - refused), platform.machine())
+
+
+def cpu_features() -> list[str]:
+    """Return those of CPU_FEATURES that Linux reports."""
+    flags = (_cpu_field("flags") or "").split()
+    return [name for name in CPU_FEATURES if name in flags]
 
 
 def start_again_without_amx(refuse: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 
 import matplotlib as mpl
+from benchmarks.machine import integer_unit
 from benchmarks.table import Result, Results, of_kind, shape_name
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ def all_plots(results: Results) -> dict[str, str]:
 def throughput(results: Results) -> str | None:
     """Return bars of tokens a second, a panel for each workload of each shape."""
     panels = [
-        (f"{shape_name(result)}: {workload['workload']}", list(_bars(workload)))
+        (f"{shape_name(result)}, {_unit(result)}: {workload['workload']}", list(_bars(workload)))
         for result in of_kind(results, "throughput")
         for workload in result["workloads"]
     ]
@@ -48,6 +49,10 @@ def latency(results: Results) -> str | None:
     for axis, result in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True):
         _draw_lines(axis, result)
     return _svg(figure)
+
+
+def _unit(result: Result) -> str:
+    return integer_unit(result["machine"]["cpu_features"], amx=result["amx"])
 
 
 def _bars(workload: Result) -> Iterator[tuple[str, float, float, float]]:

@@ -22,7 +22,14 @@ from typing import Any
 
 import numpy as np
 from benchmarks.amx import refuse_amx
-from benchmarks.machine import QUICK_RESULTS, RESULTS, start_again_without_amx, write_result
+from benchmarks.machine import (
+    QUICK_RESULTS,
+    RESULTS,
+    cpu_features,
+    integer_unit,
+    start_again_without_amx,
+    write_result,
+)
 from benchmarks.profiles import of_stages, profiled, shares
 from benchmarks.shapes import QUICK, QWEN_1_5B
 from tests.checkpoints import write_checkpoint
@@ -46,7 +53,7 @@ FORMS = (
 
 
 def main() -> None:
-    """Profile the forms; write results/products.json or results/products_without_amx.json."""
+    """Profile the forms; write results/products_UNIT.json, by what multiplies integers here."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it all work")
     parser.add_argument("--without-amx", action="store_true")
@@ -69,7 +76,7 @@ def main() -> None:
         "repeats": options.repeats,
         "rows": rows,
     }
-    name = "products_without_amx" if options.without_amx else "products"
+    name = f"products_{integer_unit(cpu_features(), amx=not options.without_amx).lower()}"
     print(json.dumps(result, indent=2), file=sys.stderr)
     print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from benchmarks.machine import integer_unit
 from benchmarks.table import Result, Results, Table, of_kind, percent, shape_name
 
 
@@ -147,8 +148,8 @@ def products(results: Results) -> list[Table]:
     """Return the operators that take the time of each form."""
     return [
         Table(
-            f"{result['rows'][0]['layers']} layers of Qwen2.5-1.5B, {result['tokens']} tokens, "
-            f"{'without' if 'without' in name else 'with'} AMX, n = {result['repeats']}",
+            f"{result['rows'][0]['layers']} layers of Qwen2.5-1.5B, {result['tokens']} tokens, CPU with "
+            f"{name.removeprefix('products_').upper()}, n = {result['repeats']}",
             ["form", "tokens/s", "largest shares of the kernels' time"],
             [
                 [
@@ -357,7 +358,7 @@ def _percentiles(row: Mapping[str, Any]) -> str:
 
 
 def _cpu(result: Result) -> str:
-    return "" if result["amx"] else ", without AMX"
+    return f", CPU with {integer_unit(result['machine']['cpu_features'], amx=result['amx'])}"
 
 
 def _cell(value: object) -> str:

@@ -27,7 +27,14 @@ from typing import Any
 
 from benchmarks.amx import refuse_amx
 from benchmarks.integer_products import measure
-from benchmarks.machine import QUICK_RESULTS, RESULTS, start_again_without_amx, write_result
+from benchmarks.machine import (
+    QUICK_RESULTS,
+    RESULTS,
+    cpu_features,
+    integer_unit,
+    start_again_without_amx,
+    write_result,
+)
 from benchmarks.peers.contender import Contender, Models, PairLogprobs
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.optimum_ort import OptimumOrt
@@ -121,7 +128,7 @@ class Bench:
 
 
 def main() -> None:
-    """Measure one shape; write results/throughput_SHAPE.json."""
+    """Measure one shape; write results/throughput_SHAPE_UNIT.json, by what multiplies integers here."""
     options = _options()
     if options.without_amx:
         start_again_without_amx(refuse_amx)
@@ -156,7 +163,8 @@ def main() -> None:
         "sharing": sharing or {"skipped": "the shared data is not here"},
         "profile": profile,
     }
-    name = f"throughput_{shape}" + ("_without_amx" if options.without_amx else "")
+    unit = integer_unit(cpu_features(), amx=not options.without_amx)
+    name = f"throughput_{shape}_{unit.lower()}"
     print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 

@@ -5,23 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepscore.choices import Activations, Coding, DifferencePrecision, Precision, Products
-from stepscore.errors import ProviderUnavailable
-from stepscore.provider import require_exact_integers
 from stepscore_export.options import ExportOptions
-
-
-def integers_are_exact() -> bool:
-    """Whether this CPU runs pairs with int8 activations."""
-    try:
-        require_exact_integers()
-    except ProviderUnavailable:
-        return False
-    return True
-
-
-needs_exact_integers = pytest.mark.skipif(
-    not integers_are_exact(), reason="products of 8-bit integers saturate on this CPU"
-)
 
 MERGED = {
     precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.MERGED)
@@ -51,12 +35,6 @@ def name_of(options: ExportOptions) -> str:
 
 
 exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=name_of)
-every_form = pytest.mark.parametrize(
-    "form", [*EXACT_FORMS, pytest.param(INTEGER, marks=needs_exact_integers)], ids=name_of
-)
-FORM_OF_EACH_KIND = [
-    MERGED[Precision.INT8],
-    SEPARATE[Precision.INT4],
-    pytest.param(INTEGER, marks=needs_exact_integers),
-]
+every_form = pytest.mark.parametrize("form", [*EXACT_FORMS, INTEGER], ids=name_of)
+FORM_OF_EACH_KIND = [MERGED[Precision.INT8], SEPARATE[Precision.INT4], INTEGER]
 a_form_of_each_kind = pytest.mark.parametrize("form", FORM_OF_EACH_KIND, ids=name_of)

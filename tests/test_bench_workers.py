@@ -18,7 +18,6 @@ from benchmarks.workloads import Workload
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
 from tests.fake_contenders import Crashing, Echo, Missing, Refusing
-from tests.forms import needs_exact_integers
 
 from stepscore.artifact import Pair
 from stepscore.choices import Activations, Coding, Precision
@@ -75,7 +74,6 @@ def test_every_aim_is_about_a_peer_of_some_round(tmp_path: Path) -> None:
             assert any(peer.name in names for names in rounds), peer.name
 
 
-@needs_exact_integers
 def test_products_are_counted_in_the_run(pair_of: PairOf) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
     found = measure(pair, np.arange(40), threads=1, repeats=1)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints
-from tests.forms import INTEGER, MERGED, SEPARATE, a_form_of_each_kind, needs_exact_integers
+from tests.forms import INTEGER, MERGED, SEPARATE, a_form_of_each_kind
 from tests.test_exact import sequences
 
 from stepscore.artifact import Pair
@@ -224,7 +224,7 @@ def test_a_calibrated_pair_says_so_and_is_measured(
 
 @pytest.mark.parametrize(
     "form",
-    [MERGED[Precision.INT4], SEPARATE[Precision.INT4], pytest.param(INTEGER, marks=needs_exact_integers)],
+    [MERGED[Precision.INT4], SEPARATE[Precision.INT4], INTEGER],
     ids=["merged", "separate", "int8-activations"],
 )
 def test_it_is_rounded_for_its_text(

@@ -22,7 +22,6 @@ from tests.forms import (
     a_form_of_each_kind,
     every_form,
     exact_forms,
-    needs_exact_integers,
 )
 from tests.test_export import ODD
 from tests.test_graph import load
@@ -139,7 +138,6 @@ def test_resident_equals_streamed(coded: Coded, form: ExportOptions) -> None:
     assert np.abs(resident - streamed).max() < 1e-5
 
 
-@needs_exact_integers
 def test_int8_activations_resident_and_streamed_differ_by_less_than_the_pair_is_off(coded: Coded) -> None:
     """A row that is an ulp apart may round to the next code."""
     fidelity = Pair.open(coded(INTEGER)).manifest.fidelity

@@ -16,7 +16,6 @@ from tests.forms import (
     SEPARATE,
     TWO_BITS,
     every_form,
-    needs_exact_integers,
 )
 from tests.test_graph import (
     NAMES,
@@ -106,7 +105,6 @@ REST = Counter(  # what the codes leave: the codes' values, then codes again; it
 )
 
 
-@needs_exact_integers
 def test_a_body_with_int8_activations_multiplies_integers_only(pair_of: PairOf) -> None:
     """Gate and up share their rows: four times a layer reference, difference and policy are rounded."""
     found = operators(load(pair_in(INTEGER, pair_of), "body.onnx", "both"))

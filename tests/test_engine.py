@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints
-from tests.forms import EXACT_FORMS, INTEGER, MERGED, name_of, needs_exact_integers
+from tests.forms import EXACT_FORMS, INTEGER, MERGED, name_of
 
 from stepscore import engine as engine_module
 from stepscore.artifact import Pair
@@ -44,7 +44,7 @@ def name_of_any(options: ExportOptions) -> str:
 
 every_pair = pytest.mark.parametrize(
     "options",
-    [*INDEPENDENT, *EXACT_FORMS, pytest.param(INTEGER, marks=needs_exact_integers)],
+    [*INDEPENDENT, *EXACT_FORMS, INTEGER],
     ids=name_of_any,
 )
 
@@ -127,9 +127,7 @@ def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
-    monkeypatch.setattr(
-        engine_module, "Sessions", lambda *of, lean, cast_late: Sessions(*of, lean=True, cast_late=cast_late)
-    )
+    monkeypatch.setattr(engine_module, "Sessions", lambda *of, lean: Sessions(*of, lean=True))
     body = run(pair_in(options), window(), Residency.ALTERNATE)
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
 
@@ -156,7 +154,7 @@ def test_stream_gives_the_same_but_for_rounding(
         assert max(np.abs(ours[name] - theirs[name]).max() for name in ours) < 1e-5
 
 
-UNPACKED = [*MERGED.values(), pytest.param(INTEGER, marks=needs_exact_integers)]
+UNPACKED = [*MERGED.values(), INTEGER]
 
 
 @every_window

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.checkpoints import TINY, tied, write_checkpoint
-from tests.forms import INTEGER, MERGED, needs_exact_integers
+from tests.forms import INTEGER, MERGED
 from tests.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
 
 from stepscore.artifact import Pair
@@ -30,7 +30,7 @@ from stepscore_export.pair import export_pair, settle
     [
         *(ExportOptions(each) for each in Format.ONNX.precisions if each is not Precision.INT8),
         MERGED[Precision.INT8],
-        pytest.param(INTEGER, marks=needs_exact_integers),
+        INTEGER,
         ExportOptions(Precision.INT4, block_size=128),
         *(ExportOptions(precision, Target.CUDA) for precision in CUDA_PRECISIONS),
         *(ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in INTEGER_PRECISIONS),
@@ -96,9 +96,7 @@ def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
-@pytest.mark.parametrize(
-    "precision", [Precision.FP32, pytest.param(Precision.INT8, marks=needs_exact_integers)]
-)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:
     """Six layers more are 25 MB more in fp32, twice; 10 MB is what two runs may differ by."""
     shallow, deep = (peak_kilobytes(folder, precision) for folder in deep_models)

@@ -198,9 +198,9 @@ def test_doctor_without_a_pair_is_content_with_one_provider() -> None:
 
 
 def saturate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CPU without VNNI gives."""
+    """Products that are exact with neither signed nor unsigned weights."""
     saturated = np.full((8, 32), 64 * 32767 / 2, np.float32)
-    monkeypatch.setattr("stepscore.provider.largest_products", lambda _depth: saturated)
+    monkeypatch.setattr("stepscore.provider.largest_products", lambda _depth, **_: saturated)
 
 
 def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
-from tests.forms import INTEGER, needs_exact_integers
+from tests.forms import INTEGER
 
 from stepscore import plan as plan_module
 from stepscore.artifact import Pair
@@ -376,7 +376,6 @@ def test_planned_together_a_sequence_has_the_logprobs_it_has_alone(
         assert np.abs(together - alone).max() < 1e-5
 
 
-@needs_exact_integers
 def test_with_int8_activations_they_differ_by_less_than_the_pair_is_off(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
     pair = Pair.open(pair_of(INTEGER.precision, coding=INTEGER.coding, activations=INTEGER.activations))

@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
-from tests.forms import needs_exact_integers
 
 from stepscore import provider as provider_module
 from stepscore.artifact import Pair
@@ -31,10 +30,11 @@ from stepscore.provider import (
     CPU,
     CUDA,
     INTEGER_MODEL,
+    UNSIGNED_MODEL,
     Sessions,
     largest_products,
+    needs_unsigned_weights,
     require,
-    require_exact_integers,
     resolve,
 )
 from stepscore.scorer import Scorer
@@ -91,26 +91,40 @@ def test_the_cpu_is_always_there() -> None:
 # Products of 8-bit integers
 
 
-def saturated(depth: int) -> NDArray[np.float32]:
-    """What a CPU without VNNI gives: sums of two products end at 32,767."""
+def exact(depth: int) -> NDArray[np.float32]:
+    return np.full((8, 32), depth * 255 * 127, np.float32)
+
+
+def saturated(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
+    """Sums of two products that end at 32,767, whatever the weights are."""
     return np.full((8, 32), depth // 2 * 32767, np.float32)
 
 
-@needs_exact_integers
+def saturated_if_signed(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
+    """What a CPU without VNNI gives."""
+    return exact(depth) if unsigned else saturated(depth, unsigned=False)
+
+
 @pytest.mark.parametrize("depth", [2, 64, 1000])
 def test_integer_products_are_exact_here(depth: int) -> None:
-    assert np.array_equal(largest_products(depth), np.full((8, 32), depth * 255 * 127, np.float32))
-    require_exact_integers()
+    unsigned = needs_unsigned_weights()
+    assert np.array_equal(largest_products(depth, unsigned=unsigned), exact(depth))
+
+
+def test_unsigned_weights_are_taken_where_signed_ones_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "largest_products", saturated_if_signed)
+    assert needs_unsigned_weights()
+    monkeypatch.setattr(provider_module, "largest_products", lambda depth, **_: exact(depth))
+    assert not needs_unsigned_weights()
 
 
 def test_integer_products_that_saturate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_module, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="product of 8-bit integers saturates") as refusal:
-        require_exact_integers()
+        needs_unsigned_weights()
     assert refusal.value.hint == "export the pair with --activations exact"
 
 
-@needs_exact_integers
 @pytest.mark.parametrize("residency", Residency)
 def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
     pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, residency: Residency
@@ -130,18 +144,15 @@ def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch
     Engine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
 
 
-def test_the_integer_model_is_one_product() -> None:
-    model = onnx.load_from_string(INTEGER_MODEL)
-    assert [(node.domain, node.op_type) for node in model.graph.node] == [
-        ("com.microsoft", "MatMulIntegerToFloat")
-    ]
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    assert types == {
-        "a": onnx.TensorProto.UINT8,
-        "b": onnx.TensorProto.INT8,
-        "s": onnx.TensorProto.FLOAT,
-        "z": onnx.TensorProto.UINT8,
-    }
+@pytest.mark.parametrize(
+    ("model", "weights"), [(INTEGER_MODEL, onnx.TensorProto.INT8), (UNSIGNED_MODEL, onnx.TensorProto.UINT8)]
+)
+def test_the_integer_model_is_one_product(model: bytes, weights: int) -> None:
+    graph = onnx.load_from_string(model).graph
+    assert [(node.domain, node.op_type) for node in graph.node] == [("com.microsoft", "MatMulIntegerToFloat")]
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    assert types == {"a": uint8, "b": weights, "s": float32, "z": uint8, "w": weights}
 
 
 # Sessions, with a session that only takes notes
@@ -215,19 +226,10 @@ def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provi
 
 
 @pytest.mark.usefixtures("fake_sessions")
-@pytest.mark.parametrize(
-    ("name", "cast_late", "order"),
-    [
-        ("layer-00.onnx", True, ort.ExecutionOrder.PRIORITY_BASED),
-        ("layer-00.onnx", False, ort.ExecutionOrder.DEFAULT),
-        ("head.onnx", True, ort.ExecutionOrder.DEFAULT),
-    ],
-)
-def test_a_matrix_of_a_layer_is_cast_late_where_that_is_asked_for(
-    name: str, cast_late: bool, order: ort.ExecutionOrder
-) -> None:
-    session: Any = Sessions(Provider.CPU, lean=True, cast_late=cast_late).open(Path(name))
-    assert session.options.execution_order == order
+def test_a_lean_session_turns_a_matrix_into_floats_once_and_right_before_its_products() -> None:
+    session: Any = Sessions(Provider.CPU, lean=True).open(Path("layer-00.onnx"))
+    assert session.options.execution_order == ort.ExecutionOrder.PRIORITY_BASED
+    assert session.options.get_session_config_entry("session.disable_quant_qdq") == "1"
 
 
 @pytest.mark.usefixtures("fake_sessions")

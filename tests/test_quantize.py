@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from tests.forms import needs_exact_integers
 
 from stepscore_export.quantize import (
     Grid,
@@ -290,7 +289,6 @@ def test_channels_of_tiny_and_subnormal_values_never_overflow(weight: Weight) ->
     assert np.all(np.abs(restored - weight) <= 128 * np.finfo(np.float32).tiny)
 
 
-@needs_exact_integers
 @settings(max_examples=30)
 @given(weights(smallest=2**-3), st.integers(1, 9), st.integers(0, 1000))
 def test_matmulintegertofloat_computes_with_channels_what_numpy_does(

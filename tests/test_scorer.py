@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints
-from tests.forms import needs_exact_integers
 
 from stepscore.choices import Convention, Precision
 from stepscore.engines import Logprobs
@@ -225,7 +224,7 @@ def test_beta_scales_every_reward(tiny_pair: Path, scorer: Scorer, beta: float) 
 
 @pytest.mark.parametrize(
     "precision",
-    [Precision.FP32, pytest.param(Precision.INT8, marks=needs_exact_integers), Precision.INT4],
+    [Precision.FP32, Precision.INT8, Precision.INT4],
 )
 def test_equal_models_give_exactly_zero(
     tiny_checkpoints: Checkpoints, tmp_path: Path, precision: Precision
@@ -324,7 +323,6 @@ with Scorer.load(sys.argv[1]) as scorer:
 """
 
 
-@needs_exact_integers
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
 def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 tokens by 151,936 columns are 2.5 GB of fp32; 400 MB are the limit for everything.

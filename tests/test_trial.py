@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
-from tests.forms import INTEGER, MERGED, name_of, needs_exact_integers
+from tests.forms import INTEGER, MERGED, name_of
 
 from stepscore.artifact import Pair
 from stepscore.choices import Precision
@@ -56,7 +56,7 @@ def test_it_is_measured_on_the_bundled_texts_that_fit(tiny_pair: Path) -> None:
     "options",
     [
         *MERGED.values(),
-        pytest.param(INTEGER, marks=needs_exact_integers),
+        INTEGER,
     ],
     ids=name_of,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -33,7 +34,7 @@ class GraphBuilder:
         self.taps: dict[str, ir.Value] = {}
         """Values that a calibration wants to see, beside the outputs."""
         self._initializers: dict[str, ir.Value] = {}
-        self._casts: dict[str, ir.Value] = {}
+        self._converted: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
         """Declare an input; a dimension is a number or a name."""
@@ -99,9 +100,21 @@ class GraphBuilder:
         stored = self._initializer(tensor)
         if as_stored or ref.dtype == self.compute or ref.dtype.is_integer():
             return stored
-        if ref.name not in self._casts:
-            self._casts[ref.name] = self.op("Cast", stored, to=self.compute.value)
-        return self._casts[ref.name]
+        return self._once(ref, lambda: self.op("Cast", stored, to=self.compute.value))
+
+    def unsigned_weight(self, ref: TensorRef) -> ir.Value:
+        """Return int8 weights as uint8, each 128 more: the same bytes, with the sign bit turned over.
+
+        ONNX Runtime does it when it loads the graph, as it folds a Cast.
+        """
+        stored = self.weight(replace(ref, dtype=ir.DataType.UINT8))
+        sign = self.scalar("sign_bit", 128, ir.DataType.UINT8)
+        return self._once(ref, lambda: self.op("BitwiseXor", stored, sign))
+
+    def _once(self, ref: TensorRef, convert: Callable[[], ir.Value]) -> ir.Value:
+        if ref.name not in self._converted:
+            self._converted[ref.name] = convert()
+        return self._converted[ref.name]
 
     def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
         """Return a small 1-D initializer, stored in the graph itself."""

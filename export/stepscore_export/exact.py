@@ -174,7 +174,7 @@ class ExactModel:
 
 def _run_layer(graph: Path, parts: Sequence[_Part], see: See | None) -> list[Rows]:
     # In a function of its own: the session, which maps the weights, is gone before they are removed.
-    session = Sessions(Provider.CPU, lean=True, cast_late=True).open(graph)
+    session = Sessions(Provider.CPU, lean=True).open(graph)
     return [_run(session, part, see) for part in parts]
 
 

@@ -208,6 +208,8 @@ class Shape:
     compute: ir.DataType
     on_cpu: bool
     """Use what only ONNX Runtime's CPU provider has or needs: one kernel for SiLU, two for attention."""
+    unsigned: bool = False
+    """Read the weights of integer products as unsigned numbers, 128 more than they are."""
 
     def named(self, name: str) -> tuple[str, ...]:
         """Return the name of a graph's input or output for every stream: bare where there is but one."""

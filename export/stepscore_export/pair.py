@@ -30,9 +30,10 @@ from stepscore.manifest import (
     Manifest,
     Unit,
     layer_file,
+    unsigned_file,
 )
 from stepscore.prompt import EncodedPrompt, PromptEncoder, Template
-from stepscore.provider import give_back_memory, require_exact_integers, runs_here
+from stepscore.provider import give_back_memory, needs_unsigned_weights, runs_here
 from stepscore_export.calibration import MAX_TOKENS, Calibration
 from stepscore_export.checkpoint import Checkpoint, check_pair
 from stepscore_export.config import Qwen2Config
@@ -121,7 +122,8 @@ def export_pair(
 
             def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
-                    for name, model in _graphs(members, weights, graph_shape(members, of)):
+                    shape, integers = graph_shape(members, of), of.activations is Activations.INT8
+                    for name, model in _graphs(members, weights, shape, integers=integers):
                         proto = ir.to_proto(model).SerializeToString(deterministic=True)
                         staged.write(f"{folder}/{name}", proto)
                 stored = tuple(
@@ -162,7 +164,7 @@ def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
 def check_settled(options: ExportOptions, calibration: Texts | None) -> None:
     """Refuse, before anything is written, what could not be run at the end or has no base to calibrate."""
     if options.activations is Activations.INT8:
-        require_exact_integers()
+        needs_unsigned_weights()
     if options.exporter is Exporter.OPTIMUM:
         require_optimum()
         if calibration is not None:
@@ -217,12 +219,21 @@ def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], Weigh
     return weights
 
 
-def _graphs(members: Members, weights: Weights, shape: Shape) -> Iterator[tuple[str, ir.Model]]:
+def _graphs(
+    members: Members, weights: Weights, shape: Shape, *, integers: bool
+) -> Iterator[tuple[str, ir.Model]]:
     if isinstance(weights, TracedWeights):
         (checkpoint,) = members.values()
         yield from traced_graphs(weights, trace(checkpoint), shape)
         return
     yield EMBED, embed_graph(weights.embedding, shape)
+    yield from _product_graphs(weights, shape)
+    if integers:
+        for name, model in _product_graphs(weights, replace(shape, unsigned=True)):
+            yield unsigned_file(name), model
+
+
+def _product_graphs(weights: UnitWeights, shape: Shape) -> Iterator[tuple[str, ir.Model]]:
     yield BODY, body_graph(weights, shape)
     last = len(weights.layers) - 1
     for index, layer in enumerate(weights.layers):

@@ -143,13 +143,16 @@ class _RoundedRows:
     def product(self, matrix: ChannelMatrix) -> ir.Value:
         """Return factor * (codes - 128) @ matrix: the integer operator scales the columns, not the rows."""
         g = self.g
+        zero = g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8)
+        unsigned = g.shape.unsigned
         return g.op(
             "MatMulIntegerToFloat",
             self.codes,
-            g.weight(matrix.codes),
+            g.unsigned_weight(matrix.codes) if unsigned else g.weight(matrix.codes),
             g.scalar("whole" if self.factor == 1 else "rest", self.factor, FLOAT),
             g.weight(matrix.scales),
-            g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8),
+            zero,
+            *((zero,) if unsigned else ()),
             domain=MICROSOFT,
         )
 

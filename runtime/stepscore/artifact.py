@@ -20,6 +20,7 @@ from stepscore.choices import Exporter, Format
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.manifest import (
     CONFIG,
+    EMBED,
     MANIFEST,
     SCHEMA_VERSION,
     TOKENIZER,
@@ -28,6 +29,7 @@ from stepscore.manifest import (
     Manifest,
     safetensors_files,
     unit_graphs,
+    unsigned_file,
 )
 from stepscore.prompt import PromptEncoder
 
@@ -165,7 +167,8 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
     if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
         raise ManifestInvalid(f"{path} does not list the graphs of all layers")
     graphs = unit_graphs(manifest)
-    _check_listed(manifest, path, [WEIGHTS, *graphs])
+    twice = [unsigned_file(name) for name in graphs if name != EMBED] if manifest.has_int8_activations else []
+    _check_listed(manifest, path, [WEIGHTS, *graphs, *twice])
     for unit in manifest.units:
         size = manifest.files[f"{unit.folder}/{WEIGHTS}"].size
         for name in graphs:

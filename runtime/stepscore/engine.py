@@ -30,10 +30,21 @@ from numpy.typing import NDArray
 from stepscore.artifact import Pair
 from stepscore.choices import Exporter, Residency
 from stepscore.engines import EngineOptions, LogProbs, Logprobs, PairEngine
-from stepscore.manifest import BODY, EMBED, HEAD, WEIGHTS, Manifest, ModelName, Unit, head_files, layer_file
+from stepscore.manifest import (
+    BODY,
+    EMBED,
+    HEAD,
+    WEIGHTS,
+    Manifest,
+    ModelName,
+    Unit,
+    head_files,
+    layer_file,
+    unsigned_file,
+)
 from stepscore.memory import check_residency, usual_head_rows
 from stepscore.plan import Batch, chunks
-from stepscore.provider import Sessions, give_back_memory, require, require_exact_integers, resolve
+from stepscore.provider import Sessions, give_back_memory, needs_unsigned_weights, require, resolve
 
 Values = dict[str, ort.OrtValue]
 _ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
@@ -50,21 +61,23 @@ class Engine(PairEngine):
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
         require(self.provider)
-        self.check(pair)
+        integers = pair.manifest.has_int8_activations
+        unsigned = integers and needs_unsigned_weights()
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
-        cast_late = pair.manifest.difference is None
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
-        packed = options.ahead and pair.manifest.has_int8_activations
+        packed = options.ahead and integers
         # A merged matrix is turned into floats piece by piece in every run: there is nothing to pack, and an
         # arena would keep the pieces (0.65 GB at the shape of a 7B model).
         lean = (streams and not packed) or pair.manifest.is_merged
-        sessions = Sessions(
-            self.provider, options.threads, options.gpu_mem_limit, lean=lean, cast_late=cast_late
-        )
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean=lean)
         stages = _streamed_stages(pair.manifest) if streams else _Stages([BODY], [HEAD])
         self._units = [
-            _Unit(unit, _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead), stages)
+            _Unit(
+                unit,
+                _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead, unsigned=unsigned),
+                stages,
+            )
             for unit in pair.manifest.units
         ]
         self._by_batch = options.by_batch
@@ -76,7 +89,7 @@ class Engine(PairEngine):
     def check(cls, pair: Pair) -> None:
         """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
         if pair.manifest.has_int8_activations:
-            require_exact_integers()
+            needs_unsigned_weights()
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
         """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order.
@@ -110,13 +123,17 @@ class Engine(PairEngine):
 
 
 class _Graphs:
-    """The graphs over one weight file: opened one after the other, or kept open."""
+    """The graphs over one weight file: opened one after the other, or kept open.
 
-    def __init__(self, folder: Path, unit: Unit, sessions: Sessions, *, ahead: bool) -> None:
+    `unsigned` opens those that read integer weights as unsigned numbers.
+    """
+
+    def __init__(self, folder: Path, unit: Unit, sessions: Sessions, *, ahead: bool, unsigned: bool) -> None:
         self._folder = folder
         self._unit = unit
         self._sessions = sessions
         self._ahead = ahead
+        self._unsigned = unsigned
         self._kept: dict[str, ort.InferenceSession] = {}
 
     @property
@@ -166,7 +183,9 @@ class _Graphs:
         return self._open(name)
 
     def _open(self, name: str) -> ort.InferenceSession:
-        return self._sessions.open(self._folder / name, on_host=name == EMBED)
+        on_host = name == EMBED
+        file = unsigned_file(name) if self._unsigned and not on_host else name
+        return self._sessions.open(self._folder / file, on_host=on_host)
 
 
 @dataclass(frozen=True, slots=True)

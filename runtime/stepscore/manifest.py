@@ -10,6 +10,8 @@
         layer-00.onnx ...  the same layers, one file each, over the same weights.bin
         head.onnx          hidden rows -> logits of targets, and log-sum-exps
         head-00.onnx ...   the same for a range of the vocabulary each, over the same weights.bin
+        body.u8.onnx ...   with int8 activations, each of these but embed once more: it reads the same weights
+                           as unsigned numbers, for CPUs that multiply signed ones wrongly (provider.py)
 
 A unit that optimum traced has embed, body and head, and no files of layers or parts of the head.
 
@@ -36,7 +38,7 @@ from stepscore.choices import (
 )
 from stepscore.prompt import Template
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
@@ -226,6 +228,15 @@ def unit_graphs(manifest: Manifest) -> list[str]:
     if manifest.exporter is Exporter.OPTIMUM:
         return [EMBED, BODY, HEAD]
     return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
+
+
+def unsigned_file(name: str) -> str:
+    """Return the name of the graph that does the same with unsigned weights.
+
+    >>> unsigned_file("layer-00.onnx")
+    'layer-00.u8.onnx'
+    """
+    return name.replace(".onnx", ".u8.onnx")
 
 
 def head_files(vocab_size: int) -> list[str]:

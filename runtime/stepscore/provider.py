@@ -28,15 +28,20 @@ TINY_MODEL = (
     b"B\x04\n\x00\x10\x11"
 )
 
-# y = (a - z) @ b, each column times s: MatMulIntegerToFloat of uint8 a and int8 b, opset 21.
+# y = (a - z) @ (b - w), each column times s: MatMulIntegerToFloat of uint8 a and int8 b, opset 21.
 INTEGER_MODEL = (
-    b"\x08\n:\x9b\x01\n7\n\x01a\n\x01b\n\x01s\n\x01s\n\x01z\x12\x01y"
+    b"\x08\x08:\xab\x01\n:\n\x01a\n\x01b\n\x01s\n\x01s\n\x01z\n\x01w\x12\x01y"
     b'"\x14MatMulIntegerToFloat:\rcom.microsoft\x12\x01g'
     b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
     b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01k\n\x03\x12\x01n"
     b"Z\x0b\n\x01s\x12\x06\n\x04\x08\x01\x12\x00Z\x0b\n\x01z\x12\x06\n\x04\x08\x02\x12\x00"
+    b"Z\x0b\n\x01w\x12\x06\n\x04\x08\x03\x12\x00"
     b"b\x15\n\x01y\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01n"
     b"B\x04\n\x00\x10\x15B\x11\n\rcom.microsoft\x10\x01"
+)
+# The same of uint8 b and w.
+UNSIGNED_MODEL = INTEGER_MODEL.replace(b"b\x12\x10\n\x0e\x08\x03", b"b\x12\x10\n\x0e\x08\x02").replace(
+    b"w\x12\x06\n\x04\x08\x03", b"w\x12\x06\n\x04\x08\x02"
 )
 
 
@@ -66,10 +71,10 @@ class Sessions:
     """For a graph that is opened, run and closed: as little memory as it can be run in.
 
     Weights are used where they are mapped: nothing is folded or packed, and what was used is given back.
+    Nodes run in the order of the file: a matrix is cast, or turned into floats, right before its product, and
+    only once where it has two. In the usual order what depends on nothing may come first, a model's matrices
+    together, and each product gets a DequantizeLinear of its own.
     """
-    cast_late: bool = False
-    """For lean layers whose matrices are 16-bit floats: each is cast up right before its product. The usual
-    order, which the head and codes are better off with, begins with all that depend on nothing."""
 
     def open(self, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
         """Open one graph; `on_host` keeps it on the CPU (the embedding table) whatever the provider."""
@@ -80,8 +85,8 @@ class Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.lean:
             options.enable_cpu_mem_arena = False
-            if self.cast_late and not path.name.startswith("head"):
-                options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_prepacking", "1")
         else:
@@ -138,32 +143,40 @@ def run_tiny_model(provider: Provider) -> None:
         raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
 
 
-def largest_products(depth: int) -> NDArray[np.float32]:
-    """Multiply the largest codes there are, 255 and 127, on the operator of int8 activations: [8, 32]."""
+def largest_products(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
+    """Multiply the largest codes there are, 255 and 127, on the operator of int8 activations: [8, 32].
+
+    Where weights are `unsigned`, 127 is stored as 255: 128 more.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
+    weights, above = (np.uint8, 128) if unsigned else (np.int8, 0)
     feeds = {
         "a": np.full((8, depth), 255, np.uint8),
-        "b": np.full((depth, 32), 127, np.int8),
+        "b": np.full((depth, 32), 127 + above, weights),
         "s": np.array(1, np.float32),
         "z": np.array(0, np.uint8),
+        "w": np.array(above, weights),
     }
-    (products,) = ort.InferenceSession(INTEGER_MODEL, options, providers=[CPU]).run(None, feeds)
+    model = UNSIGNED_MODEL if unsigned else INTEGER_MODEL
+    (products,) = ort.InferenceSession(model, options, providers=[CPU]).run(None, feeds)
     return np.asarray(products)
 
 
-def require_exact_integers() -> None:
-    """Raise ProviderUnavailable where products of 8-bit integers overflow in between.
+def needs_unsigned_weights() -> bool:
+    """Whether products of 8-bit integers are exact here only if weights are unsigned too.
 
-    CPUs without VNNI add two products in 16 bits, and 2 * 255 * 127 does not fit: nothing but the numbers
-    shows it.
+    x86 CPUs without VNNI add two products of an unsigned and a signed number in 16 bits, where 2 * 255 * 127
+    does not fit, and nothing but the numbers shows it. Products of unsigned numbers are exact on all that we
+    know, and slower; ProviderUnavailable where they are not.
     """
-    depth = 64
-    if not np.array_equal(largest_products(depth), np.full((8, 32), depth * 255 * 127, np.float32)):
-        raise ProviderUnavailable(
-            "this CPU's product of 8-bit integers saturates: rewards would be wrong",
-            hint="export the pair with --activations exact",
-        )
+    for unsigned in (False, True):
+        if np.array_equal(largest_products(64, unsigned=unsigned), np.full((8, 32), 64 * 255 * 127)):
+            return unsigned
+    raise ProviderUnavailable(
+        "this CPU's product of 8-bit integers saturates: rewards would be wrong",
+        hint="export the pair with --activations exact",
+    )
 
 
 def require(provider: Provider) -> None:
