@@ -11,7 +11,7 @@ Pickles and code are never loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.errors import CheckpointCorrupt, PairIncompatible, UnsupportedArchitecture
+from stepscore.files import read_ahead
 from stepscore.manifest import Source
 from stepscore_export import hub
 from stepscore_export.config import Qwen2Config, parse_config, tensor_shapes
@@ -87,6 +88,11 @@ class Checkpoint:
             )
         return values
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Have the kernel read tensors in the background that `rows` will be asked for next."""
+        for tensor in (self._tensors[self._stored_names[name]] for name in names):
+            read_ahead(self._file(tensor).fileno(), tensor.offset, tensor.num_bytes)
+
     @property
     def head_name(self) -> str:
         """Name of the matrix that turns hidden rows into logits: a tied model's is its embedding."""
@@ -122,10 +128,12 @@ class Checkpoint:
         self.close()
 
     def _read(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
-        file = self._files.get(tensor.path)
-        if file is None:
-            file = self._files[tensor.path] = self._stack.enter_context(tensor.path.open("rb", buffering=0))
-        return read_rows(file, tensor, start, max(start, stop))
+        return read_rows(self._file(tensor), tensor, start, max(start, stop))
+
+    def _file(self, tensor: StoredTensor) -> IO[bytes]:
+        if tensor.path not in self._files:
+            self._files[tensor.path] = self._stack.enter_context(tensor.path.open("rb", buffering=0))
+        return self._files[tensor.path]
 
 
 def check_pair(policy: Checkpoint, reference: Checkpoint) -> None:

@@ -106,6 +106,7 @@ class ExactModel:
             folder = tempfile.TemporaryDirectory(prefix="exact-", dir=self._scratch)
         with folder as name:
             graph = self._write_layer(Path(name), self._next_layer, tapped=see is not None)
+            self._checkpoint.read_ahead(self._names_after(self._next_layer))
             done = _run_layer(graph, self._parts, see)
         for part, rows in zip(self._parts, done, strict=True):
             part.rows = rows
@@ -136,6 +137,12 @@ class ExactModel:
     def _finish(self) -> None:
         while self._next_layer < self._checkpoint.config.num_hidden_layers:
             self.advance()
+
+    def _names_after(self, index: int) -> list[str]:
+        """Return the tensors that are read once layer `index` has run: those of the next, or the head."""
+        prefix = f"model.layers.{index + 1}."
+        of_next = [name for name in tensor_shapes(self._checkpoint.config) if name.startswith(prefix)]
+        return of_next or [self._checkpoint.head_name]
 
     def _write_layer(self, folder: Path, index: int, *, tapped: bool) -> Path:
         """Write weights and graph of one layer and return the graph's path."""

@@ -15,7 +15,6 @@ does not pack weights that are then multiplied in floats.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from stepscore.artifact import Pair
 from stepscore.choices import Exporter, Residency
 from stepscore.engines import EngineOptions, LogProbs, Logprobs, PairEngine
+from stepscore.files import read_ahead
 from stepscore.manifest import (
     BODY,
     EMBED,
@@ -159,7 +159,9 @@ class _Graphs:
         elif self._ahead:
             yield from self._opened_ahead(names)
         else:
-            for name in names:
+            for index, name in enumerate(names):
+                for following in names[index + 1 : index + 2]:
+                    self._read_ahead(following)
                 yield self._open(name)
                 give_back_memory()
 
@@ -175,12 +177,14 @@ class _Graphs:
             yield opening.result()
 
     def _load(self, name: str) -> ort.InferenceSession:
-        """Open a graph, and have the kernel read what it will touch."""
+        self._read_ahead(name)
+        return self._open(name)
+
+    def _read_ahead(self, name: str) -> None:
+        """Have the kernel read what a graph will touch."""
         extent = self._unit.extents[name]
         with (self._folder / WEIGHTS).open("rb") as weights:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(weights.fileno(), extent.offset, extent.size, os.POSIX_FADV_WILLNEED)
-        return self._open(name)
+            read_ahead(weights.fileno(), extent.offset, extent.size)
 
     def _open(self, name: str) -> ort.InferenceSession:
         on_host = name == EMBED

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all, and read before they are asked for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stepscore.errors import OutputUnwritable
+
+
+def read_ahead(descriptor: int, offset: int, size: int) -> None:
+    """Have the kernel read a part of an open file in the background, where it takes such advice."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def write_whole(target: Path, parts: Iterable[bytes]) -> None:

@@ -1,0 +1,69 @@
+"""Lean sessions run the nodes of a file in its order and no others: what a matrix becomes does not wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+import pytest
+from tests.conftest import PairOf
+from tests.forms import MERGED, TWO_BITS, name_of
+from tests.test_engine import run, tokens
+
+from stepscore import provider as provider_module
+from stepscore.artifact import Pair
+from stepscore.choices import Coding, Precision, Residency
+from stepscore.plan import pack
+from stepscore_export.options import ExportOptions
+
+STREAMED = [
+    *MERGED.values(),
+    TWO_BITS[Precision.INT8],
+    ExportOptions(Precision.BF16, coding=Coding.INDEPENDENT),
+]
+
+
+@contextmanager
+def profiled(folder: Path) -> Iterator[dict[Path, list[str]]]:
+    """Take note of the nodes that every graph ran, in order; those of a subgraph left out."""
+    create, opened, ran = ort.InferenceSession, [], {}
+
+    def session(path: str, options: ort.SessionOptions, **keywords: Any) -> ort.InferenceSession:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / Path(path).stem)
+        opened.append((Path(path), create(path, options, **keywords)))
+        return opened[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provider_module.ort, "InferenceSession", session)
+        yield ran
+    for path, each in opened:
+        events = json.loads(Path(each.end_profiling()).read_text())
+        kernels = [event for event in events if event["name"].endswith("_kernel_time")]
+        kernels.sort(key=lambda event: event["ts"])
+        ran[path] = [event["name"].removesuffix("_kernel_time") for event in kernels]
+
+
+@pytest.mark.parametrize("form", STREAMED, ids=name_of)
+def test_lean_graphs_run_as_they_are_written(pair_of: PairOf, tmp_path: Path, form: ExportOptions) -> None:
+    pair = pair_of(
+        form.precision,
+        coding=form.coding,
+        difference_precision=form.difference_precision,
+        products=form.products,
+    )
+    residency = Residency.RESIDENT if form.products else Residency.STREAM
+    with profiled(tmp_path) as ran:
+        run(Pair.open(pair), [pack(tokens(20, 33), [0, 0])], residency)
+    assert ran
+    for path, names in ran.items():
+        written = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
+        assert [name for name in names if name in {*written}] == written
+        assert len([name for name in names if "DequantizeLinear" in name or "Cast" in name]) == len(
+            [name for name in written if "DequantizeLinear" in name or "Cast" in name]
+        )
