@@ -68,10 +68,11 @@ class Engine(PairEngine):
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
         packed = options.ahead and integers
         # A merged matrix is turned into floats piece by piece in every run: there is nothing to pack, and an
-        # arena would keep the pieces (0.65 GB at the shape of a 7B model).
-        lean = (streams and not packed) or pair.manifest.is_merged
+        # arena would keep the pieces, as would the C library if all layers were one run (4 GB of a 7B model).
+        merged = pair.manifest.is_merged
+        lean = merged or (streams and not packed)
         sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean=lean)
-        stages = _streamed_stages(pair.manifest) if streams else _Stages([BODY], [HEAD])
+        stages = _layer_by_layer(pair.manifest) if merged or streams else _Stages([BODY], [HEAD])
         self._units = [
             _Unit(
                 unit,
@@ -155,7 +156,10 @@ class _Graphs:
         What is not kept is opened ahead of its turn, in a thread: two are in memory at a time.
         """
         if self._kept:
-            yield from map(self.get, names)
+            for name in names:
+                yield self._kept[name]
+                if self._sessions.lean:
+                    give_back_memory()
         elif self._ahead:
             yield from self._opened_ahead(names)
         else:
@@ -200,7 +204,7 @@ class _Stages:
     heads: Sequence[str]
 
 
-def _streamed_stages(manifest: Manifest) -> _Stages:
+def _layer_by_layer(manifest: Manifest) -> _Stages:
     shape = manifest.architecture
     layers = [layer_file(index) for index in range(shape.num_hidden_layers)]
     return _Stages(layers, head_files(shape.vocab_size))
