@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stepscore.artifact import Pair
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
+from stepscore.provider import needs_unsigned_weights
 
 ALONE_RUNS = 15
 STAGES = ("body", "head")
@@ -99,15 +100,19 @@ def _run(pair: Path, tokens: Tokens, threads: int, repeats: int) -> float:
 
 
 def _model(product: Product) -> bytes:
+    """One product, its weights as the engine reads them on this machine."""
     rng = np.random.default_rng(1)
+    unsigned = needs_unsigned_weights()
+    codes = rng.integers(-127, 128, (product.depth, product.columns), np.int16)
     constants = {
-        "b": rng.integers(-127, 128, (product.depth, product.columns), np.int8),
+        "b": (codes + 128).astype(np.uint8) if unsigned else codes.astype(np.int8),
         "a_scale": np.array(1, np.float32),
         "b_scale": np.ones(product.columns, np.float32),
-        "a_zero": np.array(128, np.uint8),
+        "zero": np.array(128, np.uint8),
     }
+    zeros = ["zero"] * (2 if unsigned else 1)
     node = helper.make_node(
-        INTEGER_PRODUCT, ["a", "b", "a_scale", "b_scale", "a_zero"], ["y"], domain="com.microsoft"
+        INTEGER_PRODUCT, ["a", "b", "a_scale", "b_scale", *zeros], ["y"], domain="com.microsoft"
     )
     graph = helper.make_graph(
         [node],

@@ -54,7 +54,10 @@ def profiled(folder: Path) -> Iterator[list[Kernel]]:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / f"profile-{len(sessions)}")
         session = plain(model, options, **rest)
-        sessions.append((Path(model).stem if isinstance(model, str) else "probe", session))
+        stage = (
+            Path(model).name.split(".")[0] if isinstance(model, str) else "probe"
+        )  # body.onnx, body.u8.onnx
+        sessions.append((stage, session))
         return session
 
     ort.InferenceSession = profiling

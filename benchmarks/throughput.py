@@ -83,6 +83,8 @@ class Bench:
     pairs: dict[str, Path]
     threads: int
     peers: bool
+    half: bool = True
+    """PyTorch fp16 and bf16 too, which are slow on a CPU without such kernels."""
 
     def ours(self, form: str, *, share: bool = True) -> Ours:
         """Return stepscore in one form."""
@@ -108,8 +110,8 @@ class Bench:
                 [default, optimum],
                 [default, fp32, self.card()],
             ]
-        half = [self.card(TorchPrecision.FP16), self.card(TorchPrecision.BF16)]
-        return [[self.card(), default, exact, llama], [default, optimum], [default, fp32], [default, *half]]
+        half = [[default, self.card(TorchPrecision.FP16), self.card(TorchPrecision.BF16)]] * self.half
+        return [[self.card(), default, exact, llama], [default, optimum], [default, fp32], *half]
 
     def aims(self, workload: Workload) -> list[tuple[Aim, Contender]]:
         """Return how many times as fast the default form should be as which peer."""
@@ -143,7 +145,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
         pairs = {name: _exported(models, name, form) for name, form in FORMS.items()}
-        bench = Bench(models, pairs, options.threads, peers=not options.without_peers)
+        bench = Bench(
+            models, pairs, options.threads, peers=not options.without_peers, half=not options.without_half
+        )
         encode = encoder(pairs[DEFAULT])
         workload = solution(encode, config.vocab_size, SOLUTION_TOKENS)
         measured = [_compared(bench, workload, size.solution_repeats)]
@@ -177,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sharing-tokens", type=int, help="tokens of each file, with and without sharing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-peers", action="store_true", help="stepscore alone; no fidelity then")
+    parser.add_argument("--without-half", action="store_true", help="without PyTorch fp16 and bf16")
     parser.add_argument("--without-amx", action="store_true", help="as on a CPU that has VNNI only")
     parser.add_argument("--scratch", type=Path, help="where checkpoints go (default: the temporary folder)")
     return parser.parse_args()

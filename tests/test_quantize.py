@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from stepscore.provider import needs_unsigned_weights
 from stepscore_export.quantize import (
     Grid,
     Quantized,
@@ -301,14 +302,17 @@ def test_matmulintegertofloat_computes_with_channels_what_numpy_does(
 
 
 def _integer_product(codes: NDArray[np.uint8], channels: QuantizedChannels) -> NDArray[np.float32]:
-    """[m, K] x [N, K] -> [m, N], the operands as an exported graph has them."""
+    """[m, K] x [N, K] -> [m, N], the operands as the graph has them that this CPU runs."""
+    weights, zeros = channels.codes.T, ["zero"]
+    if needs_unsigned_weights():
+        weights, zeros = (weights.astype(np.int16) + 128).astype(np.uint8), ["zero", "zero"]
     tensors = [
-        numpy_helper.from_array(np.ascontiguousarray(channels.codes.T), "codes"),
+        numpy_helper.from_array(np.ascontiguousarray(weights), "codes"),
         numpy_helper.from_array(np.array(1, np.float32), "one"),
         numpy_helper.from_array(channels.scales, "scales"),
         numpy_helper.from_array(np.array(128, np.uint8), "zero"),
     ]
-    names = ["a", "codes", "one", "scales", "zero"]
+    names = ["a", "codes", "one", "scales", *zeros]
     node = helper.make_node("MatMulIntegerToFloat", names, ["y"], domain="com.microsoft")
     return _run(node, tensors, {"a": codes}, (len(codes), len(channels.codes)))
 

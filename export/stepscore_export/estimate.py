@@ -20,13 +20,14 @@ from stepscore_export.traced import TracedWeights, store_traced
 from stepscore_export.trial import BATCH_TOKENS
 from stepscore_export.weights import SizeOnly
 
-# Parameters of both models a second, self-test included, on two cores: benchmarks/results/memory_export.json.
+# Parameters of both models a second, self-test included, on two cores (benchmarks/results: memory_export.json,
+# full_size.json); machines and disks make a factor of two.
 PARAMETERS_PER_SECOND = {
     Precision.FP32: 34e6,
     Precision.FP16: 34e6,
     Precision.BF16: 34e6,
-    Precision.INT8: 25e6,
-    Precision.INT4: 25e6,
+    Precision.INT8: 18e6,
+    Precision.INT4: 18e6,
 }
 BASE_BYTES = 360 << 20  # Python, numpy, ONNX Runtime, a tokenizer, row blocks while they are converted
 TORCH_BYTES = 260 << 20  # PyTorch, transformers and optimum beside them
@@ -85,7 +86,7 @@ def _memory_bytes(weights: Weights, checkpoints: Members, options: ExportOptions
     stored = max(_num_bytes(part) for part in (*weights.layers, *head_parts(weights.head).values()))
     widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
     merged = options.coding is Coding.DIFFERENCE and options.merged
-    copied = 4 * min(widest, MERGED_ELEMENTS) if merged else 2 * widest
+    copied = 4 * min(widest, MERGED_ELEMENTS) if merged else widest
     return BASE_BYTES + stored + 4 * (copied + ARRAYS * BATCH_ROWS * config.intermediate_size)
 
 

@@ -128,7 +128,7 @@ _BLOCKS = _Form(arrays=4, logits=4)
 _FLOAT32 = _Form(arrays=3, logits=4)
 _TRACED = _Form(arrays=4, logits=4, scores=5)
 _TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
-_FLOAT16 = _Form(arrays=3, logits=4, copies=1.4, held=2.1)
+_FLOAT16 = _Form(arrays=3, logits=4, copies=1, held=2.1)
 _TORCH = _Form(arrays=3, logits=3, copies=1)
 
 TILE = 8192
