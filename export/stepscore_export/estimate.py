@@ -20,8 +20,8 @@ from stepscore_export.traced import TracedWeights, store_traced
 from stepscore_export.trial import BATCH_TOKENS
 from stepscore_export.weights import SizeOnly
 
-# Parameters of both models a second, self-test included, on two cores; machines and disks make a factor of two
-# (benchmarks/results: memory_export.json, full_size.json).
+# Parameters of both models a second, self-test included, on two cores (benchmarks/results: memory_export.json
+# and full_size.json); machines and disks make a factor of two.
 PARAMETERS_PER_SECOND = {
     Precision.FP32: 34e6,
     Precision.FP16: 34e6,
