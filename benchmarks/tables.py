@@ -14,7 +14,8 @@ def throughput(results: Results) -> list[Table]:
     return [
         Table(
             f"{shape_name(result)}: {workload['workload']} ({workload['sample']}; {workload['sequences']} "
-            f"sequences, {workload['tokens']:,} tokens), {result['threads']} threads{_cpu(result)}",
+            f"sequences, {workload['tokens']:,} tokens), {result['threads']} threads{_cpu(result)}"
+            + (f" ({result['note']})" if "note" in result else ""),
             [
                 "engine",
                 "tokens/s",
@@ -88,6 +89,7 @@ def profile(results: Results) -> list[Table]:
             str(each["repeats"]),
         ]
         for result in of_kind(results, "throughput")
+        if "profile" in result
         for each in [result["profile"]]
     ]
     headings = [
