@@ -98,6 +98,6 @@ def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:
-    """Six layers more are 25 MB more in fp32, twice; their graphs, twice with int8 activations, are 11."""
+    """Six layers more are 25 MB more in fp32, twice; 10 MB is what two runs may differ by."""
     shallow, deep = (peak_kilobytes(folder, precision) for folder in deep_models)
-    assert deep - shallow < 15_000
+    assert deep - shallow < 10_000

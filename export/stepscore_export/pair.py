@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,6 +127,8 @@ def export_pair(
                     for name, model in _graphs(members, weights, shape, integers=integers):
                         proto = ir.to_proto(model).SerializeToString(deterministic=True)
                         staged.write(f"{folder}/{name}", proto)
+                        del model, proto
+                        gc.collect()  # a graph is full of cycles, and there are many
                 stored = tuple(
                     Unit(folder, tuple(members), weights.extents())
                     for folder, (members, weights) in units.items()
