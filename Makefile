@@ -16,7 +16,7 @@ OUT ?= out/pair
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-transformers5 quick-test lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
-    bench-exporters bench-matrix bench-beam-search bench-report browser report-picture example clean
+    bench-exporters bench-matrix bench-beam-search bench-gpu bench-report browser report-picture example clean
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -76,6 +76,9 @@ bench-matrix: $(VENV)/.done ## format x precision: disk, memory, speed, fidelity
 
 bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
+
+bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory beside the floor, PyTorch and bitsandbytes [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.gpu $(FLAGS)
 
 bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
 	$(BIN)/python -m benchmarks.report $(FLAGS)

@@ -17,7 +17,7 @@ QUICK_RESULTS = Path(__file__).parents[1] / "out" / "benchmarks-quick"
 REFUSED = "STEPSCORE_BENCHMARK_AMX_REFUSED"
 PACKAGES = (
     *("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers"),
-    *("optimum-onnx", "llama-cpp-python"),
+    *("optimum-onnx", "llama-cpp-python", "bitsandbytes"),
 )
 CPU_FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
@@ -74,6 +74,27 @@ def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> P
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": facts(), **result}, indent=2) + "\n")
     return path
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Return the name, memory and driver of the first GPU."""
+    import pynvml  # noqa: PLC0415 - an extra
+
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    return {
+        "name": pynvml.nvmlDeviceGetName(device),
+        "memory_gb": round(pynvml.nvmlDeviceGetMemoryInfo(device).total / 1e9, 1),
+        "driver": pynvml.nvmlSystemGetDriverVersion(),
+    }
+
+
+def gpu_used_mb() -> int:
+    """Return what the driver says is used of the first GPU's memory, MB (10^6 bytes)."""
+    import pynvml  # noqa: PLC0415 - an extra
+
+    pynvml.nvmlInit()
+    return round(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / 1e6)
 
 
 def _cpu_field(name: str) -> str | None:

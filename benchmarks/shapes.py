@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.peers.contender import Models
-from tests.checkpoints import TINY, write_checkpoint
+from tests.checkpoints import TINY, write_checkpoint, write_tokenizer
 from tests.shared_data import SHARED_DATA
 
+from stepscore.manifest import ModelName
 from stepscore_export.config import Qwen2Config
 
 SEED = 1
@@ -72,12 +73,21 @@ class Shape(enum.StrEnum):
 
 def write_models(folder: Path, shape: Qwen2Config) -> Models:
     """Write policy and reference, with the real tokenizer where it is there."""
-    policy, reference = (
-        write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)
-        for name, perturb in (("policy", DISTANCE), ("reference", 0.0))
-    )
-    if SHARED_DATA is not None:
-        for file in (SHARED_DATA / TOKENIZER).iterdir():
-            for checkpoint in (policy, reference):
-                shutil.copyfile(file, checkpoint / file.name)
-    return Models(policy, reference, folder)
+    return Models(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
+
+
+def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
+    """Write one of the two, to the folder of its name."""
+    perturb = DISTANCE if name == "policy" else 0.0
+    checkpoint = write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)
+    write_tokenizer_of(checkpoint)
+    return checkpoint
+
+
+def write_tokenizer_of(checkpoint: Path) -> None:
+    """Write the real tokenizer, where it is there, else a tiny one."""
+    if SHARED_DATA is None:
+        write_tokenizer(checkpoint)
+        return
+    for file in (SHARED_DATA / TOKENIZER).iterdir():
+        shutil.copyfile(file, checkpoint / file.name)

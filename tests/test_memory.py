@@ -274,7 +274,29 @@ def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.Monk
 @pytest.mark.usefixtures("free")
 def test_a_pair_for_cuda_is_resident_whatever_the_host_has() -> None:
     settings = settle(manifest(target=Target.CUDA))
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.CUDA_BATCH_TOKENS)
+    assert not settings.holds_scores
+
+
+def test_a_gpu_holds_weights_once_and_batches_in_16_bits() -> None:
+    """What was measured on an H200 (benchmarks/results/gpu_h200.json), two fp16 models of 7.6B."""
+    weights = 2 * 2 * 7_615_616_512
+    pair = manifest(target=Target.CUDA)
+    for rows, measured in ((1024, 32_549), (4096, 33_685), (8192, 35_220)):
+        settings = settle(pair, max_batch_tokens=rows)
+        found = estimate(pair, settings)
+        others = found.total - found.weights + weights  # the pair of this test has no attention
+        assert others / 1e6 == pytest.approx(measured, rel=0.02)
+
+
+def test_a_limit_of_a_gpus_memory_chooses_the_residency() -> None:
+    pair = manifest(target=Target.CUDA)
+    needs = [total(pair, each, 1024) for each in (Residency.RESIDENT, Residency.STREAM)]
+    assert needs[0] > needs[1]
+    settings = settle(pair, memory_limit=sum(needs) // 2)
+    assert settings.residency is not Residency.RESIDENT
+    with pytest.raises(DoesNotFit):
+        settle(pair, memory_limit=1 << 20)
 
 
 @every_kind

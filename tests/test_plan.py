@@ -218,6 +218,16 @@ def test_budgets_hold_or_a_line_is_alone(
 
 
 @given(windows(), BUDGETS, SHARE)
+def test_scores_are_no_budget_where_attention_does_not_hold_them(
+    drawn: tuple[list[Ids], list[int]], budget: int, share: bool
+) -> None:
+    groups, fewer = (plan(*drawn, budget, share=share, holds_scores=holds) for holds in (True, False))
+    assert len(fewer) <= len(groups)
+    for group in fewer:
+        assert len(group.batch.input_ids) <= budget or len(group.batch.pad_index) == 1
+
+
+@given(windows(), BUDGETS, SHARE)
 def test_long_and_short_sequences_are_never_in_one_group(
     drawn: tuple[list[Ids], list[int]], budget: int, share: bool
 ) -> None:

@@ -1,13 +1,12 @@
 """Where graphs run: on what was asked for, or not at all.
 
-Tests with the marker `cuda` need a GPU and skip without one; the others pretend what they need.
+Nothing here needs a GPU (test_cuda.py does): what is needed is pretended.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -15,7 +14,6 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from tests.checkpoints import TINY
 from tests.conftest import PairOf
 
 from stepscore import provider as provider_module
@@ -24,22 +22,22 @@ from stepscore.choices import Activations, Coding, Precision, Provider, Residenc
 from stepscore.cli import main
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
-from stepscore.errors import PairIncompatible, ProviderUnavailable
-from stepscore.plan import Batch, pack
+from stepscore.errors import DoesNotFit, PairIncompatible, ProviderUnavailable
 from stepscore.provider import (
     CPU,
     CUDA,
     INTEGER_MODEL,
     UNSIGNED_MODEL,
     Sessions,
+    as_numpy,
     largest_products,
+    naming_full_memory,
     needs_unsigned_weights,
     require,
     resolve,
 )
 from stepscore.scorer import Scorer
 
-CUDA_PRECISIONS = [Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4]
 HAS_CUDA = CUDA in ort.get_available_providers()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
 
@@ -162,6 +160,7 @@ class FakeSession:
     """What InferenceSession was asked for; `active` is what it says it runs on."""
 
     active = (CUDA, CPU)
+    arenas: ClassVar[list[Any]] = []
 
     def __init__(self, path: str, options: ort.SessionOptions, providers: list[Any]) -> None:
         self.path, self.options, self.asked = path, options, providers
@@ -174,6 +173,13 @@ class FakeSession:
 def fake_sessions(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     monkeypatch.setattr(provider_module.ort, "InferenceSession", FakeSession)
     monkeypatch.setattr(FakeSession, "active", FakeSession.active)
+    monkeypatch.setattr(FakeSession, "arenas", [])
+    monkeypatch.setattr(provider_module, "_device_arena", [])
+    monkeypatch.setattr(
+        provider_module.ort,
+        "create_and_register_allocator_v2",
+        lambda *given: FakeSession.arenas.append(given),
+    )
     return FakeSession
 
 
@@ -193,6 +199,40 @@ def test_a_cuda_session_has_these_settings() -> None:
     assert settings["gpu_mem_limit"] == "123"
     entry = "session.use_device_allocator_for_initializers"
     assert session.options.get_session_config_entry(entry) == "1"
+
+
+def test_all_sessions_on_a_gpu_share_one_arena(fake_sessions: type[FakeSession]) -> None:
+    for lean in (False, True):
+        session: Any = Sessions(Provider.CUDA, gpu_mem_limit=123, lean=lean).open(Path("body.onnx"))
+        assert session.options.get_session_config_entry("session.use_env_allocators") == "1"
+    ((provider, memory, _, arena),) = fake_sessions.arenas
+    assert (provider, memory.name, arena.max_mem) == (CUDA, "Cuda", 123)
+
+
+@pytest.mark.usefixtures("fake_sessions")
+def test_the_limit_of_a_gpu_belongs_to_the_process() -> None:
+    Sessions(Provider.CUDA, gpu_mem_limit=123).open(Path("body.onnx"))
+    with pytest.raises(ProviderUnavailable, match="cannot change within a process"):
+        Sessions(Provider.CUDA, gpu_mem_limit=456).open(Path("body.onnx"))
+
+
+@pytest.mark.parametrize("said", ["Failed to allocate memory for a buffer", "out of memory"])
+def test_a_full_gpu_is_named(said: str) -> None:
+    with pytest.raises(DoesNotFit, match="the GPU has no memory left") as refusal, naming_full_memory():
+        raise RuntimeError(said)
+    assert refusal.value.hint is not None
+    assert "--max-batch-tokens" in refusal.value.hint
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), naming_full_memory():
+        raise RuntimeError("a wrong shape")
+
+
+def test_bfloat16_comes_to_numpy_as_float32() -> None:
+    value = ort.OrtValue.ortvalue_from_shape_and_type([2, 3], 16, "cpu")
+    assert as_numpy(value).dtype == np.float32
+    assert as_numpy(value).shape == (2, 3)
 
 
 @pytest.mark.usefixtures("fake_sessions")
@@ -222,12 +262,16 @@ def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provi
     assert session.options.get_session_config_entry("session.disable_prepacking") == "1"
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not session.options.enable_cpu_mem_arena
-    assert not has_entry(session, "session.use_env_allocators")
+    assert has_entry(session, "session.use_env_allocators") == (provider is Provider.CUDA)
 
 
 @pytest.mark.usefixtures("fake_sessions")
-def test_a_lean_session_turns_a_matrix_into_floats_once_and_right_before_its_products() -> None:
-    session: Any = Sessions(Provider.CPU, lean=True).open(Path("layer-00.onnx"))
+@pytest.mark.parametrize("settings", [{"lean": True}, {"ordered": True}], ids=["lean", "ordered"])
+def test_an_ordered_session_turns_a_matrix_into_floats_once_and_right_before_its_products(
+    settings: dict[str, bool],
+) -> None:
+    session: Any = Sessions(Provider.CPU, **settings).open(Path("layer-00.onnx"))
+    assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert session.options.execution_order == ort.ExecutionOrder.PRIORITY_BASED
     assert session.options.get_session_config_entry("session.disable_quant_qdq") == "1"
 
@@ -253,106 +297,3 @@ def test_a_missing_provider_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_module.ort, "get_available_providers", lambda: [CPU])
     with pytest.raises(ProviderUnavailable, match=f"has no {CUDA}"):
         require(Provider.CUDA)
-
-
-# On a GPU
-
-
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    random = np.random.default_rng(5)
-    return pack([random.integers(0, TINY.vocab_size, length) for length in (40, 7, 133, 2)], [0, 0, 50, 0])
-
-
-@pytest.fixture(scope="module")
-def truth(tiny_pair: Path, batch: Batch) -> NDArray[np.float32]:
-    (logprobs,) = Engine(Pair.open(tiny_pair)).run([batch])
-    return np.concatenate([*logprobs.values()])
-
-
-def run_on_cuda(pair: Path, batch: Batch, **options: Any) -> NDArray[np.float32]:
-    engine = Engine(Pair.open(pair), EngineOptions(provider=Provider.CUDA, **options))
-    (logprobs,) = engine.run([batch])
-    return np.concatenate([*logprobs.values()])
-
-
-@pytest.mark.cuda
-@pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize(
-    ("precision", "bound"),
-    [(Precision.FP16, 0.02), (Precision.BF16, 0.15), (Precision.INT8, 0.3), (Precision.INT4, 2.0)],
-)
-def test_cuda_gives_the_numbers_of_the_cpu(
-    pair_of: PairOf, batch: Batch, truth: NDArray[np.float32], precision: Precision, bound: float
-) -> None:
-    assert np.abs(run_on_cuda(pair_of(precision, Target.CUDA), batch) - truth).max() < bound
-
-
-@pytest.mark.cuda
-@pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
-def test_cuda_residencies_agree(pair_of: PairOf, batch: Batch, precision: Precision) -> None:
-    pair = pair_of(precision, Target.CUDA)
-    resident, *others = (run_on_cuda(pair, batch, residency=which) for which in Residency)
-    assert all(np.abs(resident - other).max() < 0.05 for other in others)
-
-
-@pytest.mark.cuda
-@pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
-def test_every_node_but_copies_runs_on_cuda(
-    pair_of: PairOf,
-    batch: Batch,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    precision: Precision,
-) -> None:
-    """Read from ONNX Runtime's profile of the sessions that the engine opens."""
-    monkeypatch.chdir(tmp_path)
-    create = ort.InferenceSession
-    opened: list[ort.InferenceSession] = []
-
-    def profiled(path: str, options: ort.SessionOptions, **keywords: Any) -> ort.InferenceSession:
-        options.enable_profiling = True
-        session = create(path, options, **keywords)
-        if Path(path).name != "embed.onnx":
-            opened.append(session)
-        return session
-
-    monkeypatch.setattr(provider_module.ort, "InferenceSession", profiled)
-    run_on_cuda(pair_of(precision, Target.CUDA), batch)
-    ran = {
-        (event["args"]["op_name"], event["args"]["provider"])
-        for session in opened
-        for event in json.loads(Path(session.end_profiling()).read_text())
-        if event.get("cat") == "Node" and "provider" in event.get("args", {})
-    }
-    assert ran
-    assert {kind for kind, where in ran if where != CUDA} <= {"MemcpyToHost", "MemcpyFromHost"}
-
-
-@pytest.mark.cuda
-@pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
-def test_attention_is_fused(
-    pair_of: PairOf,
-    batch: Batch,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    precision: Precision,
-) -> None:
-    """The unfused path overflows in fp16; ONNX Runtime prints which it took."""
-    monkeypatch.setenv("ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO", "1")
-    run_on_cuda(pair_of(precision, Target.CUDA), batch)
-    printed = capfd.readouterr()
-    lines = [line for line in (printed.out + printed.err).splitlines() if "SdpaKernel=" in line]
-    assert lines
-    assert all("MATH" not in line for line in lines)
-
-
-@pytest.mark.cuda
-@pytest.mark.usefixtures("cuda")
-def test_gpu_mem_limit_is_honoured(pair_of: PairOf, batch: Batch) -> None:
-    """A limit below what the weights need is an error, not a crash and not a limit ignored."""
-    with pytest.raises(Exception, match=r"(?i)alloc|memory"):
-        run_on_cuda(pair_of(Precision.FP16, Target.CUDA), batch, gpu_mem_limit=1 << 10)

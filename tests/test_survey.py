@@ -108,12 +108,12 @@ def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
     assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 rows"
 
 
-def test_of_a_pair_for_cuda_no_memory_is_foretold(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_pair_for_cuda_the_memory_is_the_gpus(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair.open(tiny_pair)
     there = replace(pair, manifest=msgspec.structs.replace(pair.manifest, target=Target.CUDA))
     monkeypatch.setattr(Pair, "open", lambda path: there)
-    assert "memory" not in facts(tiny_pair, LINES)
-    assert list(memory_facts(there.manifest)) == []
+    assert "of the GPU's memory" in facts(tiny_pair, LINES)["memory"]
+    assert all("of the GPU's memory" in said for _, said in memory_facts(there.manifest))
 
 
 @pytest.mark.parametrize("difference", [None, *CODED.values()], ids=["independent", *CODED])

@@ -91,7 +91,8 @@ def padded_logprobs(model: Qwen2ForCausalLM, sequences: Sequence[Tokens]) -> lis
         row[: len(sequence)] = torch.from_numpy(sequence)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        on_device = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+        logits = model(**on_device, use_cache=False).logits
         return [_gathered(row[: len(each)], each) for row, each in zip(logits, sequences, strict=True)]
 
 
@@ -99,7 +100,8 @@ def _gathered(logits: torch.Tensor, tokens: Tokens) -> np.ndarray:
     import torch  # noqa: PLC0415
 
     logprobs = logits[:-1].log_softmax(dim=-1)
-    return logprobs.gather(1, torch.from_numpy(tokens)[1:, None])[:, 0].float().numpy()
+    targets = torch.from_numpy(tokens)[1:, None].to(logprobs.device)
+    return logprobs.gather(1, targets)[:, 0].float().cpu().numpy()
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:

@@ -82,7 +82,7 @@ from stepscore.choices import (
     "--products",
     type=click.Choice(Products, case_sensitive=False),
     help="Multiply with base and difference one by one, or with their sum.  "
-    "[default: merged on the CPU, separate on CUDA]",
+    "[default: merged; separate for a difference of 2 bits]",
 )
 @click.option(
     "--block-size",

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from stepscore.plan import SHORT_TOKENS
-from stepscore_export.builder import INT32, INT64, MICROSOFT, GraphBuilder, Output
+from stepscore_export.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.layout import (
     BlockMatrix,
     FloatMatrix,
@@ -245,9 +245,9 @@ def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
 
 
 def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    if g.shape.on_cpu:
-        return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
-    return g.op("Mul", x, g.op("Sigmoid", x))
+    # In fp32: in 16 bits the kernel's 1 - 1 / (1 + exp(x)) leaves nothing of small values.
+    wide = g.cast(x, g.compute, FLOAT)
+    return g.cast(g.op("QuickGelu", wide, domain=MICROSOFT, alpha=1.0), FLOAT, g.compute)
 
 
 def _looked_up(g: GraphBuilder, table: Table, ids: ir.Value) -> ir.Value:

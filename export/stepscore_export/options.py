@@ -108,10 +108,10 @@ class ExportOptions:
 
     @property
     def merged(self) -> bool:
-        """Whether base and difference are added before the product: the faster way on the CPU."""
+        """Whether base and difference are added before the product: a product less, and faster for it."""
         if self.products is not None:
             return self.products is Products.MERGED
-        return self.target is Target.CPU and self.difference_bits != 2
+        return self.difference_bits != 2
 
     @property
     def compute(self) -> ir.DataType:

@@ -92,7 +92,7 @@ def export_pair(
         checkpoints: Members = {"policy": policy_model, "reference": reference_model}
         distance = measure_distance(policy_model, reference_model)
         template, encoder = prompt_template(policy_model)
-        facts = _Facts(checkpoints, template, distance, None if calibration is None else calibration.name)
+        facts = Facts(checkpoints, template, distance, None if calibration is None else calibration.name)
         options = settle(options, distance)
         check_settled(options, calibration)
         texts = texts or bundled_texts()
@@ -124,7 +124,7 @@ def export_pair(
             def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
                     shape, integers = graph_shape(members, of), of.activations is Activations.INT8
-                    for name, model in _graphs(members, weights, shape, integers=integers):
+                    for name, model in graphs_of(members, weights, shape, integers=integers):
                         proto = ir.to_proto(model).SerializeToString(deterministic=True)
                         staged.write(f"{folder}/{name}", proto)
                         del model, proto
@@ -133,7 +133,7 @@ def export_pair(
                     Unit(folder, tuple(members), weights.extents())
                     for folder, (members, weights) in units.items()
                 )
-                return _manifest(facts, of, stored, staged.files)
+                return manifest_of(facts, of, stored, staged.files)
 
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
             staged.write_manifest(write_graphs(runnable))
@@ -222,9 +222,10 @@ def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], Weigh
     return weights
 
 
-def _graphs(
+def graphs_of(
     members: Members, weights: Weights, shape: Shape, *, integers: bool
 ) -> Iterator[tuple[str, ir.Model]]:
+    """Give the graphs of a unit by the names of their files; `integers`: those of unsigned weights too."""
     if isinstance(weights, TracedWeights):
         (checkpoint,) = members.values()
         yield from traced_graphs(weights, trace(checkpoint), shape)
@@ -248,7 +249,7 @@ def _product_graphs(weights: UnitWeights, shape: Shape) -> Iterator[tuple[str, i
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class Facts:
     """What an export knows before it writes anything."""
 
     checkpoints: Members
@@ -257,9 +258,10 @@ class _Facts:
     calibration: str | None
 
 
-def _manifest(
-    facts: _Facts, options: ExportOptions, units: tuple[Unit, ...], files: dict[str, FileEntry]
+def manifest_of(
+    facts: Facts, options: ExportOptions, units: tuple[Unit, ...], files: dict[str, FileEntry]
 ) -> Manifest:
+    """Return the manifest of these units and files, not checked and not measured yet."""
     checkpoints = facts.checkpoints
     return Manifest(
         schema_version=SCHEMA_VERSION,

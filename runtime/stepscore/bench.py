@@ -21,7 +21,7 @@ from stepscore.choices import Convention, Provider, Residency
 from stepscore.engines import EngineOptions, PairEngine, available_cores, open_engine
 from stepscore.errors import InputError
 from stepscore.memory import Settings, settle
-from stepscore.plan import Int64, plan
+from stepscore.plan import Group, Int64, plan
 from stepscore.prompt import PromptEncoder
 from stepscore.records import parse_line
 
@@ -185,10 +185,15 @@ def seconds_of(engine: PairEngine, workload: Workload, settings: Settings, *, sh
     """Plan and run a workload once; return the seconds."""
     started = time.perf_counter()
     for window in windows(workload.sequences, settings.window_tokens):
-        groups = plan(window, [0] * len(window), settings.max_batch_tokens, share=share)
-        for _ in engine.run([group.batch for group in groups]):
+        for _ in engine.run([group.batch for group in planned(window, settings, share=share)]):
             pass
     return time.perf_counter() - started
+
+
+def planned(window: Sequence[Int64], settings: Settings, *, share: bool = True) -> list[Group]:
+    """Cut a window into batches, every token scored."""
+    budget = settings.max_batch_tokens
+    return plan(window, [0] * len(window), budget, share=share, holds_scores=settings.holds_scores)
 
 
 def windows(sequences: Iterable[Int64], max_tokens: int) -> Iterator[list[Int64]]:
@@ -230,5 +235,5 @@ def _rows(workload: Workload, settings: Settings, *, share: bool) -> int:
     return sum(
         len(group.batch.input_ids)
         for window in windows(workload.sequences, settings.window_tokens)
-        for group in plan(window, [0] * len(window), settings.max_batch_tokens, share=share)
+        for group in planned(window, settings, share=share)
     )

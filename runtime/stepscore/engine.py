@@ -27,7 +27,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepscore.artifact import Pair
-from stepscore.choices import Exporter, Residency
+from stepscore.choices import Exporter, Provider, Residency
 from stepscore.engines import EngineOptions, LogProbs, Logprobs, PairEngine
 from stepscore.files import read_ahead
 from stepscore.manifest import (
@@ -44,7 +44,15 @@ from stepscore.manifest import (
 )
 from stepscore.memory import check_residency, usual_head_rows
 from stepscore.plan import Batch, chunks
-from stepscore.provider import Sessions, give_back_memory, needs_unsigned_weights, require, resolve
+from stepscore.provider import (
+    Sessions,
+    as_numpy,
+    give_back_memory,
+    naming_full_memory,
+    needs_unsigned_weights,
+    require,
+    resolve,
+)
 
 Values = dict[str, ort.OrtValue]
 _ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
@@ -67,16 +75,27 @@ class Engine(PairEngine):
         streams = options.residency is Residency.STREAM
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
         packed = options.ahead and integers
-        # A merged matrix is turned into floats piece by piece in every run: there is nothing to pack, and an
+        # On the CPU a merged matrix is turned into floats piece by piece: there is nothing to pack, and an
         # arena would keep the pieces, as would the C library if all layers were one run (4 GB of a 7B model).
         merged = pair.manifest.is_merged
-        lean = merged or (streams and not packed)
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, lean=lean)
-        stages = _layer_by_layer(pair.manifest) if merged or streams else _Stages([BODY], [HEAD])
+        in_pieces = merged and self.provider is Provider.CPU
+        lean = in_pieces or (streams and not packed)
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, merged, lean)
+        stages = _layer_by_layer(pair.manifest) if in_pieces or streams else _Stages([BODY], [HEAD])
+        # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
+        # looked up on the host take as long to copy as a layer takes to compute.
+        embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
         self._units = [
             _Unit(
                 unit,
-                _Graphs(pair.path / unit.folder, unit, sessions, ahead=options.ahead, unsigned=unsigned),
+                _Graphs(
+                    pair.path / unit.folder,
+                    unit,
+                    sessions,
+                    ahead=options.ahead,
+                    unsigned=unsigned,
+                    embed_on_host=embed_on_host,
+                ),
                 stages,
             )
             for unit in pair.manifest.units
@@ -114,7 +133,7 @@ class Engine(PairEngine):
         results: Logprobs = {}
         for unit in self._units:
             ((values, logprobs),) = unit.run([batch], self._head_rows)
-            hidden |= dict(zip(unit.models, (value.numpy() for value in values.values()), strict=True))
+            hidden |= dict(zip(unit.models, map(as_numpy, values.values()), strict=True))
             results |= logprobs
         return hidden, results
 
@@ -129,18 +148,33 @@ class _Graphs:
     `unsigned` opens those that read integer weights as unsigned numbers.
     """
 
-    def __init__(self, folder: Path, unit: Unit, sessions: Sessions, *, ahead: bool, unsigned: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        unit: Unit,
+        sessions: Sessions,
+        *,
+        ahead: bool,
+        unsigned: bool,
+        embed_on_host: bool,
+    ) -> None:
         self._folder = folder
         self._unit = unit
         self._sessions = sessions
         self._ahead = ahead
         self._unsigned = unsigned
+        self._embed_on_host = embed_on_host
         self._kept: dict[str, ort.InferenceSession] = {}
 
     @property
     def device(self) -> str:
         """Where values stay between two graphs."""
         return self._sessions.provider.value
+
+    @property
+    def embed_device(self) -> str:
+        """Where rows are looked up."""
+        return "cpu" if self._embed_on_host else self.device
 
     def keep(self, names: Iterable[str]) -> None:
         """Open these for good."""
@@ -191,8 +225,8 @@ class _Graphs:
             read_ahead(weights.fileno(), extent.offset, extent.size)
 
     def _open(self, name: str) -> ort.InferenceSession:
-        on_host = name == EMBED
-        file = unsigned_file(name) if self._unsigned and not on_host else name
+        on_host = name == EMBED and self._embed_on_host
+        file = unsigned_file(name) if self._unsigned and name != EMBED else name
         return self._sessions.open(self._folder / file, on_host=on_host)
 
 
@@ -243,7 +277,7 @@ class _Unit:
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
         # In a function of its own: a table that is not kept is gone before the layers come.
         embed = self._graphs.get(EMBED)
-        rows = [_outputs(embed, _sizes(batch), "cpu") for batch in window]
+        rows = [_outputs(embed, _sizes(batch), self._graphs.embed_device) for batch in window]
         for batch, outputs in zip(window, rows, strict=True):
             _run(embed, {"input_ids": batch.input_ids}, {}, outputs)
         return rows
@@ -290,7 +324,9 @@ def _run(
         binding.bind_ortvalue_input(name, value)
     for name, value in outputs.items():
         binding.bind_ortvalue_output(name, value)
-    session.run_with_iobinding(binding)
+    binding.synchronize_inputs()  # what is copied to a GPU is there before another stream reads it
+    with naming_full_memory():
+        session.run_with_iobinding(binding)
 
 
 def _sizes(batch: Batch) -> dict[str, int]:

@@ -98,7 +98,7 @@ class ProviderUnavailable(ArtifactError):
 
 
 class DoesNotFit(ArtifactError):
-    """The memory limit is under what the pair needs at the least."""
+    """The memory limit is under what the pair needs at the least, or a GPU's memory is full."""
 
     code = "does_not_fit"
 

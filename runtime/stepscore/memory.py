@@ -1,8 +1,8 @@
 """How much memory scoring takes, from the manifest alone, and what to choose to stay within a limit.
 
-The figures are the CPU provider's: resident set of the process, mapped pages of the weight file included.
-What is alive at the worst moment depends on how weights are stored; the constants of each form were found by
-running it (benchmarks/full_size.py and benchmarks/residency.py compare).
+On the CPU that is the resident set of the process, mapped pages of the weight file included; on CUDA what the
+driver says is used of the GPU's memory. What is alive at the worst moment depends on how weights are stored;
+the constants of each form were found by running it (full_size.py, residency.py and gpu.py in benchmarks/).
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ HEAD_ROWS = 1024
 INTEGER_HEAD_ROWS = 256
 """The same for integer products, which hold more copies and need no more rows to be at full speed."""
 BATCH_TOKENS = 2048
+CUDA_HEAD_ROWS = 4096
+CUDA_BATCH_TOKENS = 8192
+"""A GPU wants more rows a product, and has the memory."""
 LEAST_BATCH_TOKENS = 128
 WINDOW_TOKENS = 16_384
 """Records in which shared prefixes are found; where weights come and go, they do so once a window."""
@@ -46,6 +49,8 @@ class Settings:
     max_batch_tokens: int
     window_tokens: int
     head_rows: int
+    holds_scores: bool = True
+    """Whether attention has all scores of a batch of short sequences in memory: the CPU's does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Estimate:
 
 def usual_head_rows(manifest: Manifest) -> int:
     """Return the rows in a chunk of the head, where no memory limit says less."""
+    if manifest.target is Target.CUDA:
+        return CUDA_HEAD_ROWS
     return INTEGER_HEAD_ROWS if manifest.has_int8_activations else HEAD_ROWS
 
 
@@ -134,6 +141,10 @@ _TORCH = _Form(arrays=3, logits=3, copies=1)
 TILE = 8192
 COPIED_ELEMENTS = 1 << 23
 """What a merged matrix is cut into."""
+GPU_BYTES = 1_700_000_000
+"""What CUDA, cuBLAS and an arena take before there is a batch."""
+GPU_ARRAYS = 10
+"""Of a layer there: arrays of 16-bit [rows, intermediate_size]."""
 PROCESS_BYTES = 65 << 20
 TORCH_BYTES = 300 << 20
 """PyTorch, transformers and bitsandbytes, imported."""
@@ -148,6 +159,8 @@ MAPPED_BYTES = 64 << 10
 def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
     """Return the memory that scoring takes at its peak; without a load, that of full batches."""
     load = load or Load.usual(settings)
+    if manifest.target is Target.CUDA and manifest.exporter is Exporter.STEPSCORE:
+        return _on_gpu(manifest, settings, load)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
     if manifest.format is Format.BITSANDBYTES:
@@ -179,6 +192,23 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
         key=sum,
     )
     return Estimate(process, weights, batch, window)
+
+
+def _on_gpu(manifest: Manifest, settings: Settings, load: Load) -> Estimate:
+    """Everything there is 16 bits wide; products turn whole matrices into floats."""
+    shape = manifest.architecture
+    matrix = shape.intermediate_size * shape.hidden_size
+    copies = 0 if manifest.difference is None else 3 if manifest.is_merged else 1
+    in_layer = GPU_ARRAYS * load.rows * shape.intermediate_size + copies * matrix
+    streams = max(len(unit.models) for unit in manifest.units)
+    window = streams * load.window_rows * shape.hidden_size
+    whole = [sum(unit.extents[name].size for name in (EMBED, BODY, HEAD)) for unit in manifest.units]
+    if settings.residency is Residency.RESIDENT:
+        return Estimate(GPU_BYTES, sum(whole), 2 * in_layer, 0)
+    if settings.residency is Residency.ALTERNATE:
+        return Estimate(GPU_BYTES, max(whole), 2 * in_layer, 2 * window)
+    layer = max(unit.extents[layer_file(0)].size for unit in manifest.units)
+    return Estimate(GPU_BYTES, 2 * layer, 2 * in_layer, 2 * window)
 
 
 def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
@@ -283,13 +313,15 @@ def _choices(
     manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
 ) -> Iterator[Settings]:
     """Give what is possible, the fastest first."""
+    on_cuda = manifest.target is Target.CUDA
+    usual_tokens = CUDA_BATCH_TOKENS if on_cuda else BATCH_TOKENS
     for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
-        tokens = max_batch_tokens or BATCH_TOKENS
+        tokens = max_batch_tokens or usual_tokens
         while True:
             waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
             usual = min(WINDOW_TOKENS, waiting)
             window = max(window_tokens or usual, tokens)
-            yield Settings(each, tokens, window, min(usual_head_rows(manifest), tokens))
+            yield Settings(each, tokens, window, min(usual_head_rows(manifest), tokens), not on_cuda)
             tokens //= 2
             if max_batch_tokens is not None or tokens < LEAST_BATCH_TOKENS:
                 break

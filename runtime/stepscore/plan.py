@@ -26,7 +26,7 @@ MAX_PADDING = 4
 SHORT_TOKENS = 1024
 """Up to this length attention holds its scores, [B, S, S] a head; longer sequences take another kernel."""
 MAX_SCORES = 2 << 20
-"""B * S * S of a batch of short sequences."""
+"""B * S * S of a batch of short sequences on the CPU; CUDA's kernels never hold scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,22 @@ def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = Tru
 
 
 def plan(
-    sequences: Sequence[Int64], starts: Sequence[int], max_tokens: int, *, share: bool = True
+    sequences: Sequence[Int64],
+    starts: Sequence[int],
+    max_tokens: int,
+    *,
+    share: bool = True,
+    holds_scores: bool = True,
 ) -> list[Group]:
     """Cut a window into batches; each sequence is a member of one group.
 
     A batch has at most `max_tokens` rows and MAX_PADDING * max_tokens positions (B * S), or one line. What
     lines of two batches share is computed in both. Sequences up to SHORT_TOKENS and longer ones are never in
     one batch, so that the kernel which computes a sequence does not depend on its neighbours; short ones are
-    also kept within MAX_SCORES. The trie is walked depth first, children in the order of their first sequence
-    in the window, and batches are in the order of theirs: results come out early where related sequences
-    are neighbours, which they need not be. Starts, `share` and errors are those of `pack`.
+    also kept within MAX_SCORES where attention `holds_scores`. The trie is walked depth first, children
+    in the order of their first sequence in the window, and batches are in the order of theirs: results come
+    out early where related sequences are neighbours, which they need not be. Starts, `share` and errors are
+    those of `pack`.
 
     >>> window = [np.array([7, 8, 9]), np.array([1, 2]), np.array([7, 8, 4, 5])]
     >>> [group.members for group in plan(window, [0, 0, 0], max_tokens=5)]
@@ -106,7 +112,9 @@ def plan(
     is_long = np.array([len(sequence) > SHORT_TOKENS for sequence in sequences], np.bool_)
     groups = []
     for kind in (np.flatnonzero(~is_long), np.flatnonzero(is_long)):
-        for lines in _cut(_lines(sequences, kind.tolist(), share=share), max_tokens):
+        for lines in _cut(
+            _lines(sequences, kind.tolist(), share=share), max_tokens, holds_scores=holds_scores
+        ):
             members = tuple(sorted(member for line in lines for member in line.members))
             groups.append(Group(members, _packed(sequences, starts, lines, members)))
     return sorted(groups, key=lambda group: group.members[0])
@@ -214,7 +222,7 @@ def _common_length(one: Int64, other: Int64) -> int:
 # Batches
 
 
-def _cut(lines: Iterable[_Line], max_tokens: int) -> Iterator[list[_Line]]:
+def _cut(lines: Iterable[_Line], max_tokens: int, *, holds_scores: bool) -> Iterator[list[_Line]]:
     """Group consecutive lines as far as the budgets go; the first line of a group shares nothing."""
     group: list[_Line] = []
     rows = longest = 0
@@ -224,7 +232,7 @@ def _cut(lines: Iterable[_Line], max_tokens: int) -> Iterator[list[_Line]]:
         if group and (
             rows + line.length - line.shared > max_tokens
             or padded > MAX_PADDING * max_tokens
-            or (width <= SHORT_TOKENS and padded * width > MAX_SCORES)
+            or (holds_scores and width <= SHORT_TOKENS and padded * width > MAX_SCORES)
         ):
             yield group
             group, rows, longest = [], 0, 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from stepscore.choices import Provider, Target
 from stepscore.engines import available_cores
-from stepscore.errors import PairIncompatible, ProviderUnavailable
+from stepscore.errors import DoesNotFit, PairIncompatible, ProviderUnavailable
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+FULL_MEMORY = ("Failed to allocate memory", "Available memory of", "out of memory")
+"""What ONNX Runtime says where an arena's limit is reached, or the GPU's own."""
 
 # y = x @ x over float32 [1, 1], opset 17: enough to make a provider load its libraries and run.
 TINY_MODEL = (
@@ -26,6 +28,14 @@ TINY_MODEL = (
     b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
     b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
     b"B\x04\n\x00\x10\x11"
+)
+
+# y = x as float32, of bfloat16 [m, k], opset 21.
+WIDENING_MODEL = (
+    b'\x08\x08:J\n\x17\n\x01x\x12\x01y"\x04Cast*\t\n\x02to\x18\x01\xa0\x01\x02\x12\x01g'
+    b"Z\x15\n\x01x\x12\x10\n\x0e\x08\x10\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
+    b"b\x15\n\x01y\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
+    b"B\x04\n\x00\x10\x15"
 )
 
 # y = (a - z) @ (b - w), each column times s: MatMulIntegerToFloat of uint8 a and int8 b, opset 21.
@@ -67,47 +77,85 @@ class Sessions:
     provider: Provider
     threads: int | None = None
     gpu_mem_limit: int | None = None
+    ordered: bool = False
+    """For a graph that turns matrices into floats as it runs: nodes run in the order of the file.
+
+    Each is turned right before its product, and only once where it has two. In the usual order what depends
+    on nothing may come first, a model's matrices together, and each product gets a DequantizeLinear of its
+    own; with ONNX Runtime's optimisations they would be floats from the start.
+    """
     lean: bool = False
     """For a graph that is opened, run and closed: as little memory as it can be run in.
 
-    Weights are used where they are mapped: nothing is folded or packed, and what was used is given back.
-    Nodes run in the order of the file: a matrix is cast, or turned into floats, right before its product, and
-    only once where it has two. In the usual order what depends on nothing may come first, a model's matrices
-    together, and each product gets a DequantizeLinear of its own.
+    Ordered, and weights are used where they are mapped: nothing is packed, and what was used is given back.
     """
 
-    def open(self, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
+    def open(self, model: Path | bytes, *, on_host: bool = False) -> ort.InferenceSession:
         """Open one graph; `on_host` keeps it on the CPU (the embedding table) whatever the provider."""
+        source = model if isinstance(model, bytes) else str(model)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or available_cores()
         options.enable_mem_pattern = False  # shapes differ from batch to batch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.lean:
-            options.enable_cpu_mem_arena = False
+        if self.ordered or self.lean:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self.lean:
+            options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
         else:
             options.add_session_config_entry("session.use_env_allocators", "1")
             _share_host_arena()
         if self.provider is Provider.CUDA and not on_host:
-            return self._open_cuda(path, options)
-        return ort.InferenceSession(str(path), options, providers=[CPU])
+            return self._open_cuda(source, options)
+        return ort.InferenceSession(source, options, providers=[CPU])
 
-    def _open_cuda(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    def _open_cuda(self, source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        if self.lean:  # the others have it already
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        _share_device_arena(self.gpu_mem_limit)
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
         if self.gpu_mem_limit is not None:
             cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
-        session = ort.InferenceSession(str(path), options, providers=[(CUDA, cuda_options), CPU])
+        with naming_full_memory():
+            session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])
         if session.get_providers()[0] != CUDA:
             raise ProviderUnavailable(
                 f"ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA} did not start",
                 hint="run `stepscore doctor`; it names the missing library",
             )
         return session
+
+
+@contextmanager
+def naming_full_memory() -> Iterator[None]:
+    """Raise DoesNotFit where ONNX Runtime says that a GPU's memory is full: it has no class for that."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error)
+        if any(sign in said for sign in FULL_MEMORY):
+            raise DoesNotFit(
+                f"the GPU has no memory left: {said.splitlines()[0][-200:]}",
+                hint="lower --max-batch-tokens, take --residency stream, or raise --memory-limit",
+            ) from None
+        raise
+
+
+def as_numpy(value: ort.OrtValue) -> NDArray[np.floating]:
+    """Copy rows [m, k] to the host; bfloat16, which numpy does not have, as float32."""
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    session = Sessions(Provider(value.device_name().lower())).open(WIDENING_MODEL)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", value)
+    binding.bind_output("y")
+    session.run_with_iobinding(binding)
+    (wide,) = binding.copy_outputs_to_cpu()
+    return np.asarray(wide)
 
 
 def give_back_memory() -> None:
@@ -123,6 +171,26 @@ def _share_host_arena() -> None:
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
+_device_arena: list[int | None] = []
+"""The limit of the arena on the GPU, once there is one: it belongs to the process."""
+
+
+def _share_device_arena(limit: int | None) -> None:
+    """Register one arena on the GPU for all sessions of the process; its limit is for all together."""
+    if not _device_arena:
+        memory = ort.OrtMemoryInfo(
+            "Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+        )
+        arena = ort.OrtArenaCfg({"max_mem": limit or 0, "arena_extend_strategy": 1})
+        ort.create_and_register_allocator_v2(CUDA, memory, {}, arena)
+        _device_arena.append(limit)
+    elif _device_arena != [limit]:
+        raise ProviderUnavailable(
+            "the limit of the GPU's memory cannot change within a process",
+            hint="give every pair the same --memory-limit, or score in another process",
+        )
+
+
 def runs_here(target: Target) -> bool:
     """Return whether this machine runs the provider that the target needs."""
     try:
@@ -135,10 +203,7 @@ def runs_here(target: Target) -> bool:
 def run_tiny_model(provider: Provider) -> None:
     """Run a real session the way the engine opens one; ProviderUnavailable where it does not compute."""
     require(provider)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.onnx"
-        path.write_bytes(TINY_MODEL)
-        (value,) = Sessions(provider).open(path).run(None, {"x": np.full((1, 1), 3, np.float32)})
+    (value,) = Sessions(provider).open(TINY_MODEL).run(None, {"x": np.full((1, 1), 3, np.float32)})
     if value.item() != 9:
         raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
 

@@ -108,6 +108,7 @@ class Scorer:
             settings.window_tokens,
             tokens=tokens,
             share=share,
+            holds_scores=settings.holds_scores,
         )
         beta = opened.manifest.beta if beta is None else beta
         return cls(opened, open_engine(opened, options), windows, beta=beta)

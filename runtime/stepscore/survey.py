@@ -59,6 +59,7 @@ def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, An
         settings.max_batch_tokens,
         settings.window_tokens,
         tokens=load["tokens"],
+        holds_scores=settings.holds_scores,
     )
     tally = _Tally()
     parsed = ((line, line.record) for line in parsed_lines(lines, limit))
@@ -71,8 +72,8 @@ def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, An
         yield "computed", f"{tally.computed:,} rows ({share:.0f} %): shared beginnings once a batch"
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
-    if pair.manifest.target is not Target.CUDA:
-        yield "memory", f"about {_size(estimate(pair.manifest, settings, most).total)} at the peak"
+    needed = _size(estimate(pair.manifest, settings, most).total)
+    yield "memory", f"about {needed}{_where(pair.manifest)} at the peak"
 
 
 def describe(settings: Settings) -> str:
@@ -84,15 +85,17 @@ def describe(settings: Settings) -> str:
 
 
 def memory_facts(manifest: Manifest) -> Facts:
-    """Give what full batches take, by residency; of a GPU's memory nothing is known beforehand."""
-    if manifest.target is Target.CUDA:
-        return
+    """Give what full batches take, by residency."""
     for residency in residencies(manifest):
         needs = []
         for tokens in (BATCH_TOKENS, BATCH_TOKENS // 8):
             settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
             needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
-        yield "memory", f"{residency}: {', '.join(needs)}"
+        yield "memory", f"{residency}: {', '.join(needs)}{_where(manifest)}"
+
+
+def _where(manifest: Manifest) -> str:
+    return " of the GPU's memory" if manifest.target is Target.CUDA else ""
 
 
 def _size(num_bytes: int) -> str:

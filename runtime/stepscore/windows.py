@@ -55,6 +55,7 @@ class Windows:
     window_tokens: int
     tokens: bool = False
     share: bool = True
+    holds_scores: bool = True
 
     def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
         """Encode and plan; an error that no record of its window stands before is a window by itself.
@@ -104,4 +105,7 @@ class Windows:
         prompts = [item.prompt for item in items if not isinstance(item.prompt, InputError)]
         sequences = [prompt.token_ids for prompt in prompts]
         starts = [self.first_computed(prompt) for prompt in prompts]
-        return Window(items, prompts, plan(sequences, starts, self.max_batch_tokens, share=self.share))
+        groups = plan(
+            sequences, starts, self.max_batch_tokens, share=self.share, holds_scores=self.holds_scores
+        )
+        return Window(items, prompts, groups)
