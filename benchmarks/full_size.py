@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
     parser.add_argument("--models", type=Path, help="checkpoints that are there already: policy, reference")
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--export-only", action="store_true", help="the coded export; a result of its own")
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -77,13 +78,16 @@ def main() -> None:
         return
     layers = 2 if options.quick else options.layers
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        rows = list(_steps(Path(scratch), options.models, options.tokens, layers))
+        rows = _steps(Path(scratch), options.models, options.tokens, layers, export_only=options.export_only)
     name = "full_size" if layers == QWEN_7B.num_hidden_layers else f"full_size_{layers}_layers"
+    name += "_export" * options.export_only
     result = {"tokens": options.tokens, "layers": layers, "rows": rows}
     print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 
-def _steps(scratch: Path, given: Path | None, tokens: int, layers: int) -> list[dict[str, Any]]:
+def _steps(
+    scratch: Path, given: Path | None, tokens: int, layers: int, *, export_only: bool
+) -> list[dict[str, Any]]:
     models = given or scratch
     if given is None:
         write_models(models, replace(QWEN_7B, num_hidden_layers=layers))
@@ -97,6 +101,8 @@ def _steps(scratch: Path, given: Path | None, tokens: int, layers: int) -> list[
 
     policy, reference, pair = models / "policy", models / "reference", scratch / "pair"
     step("export int8 + int4", "export", policy, reference, pair, "coded")
+    if export_only:
+        return rows
     for residency in (Residency.RESIDENT, Residency.STREAM):
         step(f"score int8 + int4, {residency}", "score", pair, residency, tokens)
     shutil.rmtree(pair)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from benchmarks.gpu_tables import gpu
 from benchmarks.machine import integer_unit
 from benchmarks.table import Result, Results, Table, of_kind, percent, shape_name
 
@@ -315,6 +316,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "fidelity": fidelity,
     "beam_search": beam_search,
     "matrix": matrix,
+    "gpu": gpu,
 }
 """What a marker in the README may ask for."""
 
