@@ -87,6 +87,8 @@ def profile(results: Results) -> list[Table]:
             f"{each['in_run_gops']:,.0f}",
             f"{each['alone_gops']:,.0f}",
             f"{each['in_run_over_alone']:.0%}",
+            f"{each['from_memory_gops']:,.0f}" if "from_memory_gops" in each else "",
+            f"{each['in_run_over_from_memory']:.0%}" if "from_memory_gops" in each else "",
             str(each["repeats"]),
         ]
         for result in of_kind(results, "throughput")
@@ -95,7 +97,8 @@ def profile(results: Results) -> list[Table]:
     ]
     headings = [
         *("shape", "products of all kernels", "of the wall clock"),
-        *("10^9 op/s in the run", "alone", "in the run / alone", "n"),
+        *("10^9 op/s in the run", "alone", "in the run / alone"),
+        *("alone, weights from memory", "in the run / that", "n"),
     ]
     return [Table("Integer products of the default form, one solution", headings, rows)] * bool(rows)
 

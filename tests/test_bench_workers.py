@@ -82,3 +82,4 @@ def test_products_are_counted_in_the_run(pair_of: PairOf) -> None:
     assert 0 < found["share_of_kernels"] < 1
     assert found["in_run_gops"] > 0
     assert found["alone_gops"] > 0
+    assert found["from_memory_gops"] > 0
