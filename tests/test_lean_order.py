@@ -1,4 +1,4 @@
-"""Lean sessions run the nodes of a file in its order and no others: what a matrix becomes does not wait."""
+"""Ordered sessions run the nodes of a file in its order and no others: no matrix is turned early."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -17,8 +18,10 @@ from tests.test_engine import run, tokens
 
 from stepscore import provider as provider_module
 from stepscore.artifact import Pair
-from stepscore.choices import Coding, Precision, Residency
+from stepscore.choices import Coding, Precision, Provider, Residency
+from stepscore.manifest import BODY
 from stepscore.plan import pack
+from stepscore.provider import Sessions
 from stepscore_export.options import ExportOptions
 
 STREAMED = [
@@ -61,6 +64,29 @@ def test_lean_graphs_run_as_they_are_written(pair_of: PairOf, tmp_path: Path, fo
     with profiled(tmp_path) as ran:
         run(Pair.open(pair), [pack(tokens(20, 33), [0, 0])], residency)
     assert ran
+    assert_run_as_written(ran)
+
+
+@pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
+def test_all_layers_in_one_graph_run_as_they_are_written_too(
+    pair_of: PairOf, tmp_path: Path, form: ExportOptions
+) -> None:
+    """As they do on CUDA; otherwise matrices of all layers would be floats before the first product."""
+    pair = Pair.open(pair_of(form.precision, coding=form.coding, products=form.products))
+    batch = pack(tokens(20, 33), [0, 0])
+    rows = np.ones((len(batch.input_ids), pair.manifest.architecture.hidden_size), np.float32)
+    with profiled(tmp_path) as ran:
+        session = Sessions(Provider.CPU, ordered=True).open(pair.path / "both" / BODY)
+        feeds = {"rows_reference": rows, "rows_policy": rows}
+        feeds |= {name: getattr(batch, name) for name in INDICES}
+        session.run(None, feeds)
+    assert_run_as_written(ran)
+
+
+INDICES = ("pad_index", "unpad_index", "seqlens_k", "total_sequence_length", "score_index")
+
+
+def assert_run_as_written(ran: dict[Path, list[str]]) -> None:
     for path, names in ran.items():
         written = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
         assert [name for name in names if name in {*written}] == written

@@ -101,6 +101,13 @@ def test_a_difference_of_two_bits_is_not_merged(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
+def test_a_difference_of_two_bits_is_refused_for_cuda(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, difference_precision=INT2)
+    assert refused.message == "a difference of 2 bits has no kernel on CUDA"
+    assert refused.hint == "take --difference-precision int4, or --target cpu"
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
 def test_int8_activations_are_refused_for_cuda(precision: Precision) -> None:
     refused = refusal(precision, Target.CUDA, activations=Activations.INT8)
     assert refused.message == "int8 activations have no kernel on CUDA"
@@ -201,31 +208,26 @@ def test_close_models_at_int8_are_multiplied_in_integers_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
-@pytest.mark.parametrize(
-    ("target", "products"), [(Target.CPU, Products.MERGED), (Target.CUDA, Products.SEPARATE)]
-)
-def test_with_exact_activations_they_are_merged_on_the_cpu_and_separate_on_cuda(
-    precision: Precision, target: Target, products: Products
-) -> None:
+@pytest.mark.parametrize("target", Target)
+def test_with_exact_activations_they_are_merged(precision: Precision, target: Target) -> None:
     found = settled(CLOSE, precision, target, activations=Activations.EXACT)
-    assert found == (Coding.DIFFERENCE, INT4, Activations.EXACT, products)
+    assert found == (Coding.DIFFERENCE, INT4, Activations.EXACT, Products.MERGED)
     if target is Target.CUDA or precision is Precision.INT4:
         assert settled(CLOSE, precision, target) == found
 
 
 def test_models_further_apart_have_a_difference_of_eight_bits_where_the_base_has() -> None:
     apart = Distance(0.2, {})  # an int4 difference is off by 1.8 % of |W|, two models at int8 by 0.8 %
-    eight = (Coding.DIFFERENCE, INT8, Activations.EXACT, Products.SEPARATE)
+    eight = (Coding.DIFFERENCE, INT8, Activations.EXACT, Products.MERGED)
     assert settled(apart, Precision.INT8, Target.CUDA) == eight
     assert settled(apart, Precision.INT4, Target.CUDA) == (eight[0], INT4, *eight[2:])
     kept = settled(apart, Precision.INT8, Target.CUDA, difference_precision=INT4, coding=Coding.DIFFERENCE)
     assert kept == (eight[0], INT4, *eight[2:])
 
 
-@pytest.mark.parametrize("target", Target)
-def test_a_difference_of_two_bits_is_always_separate(target: Target) -> None:
+def test_a_difference_of_two_bits_is_always_separate() -> None:
     expected = (Coding.DIFFERENCE, INT2, Activations.EXACT, Products.SEPARATE)
-    assert settled(CLOSE, Precision.INT8, target, difference_precision=INT2) == expected
+    assert settled(CLOSE, Precision.INT8, difference_precision=INT2) == expected
 
 
 @pytest.mark.parametrize("target", Target)

@@ -81,6 +81,11 @@ class ExportOptions:
                 "a difference of 2 bits cannot be merged: no operator unpacks it",
                 hint="take --products separate, or --difference-precision int4",
             )
+        elif self.target is Target.CUDA and self.difference_bits == 2:
+            raise ExportError(
+                "a difference of 2 bits has no kernel on CUDA",
+                hint="take --difference-precision int4, or --target cpu",
+            )
 
     @property
     def may_be_coded(self) -> bool:
