@@ -216,7 +216,8 @@ def residency(results: Results) -> list[Table]:
         ]
         what = f"{result['layers']} layers of Qwen2.5-1.5B's shape, real solutions, batches of 1,024 tokens"
         headings = ["form, residency", "peak MB", "estimated", "off by", "tokens/s"]
-        tables.append(Table(f"Peak resident set of one window: {what}, n = 1", headings, peaks))
+        note = f" ({result['note']})" if "note" in result else ""
+        tables.append(Table(f"Peak resident set of one window: {what}, n = 1{note}", headings, peaks))
         windows = [
             [
                 row["form"],

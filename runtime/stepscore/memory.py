@@ -150,8 +150,10 @@ TORCH_BYTES = 300 << 20
 """PyTorch, transformers and bitsandbytes, imported."""
 TOKENIZER_BYTES = 17.5
 """Bytes in memory for a byte of tokenizer.json."""
-KEPT_BYTES = 150 << 20
+KEPT_BYTES = 90 << 20
 """What the allocator has of freed memory, where weights come and go."""
+TORCH_KEPT_BYTES = 150 << 20
+"""The same of PyTorch's."""
 MAPPED_BYTES = 64 << 10
 """What the kernel maps of an embedding around a row that is looked up."""
 
@@ -166,7 +168,7 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
     if manifest.format is Format.BITSANDBYTES:
         stored = [_stored(manifest, unit) for unit in manifest.units]
         resident = settings.residency is Residency.RESIDENT
-        process += TORCH_BYTES + (0 if resident else KEPT_BYTES)
+        process += TORCH_BYTES + (0 if resident else TORCH_KEPT_BYTES)
         return Estimate(process, sum(stored) if resident else max(stored), max(in_layer, in_head), 0)
     if manifest.exporter is Exporter.OPTIMUM:  # arrays of many sizes: none takes another's place
         in_layer = in_head = in_layer + in_head
