@@ -127,7 +127,7 @@ def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
-    monkeypatch.setattr(engine_module, "Sessions", lambda *of, lean: Sessions(*of, lean=True))
+    monkeypatch.setattr(engine_module, "Sessions", lambda *of, ordered, lean: Sessions(*of, lean=True))
     body = run(pair_in(options), window(), Residency.ALTERNATE)
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
 

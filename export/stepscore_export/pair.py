@@ -62,6 +62,9 @@ FIDELITY_WORK = 12 * 10**12
 """Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
 of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
 
+GRAPHS_HELD = 16
+"""So many graphs are written before they are let go of: a search for cycles takes a while."""
+
 Progress = Callable[[str, int], None]
 """Called with what is being done and the number of parameters done since the last call."""
 
@@ -124,11 +127,13 @@ def export_pair(
             def write_graphs(of: ExportOptions) -> Manifest:
                 for folder, (members, weights) in units.items():
                     shape, integers = graph_shape(members, of), of.activations is Activations.INT8
-                    for name, model in graphs_of(members, weights, shape, integers=integers):
+                    graphs = enumerate(graphs_of(members, weights, shape, integers=integers), start=1)
+                    for count, (name, model) in graphs:
                         proto = ir.to_proto(model).SerializeToString(deterministic=True)
                         staged.write(f"{folder}/{name}", proto)
                         del model, proto
-                        gc.collect()  # a graph is full of cycles, and there are many
+                        if count % GRAPHS_HELD == 0:
+                            gc.collect()  # a graph is full of cycles
                 stored = tuple(
                     Unit(folder, tuple(members), weights.extents())
                     for folder, (members, weights) in units.items()
@@ -137,6 +142,7 @@ def export_pair(
 
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
             staged.write_manifest(write_graphs(runnable))
+            gc.collect()
             progress("comparing the staged pair with numpy", 0)
             selftest = run_selftest(Pair.open(staged.folder), checkpoints)
             measured = measure(staged, checkpoints, texts.name, prompts, progress)

@@ -80,7 +80,7 @@ class Engine(PairEngine):
         merged = pair.manifest.is_merged
         in_pieces = merged and self.provider is Provider.CPU
         lean = in_pieces or (streams and not packed)
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, merged, lean)
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, ordered=merged, lean=lean)
         stages = _layer_by_layer(pair.manifest) if in_pieces or streams else _Stages([BODY], [HEAD])
         # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
         # looked up on the host take as long to copy as a layer takes to compute.
