@@ -38,7 +38,7 @@ import numpy as np
 from benchmarks.hollow import write_hollow_pair
 from benchmarks.machine import QUICK_RESULTS, RESULTS, gpu_facts, gpu_used_mb, write_result
 from benchmarks.peers.contender import PairLogprobs, Tokens
-from benchmarks.peers.transformers_card import padded_logprobs
+from benchmarks.peers.transformers_gpu import DEVICE, by_torch, random_model
 from benchmarks.rates import ratio_error, rounded
 from benchmarks.shapes import QUICK, QWEN_7B
 from benchmarks.workloads import best_of_8
@@ -58,7 +58,6 @@ from stepscore_export.texts import Texts, bundled_texts
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Qwen2ForCausalLM
 
 CODED = ExportOptions(
     Precision.INT8,
@@ -83,7 +82,6 @@ FLOOR_ROWS = 16_384
 HEAD_ROWS = 4096
 PROBLEMS = 6
 EXAMPLE_PROBLEMS = 60
-DEVICE = "cuda"
 REPEATS = 3
 
 
@@ -213,7 +211,7 @@ def _fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
             Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(DEVICE)
             for folder in (models.policy, models.reference)
         ]
-        errors[f"transformers {name}"] = ratio_error(_by_torch(loaded, problems.ids, 1), truth)
+        errors[f"transformers {name}"] = ratio_error(by_torch(loaded, problems.ids, 1), truth)
     return {
         "problems": len(problems.ids),
         "tokens": sum(map(len, problems.ids)),
@@ -261,10 +259,10 @@ def _peer(scratch: Path, precision: str) -> dict[str, Any]:
     folder = next(scratch.glob("*/policy"))
     text = _text(scratch, Pair.open(folder.parent / "pair"))
     with _device_peak() as peak:
-        models = [_torch_model(folder, precision) for _ in range(2)]
+        models = [random_model(folder, precision) for _ in range(2)]
         row["loaded_mb"] = peak[0]
-        row["text"] = _repeated(lambda: _by_torch(models, text, 1), text)
-        row["text_batches_of_8"] = _repeated(lambda: _by_torch(models, text, 8), text)
+        row["text"] = _repeated(lambda: by_torch(models, text, 1), text)
+        row["text_batches_of_8"] = _repeated(lambda: by_torch(models, text, 8), text)
     return row | {"peak_mb": peak[0]}
 
 
@@ -321,52 +319,6 @@ def _child(part: str, scratch: Path, *arguments: str) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return row
     return {"arguments": arguments, "failed": done.stderr.strip().splitlines()[-8:]}
-
-
-# PyTorch
-
-
-def _torch_model(folder: Path, precision: str) -> Qwen2ForCausalLM:
-    import torch  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
-
-    config = AutoConfig.from_pretrained(folder)
-    layers, by_bitsandbytes = config.num_hidden_layers, precision in {"int8", "nf4"}
-    if by_bitsandbytes:
-        config.num_hidden_layers, config.layer_types = 1, ["full_attention"]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    with torch.device(DEVICE):
-        model: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    if by_bitsandbytes:
-        _quantize(model.model.layers[0], precision)
-        model.model.layers = torch.nn.ModuleList(list(model.model.layers) * layers)
-        config.num_hidden_layers, config.layer_types = layers, ["full_attention"] * layers
-    return model
-
-
-def _quantize(module: torch.nn.Module, precision: str) -> None:
-    """Put bitsandbytes' products in place of the linear ones."""
-    import bitsandbytes as bnb  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-
-    for name, child in module.named_children():
-        if not isinstance(child, torch.nn.Linear):
-            _quantize(child, precision)
-            continue
-        size, bias = (child.in_features, child.out_features), child.bias is not None
-        if precision == "int8":
-            quantized = bnb.nn.Linear8bitLt(*size, bias=bias, has_fp16_weights=False)
-        else:
-            quantized = bnb.nn.LinearNF4(*size, bias=bias, compute_dtype=torch.float16)
-        quantized.load_state_dict(child.cpu().state_dict())
-        setattr(module, name, quantized.to(DEVICE))
-
-
-def _by_torch(models: Sequence[Any], sequences: Sequence[Tokens], batch: int) -> list[PairLogprobs]:
-    """Score batch after batch with both models, one after the other."""
-    starts = range(0, len(sequences), batch)
-    batches = ([padded_logprobs(model, sequences[i : i + batch]) for model in models] for i in starts)
-    return [pair for of_batch in batches for pair in zip(*of_batch, strict=True)]
 
 
 # What the parts have in common
