@@ -35,7 +35,7 @@ FORMS: dict[str, tuple[dict[str, Any], float]] = {  # and the largest error of a
     "separate": ({**CODED, "products": Products.SEPARATE}, 0.3),
     "int8 difference": ({**CODED, "difference_precision": DifferencePrecision.INT8}, 0.3),
     "int4 base": ({**CODED, "precision": Precision.INT4}, 2.0),
-    "calibrated sizes": ({**CODED, "block_size": 64}, 0.3),
+    "blocks of 64": ({**CODED, "block_size": 64}, 0.3),
 }
 
 

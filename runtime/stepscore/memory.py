@@ -113,6 +113,11 @@ def usual_head_rows(manifest: Manifest) -> int:
     return INTEGER_HEAD_ROWS if manifest.has_int8_activations else HEAD_ROWS
 
 
+def usual_batch_tokens(manifest: Manifest) -> int:
+    """Return the tokens of a batch, where nothing says less."""
+    return CUDA_BATCH_TOKENS if manifest.target is Target.CUDA else BATCH_TOKENS
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """What the products of a form of storage hold beside weights and rows, at the worst moment."""
@@ -316,9 +321,8 @@ def _choices(
 ) -> Iterator[Settings]:
     """Give what is possible, the fastest first."""
     on_cuda = manifest.target is Target.CUDA
-    usual_tokens = CUDA_BATCH_TOKENS if on_cuda else BATCH_TOKENS
     for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
-        tokens = max_batch_tokens or usual_tokens
+        tokens = max_batch_tokens or usual_batch_tokens(manifest)
         while True:
             waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
             usual = min(WINDOW_TOKENS, waiting)

@@ -13,7 +13,7 @@ from stepscore.choices import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs import parsed_lines
 from stepscore.manifest import Manifest
-from stepscore.memory import BATCH_TOKENS, Load, Settings, estimate, residencies, settle
+from stepscore.memory import Load, Settings, estimate, residencies, settle, usual_batch_tokens
 from stepscore.plan import Batch
 from stepscore.windows import Window, Windows
 
@@ -86,9 +86,10 @@ def describe(settings: Settings) -> str:
 
 def memory_facts(manifest: Manifest) -> Facts:
     """Give what full batches take, by residency."""
+    most = usual_batch_tokens(manifest)
     for residency in residencies(manifest):
         needs = []
-        for tokens in (BATCH_TOKENS, BATCH_TOKENS // 8):
+        for tokens in (most, most // 8):
             settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
             needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
         yield "memory", f"{residency}: {', '.join(needs)}{_where(manifest)}"

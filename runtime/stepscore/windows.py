@@ -46,7 +46,7 @@ class Windows:
 
     A window holds up to `window_tokens` tokens (at least one record), a batch `max_batch_tokens` distinct
     ones. With `tokens` every log-prob is computed, else those that the convention sums; `share` computes once
-    what records of a window begin with alike.
+    what records of a window begin with alike; `holds_scores` is a matter of the plan.
     """
 
     encoder: PromptEncoder
