@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.forms import DEFAULT, FORMS
 from benchmarks.machine import QUICK_RESULTS, RESULTS, write_result
 from benchmarks.rates import rounded
 from benchmarks.shapes import Shape, write_models
-from benchmarks.throughput import DEFAULT, FORMS
 from benchmarks.workloads import BEST_OF_8, records
 from tests.shared_data import SHARED_DATA
 
 from stepscore.artifact import Pair
 from stepscore.bench import rate
-from stepscore.choices import Convention
+from stepscore.choices import Convention, Provider
 from stepscore.interfaces import RewardModel, split_steps
 from stepscore.plan import Int64, pack
 from stepscore.prompt import SEPARATOR
@@ -76,7 +76,8 @@ def main() -> None:
     rounds = trace(problems, 3 if options.quick else options.rounds)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
-        pair = export_pair(models.policy, models.reference, Path(folder) / "pair", FORMS[DEFAULT])
+        form = FORMS[Provider.CPU][DEFAULT]
+        pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form)
         measured = measure(pair, rounds, repeats)
     text = "real solutions of math_best_of_8" if SHARED_DATA is not None else "the bundled problems"
     result = {

@@ -24,20 +24,20 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmarks.forms import CODED, FORMS, FP16
 from benchmarks.hollow import write_hollow_pair
-from benchmarks.machine import QUICK_RESULTS, RESULTS, gpu_facts, gpu_used_mb, write_result
+from benchmarks.machine import QUICK_RESULTS, RESULTS, gpu_facts, gpu_peak_mb, write_result
 from benchmarks.peers.contender import PairLogprobs, Tokens
+from benchmarks.peers.ours import LoadedPair
 from benchmarks.peers.transformers_gpu import DEVICE, by_torch, random_model
 from benchmarks.rates import ratio_error, rounded
 from benchmarks.shapes import QUICK, QWEN_7B
@@ -46,33 +46,22 @@ from tests.shared_data import SHARED_DATA
 
 from stepscore import provider
 from stepscore.artifact import Pair
-from stepscore.bench import planned, rate
-from stepscore.choices import Coding, DifferencePrecision, Precision, Products, Residency, Target
+from stepscore.bench import rate
+from stepscore.choices import Products, Provider, Residency
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
 from stepscore.memory import CUDA_BATCH_TOKENS, Settings, settle
 from stepscore_export.config import Qwen2Config
-from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 from stepscore_export.texts import Texts, bundled_texts
 
 if TYPE_CHECKING:
     import torch
 
-CODED = ExportOptions(
-    Precision.INT8,
-    Target.CUDA,
-    coding=Coding.DIFFERENCE,
-    difference_precision=DifferencePrecision.INT4,
-)
-CODED_FORM, SEPARATE = "int8 + int4", "int8 + int4, separate products"
-FORMS = {
-    "fp16": ExportOptions(Precision.FP16, Target.CUDA),
-    "bf16": ExportOptions(Precision.BF16, Target.CUDA),
-    CODED_FORM: replace(CODED, products=Products.MERGED),
-    SEPARATE: replace(CODED, products=Products.SEPARATE),
-}
-MAIN_FORMS = ("fp16", CODED_FORM)
+SEPARATE = "int8 + int4, separate products"
+ON_CUDA = FORMS[Provider.CUDA]
+MEASURED = {**ON_CUDA, SEPARATE: replace(ON_CUDA[CODED], products=Products.SEPARATE)}
+MAIN_FORMS = (FP16, CODED)
 WINDOWS = (1024, 2048, 4096, 8192, 16_384, 32_768)
 FEW_WINDOWS = (4096, 16_384, 32_768)
 """Of forms that are measured in passing, and of what reads all weights once a window."""
@@ -117,7 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny model")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--only", nargs="*", choices=list(CHILDREN), default=list(CHILDREN))
-    parser.add_argument("--forms", nargs="*", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--forms", nargs="*", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--seconds", type=float, default=3600, help="begin no part after so many")
     parser.add_argument("--scratch", type=Path, help="where pairs go, 8 GB")
     parser.add_argument("--name", default="gpu", help="of the result file")
@@ -128,11 +117,11 @@ def _options() -> argparse.Namespace:
 
 def _parts(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Give the parts and their arguments, what matters most first."""
-    forms = [form for form in FORMS if form in options.forms]
+    forms = [form for form in MEASURED if form in options.forms]
     parts: list[tuple[str, ...]] = [("floor",), ("fidelity", *forms)]
     parts += [("ours", form, Residency.RESIDENT) for form in forms if form in MAIN_FORMS]
     parts += [("profile", form) for form in forms if form in MAIN_FORMS]
-    parts += [("peer", "fp16"), ("ours", CODED_FORM, Residency.STREAM), ("ours", "bf16", Residency.RESIDENT)]
+    parts += [("peer", "fp16"), ("ours", CODED, Residency.STREAM), ("ours", "bf16", Residency.RESIDENT)]
     parts += [("peer", "bf16"), ("ours", "fp16", Residency.STREAM), ("peer", "int8")]
     parts += [("ours", SEPARATE, Residency.RESIDENT), ("ours", "fp16", Residency.ALTERNATE), ("peer", "nf4")]
     return (
@@ -202,7 +191,7 @@ def _fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
     text = Texts(None, bundled_texts().records[:1])  # it is measured here, on more
     for form in forms:
         pair = export_pair(
-            models.policy, models.reference, scratch / "example-pair", FORMS[form], texts=text, force=True
+            models.policy, models.reference, scratch / "example-pair", MEASURED[form], texts=text, force=True
         )
         engine = Engine(pair)
         errors[form] = ratio_error(_scored(engine, problems.ids, settle(pair.manifest)), truth)
@@ -222,9 +211,9 @@ def _fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
 def _ours(scratch: Path, form: str, residency: str) -> dict[str, Any]:
     folder = scratch / form.replace(" ", "-")
     if not (folder / "pair").is_dir():
-        write_hollow_pair(folder, _shape(scratch), FORMS[form])
+        write_hollow_pair(folder, _shape(scratch), MEASURED[form])
     row: dict[str, Any] = {"form": form, "residency": residency}
-    with _device_peak() as peak:
+    with gpu_peak_mb() as peak:
         pair = Pair.open(folder / "pair")
         settings = settle(pair.manifest, residency=Residency(residency))
         vocabulary = pair.manifest.architecture.vocab_size
@@ -258,7 +247,7 @@ def _peer(scratch: Path, precision: str) -> dict[str, Any]:
     row: dict[str, Any] = {"peer": f"transformers {precision}"}
     folder = next(scratch.glob("*/policy"))
     text = _text(scratch, Pair.open(folder.parent / "pair"))
-    with _device_peak() as peak:
+    with gpu_peak_mb() as peak:
         models = [random_model(folder, precision) for _ in range(2)]
         row["loaded_mb"] = peak[0]
         row["text"] = _repeated(lambda: by_torch(models, text, 1), text)
@@ -276,7 +265,7 @@ def _profile(scratch: Path, form: str) -> dict[str, Any]:
 
     shape = replace(_shape(scratch), num_hidden_layers=2)
     folder = scratch / f"profile-{form.replace(' ', '-')}"
-    pair = Pair.open(write_hollow_pair(folder, shape, FORMS[form]))
+    pair = Pair.open(write_hollow_pair(folder, shape, MEASURED[form]))
     create, opened = ort.InferenceSession, {}
 
     def profiled(source: str, options: ort.SessionOptions, **keywords: Any) -> ort.InferenceSession:
@@ -347,12 +336,7 @@ def _scored(
     engine: Engine, sequences: Sequence[Tokens], settings: Settings, *, share: bool = True
 ) -> list[PairLogprobs]:
     """Score sequences as one window, planning included."""
-    results: dict[int, PairLogprobs] = {}
-    groups = planned(sequences, settings, share=share)
-    for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True):
-        for member, pairs in zip(group.members, group.batch.pairs, strict=True):
-            results[member] = logprobs["policy"][pairs], logprobs["reference"][pairs]
-    return [results[index] for index in range(len(sequences))]
+    return LoadedPair(engine, settings, share).window(sequences)
 
 
 def _random(vocabulary: int, count: int) -> list[Tokens]:
@@ -373,23 +357,6 @@ def _text(scratch: Path, pair: Pair) -> list[Tokens]:
 
 def _shape(scratch: Path) -> Qwen2Config:
     return Qwen2Config(**json.loads((scratch / "shape.json").read_text()))
-
-
-@contextmanager
-def _device_peak() -> Iterator[list[int]]:
-    """Watch the driver's figure of used memory, less what was used before: MB."""
-    before = gpu_used_mb()
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], gpu_used_mb() - before)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    yield peak
-    done.set()
-    watcher.join()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     make bench-latency                            Qwen2.5-0.5B shape, all layers
     make bench-latency FLAGS="--shape 1.5b --layers 8 --peers"
+    make bench-latency FLAGS="--provider cuda --peers"
     make bench-latency FLAGS=--quick              a tiny model: does it all work
 
 One sequence of random ids a time, log-probs of all tokens of both models; p50, p90 and p99 of n repeats,
@@ -24,17 +25,26 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.machine import QUICK_RESULTS, RESULTS, write_result
+from benchmarks.forms import FORMS
+from benchmarks.machine import (
+    QUICK_RESULTS,
+    RESULTS,
+    add_provider,
+    gpu_used_mb,
+    measured_provider,
+    provider_facts,
+    write_result,
+)
 from benchmarks.peers.contender import Contender, Models, Tokens
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.optimum_ort import OptimumOrt
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.transformers_card import TransformersCard
+from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
 from benchmarks.rates import percentiles
 from benchmarks.shapes import Shape, write_models
-from benchmarks.throughput import DEFAULT, EXACT, FORMS, FP32
-from benchmarks.worker import Skipped, Worker, start
+from benchmarks.worker import Skipped, Worker, given_back_mb, start
 
+from stepscore.choices import Provider
 from stepscore_export.pair import export_pair
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -52,8 +62,9 @@ QUESTION = (
 
 
 def main() -> None:
-    """Measure one shape; write results/latency_SHAPE.json."""
+    """Measure one shape; write results/latency_SHAPE.json, on a GPU latency_SHAPE_cuda.json."""
     options = _options()
+    provider = measured_provider(options)
     shape = Shape.QUICK if options.quick else options.shape
     config = shape.with_layers(options.layers)
     repeats = 3 if options.quick else options.repeats
@@ -61,26 +72,25 @@ def main() -> None:
         models = write_models(Path(folder), config)
         sequences = _sequences(options.quick, config.vocab_size)
         rows: list[dict[str, Any]] = []
-        for form in (DEFAULT, EXACT, FP32):
+        for form, stored in FORMS[provider].items():
             pair = models.scratch / "pair"
-            export_pair(models.policy, models.reference, pair, FORMS[form], force=True)
-            ours = Ours(form, pair, options.threads)
-            row = _measured(
-                ours, models, _sequences(options.quick, config.vocab_size), repeats, options.threads
-            )
+            export_pair(models.policy, models.reference, pair, stored, force=True)
+            row = _measured(Ours(form, pair, options.threads), provider, models, sequences, repeats)
             rows.append({**row, "cold_start_seconds": _cold_starts(pair, options.threads, options.quick)})
             _log(rows[-1])
-        for peer in _peers(options.threads) if options.peers else ():
-            rows.append(_measured(peer, models, sequences, repeats, options.threads))
+        for peer in _peers(provider, options.threads) if options.peers else ():
+            rows.append(_measured(peer, provider, models, sequences, repeats))
             _log(rows[-1])
     result = {
         "quick": options.quick,
+        **provider_facts(provider),
         "threads": options.threads,
         "shape": {"name": shape.value, **asdict(config)},
         "all_layers": shape.config.num_hidden_layers,
         "rows": rows,
     }
-    print(write_result(f"latency_{shape}", result, QUICK_RESULTS if options.quick else RESULTS))
+    name = f"latency_{shape}" + ("_cuda" if provider is Provider.CUDA else "")
+    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 
 def _options() -> argparse.Namespace:
@@ -90,12 +100,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--repeats", type=int, default=20, help="of sequences up to 512 tokens")
     parser.add_argument("--threads", type=int, default=2)
+    add_provider(parser)
     parser.add_argument("--peers", action="store_true", help="transformers, llama.cpp and optimum, too")
     parser.add_argument("--scratch", type=Path, help="where checkpoints go (default: the temporary folder)")
     return parser.parse_args()
 
 
-def _peers(threads: int) -> list[Contender]:
+def _peers(provider: Provider, threads: int) -> list[Contender]:
+    if provider is Provider.CUDA:
+        in_turn = (TorchPrecision.FP16, TorchPrecision.BF16, TorchPrecision.INT8, TorchPrecision.NF4)
+        return [TransformersCard(threads, each, device=provider.value) for each in in_turn]
     return [TransformersCard(threads), LlamaCpp(threads, max(LENGTHS)), OptimumOrt(threads)]
 
 
@@ -114,18 +128,19 @@ def repeats_of(length: int, repeats: int) -> int:
 
 
 def _measured(
-    contender: Contender, models: Models, sequences: list[Tokens], repeats: int, threads: int
+    contender: Contender, provider: Provider, models: Models, sequences: list[Tokens], repeats: int
 ) -> dict[str, Any]:
-    worker = start(contender, models, sequences[:1], threads)
+    worker = start(contender, models, sequences[:1], contender.threads)
     if isinstance(worker, Skipped):
         return {"peer": worker.name, "skipped": worker.reason}
     try:
         lengths = list(_lengths(worker, sequences, repeats))
+        on_gpu = provider is Provider.CUDA
         return {
             "peer": contender.name,
             "load_seconds": round(worker.load_seconds, 3),
             "lengths": lengths,
-            "peak_mb": worker.peak_mb(),
+            "peak_mb": given_back_mb(worker, gpu_used_mb) if on_gpu else worker.peak_mb(),
         }
     finally:
         worker.close()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from stepscore.choices import Provider
+from stepscore.errors import StepscoreError
+from stepscore.provider import run_tiny_model
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = Path(__file__).parents[1] / "out" / "benchmarks-quick"
@@ -95,6 +102,44 @@ def gpu_used_mb() -> int:
 
     pynvml.nvmlInit()
     return round(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / 1e6)
+
+
+@contextmanager
+def gpu_peak_mb() -> Iterator[list[int]]:
+    """Watch the driver's figure of used memory, less what was used before: MB, in a list of one."""
+    before = gpu_used_mb()
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], gpu_used_mb() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield peak
+    done.set()
+    watcher.join()
+
+
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """Add --provider: which of ONNX Runtime's is measured, and on what the peers run."""
+    choices = [Provider.CPU, Provider.CUDA]
+    parser.add_argument("--provider", type=Provider, choices=choices, default=Provider.CPU)
+
+
+def measured_provider(options: argparse.Namespace) -> Provider:
+    """Return what was chosen; end the program where it does not run here, before anything is made."""
+    provider: Provider = options.provider
+    try:
+        run_tiny_model(provider)
+    except StepscoreError as error:
+        raise SystemExit(f"{error.message}\n{error.hint}") from None
+    return provider
+
+
+def provider_facts(provider: Provider) -> dict[str, Any]:
+    """Return what a result says of where it was measured."""
+    return {"provider": provider.value} | ({"gpu": gpu_facts()} if provider is Provider.CUDA else {})
 
 
 def _cpu_field(name: str) -> str | None:

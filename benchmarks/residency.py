@@ -1,10 +1,12 @@
 """What is in memory at once: peak memory and speed of resident, alternate and stream, by form of storage.
 
     make bench-residency                  Qwen2.5-1.5B shape, 4 layers, 8 GB of disk, 25 minutes on two cores
+    make bench-residency FLAGS="--provider cuda"
     make bench-residency FLAGS=--quick    a tiny model
 
 Every row of `peaks` is a process of its own that scores real solutions as one window; beside its peak
-resident set (VmHWM, mapped pages included) stands what stepscore.memory said before. `windows` lets a
+resident set (VmHWM, mapped pages included; with CUDA the driver's figure of the GPU's memory) stands what
+stepscore.memory said before. `windows` lets a
 resident and a streaming engine take turns over windows of several sizes: what reading all weights costs.
 """
 
@@ -17,17 +19,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
+from benchmarks.forms import BF16, FORMS, default_form
+from benchmarks.machine import (
+    QUICK_RESULTS,
+    RESULTS,
+    add_provider,
+    gpu_peak_mb,
+    measured_provider,
+    provider_facts,
+    status_mb,
+    write_result,
+)
 from benchmarks.shapes import Shape, write_models
-from benchmarks.throughput import DEFAULT, FORMS
 from benchmarks.workloads import opening
 
 from stepscore.artifact import Pair
-from stepscore.choices import Precision, Residency
+from stepscore.choices import Precision, Provider, Residency, Target
 from stepscore.engine import Engine
 from stepscore.engines import EngineOptions
 from stepscore.memory import Load, Settings, estimate, settle
@@ -35,8 +47,10 @@ from stepscore.plan import Batch, plan
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
-BF16 = "bf16"
-STORED = {**FORMS, BF16: ExportOptions(Precision.BF16)}
+STORED = {
+    Provider.CPU: {**FORMS[Provider.CPU], BF16: ExportOptions(Precision.BF16)},
+    Provider.CUDA: FORMS[Provider.CUDA],
+}
 TEXT = "math_best_of_8"
 PEAK_TOKENS = 4096
 WINDOWS = (512, 1024, 2048, 4096)
@@ -45,30 +59,34 @@ THREADS = 2
 
 
 def main() -> None:
-    """Run both parts; write results/residency.json."""
+    """Run both parts; write results/residency.json, on a GPU residency_cuda.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--shape", type=Shape, choices=list(Shape), default=Shape.QWEN_1_5B)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    add_provider(parser)
     parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(_peak(*options.child)))
         return
+    provider = measured_provider(options)
     config = (Shape.QUICK if options.quick else options.shape).with_layers(options.layers)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
         peaks: list[dict[str, Any]] = []
         windows: list[dict[str, Any]] = []
-        for name, form in STORED.items():
+        for name, form in STORED[provider].items():
             pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form, force=True)
             peaks += _logged({"form": name, **row} for row in _peaks(pair))
-            if name == DEFAULT:
+            if name == default_form(provider):
                 windows += _logged({"form": name, **row} for row in _windows(pair, options.repeats))
     result = {"layers": options.layers, "threads": THREADS, "peaks": peaks, "windows": windows}
-    print(write_result("residency", result, QUICK_RESULTS if options.quick else RESULTS))
+    name = "residency" + ("_cuda" if provider is Provider.CUDA else "")
+    where = QUICK_RESULTS if options.quick else RESULTS
+    print(write_result(name, provider_facts(provider) | result, where))
 
 
 def _peaks(pair: Pair) -> Iterator[dict[str, Any]]:
@@ -86,14 +104,17 @@ def _peak(folder: str, residency: str) -> dict[str, Any]:
     pair = Pair.open(folder)
     settings = settle(pair.manifest, residency=Residency(residency), max_batch_tokens=BATCH_TOKENS)
     batches, tokens = _window(pair, PEAK_TOKENS)
-    engine = _engine(pair, settings)
-    started = time.perf_counter()
-    list(engine.run(batches))
+    on_gpu = pair.manifest.target is Target.CUDA
+    with gpu_peak_mb() if on_gpu else nullcontext([0]) as peak:
+        engine = _engine(pair, settings)
+        started = time.perf_counter()
+        list(engine.run(batches))
+        seconds = time.perf_counter() - started
     return {
         "residency": residency,
         "tokens": tokens,
-        "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
-        "peak_mb": status_mb("VmHWM"),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_mb": peak[0] if on_gpu else status_mb("VmHWM"),
         "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
     }
 

@@ -59,16 +59,25 @@ class Shape(enum.StrEnum):
 
     QWEN_0_5B = "0.5b"
     QWEN_1_5B = "1.5b"
+    QWEN_7B = "7b"
     QUICK = "quick"
 
     @property
     def config(self) -> Qwen2Config:
         """Return the shape with all of its layers."""
-        return {Shape.QWEN_0_5B: QWEN_0_5B, Shape.QWEN_1_5B: QWEN_1_5B, Shape.QUICK: QUICK}[self]
+        return _CONFIGS[self]
 
     def with_layers(self, layers: int | None) -> Qwen2Config:
         """Return the shape with fewer layers, or all."""
         return self.config if layers is None else replace(self.config, num_hidden_layers=layers)
+
+
+_CONFIGS = {
+    Shape.QWEN_0_5B: QWEN_0_5B,
+    Shape.QWEN_1_5B: QWEN_1_5B,
+    Shape.QWEN_7B: QWEN_7B,
+    Shape.QUICK: QUICK,
+}
 
 
 def write_models(folder: Path, shape: Qwen2Config) -> Models:

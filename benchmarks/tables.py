@@ -15,7 +15,7 @@ def throughput(results: Results) -> list[Table]:
     return [
         Table(
             f"{shape_name(result)}: {workload['workload']} ({workload['sample']}; {workload['sequences']} "
-            f"sequences, {workload['tokens']:,} tokens), {result['threads']} threads{_cpu(result)}"
+            f"sequences, {workload['tokens']:,} tokens), {result['threads']} threads{_machine(result)}"
             + (f" ({result['note']})" if "note" in result else ""),
             [
                 "engine",
@@ -37,7 +37,7 @@ def verdicts(results: Results) -> list[Table]:
     """Return what was aimed at beside what was reached."""
     rows = [
         [
-            f"{shape_name(result)}{_cpu(result)}",
+            f"{shape_name(result)}{_machine(result)}",
             each["workload"],
             each["against"],
             f"{each['at_least']:g} x",
@@ -57,7 +57,8 @@ def sharing(results: Results) -> list[Table]:
     """Return what computing every shared prefix once is worth, by file."""
     return [
         Table(
-            f"{shape_name(result)}: shared prefixes computed once, {result['threads']} threads{_cpu(result)}",
+            f"{shape_name(result)}: shared prefixes computed once, {result['threads']} threads"
+            f"{_machine(result)}",
             ["text", "tokens", "distinct in all", "tokens/s", "not shared", "factor", "n"],
             [
                 [
@@ -81,7 +82,7 @@ def profile(results: Results) -> list[Table]:
     """Return how much of the run the integer products are, and how fast they are in it and alone."""
     rows = [
         [
-            f"{shape_name(result)}{_cpu(result)}",
+            f"{shape_name(result)}{_machine(result)}",
             f"{each['share_of_kernels']:.0%}",
             f"{each['share_of_wall']:.0%}",
             f"{each['in_run_gops']:,.0f}",
@@ -113,7 +114,8 @@ def latency(results: Results) -> list[Table]:
         cells = [[row["peer"], *(_percentiles(each) for each in row["lengths"])] for row in measured]
         tables.append(
             Table(
-                f"{shape_name(result)}: p50 / p90 / p99 in seconds, {result['threads']} threads",
+                f"{shape_name(result)}: p50 / p90 / p99 in seconds, {result['threads']} threads"
+                f"{_machine(result)}",
                 ["engine", *(f"{length:,} tokens" for length in lengths)],
                 [*cells, *skipped],
             )
@@ -121,7 +123,7 @@ def latency(results: Results) -> list[Table]:
         cold = [row for row in measured if "cold_start_seconds" in row]
         tables.append(
             Table(
-                f"{shape_name(result)}: from nothing to a result",
+                f"{shape_name(result)}: from nothing to a result{_machine(result)}",
                 ["engine", "loading", "cold start to first result", "n", "peak MB"],
                 [
                     [
@@ -214,10 +216,13 @@ def residency(results: Results) -> list[Table]:
             ]
             for row in result["peaks"]
         ]
-        what = f"{result['layers']} layers of Qwen2.5-1.5B's shape, real solutions, batches of 1,024 tokens"
+        what = (
+            f"{result['layers']} layers of Qwen2.5-1.5B's shape, real solutions, batches of 1,024 tokens"
+            f"{_machine(result)}"
+        )
         headings = ["form, residency", "peak MB", "estimated", "off by", "tokens/s"]
         note = f" ({result['note']})" if "note" in result else ""
-        tables.append(Table(f"Peak resident set of one window: {what}, n = 1{note}", headings, peaks))
+        tables.append(Table(f"Peak memory of one window: {what}, n = 1{note}", headings, peaks))
         windows = [
             [
                 row["form"],
@@ -365,8 +370,10 @@ def _percentiles(row: Mapping[str, Any]) -> str:
     return f"{row['p50']:.3g} / {row['p90']:.3g} / {row['p99']:.3g} (n = {row['n']})"
 
 
-def _cpu(result: Result) -> str:
-    return f", CPU with {integer_unit(result['machine']['cpu_features'], amx=result['amx'])}"
+def _machine(result: Result) -> str:
+    if "gpu" in result:
+        return f", {result['gpu']['name']}"
+    return f", CPU with {integer_unit(result['machine']['cpu_features'], amx=result.get('amx', True))}"
 
 
 def _cell(value: object) -> str:

@@ -3,13 +3,14 @@
     make bench-throughput                         two shapes, one after the other
     make bench-throughput FLAGS=--quick           a tiny model: does it all work
     python -m benchmarks.throughput --shape 1.5b --layers 8 --problems 4
+    python -m benchmarks.throughput --shape 1.5b --provider cuda
 
 Engines score the same token ids, each in a process of its own with the same number of threads, and take
-turns: one pass each, then again. A round holds as many engines as memory does; the default form is in every
-round, and ratios are taken inside a round. Log-probs of all tokens are computed, from the first on. Beside
-every speed stands the relative RMS error of its log-ratio against transformers fp32. Tokens are input tokens:
-a shared prefix counts in every sequence it is in, so that sharing shows up as speed. Ratios are printed as
-verdicts on what was aimed at; the exit status says nothing about them.
+turns: one pass each, then again (lineup.py says who with whom). Ratios are taken inside a round. Log-probs of
+all tokens are computed, from the first on. Beside every speed stands the relative RMS error of its log-ratio
+against transformers fp32. Tokens are input tokens: a shared prefix counts in every sequence it is in, so that
+sharing shows up as speed. Ratios are printed as verdicts on what was aimed at; the exit status says nothing
+about them. A pair of the real size on a GPU: benchmarks/gpu.py.
 
 Checkpoints are synthetic (shapes.py), made in a temporary folder and removed.
 """
@@ -26,37 +27,33 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amx import refuse_amx
+from benchmarks.forms import FORMS, default_form
 from benchmarks.integer_products import measure
+from benchmarks.lineup import Lineup
 from benchmarks.machine import (
     QUICK_RESULTS,
     RESULTS,
+    add_provider,
     cpu_features,
+    gpu_used_mb,
     integer_unit,
+    measured_provider,
+    provider_facts,
     start_again_without_amx,
     write_result,
 )
 from benchmarks.peers.contender import Contender, Models, PairLogprobs
-from benchmarks.peers.llama_cpp import LlamaCpp
-from benchmarks.peers.optimum_ort import OptimumOrt
-from benchmarks.peers.ours import Ours
-from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
-from benchmarks.rates import Aim, ratio_error, rounded, verdict
+from benchmarks.rates import ratio_error, rounded, verdict
 from benchmarks.shapes import Shape, write_models
 from benchmarks.worker import Skipped, Turns, take_turns
-from benchmarks.workloads import PADDED_BATCH, Workload, best_of_8, encoder, opening, solution
+from benchmarks.workloads import Workload, best_of_8, encoder, opening, solution
 from tests.shared_data import SHARED_DATA
 
 from stepscore.bench import Rate, rate
-from stepscore.choices import Activations, Coding, Precision
+from stepscore.choices import Provider
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import export_pair
 
-DEFAULT, EXACT, FP32 = "int8 + int8, int8 activations", "int8 + int4, exact activations", "fp32"
-FORMS = {
-    DEFAULT: ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8),
-    EXACT: ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.EXACT),
-    FP32: ExportOptions(Precision.FP32),
-}
 SHARING = ("math_best_of_8", "gsm8k_solutions", "processbench_gsm8k")
 SOLUTION_TOKENS = 512
 
@@ -75,63 +72,10 @@ FULL = Size(problems=4, sharing_tokens=16_384, solution_repeats=5, text_repeats=
 QUICK = Size(problems=1, sharing_tokens=2048, solution_repeats=2, text_repeats=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The pairs of all forms, the checkpoints they came from, and the threads everybody gets."""
-
-    models: Models
-    pairs: dict[str, Path]
-    threads: int
-    peers: bool
-    half: bool = True
-    """PyTorch fp16 and bf16 too, which are slow on a CPU without such kernels."""
-
-    def ours(self, form: str, *, share: bool = True) -> Ours:
-        """Return stepscore in one form."""
-        return Ours(form, self.pairs[form], self.threads, share)
-
-    def card(self, precision: TorchPrecision = TorchPrecision.FP32, batch_size: int = 1) -> TransformersCard:
-        """Return the model card's way."""
-        return TransformersCard(self.threads, precision, batch_size)
-
-    def rounds(self, workload: Workload) -> list[list[Contender]]:
-        """Return what takes turns: first the peer whose numbers are the truth, then the default form."""
-        default, exact = self.ours(DEFAULT), self.ours(EXACT)
-        if not self.peers:
-            return [[default, exact, self.ours(FP32)]]
-        llama = LlamaCpp(self.threads, max(map(len, workload.sequences)))
-        optimum = OptimumOrt(self.threads)
-        fp32 = self.ours(FP32)
-        if len(workload.sequences) > 1:  # a padded batch of full logits leaves no room for a third engine
-            padded = self.card(batch_size=PADDED_BATCH)
-            return [
-                [padded, default],
-                [default, exact, llama],
-                [default, optimum],
-                [default, fp32, self.card()],
-            ]
-        half = [[default, self.card(TorchPrecision.FP16), self.card(TorchPrecision.BF16)]] * self.half
-        return [[self.card(), default, exact, llama], [default, optimum], [default, fp32], *half]
-
-    def aims(self, workload: Workload) -> list[tuple[Aim, Contender]]:
-        """Return how many times as fast the default form should be as which peer."""
-        if len(workload.sequences) == 1:
-            return [
-                (Aim(workload.name, "transformers fp32", 2.2), self.card()),
-                (Aim(workload.name, "llama.cpp Q8_0", 4), LlamaCpp(self.threads, SOLUTION_TOKENS)),
-            ]
-        return [
-            (
-                Aim(workload.name, "transformers fp32, padded batches of 8", 4),
-                self.card(batch_size=PADDED_BATCH),
-            ),
-            (Aim(workload.name, "ORTModelForCausalLM (optimum)", 3), OptimumOrt(self.threads)),
-        ]
-
-
 def main() -> None:
-    """Measure one shape; write results/throughput_SHAPE_UNIT.json, by what multiplies integers here."""
+    """Measure one shape; write results/throughput_SHAPE_UNIT.json: cuda, or what multiplies integers here."""
     options = _options()
+    provider = measured_provider(options)
     if options.without_amx:
         start_again_without_amx(refuse_amx)
     shape = Shape.QUICK if options.quick else options.shape
@@ -144,31 +88,41 @@ def main() -> None:
     config = shape.with_layers(options.layers)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
-        pairs = {name: _exported(models, name, form) for name, form in FORMS.items()}
-        bench = Bench(
-            models, pairs, options.threads, peers=not options.without_peers, half=not options.without_half
+        pairs = {name: _exported(models, name, form) for name, form in FORMS[provider].items()}
+        lineup = Lineup(
+            provider,
+            pairs,
+            options.threads,
+            peers=not options.without_peers,
+            half=not options.without_half,
         )
-        encode = encoder(pairs[DEFAULT])
+        bench = _Bench(models, lineup)
+        pair = pairs[default_form(provider)]
+        encode = encoder(pair)
         workload = solution(encode, config.vocab_size, SOLUTION_TOKENS)
-        measured = [_compared(bench, workload, size.solution_repeats)]
-        profile = measure(pairs[DEFAULT], workload.sequences[0], options.threads, size.solution_repeats)
+        measured = [bench.compared(workload, size.solution_repeats)]
+        profile: dict[str, Any] = {}
+        if provider is Provider.CPU:
+            products = measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
+            profile = {"profile": products}
         sharing: list[dict[str, Any]] = []
         if SHARED_DATA is not None:
-            measured.append(_compared(bench, best_of_8(encode, size.problems), size.text_repeats))
+            measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
             texts = [opening(encode, name, size.sharing_tokens) for name in SHARING]
-            sharing = [_shared(bench, text, size.text_repeats) for text in texts]
+            sharing = [bench.shared(text, size.text_repeats) for text in texts]
     result = {
         "quick": options.quick,
+        **provider_facts(provider),
         "amx": not options.without_amx,
         "threads": options.threads,
         "shape": {"name": shape.value, **asdict(config)},
         "all_layers": shape.config.num_hidden_layers,
         "workloads": measured,
         "sharing": sharing or {"skipped": "the shared data is not here"},
-        "profile": profile,
+        **profile,
     }
     unit = integer_unit(cpu_features(), amx=not options.without_amx)
-    name = f"throughput_{shape}_{unit.lower()}"
+    name = f"throughput_{shape}_{provider if provider is Provider.CUDA else unit.lower()}"
     print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
 
 
@@ -180,6 +134,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--problems", type=int, help="problems of the best-of-8 sample")
     parser.add_argument("--sharing-tokens", type=int, help="tokens of each file, with and without sharing")
     parser.add_argument("--threads", type=int, default=2)
+    add_provider(parser)
     parser.add_argument("--without-peers", action="store_true", help="stepscore alone; no fidelity then")
     parser.add_argument("--without-half", action="store_true", help="without PyTorch fp16 and bf16")
     parser.add_argument("--without-amx", action="store_true", help="as on a CPU that has VNNI only")
@@ -193,26 +148,64 @@ def _exported(models: Models, name: str, form: ExportOptions) -> Path:
     return export_pair(models.policy, models.reference, folder, form).path
 
 
-def _compared(bench: Bench, workload: Workload, repeats: int) -> dict[str, Any]:
-    """Let all rounds score a workload; the first engine of the first round is the truth, if it is a peer."""
-    truth: list[PairLogprobs] | None = None
-    rows: list[dict[str, Any]] = []
-    rates: list[dict[str, Rate]] = []
-    for number, contenders in enumerate(bench.rounds(workload), start=1):
-        turns = take_turns(contenders, bench.models, workload.sequences, bench.threads, repeats)
-        if bench.peers and number == 1 and isinstance(turns[0], Turns):
-            truth = turns[0].logprobs
-        of_round = [{"round": number, **_row(each, workload, truth)} for each in turns]
-        for row in of_round:
-            _log(json.dumps(row))
-        rows += of_round
-        rates.append(
-            {each.name: rate(workload.num_tokens, each.seconds) for each in turns if isinstance(each, Turns)}
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """The checkpoints, and who scores them."""
+
+    models: Models
+    lineup: Lineup
+
+    def compared(self, workload: Workload, repeats: int) -> dict[str, Any]:
+        """Let all rounds score a workload."""
+        truth: list[PairLogprobs] | None = None
+        rows: list[dict[str, Any]] = []
+        rates: list[dict[str, Rate]] = []
+        for number, contenders in enumerate(self.lineup.rounds(workload), start=1):
+            turns = self._turns(contenders, workload, repeats)
+            if self.lineup.peers and number == 1 and isinstance(turns[0], Turns):
+                truth = turns[0].logprobs
+            of_round = [{"round": number, **_row(each, workload, truth)} for each in turns]
+            for row in of_round:
+                _log(json.dumps(row))
+            rows += of_round
+            done = (each for each in turns if isinstance(each, Turns))
+            rates.append({each.name: rate(workload.num_tokens, each.seconds) for each in done})
+        verdicts = list(self._verdicts(workload, rates))
+        for each in verdicts:
+            _log(json.dumps(each))
+        return {**workload.facts(), "repeats": repeats, "rows": rows, "verdicts": verdicts}
+
+    def shared(self, workload: Workload, repeats: int) -> dict[str, Any]:
+        """Score a text with prefixes shared and not shared."""
+        default = self.lineup.default
+        turns = self._turns([default, replace(default, share=False)], workload, repeats)
+        shared, alone = (each for each in turns if isinstance(each, Turns))
+        rates = [rate(workload.num_tokens, each.seconds) for each in (shared, alone)]
+        row = {
+            **workload.facts(),
+            "shared": rounded(rates[0]),
+            "not_shared": rounded(rates[1]),
+            "factor": round(rates[0].median / rates[1].median, 3),
+            "log_ratio_difference": ratio_error(shared.logprobs, alone.logprobs),
+        }
+        _log(json.dumps(row))
+        return row
+
+    def _turns(
+        self, contenders: Sequence[Contender], workload: Workload, repeats: int
+    ) -> list[Turns | Skipped]:
+        gauge = gpu_used_mb if self.lineup.provider is Provider.CUDA else None
+        return take_turns(
+            contenders, self.models, workload.sequences, self.lineup.threads, repeats, gauge=gauge
         )
-    verdicts = list(_verdicts(bench, workload, rates))
-    for each in verdicts:
-        _log(json.dumps(each))
-    return {**workload.facts(), "repeats": repeats, "rows": rows, "verdicts": verdicts}
+
+    def _verdicts(self, workload: Workload, rounds: Sequence[dict[str, Rate]]) -> Iterator[dict[str, Any]]:
+        ours = self.lineup.default.name
+        for aim, peer in self.lineup.aims(workload):
+            for rates in rounds:
+                if ours in rates and peer.name in rates:
+                    yield verdict(aim, rates[ours], rates[peer.name])
+                    break
 
 
 def _row(turns: Turns | Skipped, workload: Workload, truth: list[PairLogprobs] | None) -> dict[str, Any]:
@@ -226,34 +219,6 @@ def _row(turns: Turns | Skipped, workload: Workload, truth: list[PairLogprobs] |
         "load_seconds": round(turns.load_seconds, 2),
         "peak_mb": turns.peak_mb,
     }
-
-
-def _verdicts(
-    bench: Bench, workload: Workload, rounds: Sequence[dict[str, Rate]]
-) -> Iterator[dict[str, Any]]:
-    ours = bench.ours(DEFAULT).name
-    for aim, peer in bench.aims(workload):
-        for rates in rounds:
-            if ours in rates and peer.name in rates:
-                yield verdict(aim, rates[ours], rates[peer.name])
-                break
-
-
-def _shared(bench: Bench, workload: Workload, repeats: int) -> dict[str, Any]:
-    """Score a text with prefixes shared and not shared."""
-    both = [bench.ours(DEFAULT), bench.ours(DEFAULT, share=False)]
-    turns = take_turns(both, bench.models, workload.sequences, bench.threads, repeats)
-    shared, alone = (each for each in turns if isinstance(each, Turns))
-    rates = [rate(workload.num_tokens, each.seconds) for each in (shared, alone)]
-    row = {
-        **workload.facts(),
-        "shared": rounded(rates[0]),
-        "not_shared": rounded(rates[1]),
-        "factor": round(rates[0].median / rates[1].median, 3),
-        "log_ratio_difference": ratio_error(shared.logprobs, alone.logprobs),
-    }
-    _log(json.dumps(row))
-    return row
 
 
 def _log(line: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -62,7 +62,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What came of one contender: seconds of each pass, the last pass's log-probs, its process's memory."""
+    """What came of one contender: seconds of each pass, the last pass's log-probs, its memory.
+
+    `peak_mb` is the peak resident set of its process; with a gauge, what was free of it when it had ended.
+    """
 
     name: str
     seconds: list[float]
@@ -72,9 +75,19 @@ class Turns:
 
 
 def take_turns(
-    contenders: Sequence[Contender], models: Models, sequences: Sequence[Tokens], threads: int, repeats: int
+    contenders: Sequence[Contender],
+    models: Models,
+    sequences: Sequence[Tokens],
+    threads: int,
+    repeats: int,
+    *,
+    gauge: Callable[[], int] | None = None,
 ) -> list[Turns | Skipped]:
-    """Load all, warm each up on the first sequence, then let them score all sequences in turns."""
+    """Load all, warm each up on the first sequence, then let them score all sequences in turns.
+
+    `gauge` says how many MB of a GPU are used, by all processes. Allocators there keep what they had until
+    their process ends, so that what it gives back is its peak.
+    """
     with ExitStack() as stack:
         workers = [start(contender, models, sequences[:1], threads) for contender in contenders]
         for worker in workers:
@@ -93,17 +106,24 @@ def take_turns(
                 [run.seconds for run in of_worker],
                 of_worker[-1].logprobs,
                 worker.load_seconds,
-                worker.peak_mb(),
+                worker.peak_mb() if gauge is None else given_back_mb(worker, gauge),
             )
             for worker, of_worker in zip(workers, runs, strict=True)
         ]
 
 
+def given_back_mb(worker: Worker, gauge: Callable[[], int]) -> int:
+    """Close a worker; return how much less is used after it than before."""
+    before = gauge()
+    worker.close()
+    return before - gauge()
+
+
 def start(contender: Contender, models: Models, warm_up: Sequence[Tokens], threads: int) -> Worker | Skipped:
     """Load a contender and let it score something once.
 
-    A package that is missing, a library that crashes on this machine, and a pair that it cannot run are
-    reasons to skip it.
+    A package that is missing, a library that crashes on this machine, a pair that it cannot run and a GPU
+    that is full are reasons to skip it.
     """
     try:
         worker = Worker(contender, models, threads)
@@ -114,6 +134,10 @@ def start(contender: Contender, models: Models, warm_up: Sequence[Tokens], threa
         return Skipped(contender.name, error.message)
     except BrokenProcessPool:
         return Skipped(contender.name, "its process crashed on this machine: see `make peers`")
+    except RuntimeError as error:  # PyTorch's class for it is one of these
+        if "out of memory" not in str(error):
+            raise
+        return Skipped(contender.name, "the GPU has not enough memory beside the others of its round")
     return worker
 
 

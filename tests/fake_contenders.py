@@ -17,6 +17,7 @@ class Echo:
     """Says that both models give every token its own id."""
 
     name: str
+    threads: int = 1
 
     def prepare(self, models: Models) -> None:
         pass
@@ -38,6 +39,12 @@ class Missing(Echo):
 class Refusing(Echo):
     def load(self, models: Models) -> Echo:
         raise ProviderUnavailable("this CPU saturates", hint="none")
+
+
+@dataclass(frozen=True)
+class Full(Echo):
+    def load(self, models: Models) -> Echo:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.forms import FORMS
 from benchmarks.integer_products import measure
+from benchmarks.lineup import Lineup
+from benchmarks.machine import add_provider, measured_provider
 from benchmarks.peers.contender import Models
 from benchmarks.peers.ours import Ours
+from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
 from benchmarks.profiles import Product
-from benchmarks.throughput import DEFAULT, Bench
 from benchmarks.worker import Skipped, Turns, take_turns
 from benchmarks.workloads import Workload
+from numpy.typing import NDArray
 from tests.checkpoints import TINY
 from tests.conftest import PairOf
-from tests.fake_contenders import Crashing, Echo, Missing, Refusing
+from tests.fake_contenders import Crashing, Echo, Full, Missing, Refusing
 
 from stepscore.artifact import Pair
-from stepscore.choices import Activations, Coding, Precision
+from stepscore.choices import Activations, Coding, Precision, Provider, Target
 from stepscore.engine import Engine
+from stepscore.provider import runs_here
 
-PURE = ("rates", "table", "readme", "workloads", "profiles", "peers.gguf_file", "peers.llama_cpp", "latency")
+PURE = (
+    *("rates", "table", "readme", "workloads", "profiles", "forms", "latency"),
+    *("peers.gguf_file", "peers.llama_cpp"),
+)
 NOWHERE = Models(Path("policy"), Path("reference"), Path("scratch"))
 
 
@@ -61,17 +70,53 @@ def test_our_contender_gives_the_engines_numbers_in_input_order(tiny_pair: Path,
             np.testing.assert_allclose(found[model], alone[model], atol=1e-5)
 
 
-def test_every_aim_is_about_a_peer_of_some_round(tmp_path: Path) -> None:
-    bench = Bench(
-        NOWHERE, dict.fromkeys(("fp32", DEFAULT, "int8 + int4, exact activations"), tmp_path), 2, True
+@pytest.mark.parametrize("provider", FORMS)
+@pytest.mark.parametrize("sequences", [[np.arange(512)], [np.arange(600)] * 8], ids=["one", "several"])
+def test_every_aim_is_about_a_peer_of_some_round(
+    tmp_path: Path, provider: Provider, sequences: list[NDArray[np.int64]]
+) -> None:
+    lineup = Lineup(provider, dict.fromkeys(FORMS[provider], tmp_path), threads=2, peers=True)
+    workload = Workload("x", "y", sequences)
+    rounds = [[each.name for each in contenders] for contenders in lineup.rounds(workload)]
+    assert all(lineup.default.name in names for names in rounds)
+    for form in FORMS[provider]:
+        assert any(lineup.ours(form).name in names for names in rounds), form
+    for _, peer in lineup.aims(workload):
+        assert any(peer.name in names for names in rounds), peer.name
+
+
+def test_on_cuda_the_card_runs_on_the_gpu_in_every_precision_there_is(tmp_path: Path) -> None:
+    pairs = dict.fromkeys(FORMS[Provider.CUDA], tmp_path)
+    rounds = Lineup(Provider.CUDA, pairs, threads=2, peers=True).rounds(Workload("x", "y", [np.arange(9)]))
+    cards = [each for contenders in rounds for each in contenders if isinstance(each, TransformersCard)]
+    assert {each.precision for each in cards} == set(TorchPrecision)
+    assert {each.device for each in cards} == {"cuda"}
+
+
+def test_memory_of_a_gpu_is_what_a_process_gives_back() -> None:
+    used = iter([900, 300, 300, 100])
+    kinds = [Echo("a"), Missing("b"), Echo("c")]
+    first, _, third = take_turns(
+        kinds, NOWHERE, [np.arange(4)], threads=1, repeats=1, gauge=lambda: next(used)
     )
-    for sequences in ([np.arange(512)], [np.arange(600)] * 8):
-        workload = Workload("x", "y", sequences)
-        rounds = [[each.name for each in contenders] for contenders in bench.rounds(workload)]
-        ours = bench.ours(DEFAULT).name
-        assert all(ours in names for names in rounds)
-        for _, peer in bench.aims(workload):
-            assert any(peer.name in names for names in rounds), peer.name
+    assert isinstance(first, Turns)
+    assert isinstance(third, Turns)
+    assert (first.peak_mb, third.peak_mb) == (600, 200)
+
+
+def test_a_full_gpu_is_a_reason_to_skip() -> None:
+    (full,) = take_turns([Full("a")], NOWHERE, [np.arange(4)], threads=1, repeats=1)
+    assert full == Skipped("a", "the GPU has not enough memory beside the others of its round")
+
+
+def test_a_provider_that_is_not_here_ends_a_benchmark_before_it_begins() -> None:
+    if runs_here(Target.CUDA):
+        pytest.skip("the CUDA provider runs here")
+    parser = ArgumentParser()
+    add_provider(parser)
+    assert measured_provider(parser.parse_args([])) is Provider.CPU
+    with pytest.raises(SystemExit, match="CUDAExecutionProvider"):
+        measured_provider(parser.parse_args(["--provider", "cuda"]))
 
 
 def test_products_are_counted_in_the_run(pair_of: PairOf) -> None:

@@ -38,6 +38,10 @@ class Contender(Protocol):
     def name(self) -> str:
         """What a reader calls it: engine, precision, batching."""
 
+    @property
+    def threads(self) -> int:
+        """Of the CPU, as many as all others have."""
+
     def prepare(self, models: Models) -> None:
         """Write what is loaded, if that is not the checkpoints themselves; runs in a process of its own."""
 

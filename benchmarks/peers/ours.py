@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 
 from stepscore.artifact import Pair
-from stepscore.bench import windows
+from stepscore.bench import planned, windows
+from stepscore.choices import Residency
 from stepscore.engines import EngineOptions, PairEngine, open_engine
-from stepscore.memory import BATCH_TOKENS, WINDOW_BATCHES
-from stepscore.plan import plan
+from stepscore.memory import Settings, settle, usual_batch_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,11 @@ class Ours:
 
     def load(self, models: Models) -> LoadedPair:
         """Open the pair; the checkpoints are not needed any more."""
-        return LoadedPair(open_engine(Pair.open(self.pair), EngineOptions(threads=self.threads)), self.share)
+        pair = Pair.open(self.pair)
+        tokens = usual_batch_tokens(pair.manifest)  # whatever memory the others leave
+        settings = settle(pair.manifest, residency=Residency.RESIDENT, max_batch_tokens=tokens)
+        options = EngineOptions(threads=self.threads, head_rows=settings.head_rows)
+        return LoadedPair(open_engine(pair, options), settings, self.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,17 @@ class LoadedPair:
     """An engine and how its windows are planned."""
 
     engine: PairEngine
-    share: bool
+    settings: Settings
+    share: bool = True
 
     def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
         """Score window after window; planning is part of the work."""
-        cut = windows(sequences, WINDOW_BATCHES * BATCH_TOKENS)
-        return [each for window in cut for each in self._window(window)]
+        cut = windows(sequences, self.settings.window_tokens)
+        return [each for window in cut for each in self.window(window)]
 
-    def _window(self, window: Sequence[Tokens]) -> list[PairLogprobs]:
-        groups = plan(window, [0] * len(window), BATCH_TOKENS, share=self.share)
+    def window(self, window: Sequence[Tokens]) -> list[PairLogprobs]:
+        """Score sequences as one window."""
+        groups = planned(window, self.settings, share=self.share)
         results: dict[int, PairLogprobs] = {}
         for group, logprobs in zip(groups, self.engine.run([group.batch for group in groups]), strict=True):
             for member, pairs in zip(group.members, group.batch.pairs, strict=True):

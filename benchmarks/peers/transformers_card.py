@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from benchmarks.peers.contender import Models, PairLogprobs, Tokens
@@ -27,6 +27,8 @@ class TorchPrecision(enum.StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8 (bitsandbytes)"
+    NF4 = "nf4 (bitsandbytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class TransformersCard:
     threads: int
     precision: TorchPrecision = TorchPrecision.FP32
     batch_size: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -51,15 +54,13 @@ class TransformersCard:
         import torch  # noqa: PLC0415 - an extra, and seconds to import
 
         torch.set_num_threads(self.threads)
-        dtypes = {
-            TorchPrecision.FP32: torch.float32,
-            TorchPrecision.FP16: torch.float16,
-            TorchPrecision.BF16: torch.bfloat16,
-        }
-        dtype = dtypes[self.precision]
-        return LoadedTransformers(
-            _load(models.policy, dtype), _load(models.reference, dtype), self.batch_size
-        )
+        return LoadedTransformers(self._model(models.policy), self._model(models.reference), self.batch_size)
+
+    def _model(self, folder: Path) -> Qwen2ForCausalLM:
+        from transformers import Qwen2ForCausalLM  # noqa: PLC0415
+
+        model = Qwen2ForCausalLM.from_pretrained(folder, **_storage(self.precision)).eval()
+        return model if model.device.type == self.device else model.to(self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,22 @@ def _gathered(logits: torch.Tensor, tokens: Tokens) -> np.ndarray:
     return logprobs.gather(1, targets)[:, 0].float().cpu().numpy()
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:
-    from transformers import Qwen2ForCausalLM  # noqa: PLC0415
+def _storage(precision: TorchPrecision) -> dict[str, Any]:
+    """Return what `from_pretrained` is told."""
+    import torch  # noqa: PLC0415
+    from transformers import BitsAndBytesConfig  # noqa: PLC0415
 
-    return Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    match precision:
+        case TorchPrecision.FP32:
+            return {"dtype": torch.float32}
+        case TorchPrecision.BF16:
+            return {"dtype": torch.bfloat16}
+        case TorchPrecision.FP16:
+            return {"dtype": torch.float16}
+        case TorchPrecision.INT8:
+            config = BitsAndBytesConfig(load_in_8bit=True)
+        case TorchPrecision.NF4:
+            config = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+            )
+    return {"dtype": torch.float16, "quantization_config": config, "device_map": "cuda"}
