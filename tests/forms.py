@@ -16,10 +16,13 @@ SEPARATE = {
     for precision in (Precision.INT8, Precision.INT4)
 }
 TWO_BITS = {
-    precision: ExportOptions(
-        precision, coding=Coding.DIFFERENCE, difference_precision=DifferencePrecision.INT2
+    products: ExportOptions(
+        Precision.INT8,
+        coding=Coding.DIFFERENCE,
+        difference_precision=DifferencePrecision.INT2,
+        products=products,
     )
-    for precision in (Precision.INT8, Precision.INT4)
+    for products in Products
 }
 INTEGER = ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from tests.forms import (
     SEPARATE,
     TWO_BITS,
     every_form,
+    name_of,
 )
 from tests.test_graph import (
     NAMES,
@@ -64,16 +66,23 @@ STREAMS = Counter(  # of a body: what two models need for themselves, whatever t
 )
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
-def test_a_merged_body_adds_the_parts_and_multiplies_twice(pair_of: PairOf, precision: Precision) -> None:
-    found = operators(load(pair_in(MERGED[precision], pair_of), "body.onnx", "both"))
-    matrix = Counter({"DequantizeLinear": 2, "Add": 1, "Gemm": 2})
+@pytest.mark.parametrize("form", [*MERGED.values(), TWO_BITS[Products.MERGED]], ids=name_of)
+def test_a_merged_body_adds_the_parts_and_multiplies_twice(pair_of: PairOf, form: ExportOptions) -> None:
+    found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
+    matrix = Counter({"Range": 2, "GatherBlockQuantized": 2, "Add": 1, "Gemm": 2})
     assert found == STREAMS + times(MATRICES, matrix)
 
 
-@pytest.mark.parametrize(
-    "form", [*SEPARATE.values(), *TWO_BITS.values()], ids=["int8", "int4", "int8-int2", "int4-int2"]
-)
+@pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
+def test_merged_for_cuda_it_turns_codes_into_floats_with_a_standard_operator(
+    pair_of: PairOf, form: ExportOptions
+) -> None:
+    found = operators(load(pair_in(replace(form, target=Target.CUDA), pair_of), "body.onnx", "both"))
+    assert found["DequantizeLinear"] == 2 * MATRICES
+    assert found["GatherBlockQuantized"] == 0
+
+
+@pytest.mark.parametrize("form", [*SEPARATE.values(), TWO_BITS[Products.SEPARATE]], ids=name_of)
 def test_a_separate_body_multiplies_three_times(pair_of: PairOf, form: ExportOptions) -> None:
     found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
     assert found == STREAMS + times(MATRICES, Counter({"MatMulNBits": 3, "Add": 1}))
@@ -149,14 +158,23 @@ def test_the_body_is_its_layers_operator_by_operator(pair_of: PairOf, form: Expo
 EIGHT_BITS = ("qkv", "output", "head")
 
 
-def test_four_bit_pairs_have_eight_bit_attention_and_head_separate(pair_of: PairOf) -> None:
-    pair = pair_in(SEPARATE[Precision.INT4], pair_of)
+@pytest.mark.parametrize(
+    ("form", "operator", "codes"),
+    [
+        (SEPARATE[Precision.INT4], "MatMulNBits", 1),
+        (MERGED[Precision.INT4], "GatherBlockQuantized", 0),
+    ],
+    ids=["separate", "merged"],
+)
+def test_four_bit_pairs_have_eight_bit_attention_and_head(
+    pair_of: PairOf, form: ExportOptions, operator: str, codes: int
+) -> None:
+    pair = pair_in(form, pair_of)
     found = {}
     for name in ("body.onnx", "head.onnx"):
         for node in load(pair, name, "both").graph.node:
-            if node.op_type == "MatMulNBits":
-                bits = next(each.i for each in node.attribute if each.name == "bits")
-                found[node.input[1]] = bits
+            if node.op_type == operator:
+                found[node.input[codes]] = next(each.i for each in node.attribute if each.name == "bits")
     assert found == {
         f"{name}.{part}.codes": bits
         for name in matrices()
@@ -164,8 +182,8 @@ def test_four_bit_pairs_have_eight_bit_attention_and_head_separate(pair_of: Pair
     }
 
 
-def test_four_bit_pairs_have_eight_bit_attention_and_head_merged(pair_of: PairOf) -> None:
-    pair = pair_in(MERGED[Precision.INT4], pair_of)
+def test_four_bit_pairs_have_eight_bit_attention_and_head_merged_for_cuda(pair_of: PairOf) -> None:
+    pair = pair_in(replace(MERGED[Precision.INT4], target=Target.CUDA), pair_of)
     found = {
         tensor.name: tensor.data_type
         for name in ("body.onnx", "head.onnx")

@@ -94,13 +94,6 @@ def test_an_independent_pair_has_no_option_of_a_coded_one(
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
-def test_a_difference_of_two_bits_is_not_merged(precision: Precision) -> None:
-    refused = refusal(precision, difference_precision=INT2, products=Products.MERGED)
-    assert refused.message == "a difference of 2 bits cannot be merged: no operator unpacks it"
-    assert refused.hint == "take --products separate, or --difference-precision int4"
-
-
-@pytest.mark.parametrize("precision", INTEGERS)
 def test_a_difference_of_two_bits_is_refused_for_cuda(precision: Precision) -> None:
     refused = refusal(precision, Target.CUDA, difference_precision=INT2)
     assert refused.message == "a difference of 2 bits has no kernel on CUDA"
@@ -225,8 +218,8 @@ def test_models_further_apart_have_a_difference_of_eight_bits_where_the_base_has
     assert kept == (eight[0], INT4, *eight[2:])
 
 
-def test_a_difference_of_two_bits_is_always_separate() -> None:
-    expected = (Coding.DIFFERENCE, INT2, Activations.EXACT, Products.SEPARATE)
+def test_a_difference_of_two_bits_is_merged_as_well() -> None:
+    expected = (Coding.DIFFERENCE, INT2, Activations.EXACT, Products.MERGED)
     assert settled(CLOSE, Precision.INT8, difference_precision=INT2) == expected
 
 

@@ -224,7 +224,48 @@ def test_matmulnbits_reads_zero_points_as_dequantize_does(block_size: int, colum
     assert np.allclose(product.T, dequantize(quantized, 4, columns), rtol=1e-6, atol=1e-6)
 
 
-# What DequantizeLinear reads
+# What turns codes into floats
+
+
+@pytest.mark.parametrize("asymmetric", [False, True], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("block_size", [16, 32, 128])
+@pytest.mark.parametrize("columns", [32, 72, 99, 257])
+def test_gatherblockquantized_gives_what_dequantize_gives(
+    bits: int, block_size: int, columns: int, *, asymmetric: bool
+) -> None:
+    """To a rounding: code * scale - zero * scale; codes of zero are exactly 0."""
+    weight = np.random.default_rng(columns).standard_normal((24, columns), np.float32)
+    weight[::3] = 0
+    quantized = quantize(weight, bits, block_size, asymmetric=asymmetric)
+    expected = dequantize(quantized, bits, columns)
+    found = _gatherblockquantized(quantized, bits, block_size)[:, :columns]
+    assert np.abs(found - expected).max() <= 2**-23 * np.abs(expected).max()
+    assert np.array_equal(found == 0, expected == 0)
+
+
+def _gatherblockquantized(quantized: Quantized, bits: int, block_size: int) -> NDArray[np.float32]:
+    rows, blocks = quantized.scales.shape
+    arrays = {
+        "codes": quantized.codes.reshape(rows, -1),
+        "indices": np.arange(rows),
+        "scales": quantized.scales,
+    }
+    if quantized.zeros is not None:
+        to_whole_bytes = -blocks % (8 // bits)
+        arrays["zeros"] = pack(np.pad(quantized.zeros, ((0, 0), (0, to_whole_bytes))), bits)
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    node = helper.make_node(
+        "GatherBlockQuantized",
+        [*arrays],
+        ["y"],
+        domain="com.microsoft",
+        gather_axis=0,
+        quantize_axis=1,
+        block_size=block_size,
+        bits=bits,
+    )
+    return _run(node, tensors, {}, (rows, blocks * block_size))
 
 
 @pytest.mark.parametrize("asymmetric", [False, True], ids=["symmetric", "asymmetric"])

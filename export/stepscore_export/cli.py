@@ -81,8 +81,7 @@ from stepscore.choices import (
 @click.option(
     "--products",
     type=click.Choice(Products, case_sensitive=False),
-    help="Multiply with base and difference one by one, or with their sum.  "
-    "[default: merged; separate for a difference of 2 bits]",
+    help="Multiply with base and difference one by one, or with their sum.  [default: merged]",
 )
 @click.option(
     "--block-size",

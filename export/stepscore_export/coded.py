@@ -101,9 +101,10 @@ def store_coded(
 
     # In this order: codes of the base are written as they come, those of the difference held till then.
     where = base.store(file, base_codes()), difference.store(file, difference.codes)
-    if options.merged:
+    if options.signed_codes:
         return MergedMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
-    return SeparateMatrix(base.block_matrix(where[0]), difference.block_matrix(where[1]))
+    kind = MergedMatrix if options.merged else SeparateMatrix
+    return kind(base.block_matrix(where[0]), difference.block_matrix(where[1]))
 
 
 @dataclass(slots=True)
@@ -140,8 +141,9 @@ class _Part:
     def store(self, file: TensorSink, codes: Iterable[NDArray[np.uint8]]) -> _Stored:
         rows, size = self.blocks.rows, self.block_size
         per_row = -(-self.blocks.columns // size)
-        dtype = _SIGNED[self.bits] if self.options.merged else ir.DataType.UINT8
-        shape = (rows, per_row * size) if self.options.merged else (rows, per_row, size * self.bits // 8)
+        is_signed = self.options.signed_codes
+        dtype = _SIGNED[self.bits] if is_signed else ir.DataType.UINT8
+        shape = (rows, per_row * size) if is_signed else (rows, per_row, size * self.bits // 8)
         viewed = (block.view(numpy_dtype(dtype)) for block in codes)
         return _Stored(
             codes=file.append(f"{self.name}.codes", dtype, shape, viewed),
@@ -157,9 +159,9 @@ class _Part:
         return SignedMatrix(stored.codes, stored.scales, self.block_size, self.blocks.columns, stored.zeros)
 
     def _store_zeros(self, file: TensorSink, per_row: int) -> TensorRef:
-        """DequantizeLinear wants them packed one row after the other, MatMulNBits every row by itself."""
+        """DequantizeLinear wants them packed one row after the other, the others every row by itself."""
         rows, name = self.blocks.rows, f"{self.name}.zeros"
-        if self.options.merged:
+        if self.options.signed_codes:
             packed = (self._packed_zeros(np.concatenate(self.zeros).reshape(1, -1)) for _ in (1,))
             return file.append(name, _SIGNED[self.bits], (rows, per_row), packed)
         shape = (rows, -(-per_row * self.bits // 8))
@@ -170,7 +172,7 @@ class _Part:
         return self._signed(pack(np.pad(zeros, ((0, 0), (0, to_whole_bytes))), self.bits))
 
     def _signed(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return signed(codes, self.bits) if self.options.merged else codes
+        return signed(codes, self.bits) if self.options.signed_codes else codes
 
     def _check(self, weight: Floats, quantized: Quantized) -> None:
         if not np.isfinite(quantized.scales).all():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from stepscore.choices import Coding, Exporter, Precision
-from stepscore.memory import HEAD_ROWS
+from stepscore.memory import HEAD_ROWS, piece_rows
 from stepscore.plan import MAX_PADDING
 from stepscore_export.config import Qwen2Config
 from stepscore_export.exact import BATCH_ROWS
@@ -15,7 +15,6 @@ from stepscore_export.layout import head_parts, tensors
 from stepscore_export.model import Members, store_unit
 from stepscore_export.options import ExportOptions
 from stepscore_export.pair import Weights, unit_members
-from stepscore_export.products import MERGED_ELEMENTS
 from stepscore_export.traced import TracedWeights, store_traced
 from stepscore_export.trial import BATCH_TOKENS
 from stepscore_export.weights import SizeOnly
@@ -85,8 +84,9 @@ def _memory_bytes(weights: Weights, checkpoints: Members, options: ExportOptions
         return _traced_bytes(weights, config)
     stored = max(_num_bytes(part) for part in (*weights.layers, *head_parts(weights.head).values()))
     widest = max(config.intermediate_size, min(TILE, config.vocab_size)) * config.hidden_size
+    piece = piece_rows(config.intermediate_size) * config.intermediate_size
     merged = options.coding is Coding.DIFFERENCE and options.merged
-    copied = 4 * min(widest, MERGED_ELEMENTS) if merged else widest
+    copied = 4 * min(widest, piece) if merged else widest
     return BASE_BYTES + stored + 4 * (copied + ARRAYS * BATCH_ROWS * config.intermediate_size)
 
 

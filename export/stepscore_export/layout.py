@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import onnx_ir as ir
 
 from stepscore.manifest import BODY, EMBED, HEAD, HEAD_PART_COLUMNS, Extent, ModelName, head_files, layer_file
+from stepscore.memory import piece_rows
 from stepscore_export.weights import TensorRef
 
 
@@ -28,7 +30,7 @@ class FloatMatrix:
 
 @dataclass(frozen=True, slots=True)
 class BlockMatrix:
-    """A matrix [N, K] stored as codes and scales (see quantize): what MatMulNBits reads."""
+    """A matrix [N, K] as codes and scales (see quantize), which MatMulNBits and GatherBlockQuantized read."""
 
     codes: TensorRef
     scales: TensorRef
@@ -38,13 +40,18 @@ class BlockMatrix:
     zeros: TensorRef | None = None
 
     def part(self, start: int, stop: int) -> BlockMatrix:
-        """Name rows [start:stop] of the same bytes (of a matrix without zero points)."""
-        return replace(self, codes=self.codes.part(start, stop), scales=self.scales.part(start, stop))
+        """Name rows [start:stop] of the same bytes."""
+        return replace(
+            self,
+            codes=self.codes.part(start, stop),
+            scales=self.scales.part(start, stop),
+            zeros=None if self.zeros is None else self.zeros.part(start, stop),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SignedMatrix:
-    """The same with signed codes [N, ceil(K / block_size) * block_size]: what DequantizeLinear reads."""
+    """The same with signed codes [N, ceil(K / block_size) * block_size]; CUDA's DequantizeLinear reads it."""
 
     codes: TensorRef
     scales: TensorRef
@@ -82,19 +89,12 @@ class SeparateMatrix:
 class MergedMatrix:
     """Two streams' matrix: the reference's is the base, the policy's the sum of base and difference."""
 
-    base: SignedMatrix
-    difference: SignedMatrix
+    base: BlockMatrix | SignedMatrix
+    difference: BlockMatrix | SignedMatrix
 
-    def parts(self, max_elements: int) -> Iterator[MergedMatrix]:
-        """Cut it into row ranges of at most so many elements (128 rows at least), over the same bytes."""
-        rows = self.base.codes.shape[0]
-        step = max(128, max_elements // self.base.columns // 128 * 128)
-        if rows <= step:
-            yield self
-            return
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            yield MergedMatrix(self.base.part(start, stop), self.difference.part(start, stop))
+    def part(self, start: int, stop: int) -> MergedMatrix:
+        """Name rows [start:stop] of the same bytes."""
+        return MergedMatrix(self.base.part(start, stop), self.difference.part(start, stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,20 @@ class IntegerMatrix:
     base: ChannelMatrix
     difference: ChannelMatrix
     fine: bool
+
+
+_Cut = TypeVar("_Cut", BlockMatrix, MergedMatrix)
+
+
+def pieces(matrix: _Cut) -> Iterator[_Cut]:
+    """Cut a matrix into row ranges that are small enough to be floats, over the same bytes."""
+    part = matrix.base if isinstance(matrix, MergedMatrix) else matrix
+    rows, step = part.codes.shape[0], piece_rows(part.columns)
+    if rows <= step:
+        yield matrix
+        return
+    for start in range(0, rows, step):
+        yield matrix.part(start, min(start + step, rows))
 
 
 CodedMatrix = SeparateMatrix | MergedMatrix | IntegerMatrix

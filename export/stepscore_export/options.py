@@ -76,11 +76,6 @@ class ExportOptions:
             self._refuse_what_only_coded_pairs_have()
         elif self.activations is Activations.INT8:
             self._check_integer_products()
-        elif self.products is Products.MERGED and self.difference_bits == 2:
-            raise ExportError(
-                "a difference of 2 bits cannot be merged: no operator unpacks it",
-                hint="take --products separate, or --difference-precision int4",
-            )
         elif self.target is Target.CUDA and self.difference_bits == 2:
             raise ExportError(
                 "a difference of 2 bits has no kernel on CUDA",
@@ -114,9 +109,12 @@ class ExportOptions:
     @property
     def merged(self) -> bool:
         """Whether base and difference are added before the product: a product less, and faster for it."""
-        if self.products is not None:
-            return self.products is Products.MERGED
-        return self.difference_bits != 2
+        return self.products is not Products.SEPARATE
+
+    @property
+    def signed_codes(self) -> bool:
+        """Whether codes are signed numbers: what CUDA's kernel that turns matrices into floats reads."""
+        return self.merged and self.target is Target.CUDA
 
     @property
     def compute(self) -> ir.DataType:

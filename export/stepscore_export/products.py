@@ -15,6 +15,7 @@ q(r) and what that leaves: a fourth product, and a fine one (measured: 2.6 -> 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,14 +31,15 @@ from stepscore_export.layout import (
     MergedMatrix,
     SeparateMatrix,
     SignedMatrix,
+    pieces,
 )
 
 Streams = tuple[ir.Value, ...]
 """The same rows [n, K] in every model of the unit: one value, or reference and policy."""
 
+DEQUANTIZED_BITS = 8
+"""On the CPU MatMulNBits takes codes of 8 bits apart on one thread; of 4 it multiplies as fast as floats."""
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
-MERGED_ELEMENTS = 1 << 23
-"""What is turned into float32 at a time, 34 MB: several copies are alive together."""
 UINT8_ZERO = 128
 SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no code
 
@@ -53,10 +55,9 @@ class Rows:
         """Return the streams [n, N] of the rows times the matrix [N, K], transposed."""
         match matrix:
             case FloatMatrix():
-                weight = self._g.weight(matrix.values)
-                return tuple(_gemm(self._g, rows, weight) for rows in self._streams)
+                return self._times_floats(self._g.weight(matrix.values))
             case BlockMatrix():
-                return tuple(_block_product(self._g, rows, matrix) for rows in self._streams)
+                return self._blocks(matrix)
             case SeparateMatrix():
                 return self._separate(matrix)
             case MergedMatrix():
@@ -64,20 +65,26 @@ class Rows:
             case IntegerMatrix():
                 return self._integer(matrix)
 
+    def _blocks(self, matrix: BlockMatrix) -> Streams:
+        g = self._g
+        if g.shape.on_cpu and matrix.bits == DEQUANTIZED_BITS:
+            return _joined(g, [self._times_floats(_dequantized(g, piece)) for piece in pieces(matrix)])
+        return tuple(_block_product(g, rows, matrix) for rows in self._streams)
+
+    def _times_floats(self, weight: ir.Value) -> Streams:
+        return tuple(_gemm(self._g, rows, weight) for rows in self._streams)
+
     def _separate(self, matrix: SeparateMatrix) -> Streams:
         reference, policy = (_block_product(self._g, rows, matrix.base) for rows in self._streams)
         difference = _block_product(self._g, self._streams[1], matrix.difference)
         return reference, self._g.op("Add", policy, difference)
 
     def _merged(self, matrix: MergedMatrix) -> Streams:
-        g = self._g
-        whole = not g.shape.on_cpu  # there is room for a matrix, and joining products costs more
-        parts = [self._merged_part(part) for part in ([matrix] if whole else matrix.parts(MERGED_ELEMENTS))]
-        if len(parts) == 1:
-            return parts[0]
-        return tuple(g.op("Concat", *columns, axis=-1) for columns in zip(*parts, strict=True))
+        whole = not self._g.shape.on_cpu  # there is room for a matrix, and joining products costs more
+        cut = [matrix] if whole else pieces(matrix)
+        return _joined(self._g, [self._merged_piece(piece) for piece in cut])
 
-    def _merged_part(self, matrix: MergedMatrix) -> Streams:
+    def _merged_piece(self, matrix: MergedMatrix) -> Streams:
         base, difference = (_dequantized(self._g, part) for part in (matrix.base, matrix.difference))
         reference, policy = self._streams
         return (
@@ -174,6 +181,13 @@ def _per_row(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
     return flat, g.op("Expand", g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8), g.op("Shape", flat))
 
 
+def _joined(g: GraphBuilder, columns: Sequence[Streams]) -> Streams:
+    # streams [n, N_i] side by side -> [n, N]
+    if len(columns) == 1:
+        return columns[0]
+    return tuple(g.op("Concat", *of_stream, axis=-1) for of_stream in zip(*columns, strict=True))
+
+
 def _gemm(g: GraphBuilder, rows: ir.Value, weight: ir.Value) -> ir.Value:
     return g.op("Gemm", rows, weight, transB=1)
 
@@ -194,15 +208,17 @@ def _block_product(g: GraphBuilder, rows: ir.Value, matrix: BlockMatrix) -> ir.V
     )
 
 
-def _dequantized(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
-    # codes [N, K'] -> [N, K], K' a multiple of the block size
-    if g.shape.on_cpu or matrix.codes.dtype != ir.DataType.INT8:
+def _dequantized(g: GraphBuilder, matrix: BlockMatrix | SignedMatrix) -> ir.Value:
+    # -> [N, K]; in between [N, K'], K' a multiple of the block size
+    if isinstance(matrix, BlockMatrix):
+        values = _gathered(g, matrix)
+    elif g.shape.on_cpu or matrix.codes.dtype != ir.DataType.INT8:
         parts = [part for part in (matrix.codes, matrix.scales, matrix.zeros) if part is not None]
         stored = [g.weight(part) for part in parts]
         values = g.op("DequantizeLinear", *stored, axis=1, block_size=matrix.block_size)
     else:
         values = _dequantized_rows(g, matrix)
-    if matrix.codes.shape[1] == matrix.columns:
+    if math.prod(matrix.scales.shape[1:]) * matrix.block_size == matrix.columns:
         return values
     return g.op(
         "Slice",
@@ -210,6 +226,25 @@ def _dequantized(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
         g.constant("first", 0),
         g.constant(f"columns_{matrix.columns}", matrix.columns),
         g.constant("second", 1),
+    )
+
+
+def _gathered(g: GraphBuilder, matrix: BlockMatrix) -> ir.Value:
+    """Look all rows up: on the CPU this operator uses all threads, where DequantizeLinear has one."""
+    rows, blocks, in_block = matrix.codes.shape
+    codes = g.weight(replace(matrix.codes, shape=(rows, blocks * in_block)))
+    first, one = g.scalar("row_0", 0), g.scalar("one_row", 1)
+    return g.op(
+        "GatherBlockQuantized",
+        codes,
+        g.op("Range", first, g.scalar(f"rows_{rows}", rows), one),
+        g.weight(matrix.scales),
+        *(() if matrix.zeros is None else (g.weight(matrix.zeros),)),
+        domain=MICROSOFT,
+        gather_axis=0,
+        quantize_axis=1,
+        block_size=matrix.block_size,
+        bits=matrix.bits,
     )
 
 

@@ -75,12 +75,12 @@ class Engine(PairEngine):
         streams = options.residency is Residency.STREAM
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
         packed = options.ahead and integers
-        # On the CPU a merged matrix is turned into floats piece by piece: there is nothing to pack, and an
-        # arena would keep the pieces, as would the C library if all layers were one run (4 GB of a 7B model).
-        merged = pair.manifest.is_merged
-        in_pieces = merged and self.provider is Provider.CPU
-        lean = in_pieces or (streams and not packed)
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, ordered=merged, lean=lean)
+        # On the CPU a matrix is turned into floats piece by piece. An arena has the last pieces at hand for
+        # the next, as long as a run is a layer: all layers in one would leave pieces of every size in it.
+        ordered = pair.manifest.dequantizes
+        in_pieces = ordered and self.provider is Provider.CPU
+        lean = streams and not packed and not in_pieces
+        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, ordered=ordered, lean=lean)
         stages = _layer_by_layer(pair.manifest) if in_pieces or streams else _Stages([BODY], [HEAD])
         # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
         # looked up on the host take as long to copy as a layer takes to compute.
@@ -192,8 +192,6 @@ class _Graphs:
         if self._kept:
             for name in names:
                 yield self._kept[name]
-                if self._sessions.lean:
-                    give_back_memory()
         elif self._ahead:
             yield from self._opened_ahead(names)
         else:

@@ -200,6 +200,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Whether base and difference are added before they are multiplied."""
         return self.difference is not None and self.difference.products is Products.MERGED
 
+    @property
+    def dequantizes(self) -> bool:
+        """Whether graphs have operators of their own that turn codes into floats, to multiply with these."""
+        if self.exporter is Exporter.OPTIMUM or self.format is not Format.ONNX:
+            return False
+        alone = self.difference is None and self.precision in {Precision.INT8, Precision.INT4}
+        return self.is_merged or (alone and self.target is Target.CPU)
+
     def encode(self) -> bytes:
         """Return the bytes of manifest.json: indented, keys in a fixed order."""
         plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))

@@ -106,6 +106,15 @@ class Estimate:
         return self.process + self.weights + self.batch + self.window
 
 
+def piece_rows(columns: int) -> int:
+    """Return the rows of a piece of a matrix [rows, columns] that is turned into float32.
+
+    >>> [piece_rows(columns) for columns in (1536, 3584, 18_944)]
+    [1280, 512, 256]
+    """
+    return max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
+
+
 def usual_head_rows(manifest: Manifest) -> int:
     """Return the rows in a chunk of the head, where no memory limit says less."""
     if manifest.target is Target.CUDA:
@@ -136,7 +145,8 @@ class _Form:
 
 _INTEGER = _Form(arrays=9, logits=12, held=1.22)
 _MERGED = _Form(arrays=5, logits=2, copies=5)
-_BLOCKS = _Form(arrays=4, logits=4)
+_SEPARATE = _Form(arrays=4, logits=4)
+_BLOCKS = _Form(arrays=4, logits=4, copies=3)
 _FLOAT32 = _Form(arrays=3, logits=4)
 _TRACED = _Form(arrays=4, logits=4, scores=5)
 _TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
@@ -144,8 +154,8 @@ _FLOAT16 = _Form(arrays=3, logits=4, copies=1, held=2.1)
 _TORCH = _Form(arrays=3, logits=3, copies=1)
 
 TILE = 8192
-COPIED_ELEMENTS = 1 << 23
-"""What a merged matrix is cut into."""
+PIECE_ELEMENTS, PIECE_ROWS = 1 << 21, 256
+"""What a matrix is cut into that the CPU turns into float32: so much at a time, but never fewer rows."""
 GPU_BYTES = 1_700_000_000
 """What CUDA, cuBLAS and an arena take before there is a batch."""
 GPU_ARRAYS = 10
@@ -248,7 +258,8 @@ def _head(manifest: Manifest, settings: Settings, load: Load) -> int:
 
 
 def _copied(manifest: Manifest, elements: int) -> int:
-    return min(COPIED_ELEMENTS, elements) if manifest.difference is not None else elements
+    columns = max(manifest.architecture.hidden_size, manifest.architecture.intermediate_size)
+    return min(piece_rows(columns) * columns, elements) if manifest.dequantizes else elements
 
 
 def _form(manifest: Manifest) -> _Form:
@@ -259,7 +270,7 @@ def _form(manifest: Manifest) -> _Form:
     if manifest.has_int8_activations:
         return _INTEGER
     if manifest.difference is not None:
-        return _MERGED if manifest.is_merged else _BLOCKS
+        return _MERGED if manifest.is_merged else _SEPARATE
     if manifest.precision is Precision.FP32:
         return _FLOAT32
     return _FLOAT16 if manifest.precision in {Precision.FP16, Precision.BF16} else _BLOCKS
