@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.test_memory import BILLIONS, manifest, total
+from tests.manifests import BILLIONS, manifest, total
 
 from stepscore import memory
 from stepscore.choices import Format, Precision, Residency

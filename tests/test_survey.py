@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
-from tests.test_memory import CODED, manifest
+from tests.manifests import CODED, manifest
 from tests.test_windows import Watched
 
 from stepscore.artifact import Pair

@@ -42,7 +42,7 @@ from stepscore.manifest import (
     layer_file,
     unsigned_file,
 )
-from stepscore.memory import check_residency, usual_head_rows
+from stepscore.memory import check_gpu_limit, check_residency, usual_head_rows
 from stepscore.plan import Batch, chunks
 from stepscore.provider import (
     Sessions,
@@ -69,6 +69,8 @@ class Engine(PairEngine):
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
         require(self.provider)
+        if self.provider is Provider.CUDA and options.gpu_mem_limit is not None:
+            check_gpu_limit(pair.manifest, options.residency, options.gpu_mem_limit)
         integers = pair.manifest.has_int8_activations
         unsigned = integers and needs_unsigned_weights()
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)

@@ -169,8 +169,9 @@ KEPT_BYTES = 90 << 20
 """What the allocator has of freed memory, where weights come and go."""
 TORCH_KEPT_BYTES = 150 << 20
 """The same of PyTorch's."""
-MAPPED_BYTES = 64 << 10
-"""What the kernel maps of an embedding around a row that is looked up."""
+MAPPED_BYTES = 512 << 10
+"""What the kernel maps of an embedding around a row that is looked up: 64 kB, or a page of the cache, which
+may be large, and is where a file was written in one go."""
 
 
 def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
@@ -219,13 +220,30 @@ def _on_gpu(manifest: Manifest, settings: Settings, load: Load) -> Estimate:
     in_layer = GPU_ARRAYS * load.rows * shape.intermediate_size + copies * matrix
     streams = max(len(unit.models) for unit in manifest.units)
     window = streams * load.window_rows * shape.hidden_size
-    whole = [sum(unit.extents[name].size for name in (EMBED, BODY, HEAD)) for unit in manifest.units]
-    if settings.residency is Residency.RESIDENT:
-        return Estimate(GPU_BYTES, sum(whole), 2 * in_layer, 0)
-    if settings.residency is Residency.ALTERNATE:
-        return Estimate(GPU_BYTES, max(whole), 2 * in_layer, 2 * window)
-    layer = max(unit.extents[layer_file(0)].size for unit in manifest.units)
-    return Estimate(GPU_BYTES, 2 * layer, 2 * in_layer, 2 * window)
+    weights = _weights_on_gpu(manifest, settings.residency, (EMBED, BODY, HEAD))
+    waiting = 0 if settings.residency is Residency.RESIDENT else window
+    return Estimate(GPU_BYTES, weights, 2 * in_layer, 2 * waiting)
+
+
+def _weights_on_gpu(manifest: Manifest, residency: Residency, graphs: Sequence[str]) -> int:
+    if residency is Residency.STREAM:
+        return 2 * max(unit.extents[layer_file(0)].size for unit in manifest.units)
+    whole = [sum(unit.extents[name].size for name in graphs) for unit in manifest.units]
+    return max(whole) if residency is Residency.ALTERNATE else sum(whole)
+
+
+def check_gpu_limit(manifest: Manifest, residency: Residency, limit: int) -> None:
+    """Raise DoesNotFit where the limit of a GPU's arena is below the weights that it is to hold.
+
+    ONNX Runtime takes weights off the limit without asking, in unsigned numbers: a limit that is lower has
+    no effect at all. One that is higher holds.
+    """
+    weights = _weights_on_gpu(manifest, residency, (BODY, HEAD))
+    if weights >= limit:
+        raise DoesNotFit(
+            f"weights alone take {weights / 1e9:.2f} GB of the GPU; the limit is {limit / 1e9:.2f} GB",
+            hint="raise the limit, take --residency stream, or export the pair at fewer bits",
+        )
 
 
 def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
