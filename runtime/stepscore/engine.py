@@ -204,17 +204,21 @@ class _Graphs:
                 give_back_memory()
 
     def _opened_ahead(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
+        done: list[ort.InferenceSession] = []
         with ThreadPoolExecutor(1, thread_name_prefix="stepscore-open") as pool:
-            opening = pool.submit(self._load, names[0])
+            opening = pool.submit(self._exchange, done, names[0])
             for following in names[1:]:
                 session = opening.result()
-                opening = pool.submit(self._load, following)
+                opening = pool.submit(self._exchange, done, following)
                 yield session
+                done = [session]
                 del session
-                give_back_memory()
             yield opening.result()
 
-    def _load(self, name: str) -> ort.InferenceSession:
+    def _exchange(self, done: list[ort.InferenceSession], name: str) -> ort.InferenceSession:
+        """Open a graph after letting go of the one before: its packed weights take a while to give back."""
+        done.clear()
+        give_back_memory()
         self._read_ahead(name)
         return self._open(name)
 
