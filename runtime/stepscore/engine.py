@@ -75,13 +75,12 @@ class Engine(PairEngine):
         unsigned = integers and needs_unsigned_weights()
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
-        # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
-        packed = options.ahead and integers
         # On the CPU a matrix is turned into floats piece by piece. An arena has the last pieces at hand for
         # the next, as long as a run is a layer: all layers in one would leave pieces of every size in it.
         ordered = pair.manifest.dequantizes
         in_pieces = ordered and self.provider is Provider.CPU
-        lean = streams and not packed and not in_pieces
+        # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
+        lean = streams and not (options.ahead and (integers or in_pieces))
         sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, ordered=ordered, lean=lean)
         stages = _layer_by_layer(pair.manifest) if in_pieces or streams else _Stages([BODY], [HEAD])
         # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are

@@ -144,7 +144,7 @@ class _Form:
 
 
 _INTEGER = _Form(arrays=9, logits=12, held=1.22)
-_MERGED = _Form(arrays=5, logits=2, copies=5)
+_MERGED = _Form(arrays=5, logits=2, copies=10)
 _SEPARATE = _Form(arrays=4, logits=4)
 _BLOCKS = _Form(arrays=4, logits=4, copies=3)
 _FLOAT32 = _Form(arrays=3, logits=4)
