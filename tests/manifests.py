@@ -33,12 +33,7 @@ from stepscore.manifest import (
     head_files,
     layer_file,
 )
-from stepscore.memory import (
-    Load,
-    Settings,
-    estimate,
-    settle,
-)
+from stepscore.memory import Load, Settings, estimate, settle
 from stepscore.prompt import Template
 
 BILLIONS = Architecture(3584, 18944, 28, 28, 4, 128, 152_064, 32_768)

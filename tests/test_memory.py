@@ -8,30 +8,13 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.manifests import (
-    BATCHES,
-    MANIFESTS,
-    RESIDENCIES,
-    every_kind,
-    manifest,
-    total,
-)
+from tests.manifests import BATCHES, MANIFESTS, RESIDENCIES, every_kind, manifest, total
 
 from stepscore import memory
-from stepscore.choices import (
-    Precision,
-    Residency,
-)
+from stepscore.choices import Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.manifest import (
-    Manifest,
-)
-from stepscore.memory import (
-    available_bytes,
-    estimate,
-    settle,
-    usual_head_rows,
-)
+from stepscore.manifest import Manifest
+from stepscore.memory import available_bytes, estimate, settle, usual_head_rows
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
 

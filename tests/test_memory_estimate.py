@@ -9,35 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.manifests import (
-    CODED,
-    LOADS,
-    MANIFESTS,
-    SETTINGS,
-    SHAPES,
-    every_kind,
-    manifest,
-)
+from tests.manifests import CODED, LOADS, MANIFESTS, SETTINGS, SHAPES, every_kind, manifest
 
 from stepscore import memory
-from stepscore.choices import (
-    Exporter,
-    Precision,
-    Residency,
-)
+from stepscore.choices import Exporter, Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.manifest import (
-    Architecture,
-    Difference,
-    Manifest,
-)
-from stepscore.memory import (
-    Estimate,
-    Load,
-    Settings,
-    estimate,
-    settle,
-)
+from stepscore.manifest import Architecture, Difference, Manifest
+from stepscore.memory import Estimate, Load, Settings, estimate, settle
 from stepscore.plan import pack, plan
 
 

@@ -6,38 +6,17 @@ import subprocess
 import sys
 
 import pytest
-from tests.manifests import (
-    manifest,
-    total,
-)
+from tests.manifests import manifest, total
 
 from stepscore import memory
-from stepscore.choices import (
-    Residency,
-    Target,
-)
+from stepscore.choices import Residency, Target
 from stepscore.errors import DoesNotFit
-from stepscore.manifest import (
-    BODY,
-    HEAD,
-    layer_file,
-)
-from stepscore.memory import (
-    check_gpu_limit,
-    estimate,
-    settle,
-)
+from stepscore.manifest import BODY, HEAD, layer_file
+from stepscore.memory import check_gpu_limit, estimate, settle
 
 
-@pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine with no memory free."""
+def test_a_pair_for_cuda_is_resident_whatever_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    return monkeypatch
-
-
-@pytest.mark.usefixtures("free")
-def test_a_pair_for_cuda_is_resident_whatever_the_host_has() -> None:
     settings = settle(manifest(target=Target.CUDA))
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.CUDA_BATCH_TOKENS)
     assert not settings.holds_scores

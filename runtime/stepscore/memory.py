@@ -106,15 +106,6 @@ class Estimate:
         return self.process + self.weights + self.batch + self.window
 
 
-def piece_rows(columns: int) -> int:
-    """Return the rows of a piece of a matrix [rows, columns] that is turned into float32.
-
-    >>> [piece_rows(columns) for columns in (1536, 3584, 18_944)]
-    [1280, 512, 256]
-    """
-    return max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
-
-
 def usual_head_rows(manifest: Manifest) -> int:
     """Return the rows in a chunk of the head, where no memory limit says less."""
     if manifest.target is Target.CUDA:
@@ -172,6 +163,15 @@ TORCH_KEPT_BYTES = 150 << 20
 MAPPED_BYTES = 512 << 10
 """What the kernel maps of an embedding around a row that is looked up: 64 kB, or a page of the cache, which
 may be large, and is where a file was written in one go."""
+
+
+def piece_rows(columns: int) -> int:
+    """Return the rows of a piece of a matrix [rows, columns] that is turned into float32.
+
+    >>> [piece_rows(columns) for columns in (1536, 3584, 18_944)]
+    [1280, 512, 256]
+    """
+    return max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
 
 
 def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
