@@ -30,7 +30,7 @@ test: $(VENV)/.done ## all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
-	$(VENV_T5)/bin/python -m pytest -n 2 --dist worksteal $(or $(TESTS),parity_tests tests/test_parity_command.py tests/test_bench_peers.py)
+	$(VENV_T5)/bin/python -m pytest -n 2 --dist worksteal $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
 
 quick-test: $(VENV)/.done ## the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests runtime export
@@ -63,16 +63,16 @@ bench-full-size: $(VENV)/.done ## 2 x 7.6 B parameters: export and scoring withi
 	$(BIN)/python -m benchmarks.full_size $(FLAGS)
 
 bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16 [FLAGS=--quick]
-	$(BIN)/python -m parity_tests.table --output benchmarks/results/fidelity.json $(FLAGS)
+	$(BIN)/python -m benchmarks.fidelity --output benchmarks/results/fidelity.json $(FLAGS)
 
 bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.products $(FLAGS)
+	$(BIN)/python -m benchmarks.operator_profile $(FLAGS)
 
 bench-exporters: $(VENV)/.done ## both exporters: export memory, size, tokens/s at fp32 [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.exporters $(FLAGS)
+	$(BIN)/python -m benchmarks.exporter_comparison $(FLAGS)
 
 bench-matrix: $(VENV)/.done ## format x precision: disk, memory, speed, fidelity [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.matrix $(FLAGS)
+	$(BIN)/python -m benchmarks.format_matrix $(FLAGS)
 
 bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
@@ -81,7 +81,7 @@ bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory beside the floor, PyTo
 	$(BIN)/python -m benchmarks.gpu $(FLAGS)
 
 bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
-	$(BIN)/python -m benchmarks.report $(FLAGS)
+	$(BIN)/python -m benchmarks.reporting.report $(FLAGS)
 
 peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \

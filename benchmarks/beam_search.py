@@ -24,21 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.forms import DEFAULT, FORMS
-from benchmarks.machine import QUICK_RESULTS, RESULTS, write_result
-from benchmarks.rates import rounded
-from benchmarks.shapes import Shape, write_models
-from benchmarks.workloads import BEST_OF_8, records
-from tests.shared_data import SHARED_DATA
+from benchmarks.support.forms import DEFAULT, FORMS
+from benchmarks.support.machine import QUICK_RESULTS, RESULTS, write_result
+from benchmarks.support.rates import rounded
+from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.workloads import BEST_OF_8, records
+from testing.shared_data import SHARED_DATA
 
-from stepscore.artifact import Pair
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import Int64, pack
 from stepscore.bench import rate
-from stepscore.choices import Convention, Provider
-from stepscore.interfaces import RewardModel, split_steps
-from stepscore.plan import Int64, pack
-from stepscore.prompt import SEPARATOR
+from stepscore.enums import Convention, Provider
+from stepscore.integrations.reward_model import RewardModel, split_steps
+from stepscore.prompt.encoder import SEPARATOR
 from stepscore.scorer import Scorer
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.export import export_pair
 
 BEAMS, WIDTH = 8, 4
 THREADS = 2

@@ -30,22 +30,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
-from benchmarks.shapes import QWEN_7B, write_models
-from tests.shared_data import SHARED_DATA
+from benchmarks.support.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
+from benchmarks.support.shapes import QWEN_7B, write_models
+from testing.shared_data import SHARED_DATA
 
-from stepscore.artifact import Pair
-from stepscore.choices import Coding, Convention, DifferencePrecision, Precision, Products, Residency
-from stepscore.engine import Engine
-from stepscore.engines import EngineOptions
-from stepscore.memory import Load, estimate, settle
-from stepscore.plan import plan
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import plan
+from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Coding, Convention, DifferencePrecision, Precision, Products, Residency
+from stepscore.memory.estimate import Load, estimate, settle
 from stepscore.records import parse_line
-from stepscore_export.checkpoint import Checkpoint
-from stepscore_export.estimate import estimate as estimate_export
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
-from stepscore_export.texts import Texts, bundled_texts
+from stepscore_export.pipeline.estimate import estimate as estimate_export
+from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import Texts, bundled_texts
 
 CODED = ExportOptions(
     Precision.INT8,

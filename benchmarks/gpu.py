@@ -33,27 +33,27 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from benchmarks.forms import CODED, FORMS, FP16
-from benchmarks.hollow import write_hollow_pair
-from benchmarks.machine import QUICK_RESULTS, RESULTS, gpu_facts, gpu_peak_mb, write_result
 from benchmarks.peers.contender import PairLogprobs, Tokens
 from benchmarks.peers.ours import LoadedPair
 from benchmarks.peers.transformers_gpu import DEVICE, by_torch, random_model
-from benchmarks.rates import ratio_error, rounded
-from benchmarks.shapes import QUICK, QWEN_7B
-from benchmarks.workloads import best_of_8
-from tests.shared_data import SHARED_DATA
+from benchmarks.support.forms import CODED, FORMS, FP16
+from benchmarks.support.hollow import write_hollow_pair
+from benchmarks.support.machine import QUICK_RESULTS, RESULTS, gpu_facts, gpu_peak_mb, write_result
+from benchmarks.support.rates import ratio_error, rounded
+from benchmarks.support.shapes import QUICK, QWEN_7B
+from benchmarks.support.workloads import best_of_8
+from testing.shared_data import SHARED_DATA
 
-from stepscore import provider
-from stepscore.artifact import Pair
+from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
-from stepscore.choices import Products, Provider, Residency
-from stepscore.engine import Engine
-from stepscore.engines import EngineOptions
-from stepscore.memory import CUDA_BATCH_TOKENS, Settings, settle
-from stepscore_export.config import Qwen2Config
-from stepscore_export.pair import export_pair
-from stepscore_export.texts import Texts, bundled_texts
+from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort import sessions as provider
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Products, Provider, Residency
+from stepscore.memory.estimate import CUDA_BATCH_TOKENS, Settings, settle
+from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import Texts, bundled_texts
 
 if TYPE_CHECKING:
     import torch
@@ -181,7 +181,7 @@ def _fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
     """Score problems with the bundled pair: every form, and PyTorch in 16 bits, against fp64."""
     import torch  # noqa: PLC0415
     from parity_tests import bundled  # noqa: PLC0415
-    from parity_tests.reference import Numerics, pair_logprobs  # noqa: PLC0415
+    from parity_tests.support.fp64_reference import Numerics, pair_logprobs  # noqa: PLC0415
     from transformers import Qwen2ForCausalLM  # noqa: PLC0415
 
     models = bundled.EXAMPLE.write(scratch / "example")

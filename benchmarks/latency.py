@@ -25,8 +25,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.forms import FORMS
-from benchmarks.machine import (
+from benchmarks.peers.contender import Contender, Models, Tokens
+from benchmarks.peers.llama_cpp import LlamaCpp
+from benchmarks.peers.optimum_ort import OptimumOrt
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
+from benchmarks.support.forms import FORMS
+from benchmarks.support.machine import (
     QUICK_RESULTS,
     RESULTS,
     add_provider,
@@ -35,17 +40,12 @@ from benchmarks.machine import (
     provider_facts,
     write_result,
 )
-from benchmarks.peers.contender import Contender, Models, Tokens
-from benchmarks.peers.llama_cpp import LlamaCpp
-from benchmarks.peers.optimum_ort import OptimumOrt
-from benchmarks.peers.ours import Ours
-from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
-from benchmarks.rates import percentiles
-from benchmarks.shapes import Shape, write_models
-from benchmarks.worker import Skipped, Worker, given_back_mb, start
+from benchmarks.support.rates import percentiles
+from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.worker import Skipped, Worker, given_back_mb, start
 
-from stepscore.choices import Provider
-from stepscore_export.pair import export_pair
+from stepscore.enums import Provider
+from stepscore_export.pipeline.export import export_pair
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (64, 128, 256)

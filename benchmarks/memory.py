@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.machine import write_result
-from benchmarks.shapes import QWEN_1_5B
-from tests.checkpoints import TINY, write_checkpoint
+from benchmarks.support.machine import write_result
+from benchmarks.support.shapes import QWEN_1_5B
+from testing.checkpoints import TINY, write_checkpoint
 
-from stepscore.artifact import Pair
-from stepscore.choices import Precision
-from stepscore.engine import Engine
-from stepscore_export.checkpoint import Checkpoint
-from stepscore_export.config import Qwen2Config
-from stepscore_export.estimate import estimate
+from stepscore.artifact.pair import Pair
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Precision
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.estimate import estimate
+from stepscore_export.pipeline.export import export_pair
 
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
 LONG_TOKENS = 4096

@@ -6,7 +6,7 @@
 
 Every row of `peaks` is a process of its own that scores real solutions as one window; beside its peak
 resident set (VmHWM, mapped pages included; with CUDA the driver's figure of the GPU's memory) stands what
-stepscore.memory said before. `windows` lets a
+stepscore.memory.estimate said before. `windows` lets a
 resident and a streaming engine take turns over windows of several sizes: what reading all weights costs.
 """
 
@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.forms import BF16, FORMS, default_form
-from benchmarks.machine import (
+from benchmarks.support.forms import BF16, FORMS, default_form
+from benchmarks.support.machine import (
     QUICK_RESULTS,
     RESULTS,
     add_provider,
@@ -35,17 +35,17 @@ from benchmarks.machine import (
     status_mb,
     write_result,
 )
-from benchmarks.shapes import Shape, write_models
-from benchmarks.workloads import opening
+from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.workloads import opening
 
-from stepscore.artifact import Pair
-from stepscore.choices import Precision, Provider, Residency, Target
-from stepscore.engine import Engine
-from stepscore.engines import EngineOptions
-from stepscore.memory import Load, Settings, estimate, settle
-from stepscore.plan import Batch, plan
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import Batch, plan
+from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Precision, Provider, Residency, Target
+from stepscore.memory.estimate import Load, Settings, estimate, settle
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.export import export_pair
 
 STORED = {
     Provider.CPU: {**FORMS[Provider.CPU], BF16: ExportOptions(Precision.BF16)},

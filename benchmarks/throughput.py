@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.amx import refuse_amx
-from benchmarks.forms import FORMS, default_form
-from benchmarks.integer_products import measure
-from benchmarks.lineup import Lineup
-from benchmarks.machine import (
+from benchmarks.integer_gemm import measure
+from benchmarks.peers.contender import Contender, Models, PairLogprobs
+from benchmarks.support.amx import refuse_amx
+from benchmarks.support.forms import FORMS, default_form
+from benchmarks.support.lineup import Lineup
+from benchmarks.support.machine import (
     QUICK_RESULTS,
     RESULTS,
     add_provider,
@@ -42,17 +43,16 @@ from benchmarks.machine import (
     start_again_without_amx,
     write_result,
 )
-from benchmarks.peers.contender import Contender, Models, PairLogprobs
-from benchmarks.rates import ratio_error, rounded, verdict
-from benchmarks.shapes import Shape, write_models
-from benchmarks.worker import Skipped, Turns, take_turns
-from benchmarks.workloads import Workload, best_of_8, encoder, opening, solution
-from tests.shared_data import SHARED_DATA
+from benchmarks.support.rates import ratio_error, rounded, verdict
+from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.worker import Skipped, Turns, take_turns
+from benchmarks.support.workloads import Workload, best_of_8, encoder, opening, solution
+from testing.shared_data import SHARED_DATA
 
 from stepscore.bench import Rate, rate
-from stepscore.choices import Provider
+from stepscore.enums import Provider
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.export import export_pair
 
 SHARING = ("math_best_of_8", "gsm8k_solutions", "processbench_gsm8k")
 SOLUTION_TOKENS = 512

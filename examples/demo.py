@@ -19,13 +19,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from stepscore.artifact import Pair
-from stepscore.choices import Precision
+from stepscore.artifact.pair import Pair
+from stepscore.cli.tables import console, print_steps
+from stepscore.enums import Precision
 from stepscore.scorer import Result, Scorer
-from stepscore.select import ProcessBench, choose_threshold, first_error, processbench_f1
-from stepscore.table import console, print_steps
+from stepscore.selection.rules import ProcessBench, choose_threshold, first_error, processbench_f1
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.export import export_pair
 
 EXAMPLES = Path(__file__).parent
 OUTPUT = EXAMPLES.parent / "out" / "demo"

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.browser import Browser, find
+from testing.browser import Browser, find
 
-from stepscore.select import choose_threshold
+from stepscore.selection.rules import choose_threshold
 
 EXAMPLES = Path(__file__).parent
 ROOT = EXAMPLES.parent
@@ -54,7 +54,9 @@ def _scored(pair: Path, name: str) -> Path:
 
 
 def _stepscore(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-c", "from stepscore.cli import main; main()", *arguments], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from stepscore.cli.main import main; main()", *arguments], check=True
+    )
 
 
 if __name__ == "__main__":

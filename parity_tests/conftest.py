@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from parity_tests.workshop import Workshop
+from parity_tests.support.pair_cache import Workshop
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from parity_tests.bundled import EXAMPLES, PROBLEMS
+from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
 
-from stepscore.cli import main
+from stepscore.cli.main import main
 
 MODELS = [
     *("--policy", EXAMPLES / "pair" / "policy", "--reference", EXAMPLES / "pair" / "reference"),

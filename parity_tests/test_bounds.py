@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import cache, cached_property
 
 import pytest
-from parity_tests.bundled import EXAMPLE, NEAR, PROBLEMS, TUNED, Problems, fp64_threshold
-from parity_tests.reference import Numerics, pair_logprobs
-from parity_tests.storages import FP32, INT4, INT4_INT4, INT8, INT8_INT4, INTEGER, Storage
-from parity_tests.workshop import Source, Workshop, scored
+from parity_tests.support.bundled_pair import EXAMPLE, NEAR, PROBLEMS, TUNED, Problems, fp64_threshold
+from parity_tests.support.fp64_reference import Numerics, pair_logprobs
+from parity_tests.support.pair_cache import Source, Workshop, scored
+from parity_tests.support.storage_forms import FP32, INT4, INT4_INT4, INT8, INT8_INT4, INTEGER, Storage
 
-from stepscore.choices import Residency
+from stepscore.enums import Residency
 from stepscore_export.fidelity import Fidelity, Scores, fidelity
 
 # One token in a hundred holds most of the squared log-ratio: on fewer problems the figures are luck.

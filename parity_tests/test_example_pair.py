@@ -1,7 +1,7 @@
 """The bundled pair, which means something: how near each model alone comes, in numbers and in decisions.
 
 Random weights cannot tell: their policy is the reference plus noise, and rounding is noise of the same kind.
-Coded pairs: test_bounds.py; the whole table: `python -m parity_tests.table`.
+Coded pairs: test_bounds.py; the whole table: `python -m benchmarks.fidelity`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from parity_tests.bundled import EXAMPLE, PROBLEMS, Problems, fp64_threshold
-from parity_tests.reference import Numerics, pair_logprobs
-from parity_tests.storages import BF16, FP16, FP32, INT4, INT8, Storage
-from parity_tests.workshop import Workshop, scored
+from parity_tests.support.bundled_pair import EXAMPLE, PROBLEMS, Problems, fp64_threshold
+from parity_tests.support.fp64_reference import Numerics, pair_logprobs
+from parity_tests.support.pair_cache import Workshop, scored
+from parity_tests.support.storage_forms import BF16, FP16, FP32, INT4, INT8, Storage
 
 from stepscore_export.fidelity import Fidelity, Scores, fidelity
 

@@ -7,15 +7,15 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_tests.pairs import TIED, UNTIED, Models
-from parity_tests.reference import Tokens
-from parity_tests.storages import CODED, FP32, INTEGER, UNCODED, Storage
-from parity_tests.workshop import Workshop
+from parity_tests.support.fp64_reference import Tokens
+from parity_tests.support.pair_cache import Workshop
+from parity_tests.support.random_pairs import TIED, UNTIED, Models
+from parity_tests.support.storage_forms import CODED, FP32, INTEGER, UNCODED, Storage
 
-from stepscore.artifact import Pair
-from stepscore.choices import Residency
-from stepscore.engine import Engine
-from stepscore.engines import EngineOptions
+from stepscore.artifact.pair import Pair
+from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Residency
 
 
 def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:

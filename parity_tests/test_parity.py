@@ -6,19 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import card
-from parity_tests.pairs import ODD, RANDOM_PAIRS, TIED, UNTIED, WIDE, RandomPair, regular_step_ends
-from parity_tests.reference import Numerics, logprobs, pair_logprobs
-from parity_tests.rounding import rounded_models
-from parity_tests.storages import CODED, FP16, FP32, INT8, INTEGER, UNCODED, Storage
-from parity_tests.workshop import Workshop
+from parity_tests.support import model_card as card
+from parity_tests.support.fp64_reference import Numerics, logprobs, pair_logprobs
+from parity_tests.support.pair_cache import Workshop
+from parity_tests.support.random_pairs import (
+    ODD,
+    RANDOM_PAIRS,
+    TIED,
+    UNTIED,
+    WIDE,
+    RandomPair,
+    regular_step_ends,
+)
+from parity_tests.support.storage_forms import CODED, FP16, FP32, INT8, INTEGER, UNCODED, Storage
+from parity_tests.support.torch_rounding import rounded_models
 from transformers import AutoTokenizer
 
-from stepscore.choices import Convention
+from stepscore.enums import Convention
 from stepscore.scorer import Scorer
-from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity
-from stepscore_export.oracle import hidden_and_logprobs
+from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 SMALL_PAIRS = (TIED, UNTIED, ODD)
 each_pair = pytest.mark.parametrize("pair", RANDOM_PAIRS, ids=lambda pair: pair.name)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from parity_tests import card, reference
-from parity_tests.reference import Numerics, logprobs, pair_logprobs, rotate
-from tests.shared_data import SHARED_DATA
+from parity_tests.support import fp64_reference as reference
+from parity_tests.support import model_card as card
+from parity_tests.support.fp64_reference import Numerics, logprobs, pair_logprobs, rotate
+from testing.shared_data import SHARED_DATA
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from stepscore.choices import Convention
+from stepscore.enums import Convention
 
 
 class Model(NamedTuple):

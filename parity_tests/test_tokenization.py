@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.nasty import (
+from testing.shared_data import SHARED_DATA
+from testing.tokenizers import (
     CHATML,
     CROSSING,
     FLAGGED,
@@ -19,12 +20,11 @@ from tests.nasty import (
     nasty_text,
     trained,
 )
-from tests.shared_data import SHARED_DATA
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stepscore.choices import Convention
-from stepscore.prompt import PromptEncoder, Template
+from stepscore.enums import Convention
+from stepscore.prompt.encoder import PromptEncoder, Template
+from tokenizers import Tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"

@@ -16,26 +16,28 @@ import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
-from parity_tests.pairs import ODD, TIED, UNTIED, WIDE, Models, RandomPair
-from parity_tests.reference import Numerics, Tokens, logprobs
+from parity_tests.support.fp64_reference import Numerics, Tokens, logprobs
+from parity_tests.support.pair_cache import Workshop
+from parity_tests.support.random_pairs import ODD, TIED, UNTIED, WIDE, Models, RandomPair
 from parity_tests.test_laws import batches, few_examples, flat, sequences
 from parity_tests.test_parity import largest_error
-from parity_tests.workshop import Workshop
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
-from stepscore.artifact import Pair
-from stepscore.choices import Format, Precision, Provider, Residency
-from stepscore.engines import EngineOptions, PairEngine, open_engine
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import pack
+from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.engine.pytorch import engine as torch_engine
+from stepscore.engine.pytorch import model as torch_model
+from stepscore.engine.pytorch.model import Model
+from stepscore.enums import Format, Precision, Provider, Residency
 from stepscore.errors import IntegrityMismatch, PairIncompatible, ProviderUnavailable, SelftestFailed
-from stepscore.memory import TILE
-from stepscore.plan import pack
-from stepscore_export import bitsandbytes_pair, torch_engine, torch_model
-from stepscore_export.bitsandbytes_pair import export_bitsandbytes, weight_bytes
-from stepscore_export.checkpoint import Checkpoint
+from stepscore.memory.estimate import TILE
+from stepscore_export.backends import bitsandbytes as bitsandbytes_pair
+from stepscore_export.backends.bitsandbytes import export_bitsandbytes, weight_bytes
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import BitsandbytesOptions
-from stepscore_export.pytorch import Device
-from stepscore_export.torch_model import Model
+from stepscore_export.parity.pytorch import Device
 
 WHOLE_BLOCKS = RandomPair("rows of whole blocks", replace(UNTIED.shape, intermediate_size=320))
 PRECISIONS = Format.BITSANDBYTES.precisions

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from tests.checkpoints import write_checkpoint
+from testing.checkpoints import write_checkpoint
 
-from stepscore.choices import Coding, Precision, Provider, Target
+from stepscore.engine.ort.sessions import Sessions, require
+from stepscore.enums import Coding, Precision, Provider, Target
 from stepscore.errors import StepscoreError
-from stepscore.provider import Sessions, require
 from stepscore_export.options import ExportOptions
-from stepscore_export.pair import export_pair
+from stepscore_export.pipeline.export import export_pair
 
 settings.register_profile("stepscore", deadline=None)  # no test passes or fails by the clock
 settings.load_profile("stepscore")

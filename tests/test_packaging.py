@@ -30,21 +30,21 @@ def test_the_runtime_loads_nothing_of_the_export() -> None:
 
 
 def test_the_package_itself_loads_no_runtime() -> None:
-    assert "onnxruntime" not in modules_after("stepscore", "stepscore.cli")
+    assert "onnxruntime" not in modules_after("stepscore", "stepscore.cli.main")
 
 
 def test_a_scorer_loads_no_runtime_before_it_knows_the_format() -> None:
-    assert "onnxruntime" not in modules_after("stepscore.scorer", "stepscore.bench", "stepscore.survey")
+    assert "onnxruntime" not in modules_after("stepscore.scorer", "stepscore.bench", "stepscore.cli.dry_run")
 
 
 def test_what_runs_bitsandbytes_loads_nothing_of_the_export() -> None:
-    loaded = modules_after("stepscore_export.torch_engine")
+    loaded = modules_after("stepscore.engine.pytorch.engine")
     assert loaded & {"onnx", "onnx_ir", "onnxruntime", "jinja2", "huggingface_hub", "ml_dtypes"} == set()
 
 
 def test_the_export_loads_no_torch() -> None:
     loaded = modules_after(
-        "stepscore_export.cli", "stepscore_export.command", "stepscore_export.torch_engine"
+        "stepscore_export.cli.export", "stepscore_export.cli.export_run", "stepscore.engine.pytorch.engine"
     )
     assert loaded & {"torch", "transformers", "bitsandbytes", "optimum"} == set()
 
@@ -57,4 +57,4 @@ def test_the_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:
         files = archive.namelist()
     assert {name for name in names if not name.endswith(".dist-info")} == {"stepscore", "stepscore_export"}
     assert {"stepscore/py.typed", "stepscore_export/py.typed"} <= set(files)
-    assert {f"stepscore/page/report.{kind}" for kind in ("html", "css", "js")} <= set(files)
+    assert {f"stepscore/report/static/report.{kind}" for kind in ("html", "css", "js")} <= set(files)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import safe_open
 
-from stepscore_export.config import Qwen2Config
+from stepscore_export.families.qwen2 import Qwen2Config
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

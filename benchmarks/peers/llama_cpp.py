@@ -12,7 +12,7 @@ from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 from benchmarks.peers.gguf_file import write_q8_0
 from numpy.typing import NDArray
 
-from stepscore_export.checkpoint import Checkpoint
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from llama_cpp import Llama

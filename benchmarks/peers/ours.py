@@ -8,11 +8,11 @@ from pathlib import Path
 
 from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 
-from stepscore.artifact import Pair
+from stepscore.artifact.pair import Pair
 from stepscore.bench import planned, windows
-from stepscore.choices import Residency
-from stepscore.engines import EngineOptions, PairEngine, open_engine
-from stepscore.memory import Settings, settle, usual_batch_tokens
+from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.enums import Residency
+from stepscore.memory.estimate import Settings, settle, usual_batch_tokens
 
 
 @dataclass(frozen=True, slots=True)

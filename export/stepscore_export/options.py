@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stepscore.choices import (
+from stepscore.enums import (
     DEFAULT_BETA,
     Activations,
     Coding,

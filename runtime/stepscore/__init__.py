@@ -14,12 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepscore.choices import Convention, Provider
+    from stepscore.enums import Convention, Provider
     from stepscore.errors import StepscoreError
-    from stepscore.interfaces import RewardModel
+    from stepscore.integrations.reward_model import RewardModel
     from stepscore.records import Record
     from stepscore.scorer import Result, Scorer
-    from stepscore.select import (
+    from stepscore.selection.rules import (
         aggregate,
         best_of_n,
         choose_threshold,
@@ -47,20 +47,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Convention": "choices",
-    "Provider": "choices",
+    "Convention": "enums",
+    "Provider": "enums",
     "Record": "records",
     "Result": "scorer",
-    "RewardModel": "interfaces",
+    "RewardModel": "integrations.reward_model",
     "Scorer": "scorer",
     "StepscoreError": "errors",
-    "aggregate": "select",
-    "best_of_n": "select",
-    "choose_threshold": "select",
-    "first_error": "select",
-    "majority": "select",
-    "processbench_f1": "select",
-    "weighted_best_of_n": "select",
+    "aggregate": "selection.rules",
+    "best_of_n": "selection.rules",
+    "choose_threshold": "selection.rules",
+    "first_error": "selection.rules",
+    "majority": "selection.rules",
+    "processbench_f1": "selection.rules",
+    "weighted_best_of_n": "selection.rules",
 }
 
 

@@ -16,13 +16,13 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from stepscore.artifact import Pair
-from stepscore.choices import Convention, Provider, Residency
-from stepscore.engines import EngineOptions, PairEngine, available_cores, open_engine
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import Group, Int64, plan
+from stepscore.engine.base import EngineOptions, PairEngine, available_cores, open_engine
+from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
-from stepscore.memory import Settings, settle
-from stepscore.plan import Group, Int64, plan
-from stepscore.prompt import PromptEncoder
+from stepscore.memory.estimate import Settings, settle
+from stepscore.prompt.encoder import PromptEncoder
 from stepscore.records import parse_line
 
 RANDOM_LENGTHS = (128, 512, 2048)

@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.ahead import ahead
-from stepscore.artifact import Pair
-from stepscore.choices import Convention, Provider, Residency
-from stepscore.engines import EngineOptions, PairEngine, open_engine
+from stepscore.artifact.pair import Pair
+from stepscore.batching.prefetch import ahead
+from stepscore.batching.windows import Input, Window, Windows
+from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite
-from stepscore.memory import settle
-from stepscore.prompt import EncodedPrompt
+from stepscore.memory.estimate import settle
+from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.rewards import rewards
-from stepscore.windows import Input, Window, Windows
 
 T = TypeVar("T")
 

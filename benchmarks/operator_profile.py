@@ -1,0 +1,130 @@
+"""How much of the time of a coded int8 pair goes into its products, operator by operator, in each form.
+
+    make bench-products                             Qwen2.5-1.5B shape, 4 layers, 3 GB of disk, 8 minutes
+    make bench-products FLAGS=--without-amx         as on a CPU whose best integers are VNNI's
+
+ONNX Runtime's own profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8
+activations, and int8 + int4 with exact ones, merged and separate. --without-amx asks the kernel to refuse AMX
+to this process, so that one machine shows both kinds: the share depends on how fast products are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.support.amx import refuse_amx
+from benchmarks.support.machine import (
+    QUICK_RESULTS,
+    RESULTS,
+    cpu_features,
+    integer_unit,
+    start_again_without_amx,
+    write_result,
+)
+from benchmarks.support.profiles import of_stages, profiled, shares
+from benchmarks.support.shapes import QUICK, QWEN_1_5B
+from testing.checkpoints import write_checkpoint
+
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import pack
+from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Activations, Precision, Products
+from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline.export import export_pair
+
+THREADS = 2
+HEAD_ROWS = 512
+FORMS = (
+    ExportOptions(Precision.INT8, activations=Activations.INT8),
+    ExportOptions(Precision.INT8, products=Products.MERGED),
+    ExportOptions(Precision.INT8, products=Products.SEPARATE),
+)
+
+
+def main() -> None:
+    """Profile the forms; write results/products_UNIT.json, by what multiplies integers here."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model: does it all work")
+    parser.add_argument("--without-amx", action="store_true")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pair", type=Path, nargs="*", help="pairs of this shape that are there already")
+    options = parser.parse_args()
+    if options.without_amx:
+        start_again_without_amx(refuse_amx)
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs = options.pair or _exported(
+            Path(scratch), QUICK if options.quick else QWEN_1_5B, options.layers
+        )
+        rows = [_measure(pair, Path(scratch), options.tokens, options.repeats) for pair in pairs]
+    result = {
+        "quick": options.quick,
+        "tokens": options.tokens,
+        "threads": THREADS,
+        "repeats": options.repeats,
+        "rows": rows,
+    }
+    name = f"products_{integer_unit(cpu_features(), amx=not options.without_amx).lower()}"
+    print(json.dumps(result, indent=2), file=sys.stderr)
+    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
+
+
+def _exported(scratch: Path, full: Qwen2Config, layers: int) -> Iterator[Path]:
+    """Pairs of each form, one at a time; the models are half a percent apart."""
+    shape = replace(full, num_hidden_layers=layers)
+    models = [
+        write_checkpoint(scratch / name, shape, seed=1, dtype="bfloat16", perturb=perturb)
+        for name, perturb in (("policy", 0.005), ("reference", 0.0))
+    ]
+    for options in FORMS:
+        yield export_pair(*models, scratch / "pair", options, force=True).path
+
+
+def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, Any]:
+    manifest = Pair.open(path).manifest
+    assert manifest.difference is not None
+    with profiled(scratch) as kernels:
+        seconds = _run(path, tokens, repeats)
+    return {
+        "base": manifest.precision,
+        "difference": manifest.difference.precision,
+        "activations": manifest.difference.activations,
+        "products": manifest.difference.products,
+        "layers": manifest.architecture.num_hidden_layers,
+        "seconds": round(min(seconds), 4),
+        "pair_tokens_per_second": round(tokens / min(seconds), 1),
+        "shares": {
+            "body": shares(of_stages(kernels, "body")),
+            "head": shares(of_stages(kernels, "head")),
+            "both": shares(of_stages(kernels, "body", "head")),
+        },
+    }
+
+
+def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
+    engine = Engine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
+    batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
+    list(engine.run([batch]))  # warm: the arena has grown
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        list(engine.run([batch]))
+        seconds.append(time.perf_counter() - started)
+    engine.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

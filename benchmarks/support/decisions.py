@@ -1,0 +1,58 @@
+"""How far a row of the matrix is from fp64 on the bundled problems. With torch: not for timed processes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from benchmarks.peers.contender import Models
+from benchmarks.peers.transformers_card import TorchPrecision
+from benchmarks.support.formats import Exported, Loaded
+from parity_tests.support import random_pairs as pairs
+from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS, Problems, fp64_threshold
+from parity_tests.support.fp64_reference import Numerics, pair_logprobs
+from parity_tests.support.pair_cache import scored
+
+from stepscore.artifact.pair import Pair
+from stepscore.engine.base import EngineOptions, open_engine
+from stepscore_export.fidelity import Scores, fidelity
+
+NUMERICS = {
+    TorchPrecision.FP32: Numerics.PYTORCH_FP32,
+    TorchPrecision.FP16: Numerics.PYTORCH_FP16,
+    TorchPrecision.BF16: Numerics.PYTORCH_BF16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The bundled problems, and what they are in fp64."""
+
+    models: pairs.Models
+    problems: Problems
+    truth: Scores
+    threshold: float
+
+    @classmethod
+    def of(cls, limit: int | None) -> Decisions:
+        """Compute the truth."""
+        torch.set_num_threads(1)  # more only slow down a model this small
+        models = pairs.Models(EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference")
+        problems = Problems.read(PROBLEMS, models, limit)
+        truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
+        return cls(models, problems, truth, fp64_threshold(models, limit))
+
+    def judge(self, row: Exported | Loaded, scratch: Path) -> dict[str, float]:
+        """Return how far this way of scoring is from fp64."""
+        found = fidelity(self._scores(row, scratch), self.truth, self.problems.step_ends, self.threshold)
+        return {"log_ratio_error": found.ratio_error, "first_errors": found.first_errors}
+
+    def _scores(self, row: Exported | Loaded, scratch: Path) -> Scores:
+        models = self.models
+        if isinstance(row, Loaded):
+            return pair_logprobs(models.policy, models.reference, self.problems.ids, NUMERICS[row.precision])
+        pair = Pair.open(row.export(Models(models.policy, models.reference, scratch), scratch / "bundled"))
+        with closing(open_engine(pair, EngineOptions(threads=1))) as engine:
+            return scored(engine, self.problems.ids)

@@ -1,0 +1,39 @@
+"""The forms of storage that are measured, by provider; the first is what an export takes if not told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stepscore.enums import Activations, Coding, DifferencePrecision, Precision, Products, Provider, Target
+from stepscore_export.options import ExportOptions
+
+DEFAULT, EXACT, FP32 = "int8 + int8, int8 activations", "int8 + int4, exact activations", "fp32"
+CODED, FP16, BF16 = "int8 + int4", "fp16", "bf16"
+
+FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
+    Provider.CPU: {
+        DEFAULT: ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8),
+        EXACT: ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.EXACT),
+        FP32: ExportOptions(Precision.FP32),
+    },
+    Provider.CUDA: {
+        CODED: ExportOptions(
+            Precision.INT8,
+            Target.CUDA,
+            coding=Coding.DIFFERENCE,
+            difference_precision=DifferencePrecision.INT4,
+            products=Products.MERGED,
+        ),
+        FP16: ExportOptions(Precision.FP16, Target.CUDA),
+        BF16: ExportOptions(Precision.BF16, Target.CUDA),
+    },
+}
+
+
+def default_form(provider: Provider) -> str:
+    """Return the name of the form that an export takes.
+
+    >>> default_form(Provider.CPU), default_form(Provider.CUDA)
+    ('int8 + int8, int8 activations', 'int8 + int4')
+    """
+    return next(iter(FORMS[provider]))

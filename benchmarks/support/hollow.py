@@ -1,0 +1,144 @@
+"""A pair of the real size that holds nothing: real graphs, real work and memory, random weights, little disk.
+
+A GPU machine that is lent for minutes cannot be given 30 GB of weights, nor make and export them in time. The
+pair is written by the export's own code; only its weight file is another one: matrices are drawn from a seed,
+a short block of numbers over and over, and all layers name the bytes of the first. Each still has
+initializers of its own, which take memory on the device as different ones would; a streamed layer comes from
+the page cache. Rewards of such a pair mean nothing. Its checkpoints are files of zeros that take no disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from benchmarks.support.shapes import write_tokenizer_of
+from numpy.typing import NDArray
+from testing.checkpoints import config_json, write_json
+
+from stepscore.artifact.manifest import MANIFEST, TOKENIZER, WEIGHTS, Distance, FileEntry, Unit
+from stepscore.artifact.pair import Pair
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline.export import (
+    Facts,
+    graphs_of,
+    manifest_of,
+    prompt_template,
+    settle,
+    unit_members,
+)
+from stepscore_export.weights.weight_file import ALIGNMENT, TensorRef, numpy_dtype
+from stepscore_export.weights.writer import Members, graph_shape, store_unit
+
+DISTANCE = 0.005
+BLOCK_BYTES = 1 << 23
+SEED = 1
+
+
+def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) -> Path:
+    """Write the pair to `folder` / pair, with checkpoints beside it."""
+    paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
+    output = folder / "pair"
+    distance = Distance(DISTANCE, {})
+    options = settle(options, distance)
+    with Checkpoint.open(paths["policy"]) as policy, Checkpoint.open(paths["reference"]) as reference:
+        checkpoints: Members = {"policy": policy, "reference": reference}
+        files: dict[str, FileEntry] = {}
+
+        def write(name: str, data: bytes) -> None:
+            (output / name).write_bytes(data)
+            files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+
+        units = []
+        for name, members in unit_members(checkpoints, options).items():
+            (output / name).mkdir(parents=True)
+            with RandomWeights(output / name / WEIGHTS) as file:
+                weights = store_unit(members, file, options, lambda _count: None)
+            files[f"{name}/{WEIGHTS}"] = FileEntry(file.num_bytes, "0" * 64)
+            for graph, model in graphs_of(members, weights, graph_shape(members, options), integers=False):
+                write(f"{name}/{graph}", ir.to_proto(model).SerializeToString(deterministic=True))
+            units.append(Unit(name, tuple(members), weights.extents()))
+        write(TOKENIZER, policy.tokenizer_json().encode())
+        facts = Facts(checkpoints, prompt_template(policy)[0], distance, None)
+        (output / MANIFEST).write_bytes(manifest_of(facts, options, tuple(units), files).encode())
+    return Pair.open(output).path
+
+
+def write_hollow_checkpoint(folder: Path, shape: Qwen2Config) -> Path:
+    """Write a checkpoint whose tensors are one hole in a file."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", config_json(shape, dtype="bfloat16"))
+    write_tokenizer_of(folder)
+    header, end = {}, 0
+    for name, size in tensor_shapes(shape).items():
+        start, end = end, end + 2 * math.prod(size)
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return folder
+
+
+class RandomWeights:
+    """A weight file whose matrices are random and whose layers are the first one (a TensorSink)."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._random = np.random.default_rng(SEED)
+        self._normals = self._random.standard_normal(BLOCK_BYTES // 4, dtype=np.float32)
+        self._known: dict[str, int] = {}
+        self.num_bytes = 0
+
+    def append(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> TensorRef:
+        """Write a tensor of the first layer, or of none; `blocks` are looked at only if they are small."""
+        key = re.sub(r"^layers\.\d+\.", "layers.0.", name)
+        if key not in self._known:
+            self._file.write(b"\0" * (-self.num_bytes % ALIGNMENT))
+            self._known[key] = -(-self.num_bytes // ALIGNMENT) * ALIGNMENT
+            ref = TensorRef(name, dtype, shape, self._known[key])
+            self._write(self._content(key, dtype, shape, blocks), ref.num_bytes)
+            self.num_bytes = ref.offset + ref.num_bytes
+        return TensorRef(name, dtype, shape, self._known[key])
+
+    def _content(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> bytes:
+        """Return bytes that are repeated until the tensor is full."""
+        if name.startswith("rotary"):
+            return b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
+        if name.endswith((".codes", ".zeros")):
+            return self._random.bytes(BLOCK_BYTES)
+        if name.endswith(".scales"):  # of codes that are uniform: 2 bits less than the largest, 1 / 60 in all
+            codes = 4.6 if ".difference" in name else 73
+            size = DISTANCE if ".difference" in name else 1.0
+            return np.full(BLOCK_BYTES // 4, size / 60 / codes).astype(numpy_dtype(dtype)).tobytes()
+        if len(shape) == 1:
+            value = 0.0 if "bias" in name else 1.0
+            return np.full(shape, value).astype(numpy_dtype(dtype)).tobytes()
+        return (self._normals / math.sqrt(shape[-1])).astype(numpy_dtype(dtype)).tobytes()
+
+    def _write(self, content: bytes, num_bytes: int) -> None:
+        whole, rest = divmod(num_bytes, len(content))
+        for _ in range(whole):
+            self._file.write(content)
+        self._file.write(content[:rest])
+
+    def __enter__(self) -> RandomWeights:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()

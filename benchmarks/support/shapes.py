@@ -1,0 +1,102 @@
+"""The shapes that benchmarks measure, and pairs of synthetic checkpoints of them.
+
+Checkpoints are seeded and bf16; the policy is half a percent from the reference, as tuned models are. With
+the real tokenizer (../shared/data) they read real text.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.peers.contender import Models
+from testing.checkpoints import TINY, write_checkpoint, write_tokenizer
+from testing.shared_data import SHARED_DATA
+
+from stepscore.artifact.manifest import ModelName
+from stepscore_export.families.qwen2 import Qwen2Config
+
+SEED = 1
+DISTANCE = 0.005
+TOKENIZER = "qwen2.5-math-tokenizer"
+
+QWEN_0_5B = replace(
+    TINY,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    head_dim=64,
+    vocab_size=151_936,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+)
+QWEN_1_5B = replace(
+    QWEN_0_5B,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    head_dim=128,
+)
+QWEN_7B = replace(
+    QWEN_1_5B,
+    hidden_size=3584,
+    intermediate_size=18_944,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    vocab_size=152_064,
+    tie_word_embeddings=False,
+)
+QUICK = replace(TINY, vocab_size=151_936, max_position_embeddings=4096, tie_word_embeddings=True)
+
+
+class Shape(enum.StrEnum):
+    """What a benchmark is run on."""
+
+    QWEN_0_5B = "0.5b"
+    QWEN_1_5B = "1.5b"
+    QWEN_7B = "7b"
+    QUICK = "quick"
+
+    @property
+    def config(self) -> Qwen2Config:
+        """Return the shape with all of its layers."""
+        return _CONFIGS[self]
+
+    def with_layers(self, layers: int | None) -> Qwen2Config:
+        """Return the shape with fewer layers, or all."""
+        return self.config if layers is None else replace(self.config, num_hidden_layers=layers)
+
+
+_CONFIGS = {
+    Shape.QWEN_0_5B: QWEN_0_5B,
+    Shape.QWEN_1_5B: QWEN_1_5B,
+    Shape.QWEN_7B: QWEN_7B,
+    Shape.QUICK: QUICK,
+}
+
+
+def write_models(folder: Path, shape: Qwen2Config) -> Models:
+    """Write policy and reference, with the real tokenizer where it is there."""
+    return Models(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
+
+
+def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
+    """Write one of the two, to the folder of its name."""
+    perturb = DISTANCE if name == "policy" else 0.0
+    checkpoint = write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)
+    write_tokenizer_of(checkpoint)
+    return checkpoint
+
+
+def write_tokenizer_of(checkpoint: Path) -> None:
+    """Write the real tokenizer, where it is there, else a tiny one."""
+    if SHARED_DATA is None:
+        write_tokenizer(checkpoint)
+        return
+    for file in (SHARED_DATA / TOKENIZER).iterdir():
+        shutil.copyfile(file, checkpoint / file.name)

@@ -1,0 +1,1 @@
+"""One backend for each way to store a model: onnx, optimum, bitsandbytes."""

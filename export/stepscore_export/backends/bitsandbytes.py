@@ -1,0 +1,178 @@
+"""Two checkpoints -> one sealed pair of bitsandbytes' weights, quantised and saved by transformers itself."""
+
+from __future__ import annotations
+
+import gc
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import onnxruntime as ort
+from safetensors import SafetensorError
+
+from stepscore.artifact.manifest import CONFIG, SCHEMA_VERSION, TOKENIZER, Manifest, Unit
+from stepscore.artifact.pair import Pair
+from stepscore.engine.pytorch.engine import PACKAGES, require_packages
+from stepscore.enums import Coding, Exporter, Format, Precision
+from stepscore.errors import OutputUnwritable
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, check_pair
+from stepscore_export.errors import unwritable
+from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.options import BitsandbytesOptions
+from stepscore_export.parity import pytorch
+from stepscore_export.pipeline.estimate import Estimate
+from stepscore_export.pipeline.export import Progress, measure, prompt_template, shared_architecture
+from stepscore_export.quantization.coding import measure_distance
+from stepscore_export.staging import Stage, check_output, stage
+from stepscore_export.validation.selftest import run_selftest
+from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts
+from stepscore_export.weights.writer import Members
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_SIZE = 64
+"""Weights that share a scale at four bits, transformers' choice; at eight it is a row."""
+BASE_BYTES = 450 << 20  # Python, torch, transformers, bitsandbytes, onnxruntime, a tokenizer
+# Of both models, as an ONNX pair of 2 x 7.6 B took: running checkpoints and pair on the texts is most of it.
+PARAMETERS_PER_SECOND = 8e6
+
+
+def export_bitsandbytes(
+    policy: str | Path,
+    reference: str | Path,
+    output: str | Path,
+    options: BitsandbytesOptions | None = None,
+    *,
+    texts: Texts | None = None,
+    force: bool = False,
+    progress: Progress = lambda _what, _parameters: None,
+) -> Pair:
+    """Write the pair of `policy` and `reference` to the folder `output` and return it, opened.
+
+    As export_pair does, but a model is loaded whole, quantised on the way, and saved by transformers.
+    Raises ExportError, OutputError, PairIncompatible or ProviderUnavailable and leaves nothing behind.
+    """
+    options = options or BitsandbytesOptions()
+    target = Path(output)
+    check_output(target, force=force)
+    require_packages()
+    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
+        check_pair(policy_model, reference_model)
+        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
+        distance = measure_distance(policy_model, reference_model)
+        template, encoder = prompt_template(policy_model)
+        texts = texts or bundled_texts()
+        prompts = encode_texts(texts, encoder)
+        with stage(target, force=force) as staged:
+            for name, checkpoint in checkpoints.items():
+                progress(f"quantising the {name}", 0)
+                _write_model(staged, name, checkpoint, options.precision)
+                progress(f"quantising the {name}", checkpoint.parameters())
+            staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
+            manifest = Manifest(
+                schema_version=SCHEMA_VERSION,
+                policy=policy_model.source,
+                reference=reference_model.source,
+                architecture=shared_architecture(policy_model.config, reference_model.config),
+                format=Format.BITSANDBYTES,
+                exporter=Exporter.STEPSCORE,
+                precision=options.precision,
+                block_size=BLOCK_SIZE,
+                target=None,
+                coding=Coding.INDEPENDENT,
+                difference=None,
+                distance=distance,
+                beta=options.beta,
+                template=template,
+                units=tuple(Unit(name, (name,), {}) for name in checkpoints),
+                selftest=None,
+                fidelity=None,
+                versions={name: version(name) for name in ("stepscore", *PACKAGES)}
+                | {"onnxruntime": ort.__version__},
+                files=dict(sorted(staged.files.items())),
+            )
+            staged.write_manifest(manifest)
+            progress("comparing the staged pair with numpy", 0)
+            selftest = run_selftest(Pair.open(staged.folder), checkpoints)
+            measured = measure(staged, checkpoints, texts.name, prompts, progress)
+            staged.seal(msgspec.structs.replace(manifest, selftest=selftest, fidelity=measured))
+    return Pair.open(target)
+
+
+def estimate_bitsandbytes(checkpoints: Members, options: BitsandbytesOptions) -> Estimate:
+    """Predict weight files closely, memory and time roughly."""
+    parameters = sum(model.parameters() for model in checkpoints.values())
+    stored: dict[str, int] = {
+        name: weight_bytes(model, options.precision) for name, model in checkpoints.items()
+    }
+    return Estimate(
+        parameters=parameters,
+        source_bytes=sum(model.num_bytes() for model in checkpoints.values()),
+        weight_bytes=stored,
+        memory_bytes=BASE_BYTES
+        + max(model.num_bytes() + stored[name] for name, model in checkpoints.items()),
+        seconds=parameters / PARAMETERS_PER_SECOND,
+    )
+
+
+def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
+    """Return the bytes of a model's tensors, names and headers aside.
+
+    A matrix of a layer has a byte a weight and a float a row, or half a byte a weight and a float for 64;
+    everything else stays in the type that the checkpoint has its embedding in.
+    """
+    size = checkpoint.dtype(EMBEDDING).itemsize
+    total = 0
+    for name, shape in tensor_shapes(checkpoint.config).items():
+        count = math.prod(shape)
+        if len(shape) < 2 or name in {EMBEDDING, checkpoint.head_name}:
+            total += size * count
+        elif precision is Precision.INT8:
+            total += count + 4 * shape[0]
+        else:
+            total += math.ceil(count / 2) + 4 * math.ceil(count / BLOCK_SIZE)
+    return total
+
+
+def _write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Precision) -> None:
+    """Save one model's folder into the stage, and take note of its files."""
+    import torch  # noqa: PLC0415
+    from transformers import GenerationConfig  # noqa: PLC0415
+
+    model = pytorch.from_pretrained(
+        checkpoint.folder,
+        dtype=getattr(torch, checkpoint.dtype(EMBEDDING).name),
+        device_map={"": "cpu"},
+        quantization=_quantization(precision),
+    )
+    # Nothing is generated here, and a checkpoint's own settings for it may be ones that cannot be saved.
+    model.generation_config = GenerationConfig()
+    folder = staged.folder / name
+    try:
+        with unwritable(folder):
+            model.save_pretrained(folder, safe_serialization=True)
+    except SafetensorError as error:
+        raise OutputUnwritable(f"cannot write {folder}: {error}", hint="free space") from None
+    del model
+    gc.collect()
+    for path in sorted(folder.iterdir()):
+        if path.name == CONFIG or ".safetensors" in path.suffixes:
+            path.chmod((folder / CONFIG).stat().st_mode)  # safetensors writes for its owner alone
+            staged.take(path)
+        else:
+            path.unlink()
+
+
+def _quantization(precision: Precision) -> Any:
+    import torch  # noqa: PLC0415
+    from transformers import BitsAndBytesConfig  # noqa: PLC0415
+
+    if precision is Precision.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute: torch.dtype = torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=precision.value, bnb_4bit_compute_dtype=compute
+    )

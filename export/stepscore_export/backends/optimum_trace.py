@@ -1,0 +1,150 @@
+"""transformers' own modelling code as an ONNX graph, by way of optimum: ids, mask, positions -> logits.
+
+optimum-onnx knows what the model is called with and patches what a tracer cannot follow; torch's tracer
+writes down what the code does. No weights are loaded for that: parameters are memory that was never written,
+and inputs of the graph under their own names. torch, transformers and optimum are imported when needed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from stepscore.errors import ExportError, ProviderUnavailable
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+
+INPUTS = ("input_ids", "attention_mask", "position_ids")
+OUTPUT = "logits"
+PACKAGES = ("optimum-onnx", "torch", "transformers")
+OPSET = 18
+TOO_NEW = (4, 58)
+"""The first transformers that optimum-onnx cannot be used with."""
+TRACED_VOCABULARY = 16
+"""Rows of the embedding and the head while the code is traced: neither is in the graph that is kept."""
+
+
+def require_optimum() -> None:
+    """Raise ProviderUnavailable where the modelling code cannot be traced, naming what to install."""
+    try:
+        found = {name: version(name) for name in PACKAGES}
+    except PackageNotFoundError as error:
+        raise ProviderUnavailable(
+            f"{error.name} is not installed", hint="pip install 'stepscore[optimum]'"
+        ) from None
+    if tuple(map(int, found["transformers"].split(".")[:2])) >= TOO_NEW:
+        raise ProviderUnavailable(
+            f"transformers {found['transformers']} is installed; optimum-onnx needs one before 4.58",
+            hint="pip install 'stepscore[optimum]' 'transformers<4.58', in an environment of its own",
+        )
+    try:
+        with _quiet():
+            import_module("optimum.exporters.onnx.model_configs")
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        raise ProviderUnavailable(
+            f"optimum cannot be imported: {error}", hint="pip install 'stepscore[optimum]'"
+        ) from None
+
+
+def trace(checkpoint: Checkpoint) -> bytes:
+    """Return the traced model, an ONNX ModelProto whose parameters are inputs of the graph.
+
+    Checkpoints of equal configurations are traced once. Raises ProviderUnavailable, or ExportError where
+    the code cannot be traced.
+    """
+    require_optimum()
+    from transformers import Qwen2Config  # noqa: PLC0415
+
+    config = Qwen2Config.from_pretrained(checkpoint.folder, local_files_only=True)
+    config.rope_theta = checkpoint.config.rope_theta  # transformers 4 does not read 5's place for it
+    config.vocab_size = TRACED_VOCABULARY
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    config.tie_word_embeddings = False
+    config.name_or_path = ""
+    return _traced(config.to_json_string(use_diff=False))
+
+
+@lru_cache(maxsize=4)
+def _traced(config_json: str) -> bytes:
+    import torch  # noqa: PLC0415
+    from transformers import Qwen2Config  # noqa: PLC0415
+
+    config = Qwen2Config.from_dict(json.loads(config_json))
+    try:
+        with _quiet(), torch.no_grad():
+            return _export(_unwritten(config))
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ExportError(
+            f"the modelling code cannot be traced: {reason}",
+            hint="take --exporter stepscore, and report this with the versions in `pip list`",
+        ) from error
+
+
+def _unwritten(config: Any) -> Any:
+    """Return a model whose parameters take address space and no memory."""
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    for name, parameter in list(model.named_parameters()):
+        module, _, attribute = name.rpartition(".")
+        # numpy asks for large pages: reading what was never written is quick, and is no memory.
+        zeros = torch.from_numpy(np.zeros(tuple(parameter.shape), np.float32))
+        setattr(model.get_submodule(module), attribute, torch.nn.Parameter(zeros, requires_grad=False))
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are no parameter
+    return model.eval()
+
+
+def _export(model: Any) -> bytes:
+    import torch  # noqa: PLC0415
+    from optimum.exporters.onnx.model_configs import Qwen2OnnxConfig  # noqa: PLC0415
+
+    onnx_config = Qwen2OnnxConfig(model.config, task="text-generation", use_past=False)
+    example = onnx_config.generate_dummy_inputs(framework="pt")
+    file = io.BytesIO()
+    # Of a model in training, and of no other, the tracer leaves parameters apart whose values are equal. None
+    # of ours has a value; the modules inside, where training would make a difference, stay as they are.
+    model.training = True
+    with onnx_config.patch_model_for_export(model, model_kwargs={"logits_to_keep": 0}):
+        inputs = onnx_config.ordered_inputs(model)
+        torch.onnx.export(
+            model,
+            (example,),
+            file,
+            input_names=list(inputs),
+            output_names=list(onnx_config.outputs),
+            dynamic_axes={**inputs, **onnx_config.outputs},
+            opset_version=OPSET,
+            do_constant_folding=False,  # what is folded has no name
+            export_params=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what is known of a trace, and nothing else."""
+    from torch.jit import TracerWarning  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        # Branches that are taken by whether a batch has more than one position: ours have.
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean", TracerWarning)
+        # Indices are never negative here.
+        warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
+        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based", DeprecationWarning)
+        warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+        yield

@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints, opened safely and read in row blocks."""

@@ -1,0 +1,167 @@
+"""Tensors of a safetensors checkpoint: found and validated from headers, read a row block at a time."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import ml_dtypes
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, UnsupportedArchitecture
+from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# What a Qwen2 model is trained and published in; anything narrower has already lost what a reward is made of.
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor's bytes are; `dtype` is safetensors' code, `offset` counts from the file's start."""
+
+    name: str
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Type of the data, for a dtype that can be read."""
+        return _DTYPES[self.dtype]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the data, for a dtype that can be read."""
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+def locate_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:
+    """Every tensor of the checkpoint by its stored name. Reads headers only."""
+    if folder.has(WEIGHTS):  # as transformers: the single file wins over an index
+        return _read_header(folder, WEIGHTS)
+    if not folder.has(INDEX):
+        raise _no_weights(folder)
+    weight_map = folder.json(INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointCorrupt(f"{INDEX} has no `weight_map` from tensor names to file names")
+    headers = {file: _read_header(folder, file) for file in sorted(set(weight_map.values()))}
+    tensors: dict[str, StoredTensor] = {}
+    for file, header in headers.items():
+        for name, tensor in header.items():
+            if name in tensors:
+                raise _inconsistent(f"{name} is in both {tensors[name].path.name} and {file}")
+            if weight_map.get(name) != file:
+                raise _inconsistent(f"{name} is in {file}, but {INDEX} does not say so")
+            tensors[name] = tensor
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise _inconsistent(f"{name} is not in {file}, where {INDEX} says it is")
+    return tensors
+
+
+def check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointCorrupt unless the tensor has this shape and a dtype that can be read."""
+    if tensor.dtype not in _DTYPES:
+        raise CheckpointCorrupt(
+            f"{tensor.name} is stored as {tensor.dtype}, not as {', '.join(_DTYPES)}",
+            hint="export from the original fp32, bf16 or fp16 checkpoint",
+        )
+    if tensor.shape != shape:
+        raise CheckpointCorrupt(
+            f"{tensor.name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}"
+        )
+
+
+def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows [start:stop] of a tensor as finite float32, read from its unbuffered, open file.
+
+    Reads instead of mapping: mapped pages would count as resident. Raises CheckpointCorrupt naming the
+    tensor where the file ends early or a value is NaN or infinite.
+    """
+    dtype, row = _DTYPES[tensor.dtype], tensor.shape[1:]
+    stored = np.empty((stop - start, *row), dtype)
+    if stored.size == 0:
+        return stored.astype(np.float32)
+    file.seek(tensor.offset + start * math.prod(row) * dtype.itemsize)
+    view = stored.reshape(-1).view(np.uint8).data
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]  # every unbuffered file has it
+        if not count:
+            raise CheckpointCorrupt(
+                f"{tensor.path.name} ends inside {tensor.name}: it was cut while it was read"
+            )
+        view = view[count:]
+    with np.errstate(invalid="ignore"):
+        values = stored.astype(np.float32, copy=False)
+        # NaN passes through min and max, which need no array of flags.
+        finite = np.isfinite(values.min()) and np.isfinite(values.max())
+    if not finite:
+        raise CheckpointCorrupt(
+            f"{tensor.name} holds NaN or infinite values in rows {start} to {stop - 1}",
+            hint="the checkpoint was damaged or its training diverged; take another revision",
+        )
+    return values
+
+
+def _read_header(folder: CheckpointFolder, file: str) -> dict[str, StoredTensor]:
+    """Validate one file with safetensors' own rules, then take the offsets, which its API keeps to itself."""
+    if not file.endswith(".safetensors"):
+        raise CheckpointUnsafe(f"{INDEX} names {file!r}: only .safetensors files are read, never a pickle")
+    path = folder.file(file)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointCorrupt(
+            f"{file} is not a whole safetensors file: {error}",
+            hint="download it again (a file of a few hundred bytes is a Git LFS pointer: `git lfs pull`)",
+        ) from None
+    with path.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = msgspec.json.decode(opened.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(
+            name, path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def _inconsistent(message: str) -> CheckpointCorrupt:
+    return CheckpointCorrupt(
+        message, hint="files of two checkpoints may be mixed: download or save it again into an empty folder"
+    )
+
+
+def _no_weights(folder: CheckpointFolder) -> Exception:
+    """The refusal for a folder without weights that can be read, by what it holds instead."""
+    if folder.has("adapter_config.json"):
+        return UnsupportedArchitecture(
+            "the folder holds an adapter (adapter_config.json), not a model",
+            hint="merge it into its base model and save that: peft's merge_and_unload()",
+        )
+    pickles = [name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for name in folder.names(pattern)]
+    if pickles:
+        return CheckpointUnsafe(
+            f"the only weights are pickled ({pickles[0]}), and unpickling runs code",
+            hint="convert them where you trust them: model.save_pretrained(folder, safe_serialization=True)",
+        )
+    shards = folder.names("*.safetensors")
+    if shards:
+        return CheckpointCorrupt(f"{shards[0]} is there, but neither {WEIGHTS} nor {INDEX}")
+    return CheckpointCorrupt(f"no weights: neither {WEIGHTS} nor {INDEX} is there")

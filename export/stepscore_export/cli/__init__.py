@@ -1,0 +1,1 @@
+"""The commands `stepscore export` and `stepscore parity`."""

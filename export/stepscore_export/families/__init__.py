@@ -1,0 +1,1 @@
+"""Model families: config and tensor names."""

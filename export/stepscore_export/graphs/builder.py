@@ -1,0 +1,166 @@
+"""One graph under construction: nodes, inputs, and initializers that name bytes of the weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from stepscore.artifact.manifest import WEIGHTS
+from stepscore_export.weights.layout import Shape
+from stepscore_export.weights.weight_file import TensorRef
+
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
+
+Output = tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]
+"""A graph's output: the value, its name, type and shape."""
+
+
+class GraphBuilder:
+    """Collects the nodes of one graph; the values it hands out are onnx_ir's."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        self.name = name
+        self.shape = shape
+        self.compute = shape.compute
+        self.tape = Tape()
+        self.inputs: list[ir.Value] = []
+        self.taps: dict[str, ir.Value] = {}
+        """Values that a calibration wants to see, beside the outputs."""
+        self._initializers: dict[str, ir.Value] = {}
+        self._converted: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
+        """Declare an input; a dimension is a number or a name."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        name: str | None = None,
+        **attributes: object,
+    ) -> ir.Value:
+        """Add a node with one output."""
+        value: ir.Value = self.tape.op(kind, list(inputs), attributes, domain=domain)
+        if name is not None:
+            value.name = name
+        return value
+
+    def ops(
+        self, kind: str, outputs: int, *inputs: ir.Value | None, **attributes: object
+    ) -> Sequence[ir.Value]:
+        """Add a com.microsoft node with several outputs."""
+        return self.tape.op_multi_out(
+            kind,
+            list(inputs),
+            attributes,
+            num_outputs=outputs,
+            domain=MICROSOFT,
+        )
+
+    def choose(
+        self,
+        condition: ir.Value,
+        then: Callable[[GraphBuilder], ir.Value],
+        otherwise: Callable[[GraphBuilder], ir.Value],
+    ) -> ir.Value:
+        """Add an If with one output; its branches may use any value of this graph, weights included."""
+        return self.op(
+            "If",
+            condition,
+            then_branch=self._branch("then", then),
+            else_branch=self._branch("otherwise", otherwise),
+        )
+
+    def _branch(self, name: str, build: Callable[[GraphBuilder], ir.Value]) -> ir.Graph:
+        branch = GraphBuilder(name, self.shape)
+        result = build(branch)
+        for index, value in enumerate(value for node in branch.tape.nodes for value in node.outputs):
+            value.name = f"{name}_{index}"  # a name that the graph around it does not give
+        return ir.Graph([], [result], nodes=branch.tape.nodes, name=name)
+
+    def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
+        """Return the initializer that names these bytes of the weight file, in the type of the graph.
+
+        Where the storage type is another, a Cast follows, which ONNX Runtime folds when it loads the graph.
+        """
+        tensor = ir.ExternalTensor(
+            WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
+        )
+        stored = self._initializer(tensor)
+        if as_stored or ref.dtype == self.compute or ref.dtype.is_integer():
+            return stored
+        return self._once(ref, lambda: self.op("Cast", stored, to=self.compute.value))
+
+    def unsigned_weight(self, ref: TensorRef) -> ir.Value:
+        """Return int8 weights as uint8, each 128 more: the same bytes, with the sign bit turned over.
+
+        ONNX Runtime does it when it loads the graph, as it folds a Cast.
+        """
+        stored = self.weight(replace(ref, dtype=ir.DataType.UINT8))
+        sign = self.scalar("sign_bit", 128, ir.DataType.UINT8)
+        return self._once(ref, lambda: self.op("BitwiseXor", stored, sign))
+
+    def _once(self, ref: TensorRef, convert: Callable[[], ir.Value]) -> ir.Value:
+        if ref.name not in self._converted:
+            self._converted[ref.name] = convert()
+        return self._converted[ref.name]
+
+    def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
+        """Return a small 1-D initializer, stored in the graph itself."""
+        return self._initializer(ir.tensor(values, dtype=dtype, name=name))
+
+    def scalar(self, name: str, value: float, dtype: ir.DataType = INT64) -> ir.Value:
+        """Return a 0-D initializer."""
+        return self._initializer(ir.tensor(value, dtype=dtype, name=name))
+
+    def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        """Add a Cast where the types differ."""
+        return value if source == target else self.op("Cast", value, to=target.value)
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        name = str(tensor.name)
+        if name not in self._initializers:
+            self._initializers[name] = self.tape.initializer(tensor)
+        elif not _same(self._initializers[name].const_value, tensor):
+            raise ValueError(f"{self.name} has two initializers of the name {name}")
+        return self._initializers[name]
+
+    def finish(
+        self, *outputs: Output, nodes: Sequence[ir.Node] | None = None, opset: int = OPSET
+    ) -> ir.Model:
+        """Return the model with these outputs, of the nodes that were added or of `nodes`."""
+        for value, name, dtype, shape in outputs:
+            value.name = name
+            value.type = ir.TensorType(dtype)
+            value.shape = ir.Shape(shape)
+        graph = ir.Graph(
+            self.inputs,
+            [value for value, *_ in outputs],
+            nodes=self.tape.nodes if nodes is None else nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": opset},
+            name=self.name,
+        )
+        if any(node.domain == MICROSOFT for node in graph.all_nodes()):
+            graph.opset_imports[MICROSOFT] = 1
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
+
+
+def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol) -> bool:
+    """Whether two initializers are the same bytes of the weight file, or equal constants."""
+    if one is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if isinstance(one, ir.ExternalTensor) and isinstance(other, ir.ExternalTensor):
+        return (one.offset, one.length) == (other.offset, other.length)
+    return type(one) is type(other) and np.array_equal(one.numpy(), other.numpy())

@@ -1,0 +1,277 @@
+"""Qwen2 plus a log-prob head as ONNX graphs: one function a block, shapes in its first comment.
+
+    embed   input_ids [n] -> rows [n, H]
+    body    rows, indices -> hidden [m, H]              all layers
+    layer   rows, indices -> next_rows [n, H]           one layer; the last one gives hidden [m, H]
+    head    hidden, rows [c], targets [t, 2] -> logprobs [t]        (head.py)
+
+A unit of two models has two streams side by side: `rows_reference` and `rows_policy` for `rows`, and so on.
+
+n tokens of all sequences of a batch are rows, without padding. Only attention sees sequences: `pad_index`
+[B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
+may stand in several sequences (a shared prefix). `score_index` [m] names the rows whose next token is
+scored; the last layer drops the others before its MLP. The head gathers c of the m hidden rows, and
+`targets` are pairs (index into those c, token id): [n, vocabulary] never exists, nor does [c, vocabulary].
+
+Graphs hold no weights: every initializer names bytes of the unit's weights.bin, and the same bytes serve
+the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.microsoft domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from stepscore.batching.planner import SHORT_TOKENS
+from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
+from stepscore_export.graphs.linear import Rows, Streams
+from stepscore_export.weights.layout import (
+    BlockMatrix,
+    FloatMatrix,
+    LayerWeights,
+    RotaryWeights,
+    Shape,
+    Table,
+    UnitWeights,
+    Vectors,
+)
+from stepscore_export.weights.weight_file import TensorRef
+
+ATTENTION = "GroupQueryAttention"
+TAPS = ("into_qkv", "into_output", "into_mlp", "into_down")
+
+
+@dataclass(frozen=True, slots=True)
+class _Residual:
+    """The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
+
+    rows: Streams
+    delta: Streams
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What every layer reads: the index inputs and the rotary tables."""
+
+    rotary: RotaryWeights
+
+    pad_index: ir.Value
+    unpad_index: ir.Value
+    seqlens_k: ir.Value
+    total_sequence_length: ir.Value
+    score_index: ir.Value | None
+    is_short: ir.Value | None
+    """Where the kernel of attention is chosen by the length of the sequences."""
+
+    @classmethod
+    def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
+        length = g.input("total_sequence_length", INT32)
+        return cls(
+            rotary=rotary,
+            pad_index=g.input("pad_index", INT64, "batch", "sequence"),
+            unpad_index=g.input("unpad_index", INT64, "n"),
+            seqlens_k=g.input("seqlens_k", INT32, "batch"),
+            total_sequence_length=length,
+            score_index=g.input("score_index", INT64, "m") if scored else None,
+            is_short=_is_short(g, length) if g.shape.on_cpu else None,
+        )
+
+
+def embed_graph(embedding: tuple[Table, ...], shape: Shape) -> ir.Model:
+    """Look the tokens up in tables that stay in their file."""
+    # input_ids [n] -> rows [n, H]
+    g = GraphBuilder("embed", shape)
+    ids = g.input("input_ids", INT64, "n")
+    rows = tuple(g.op("Identity", _looked_up(g, table, ids)) for table in embedding)
+    return g.finish(*_outputs(shape, "rows", "n", rows))
+
+
+def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
+    """Chain all layers: the same operators in the same order as the layers have, so the same bits."""
+    # rows [n, H] -> hidden [m, H]
+    g = GraphBuilder("body", shape)
+    rows = _rows_input(g)
+    shared = _Shared.declare(g, weights.rotary, scored=True)
+    for layer in weights.layers[:-1]:
+        rows = _summed(g, _layer(g, layer, shared, rows, last=False))
+    hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, last=True))
+    return g.finish(*_outputs(shape, "hidden", "m", hidden))
+
+
+def layer_graph(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> ir.Model:
+    """One layer alone: the residual sum is closed at its end; the last layer applies `final_norm`."""
+    g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
+    return g.finish(*outputs)
+
+
+def tapped_layer_graph(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> ir.Model:
+    """Return the same with the rows that enter its matrices as further outputs, named as TAPS."""
+    g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
+    width = ("n", "width")
+    return g.finish(
+        *outputs, *((g.op("Identity", g.taps[name]), name, shape.compute, width) for name in TAPS)
+    )
+
+
+def _one_layer(
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+) -> tuple[GraphBuilder, list[Output]]:
+    # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
+    last = final_norm is not None
+    g = GraphBuilder(f"layer-{index:02d}", shape)
+    rows = _rows_input(g)
+    shared = _Shared.declare(g, rotary, scored=last)
+    residual = _layer(g, layer, shared, rows, last=last)
+    if final_norm is not None:
+        hidden, _ = _norm(g, final_norm, residual)
+        return g, _outputs(shape, "hidden", "m", hidden)
+    return g, _outputs(shape, "next_rows", "n", _summed(g, residual))
+
+
+def _rows_input(g: GraphBuilder) -> Streams:
+    width = g.shape.hidden_size
+    return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named("rows"))
+
+
+def _summed(g: GraphBuilder, residual: _Residual) -> Streams:
+    return tuple(g.op("Add", rows, delta) for rows, delta in zip(residual.rows, residual.delta, strict=True))
+
+
+def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Output]:
+    return [
+        (value, each, shape.compute, (rows, shape.hidden_size))
+        for value, each in zip(streams, shape.named(name), strict=True)
+    ]
+
+
+def _layer(g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams, *, last: bool) -> _Residual:
+    # rows [n, H] -> the same after the layer; the last layer: -> [m, H]
+    normed = tuple(
+        g.op("SimplifiedLayerNormalization", stream, g.weight(scale), axis=-1, epsilon=epsilon)
+        for stream, scale, epsilon in zip(rows, layer.input_norm, g.shape.rms_norm_eps, strict=True)
+    )
+    unpad = shared.unpad_index
+    if last:
+        unpad = g.op("Gather", unpad, shared.score_index)
+        rows = tuple(g.op("Gather", stream, shared.score_index) for stream in rows)
+    attended = _attention(g, layer, shared, normed, unpad)
+    normed, rows = _norm(g, layer.post_norm, _Residual(rows, attended))
+    return _Residual(rows, _mlp(g, layer, normed))
+
+
+def _norm(g: GraphBuilder, scales: Vectors, residual: _Residual) -> tuple[Streams, Streams]:
+    # residual [n, H] -> RMS norm of its sum, the sum
+    streams = zip(residual.rows, residual.delta, scales, g.shape.rms_norm_eps, strict=True)
+    normed, sums = zip(*(_norm_stream(g, *stream) for stream in streams), strict=True)
+    return normed, sums
+
+
+def _norm_stream(
+    g: GraphBuilder, rows: ir.Value, delta: ir.Value, scale: TensorRef, epsilon: float
+) -> tuple[ir.Value, ir.Value]:
+    normed, _, _, total = g.ops(
+        "SkipSimplifiedLayerNormalization", 4, delta, rows, g.weight(scale), epsilon=epsilon
+    )
+    return normed, total
+
+
+def _attention(
+    g: GraphBuilder, layer: LayerWeights, shared: _Shared, normed: Streams, unpad: ir.Value
+) -> Streams:
+    # normed [n, H] -> [len(unpad), H]
+    g.taps["into_qkv"] = normed[0]
+    projected = Rows(g, normed).times(layer.qkv)
+    attended = tuple(
+        _attend(g, g.op("Add", qkv, g.weight(bias)), tables, shared, unpad)
+        for qkv, bias, *tables in zip(
+            projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
+        )
+    )
+    g.taps["into_output"] = attended[0]
+    return Rows(g, attended).times(layer.output)
+
+
+def _attend(
+    g: GraphBuilder, qkv: ir.Value, tables: Sequence[TensorRef], shared: _Shared, unpad: ir.Value
+) -> ir.Value:
+    # qkv [n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
+    padded = g.op("Gather", qkv, shared.pad_index)
+    cos, sin = (g.weight(table) for table in tables)
+    inputs = (padded, None, None, None, None, shared.seqlens_k, shared.total_sequence_length, cos, sin)
+    attended = _by_length(g, shared.is_short, inputs) if shared.is_short else _flash(g, inputs)
+    flat = g.op("Reshape", attended, g.constant("flat", -1, g.shape.num_attention_heads * g.shape.head_dim))
+    return g.op("Gather", flat, unpad)
+
+
+def _is_short(g: GraphBuilder, length: ir.Value) -> ir.Value:
+    return g.op("LessOrEqual", length, g.scalar("short_tokens", SHORT_TOKENS, INT32))
+
+
+def _by_length(g: GraphBuilder, is_short: ir.Value, inputs: Sequence[ir.Value | None]) -> ir.Value:
+    """Choose between the CPU's two kernels.
+
+    One makes all [B, N, S, S] scores and is up to twice as fast; the other never has them.
+    """
+    return g.choose(
+        is_short, lambda b: b.ops(ATTENTION, 1, *inputs, **_heads(g))[0], lambda b: _flash(b, inputs)
+    )
+
+
+def _flash(g: GraphBuilder, inputs: Sequence[ir.Value | None]) -> ir.Value:
+    # present_key and present_value are named and left dangling: the CPU's flash path needs them
+    attended, _, _ = g.ops(ATTENTION, 3, *inputs, **_heads(g))
+    return attended
+
+
+def _heads(g: GraphBuilder) -> dict[str, int]:
+    shape = g.shape
+    return {"num_heads": shape.num_attention_heads, "kv_num_heads": shape.num_key_value_heads, "do_rotary": 1}
+
+
+def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
+    # normed [n, H] -> down(silu(gate) * up) [n, H]
+    g.taps["into_mlp"] = normed[0]
+    rows = Rows(g, normed)
+    gates, ups = rows.times(layer.gate), rows.times(layer.up)  # [n, I]
+    activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
+    g.taps["into_down"] = activated[0]
+    return Rows(g, activated).times(layer.down)
+
+
+def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    # In fp32: in 16 bits the kernel's 1 - 1 / (1 + exp(x)) leaves nothing of small values.
+    wide = g.cast(x, g.compute, FLOAT)
+    return g.cast(g.op("QuickGelu", wide, domain=MICROSOFT, alpha=1.0), FLOAT, g.compute)
+
+
+def _looked_up(g: GraphBuilder, table: Table, ids: ir.Value) -> ir.Value:
+    # ids [n] -> their rows [n, K]
+    if isinstance(table, FloatMatrix):
+        rows = g.op("Gather", g.weight(table.values, as_stored=True), ids)
+        return g.cast(rows, table.values.dtype, g.compute)
+    return _gather_blocks(g, table, ids)
+
+
+def _gather_blocks(g: GraphBuilder, table: BlockMatrix, ids: ir.Value) -> ir.Value:
+    # ids [n] -> (code - 128) * scale of their rows [n, K]
+    if table.bits != 8:
+        raise ValueError("the embedding is stored at 8 bits or better")
+    _, blocks, block_size = table.codes.shape
+    codes = g.cast(g.op("Gather", g.weight(table.codes), ids), ir.DataType.UINT8, g.compute)  # [n, K/b, b]
+    zero_point = g.constant("zero_point", 128.0, dtype=g.compute)
+    scales = g.op("Gather", g.weight(table.scales, as_stored=True), ids)  # [n, K/b]
+    scales = g.cast(scales, table.scales.dtype, g.compute)
+    scales = g.op("Unsqueeze", scales, g.constant("last", -1))
+    rows = g.op("Mul", g.op("Sub", codes, zero_point), scales)
+    rows = g.op("Reshape", rows, g.constant("row", -1, blocks * block_size))
+    if blocks * block_size == table.columns:
+        return rows
+    return g.op(
+        "Slice", rows, g.constant("zero", 0), g.constant("columns", table.columns), g.constant("last", -1)
+    )

@@ -1,0 +1,1 @@
+"""A pair against PyTorch, on text of the user."""

@@ -1,0 +1,262 @@
+"""What `stepscore parity` does: the pair first, then PyTorch, one model after the other, then the numbers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
+
+import click
+from tqdm import tqdm
+
+from stepscore.artifact.manifest import Architecture, Source
+from stepscore.artifact.pair import Pair
+from stepscore.cli.tables import console, print_facts
+from stepscore.enums import Convention, Provider
+from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
+from stepscore.jobs.job import parsed_lines
+from stepscore.prompt.encoder import PromptEncoder
+from stepscore.records import ParsedLine, Record
+from stepscore.scorer import Result, Scorer
+from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
+from stepscore_export.checkpoint.tokenizer import tokenizer_difference
+from stepscore_export.fidelity import Scores
+from stepscore_export.parity import pytorch
+from stepscore_export.parity.compare import Solution, compare, is_finite
+from stepscore_export.parity.pytorch import Device, DType
+from stepscore_export.parity.report import PairSide, PytorchSide, Report, check_output, write_report
+
+MOST_NAMED = 10
+"""Lines that are left out are all counted, but no more than so many are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParityOptions:
+    """How the two are compared; `beta` None is the pair's own."""
+
+    dtype: DType
+    device: Device
+    convention: Convention
+    beta: float | None
+    limit: int | None
+
+
+class LeftOut:
+    """Lines that are not compared: counted by the code of their error, the first few named on stderr."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, line: int, error: StepscoreError) -> None:
+        """Take note of one line, counted from 1."""
+        self.counts[error.code] += 1
+        if self.counts.total() <= MOST_NAMED:
+            # Not click.echo: a bar may be on the terminal's last line.
+            tqdm.write(f"line {line} is left out: {error.code}: {error.message}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Say how many there were, where not all have been named."""
+        if self.counts.total() > MOST_NAMED:
+            kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(self.counts.items()))
+            click.echo(f"{self.counts.total():,} lines are left out in all ({kinds})", err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What the pair made of the lines that it could score."""
+
+    solutions: list[Solution]
+    beta: float
+    provider: Provider
+    seconds: float
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(solution.token_ids) for solution in self.solutions)
+
+
+def run_parity(
+    path: Path,
+    policy: str,
+    reference: str,
+    data: str,
+    options: ParityOptions,
+    *,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Compare, print, write; return how many lines were left out. `data` is a file, - standard input."""
+    pytorch.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
+    device = pytorch.resolve(options.device)
+    if output is not None:
+        check_output(output)
+    pair = Pair.open(path)
+    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
+        _check_checkpoints(pair, policy_model, reference_model)
+    with click.open_file(data, "rb") as source:
+        lines = list(parsed_lines(cast(BinaryIO, source), options.limit))
+
+    left_out = LeftOut()
+    scored = _score(pair, lines, options, left_out)
+    if not scored.solutions:
+        raise _nothing_left(data, len(lines))
+    folders = policy_model.folder, reference_model.folder
+    truth, seconds = _score_in_pytorch(folders, scored.solutions, options.dtype, device)
+    solutions, truth = _finite(scored.solutions, truth, options.dtype, left_out)
+    left_out.close()
+    comparison = compare(solutions, truth, beta=scored.beta)
+    report = Report(
+        pair=PairSide(
+            path=str(path),
+            fingerprint=pair.fingerprint,
+            precision=pair.manifest.precision,
+            coding=pair.manifest.coding,
+            provider=scored.provider,
+            stepscore=version("stepscore"),
+            tokens_per_second=scored.num_tokens / scored.seconds,
+        ),
+        pytorch=PytorchSide(
+            policy=policy_model.source,
+            reference=reference_model.source,
+            dtype=options.dtype,
+            device=device,
+            torch=version("torch"),
+            transformers=version("transformers"),
+            tokens_per_second=scored.num_tokens / seconds,
+        ),
+        data=data,
+        convention=options.convention,
+        beta=scored.beta,
+        threshold=comparison.threshold,
+        num_lines=len(lines),
+        left_out=dict(left_out.counts),
+        fidelity=comparison.fidelity,
+    )
+    if output is not None:
+        write_report(output, report, comparison)
+    if as_json:
+        click.echo(report.encode(), nl=False)
+    else:
+        print_facts(console(sys.stdout), report.facts())
+    return left_out.counts.total()
+
+
+def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) -> None:
+    """Refuse checkpoints of another shape or tokenizer than the pair's, and warn of other names."""
+    check_pair(policy, reference)
+    # Each model has its own number of positions; the pair has the lesser one.
+    for key in (key for key in Architecture.__struct_fields__ if key != "max_position_embeddings"):
+        ours, theirs = getattr(pair.manifest.architecture, key), getattr(policy.config, key)
+        if ours != theirs:
+            raise PairIncompatible(
+                f"{key} is {ours} in the pair and {theirs} in the checkpoints",
+                hint=f"the pair was exported from {_spelled(pair.manifest.policy)} and "
+                f"{_spelled(pair.manifest.reference)}",
+            )
+    difference = tokenizer_difference(pair.tokenizer_json(), policy.tokenizer_json())
+    if difference is not None:
+        raise PairIncompatible(
+            f"the tokenizers of pair and checkpoints differ in their {difference}",
+            hint="give the checkpoints that the pair was exported from",
+        )
+    sources = {
+        "policy": (pair.manifest.policy, policy.source),
+        "reference": (pair.manifest.reference, reference.source),
+    }
+    for name, (exported, given) in sources.items():
+        if exported != given:
+            click.echo(
+                f"warning: the pair's {name} was exported from {_spelled(exported)}, "
+                f"this one is {_spelled(given)}",
+                err=True,
+            )
+
+
+def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left_out: LeftOut) -> _Scored:
+    """Score with the pair; as in PyTorch, a first solution is scored unseen by the clock."""
+    encoder = PromptEncoder(
+        pair.tokenizer_json(),
+        pair.manifest.template,
+        max_tokens=pair.manifest.architecture.max_position_embeddings,
+    )
+
+    def start_of(record: Record) -> int:
+        if options.convention is Convention.CARD:
+            return 0
+        return encoder.encode(record.problem, record.steps, options.convention).response_start - 1
+
+    solutions = []
+    with (
+        Scorer.load(pair.path, convention=options.convention, beta=options.beta, tokens=True) as scorer,
+        _bar("stepscore", len(lines)) as bar,
+    ):
+        for line in lines:
+            ((_, outcome),) = scorer.stream([(None, line.record)])
+            if isinstance(outcome, Result):
+                break
+        started = time.perf_counter()
+        for line, outcome in scorer.stream((line, line.record) for line in lines):
+            bar.update()
+            if isinstance(outcome, StepscoreError):
+                left_out.add(line.index + 1, outcome)
+            elif isinstance(line.record, Record):
+                solutions.append(Solution.of(line.index + 1, outcome, start_of(line.record)))
+        return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
+
+
+def _score_in_pytorch(
+    folders: Sequence[Path], solutions: Sequence[Solution], dtype: DType, device: Device
+) -> tuple[Scores, float]:
+    """Score with both checkpoints, one after the other: log-probs, and the seconds of the two."""
+    sequences = [solution.token_ids for solution in solutions]
+    runs = []
+    for name, folder in zip(("policy", "reference"), folders, strict=True):
+        with _bar(f"PyTorch, {name}", len(sequences)) as bar:
+            runs.append(pytorch.score(folder, sequences, dtype=dtype, device=device, progress=bar.update))
+    policy, reference = runs
+    return list(zip(policy.logprobs, reference.logprobs, strict=True)), policy.seconds + reference.seconds
+
+
+def _finite(
+    solutions: Sequence[Solution], truth: Scores, dtype: DType, left_out: LeftOut
+) -> tuple[list[Solution], Scores]:
+    """Leave out what PyTorch has no numbers for; NonFinite where that is everything."""
+    kept = []
+    for solution, logprobs in zip(solutions, truth, strict=True):
+        if is_finite(logprobs):
+            kept.append((solution, logprobs))
+        else:
+            left_out.add(solution.line, _non_finite(dtype))
+    if not kept:
+        raise _non_finite(dtype)
+    return [solution for solution, _ in kept], [logprobs for _, logprobs in kept]
+
+
+def _non_finite(dtype: DType) -> NonFinite:
+    return NonFinite(
+        f"PyTorch at {dtype} gives log-probs that are not finite",
+        hint="take --dtype bf16 or fp32: fp16 activations overflow on some models",
+    )
+
+
+def _nothing_left(data: str, num_lines: int) -> StepscoreError:
+    if not num_lines:
+        return StepscoreError(f"{data} is empty", hint="give solutions as `stepscore score` reads them")
+    return StepscoreError(
+        f"none of the {num_lines:,} lines of {data} can be scored",
+        hint='a line is {"problem": "...", "steps": ["...", "..."]}',
+    )
+
+
+def _bar(what: str, total: int) -> tqdm[NoReturn]:
+    """Show progress on a terminal, nothing elsewhere."""
+    return tqdm(total=total, unit="solution", desc=what, disable=None, file=sys.stderr)
+
+
+def _spelled(source: Source) -> str:
+    return source.name if source.revision is None else f"{source.name}@{source.revision}"

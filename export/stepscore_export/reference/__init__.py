@@ -1,0 +1,1 @@
+"""The checkpoints in fp32, as ground truth: one layer at a time."""

@@ -1,0 +1,51 @@
+"""What enters the matrices of the reference on a user's own text: second moments, a layer at a time.
+
+The reference is run exactly beside the export, one layer ahead of it, so that no more than the moments of one
+layer are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.graphs.decoder import TAPS
+from stepscore_export.quantization.error_propagation import LayerSpread
+from stepscore_export.quantization.gptq import GROUP, Moments
+from stepscore_export.quantization.rounding import Floats
+from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
+
+MAX_TOKENS = 20_000  # of the calibration text: more change nothing
+
+
+class Calibration:
+    """Statistics of the reference over token sequences."""
+
+    def __init__(
+        self, reference: Checkpoint, sequences: Sequence[NDArray[np.int64]], scratch: Path, block_size: int
+    ) -> None:
+        self._group = max(GROUP, block_size)
+        self._model = ExactModel(reference, sequences, scratch)
+
+    def layer(self, index: int) -> LayerSpread:
+        """Run layer `index`, which must be the next one."""
+        moments: dict[str, Moments] = {}
+
+        def see(name: str, rows: Rows) -> None:
+            moments.setdefault(name, Moments(rows.shape[1], self._group)).add(rows)
+
+        self._model.advance(see)
+        return LayerSpread(*(moments[name].spread() for name in TAPS))
+
+    def head(self) -> Floats:
+        """Return the spread of the head's inputs."""
+        moments: Moments | None = None
+        for rows in self._model.hidden():
+            moments = moments or Moments(rows.shape[1], self._group)
+            moments.add(rows)
+        assert moments is not None  # there is at least one sequence
+        return moments.spread()

@@ -1,0 +1,144 @@
+"""Stage -> manifest last -> one rename: a target folder is the old pair or the new one, never half of one."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
+from stepscore.errors import OutputExists, OutputUnwritable
+from stepscore_export.errors import unwritable
+
+
+class Stage:
+    """A folder beside the target, on the same file system, that becomes the target."""
+
+    def __init__(self, target: Path, folder: Path, retired: Path) -> None:
+        self.target = target
+        self.folder = folder
+        self._retired = retired
+        self.files: dict[str, FileEntry] = {}
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file and take note of its size and hash."""
+        with unwritable(self.target):
+            (self.folder / name).write_bytes(data)
+        self.files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+
+    def take(self, path: Path) -> None:
+        """Take note of a file that somebody else has written into the stage."""
+        with unwritable(self.target), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = path.relative_to(self.folder).as_posix()
+        self.files[name] = FileEntry(path.stat().st_size, digest)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write manifest.json, the one file that it does not list."""
+        with unwritable(self.target):
+            (self.folder / MANIFEST).write_bytes(manifest.encode())
+
+    def seal(self, manifest: Manifest) -> None:
+        """Write the manifest, flush everything to the disk and rename the stage to the target."""
+        self.write_manifest(manifest)
+        with unwritable(self.target):
+            for path in sorted(self.folder.rglob("*"), reverse=True):
+                _sync(path)
+            _sync(self.folder)
+            if self.target.exists():
+                os.rename(self.target, self._retired)
+            os.rename(self.folder, self.target)
+            _sync(self.target.parent)
+
+
+@contextmanager
+def stage(target: Path, *, force: bool) -> Iterator[Stage]:
+    """Hold the target's lock and give a fresh stage; whatever was not sealed is removed.
+
+    Raises OutputExists where the target is not ours to replace (anything but an empty folder, or a pair
+    with `force`), OutputUnwritable where another export holds the lock or the place cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    folder, retired, lock = (
+        target.with_name(f".{target.name}.{end}") for end in ("stage", "retired", "lock")
+    )
+    with unwritable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(lock, target):
+        with unwritable(target):
+            _recover(target, retired)
+        _check_replaceable(target, force=force)
+        with unwritable(target):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        try:
+            yield Stage(target, folder, retired)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _recover(target, retired)
+
+
+def check_output(target: Path, *, force: bool) -> None:
+    """Raise OutputExists early, before anything is read."""
+    _check_replaceable(Path(os.path.abspath(target)), force=force)
+
+
+def _check_replaceable(target: Path, *, force: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise OutputExists(f"{target} exists and is not a folder", hint="choose another --output")
+    with unwritable(target):
+        entries = [path.name for path in target.iterdir()]
+    if not entries:
+        return
+    if MANIFEST not in entries:
+        raise OutputExists(f"{target} is not empty and holds no pair", hint="choose another --output")
+    if not force:
+        raise OutputExists(f"{target} holds a pair already", hint="--force replaces it")
+    foreign = sorted({*entries} - {MANIFEST, TOKENIZER, *UNIT_FOLDERS})
+    if foreign:
+        raise OutputExists(
+            f"{target} holds {foreign[0]}, which is no part of a pair and would be lost",
+            hint="move it away, or choose another --output",
+        )
+
+
+def _recover(target: Path, retired: Path) -> None:
+    """Finish what the first rename of `seal` began: the old pair goes, or returns if there is no new one."""
+    if retired.exists():
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            os.rename(retired, target)
+
+
+@contextmanager
+def _locked(lock: Path, target: Path) -> Iterator[None]:
+    with unwritable(target):
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                raise FileNotFoundError  # its holder removed it after we opened it
+        except (BlockingIOError, FileNotFoundError):
+            raise OutputUnwritable(
+                f"another export to {target} is running", hint="wait for it, or choose another --output"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

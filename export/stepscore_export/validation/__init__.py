@@ -1,0 +1,1 @@
+"""Self-test and fidelity of a staged pair."""

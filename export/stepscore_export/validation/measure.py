@@ -1,0 +1,78 @@
+"""What a sealed pair says of itself: its rewards against both checkpoints in fp32, on a text.
+
+The pair is run by the real runtime, a layer at a time where that can be, as the checkpoints are (exact.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.artifact.manifest import Fidelity
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import plan
+from stepscore.errors import SelftestFailed
+from stepscore.prompt.encoder import EncodedPrompt
+from stepscore_export.fidelity import Scores, as_float64, fidelity
+from stepscore_export.validation.selftest import lean_engine
+
+BATCH_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Encoded texts and the checkpoints' log-probs of them."""
+
+    name: str
+    prompts: Sequence[EncodedPrompt]
+    truth: Scores
+
+    def judge(self, pair: Pair) -> Fidelity:
+        """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
+        sequences = [prompt.token_ids for prompt in self.prompts]
+        scores = as_float64(_lean_logprobs(pair, sequences))
+        if not all(np.isfinite(values).all() for each in scores for values in each):
+            raise SelftestFailed(
+                "the staged pair gives log-probs that are not finite", hint="try another precision"
+            )
+        found = fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts])
+        return Fidelity(
+            data=self.name,
+            num_sequences=found.num_sequences,
+            num_tokens=found.num_tokens,
+            num_steps=found.num_steps,
+            ratio_rms=_digits(found.ratio_rms),
+            logprob_rms=_digits(found.logprob_rms),
+            ratio_error=_relative(found.ratio_error),
+            step_error=_relative(found.step_error),
+            cumulative_error=_relative(found.cumulative_error),
+            correlation=_digits(found.correlation),
+            step_signs=_digits(found.step_signs),
+            first_errors=_digits(found.first_errors),
+        )
+
+
+def _lean_logprobs(
+    pair: Pair, sequences: Sequence[NDArray[np.int64]]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    engine = lean_engine(pair)
+    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
+    scores = {
+        member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
+        for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True)
+        for member, pairs in zip(group.members, group.batch.pairs, strict=True)
+    }
+    return [scores[index] for index in range(len(scores))]
+
+
+def _relative(value: float) -> float | None:
+    return _digits(value) if math.isfinite(value) else None
+
+
+def _digits(value: float) -> float:
+    """Four figures: the same on machines whose sums end in other bits, most of the time."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,87 @@
+"""Run the staged pair with the real runtime and compare it with plain numpy on the source weights.
+
+ONNX Runtime has silent traps (kernels that give zeros or NaN for some block sizes and machines), so an
+artifact that was never run is not trusted. The layers are run one at a time where they can be: the check then
+needs the memory of one layer, however deep the model is.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import MappingProxyType
+
+import numpy as np
+
+from stepscore.artifact.manifest import ModelName, Selftest
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import pack
+from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.enums import Convention, Precision, Provider
+from stepscore.errors import SelftestFailed
+from stepscore.memory.estimate import residencies
+from stepscore.prompt.encoder import PromptEncoder
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.reference.numpy_forward import hidden_and_logprobs
+
+PROBLEM = "A box holds 12 pens. How many pens are in 3 boxes?"
+STEPS = ("Each box holds 12 pens.", "3 boxes hold 3 * 12 = 36 pens, so the answer is \\boxed{36}.")
+
+# Relative RMS error, of the final hidden rows and of the log-probs around their mean, at which something
+# other than rounding is wrong. Rounding gives about 1e-6, 1e-3, 1e-2, 1e-2 and 1e-1 (more on a model with
+# random weights); zeros or noise give 1 or more.
+LIMITS = MappingProxyType(
+    {
+        Precision.FP32: 1e-3,
+        Precision.FP16: 0.05,
+        Precision.BF16: 0.2,
+        Precision.INT8: 0.2,
+        Precision.INT4: 0.7,
+        Precision.NF4: 0.7,
+        Precision.FP4: 0.9,
+    }
+)
+
+
+def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selftest:
+    """Return the errors of the worse model; raise SelftestFailed where they are beyond rounding."""
+    manifest = pair.manifest
+    encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
+    token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
+    token_ids = token_ids[: manifest.architecture.max_position_embeddings]
+    engine = lean_engine(pair)
+    hidden, logprobs = engine.trace(pack([token_ids], [0]))
+    hidden_error = logprob_error = 0.0
+    for name, checkpoint in checkpoints.items():
+        true_hidden, true_logprobs = hidden_and_logprobs(checkpoint, token_ids)
+        hidden_off = _rms(hidden[name] - true_hidden)
+        logprobs_off = _rms(logprobs[name] - true_logprobs)
+        _check(manifest.precision, f"{name} gives hidden rows", hidden_off / _rms(true_hidden))
+        _check(
+            manifest.precision, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6)
+        )
+        hidden_error = max(hidden_error, hidden_off / _rms(true_hidden))
+        logprob_error = max(logprob_error, logprobs_off)
+    return Selftest(
+        "cuda" if engine.provider is Provider.CUDA else "cpu",
+        len(token_ids),
+        float(f"{hidden_error:.3g}"),
+        float(f"{logprob_error:.3g}"),
+    )
+
+
+def lean_engine(pair: Pair) -> PairEngine:
+    """Open a pair so that as little of it is in memory at once as there can be."""
+    return open_engine(pair, EngineOptions(residency=residencies(pair.manifest)[-1], ahead=False))
+
+
+def _check(precision: Precision, what: str, error: float) -> None:
+    if not error < LIMITS[precision]:  # NaN too
+        raise SelftestFailed(
+            f"the staged {what} with a relative error of {error:.3g}; "
+            f"{precision} explains at most {LIMITS[precision]}",
+            hint="try another --block-size, and report this with the output of `stepscore doctor`",
+        )
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -1,0 +1,244 @@
+"""A matrix of both models at once: the reference rounded, and the difference of the two rounded on its own.
+
+What the base rounds wrongly is the same in both models and cancels to first order in the difference of their
+log-probs; the difference is small, so that its own rounding errors are smaller still. Two identical matrices
+have a difference of exactly zero.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from stepscore.errors import CheckpointCorrupt
+from stepscore_export.options import BLOCK_SIZES, ExportOptions
+from stepscore_export.quantization.gptq import quantize_channels_with_feedback, quantize_with_feedback
+from stepscore_export.quantization.rounding import (
+    Floats,
+    Quantized,
+    QuantizedChannels,
+    pack,
+    quantize,
+    quantize_channels,
+    signed,
+)
+from stepscore_export.weights.layout import (
+    BlockMatrix,
+    ChannelMatrix,
+    CodedMatrix,
+    IntegerMatrix,
+    MergedMatrix,
+    SeparateMatrix,
+    SignedMatrix,
+)
+from stepscore_export.weights.row_blocks import in_order
+from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class CodedBlocks:
+    """Row blocks of a matrix [rows, columns] in both models: (reference, policy), float32.
+
+    `spread` says how rounding errors of the reference spread over its inputs (feedback.py), where that is
+    known: then they are carried over from column to column.
+    """
+
+    rows: int
+    columns: int
+    blocks: Iterable[tuple[Floats, Floats]]
+    spread: Floats | None = None
+
+
+class Role(enum.Enum):
+    """What a matrix is for, which says how finely it is coded."""
+
+    ATTENTION = enum.auto()
+    """Moves the base's predictions most and holds an eighth of a 7B model: never under 8 bits."""
+    EXPAND = enum.auto()
+    """Into the MLP: gate and up."""
+    CONTRACT = enum.auto()
+    """Out of it: down, whose inputs have outliers."""
+    HEAD = enum.auto()
+    """At 4 bits it alone costs half the fidelity of the base, and its difference most of the rest."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether int8 activations of the reference are not enough."""
+        return self in {Role.ATTENTION, Role.CONTRACT}
+
+    def bits(self, options: ExportOptions) -> tuple[int, int]:
+        """Bits of base and difference."""
+        base = 8 if self in {Role.ATTENTION, Role.HEAD} else options.bits or 8
+        return base, max(8 if self is Role.HEAD else 0, options.difference_bits)
+
+
+def store_coded(
+    file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, role: Role
+) -> CodedMatrix:
+    """Append base and difference."""
+    if options.integer_products:
+        return _store_channels(file, name, blocks, role)
+    base_bits, difference_bits = role.bits(options)
+    size = options.block_size
+    # The base, not the difference, is where the error is: its blocks are shorter, 4 bits have zero points.
+    base_size = max(size // 2, BLOCK_SIZES[0])
+    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=base_bits == 4)
+    difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
+
+    def quantized(block: tuple[Floats, Floats]) -> tuple[Quantized, Quantized]:
+        reference, policy = block
+        return base.quantized(reference), difference.quantized(policy - reference)
+
+    def base_codes() -> Iterator[NDArray[np.uint8]]:
+        for of_base, of_difference in in_order(quantized, blocks.blocks):
+            yield base.add(of_base)
+            difference.codes.append(difference.add(of_difference))
+
+    # In this order: codes of the base are written as they come, those of the difference held till then.
+    where = base.store(file, base_codes()), difference.store(file, difference.codes)
+    if options.signed_codes:
+        return MergedMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
+    kind = MergedMatrix if options.merged else SeparateMatrix
+    return kind(base.block_matrix(where[0]), difference.block_matrix(where[1]))
+
+
+@dataclass(slots=True)
+class _Part:
+    """Base or difference on its way to the file."""
+
+    name: str
+    blocks: CodedBlocks
+    options: ExportOptions
+    bits: int
+    block_size: int
+    asymmetric: bool
+    codes: list[NDArray[np.uint8]] = field(default_factory=list)
+    scales: list[NDArray[np.floating]] = field(default_factory=list)
+    zeros: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def quantized(self, weight: Floats) -> Quantized:
+        """Quantise a row block."""
+        form, spread = (self.bits, self.block_size, numpy_dtype(self.options.compute)), self.blocks.spread
+        if spread is None:
+            quantized = quantize(weight, *form, asymmetric=self.asymmetric)
+        else:
+            quantized = quantize_with_feedback(weight, spread, *form, asymmetric=self.asymmetric)
+        self._check(weight, quantized)
+        return quantized
+
+    def add(self, quantized: Quantized) -> NDArray[np.uint8]:
+        """Keep the scales and zero points of the next row block and return its codes."""
+        self.scales.append(quantized.scales)
+        if quantized.zeros is not None:
+            self.zeros.append(quantized.zeros)
+        return self._signed(quantized.codes)
+
+    def store(self, file: TensorSink, codes: Iterable[NDArray[np.uint8]]) -> _Stored:
+        rows, size = self.blocks.rows, self.block_size
+        per_row = -(-self.blocks.columns // size)
+        is_signed = self.options.signed_codes
+        dtype = _SIGNED[self.bits] if is_signed else ir.DataType.UINT8
+        shape = (rows, per_row * size) if is_signed else (rows, per_row, size * self.bits // 8)
+        viewed = (block.view(numpy_dtype(dtype)) for block in codes)
+        return _Stored(
+            codes=file.append(f"{self.name}.codes", dtype, shape, viewed),
+            scales=file.append(f"{self.name}.scales", self.options.compute, (rows, per_row), self.scales),
+            zeros=self._store_zeros(file, per_row) if self.asymmetric else None,
+        )
+
+    def block_matrix(self, stored: _Stored) -> BlockMatrix:
+        columns = self.blocks.columns
+        return BlockMatrix(stored.codes, stored.scales, self.bits, self.block_size, columns, stored.zeros)
+
+    def signed_matrix(self, stored: _Stored) -> SignedMatrix:
+        return SignedMatrix(stored.codes, stored.scales, self.block_size, self.blocks.columns, stored.zeros)
+
+    def _store_zeros(self, file: TensorSink, per_row: int) -> TensorRef:
+        """DequantizeLinear wants them packed one row after the other, the others every row by itself."""
+        rows, name = self.blocks.rows, f"{self.name}.zeros"
+        if self.options.signed_codes:
+            packed = (self._packed_zeros(np.concatenate(self.zeros).reshape(1, -1)) for _ in (1,))
+            return file.append(name, _SIGNED[self.bits], (rows, per_row), packed)
+        shape = (rows, -(-per_row * self.bits // 8))
+        return file.append(name, ir.DataType.UINT8, shape, (self._packed_zeros(each) for each in self.zeros))
+
+    def _packed_zeros(self, zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        to_whole_bytes = -zeros.shape[1] % (8 // self.bits)
+        return self._signed(pack(np.pad(zeros, ((0, 0), (0, to_whole_bytes))), self.bits))
+
+    def _signed(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return signed(codes, self.bits) if self.options.signed_codes else codes
+
+    def _check(self, weight: Floats, quantized: Quantized) -> None:
+        if not np.isfinite(quantized.scales).all():
+            raise CheckpointCorrupt(
+                f"{self.name} holds {float(np.abs(weight).max()):.3g}, whose scale fp16 cannot hold",
+                hint="export for the CPU",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a part is."""
+
+    codes: TensorRef
+    scales: TensorRef
+    zeros: TensorRef | None
+
+
+_SIGNED = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
+
+
+def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:
+    """Append both parts, transposed, as the integer operator wants them: codes [K, N], scales [N]."""
+    base, difference = (_Channels(f"{name}.{part}", blocks) for part in ("base", "difference"))
+
+    def quantized(block: tuple[Floats, Floats]) -> tuple[QuantizedChannels, QuantizedChannels]:
+        reference, policy = block
+        return base.quantized(reference), difference.quantized(policy - reference)
+
+    def base_codes() -> Iterator[NDArray[np.int8]]:
+        for of_base, of_difference in in_order(quantized, blocks.blocks):
+            base.add(of_base)
+            difference.add(of_difference)
+        yield base.transposed()
+
+    return IntegerMatrix(
+        base.store(file, base_codes()),
+        difference.store(file, (difference.transposed() for _ in (1,))),
+        role.fine,
+    )
+
+
+@dataclass(slots=True)
+class _Channels:
+    """Base or difference with one scale a row; all of its codes are held until it is complete."""
+
+    name: str
+    blocks: CodedBlocks
+    codes: list[NDArray[np.int8]] = field(default_factory=list)
+    scales: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def quantized(self, weight: Floats) -> QuantizedChannels:
+        if self.blocks.spread is None:
+            return quantize_channels(weight)
+        return quantize_channels_with_feedback(weight, self.blocks.spread)
+
+    def add(self, quantized: QuantizedChannels) -> None:
+        self.codes.append(quantized.codes)
+        self.scales.append(quantized.scales)
+
+    def transposed(self) -> NDArray[np.int8]:
+        return np.ascontiguousarray(np.concatenate(self.codes).T)
+
+    def store(self, file: TensorSink, codes: Iterable[NDArray[np.int8]]) -> ChannelMatrix:
+        rows, columns = self.blocks.rows, self.blocks.columns
+        return ChannelMatrix(
+            file.append(f"{self.name}.codes", ir.DataType.INT8, (columns, rows), codes),
+            file.append(f"{self.name}.scales", ir.DataType.FLOAT, (rows,), self.scales),
+        )

@@ -1,0 +1,84 @@
+"""Everything slow, made once: checkpoints, their truth in fp64, exported pairs, open engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from parity_tests.support.fp64_reference import Numerics, Tokens, pair_logprobs
+from parity_tests.support.random_pairs import Models, RandomPair
+
+from stepscore.artifact.pair import Pair
+from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Residency
+from stepscore_export.fidelity import Scores, as_float64
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import read_texts
+
+BATCH = 16  # sequences: as many as a job runs at once, give or take
+
+
+class Source(Protocol):
+    """What two checkpoints can be made of; equal ones make the same."""
+
+    def write(self, folder: Path) -> Models: ...
+    def __hash__(self) -> int: ...
+
+
+class Workshop:
+    """What the tests ask for, made at the first request and kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._models: dict[Source, Models] = {}
+        self._references: dict[tuple[RandomPair, Numerics], Scores] = {}
+        self._exports: dict[tuple[Models, ExportOptions, Path | None], Path] = {}
+        self._engines: dict[tuple[Path, Residency], Engine] = {}
+
+    def models(self, pair: Source) -> Models:
+        if pair not in self._models:
+            self._models[pair] = pair.write(self._folder / f"models-{len(self._models)}")
+        return self._models[pair]
+
+    def reference(self, pair: RandomPair, numerics: Numerics) -> Scores:
+        """The reference's log-probs of the pair's own sequences."""
+        if (pair, numerics) not in self._references:
+            models = self.models(pair)
+            scores = pair_logprobs(models.policy, models.reference, pair.sequences(), numerics)
+            self._references[pair, numerics] = scores
+        return self._references[pair, numerics]
+
+    def exported(self, models: Models, options: ExportOptions, calibration: Path | None = None) -> Path:
+        """A pair; its base is calibrated on the texts of a file where one is given."""
+        key = models, options, calibration
+        if key not in self._exports:
+            output = self._folder / f"pair-{len(self._exports)}"
+            texts = None if calibration is None else read_texts(calibration)
+            export_pair(models.policy, models.reference, output, options, calibration=texts)
+            self._exports[key] = output
+        return self._exports[key]
+
+    def engine(
+        self,
+        models: Models,
+        options: ExportOptions,
+        residency: Residency = Residency.RESIDENT,
+        calibration: Path | None = None,
+    ) -> Engine:
+        key = self.exported(models, options, calibration), residency
+        if key not in self._engines:
+            self._engines[key] = Engine(Pair.open(key[0]), EngineOptions(residency=residency, threads=1))
+        return self._engines[key]
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+
+def scored(engine: PairEngine, sequences: Sequence[Tokens]) -> Scores:
+    """The log-probs of both models, in batches as a job makes them."""
+    batches = [list(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
+    return as_float64([pair for batch in batches for pair in engine.logprobs(batch)])

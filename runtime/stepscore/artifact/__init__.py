@@ -1,0 +1,1 @@
+"""The pair on disk: manifest, files, graph contract."""

@@ -1,0 +1,1 @@
+"""Sequences into batches: prefix tries, token budgets, scheduling windows."""

@@ -1,0 +1,110 @@
+"""Accuracies of a selection, for a person and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from stepscore.cli.tables import console
+from stepscore.enums import Equality, Method
+from stepscore.jobs.scored_records import Failed
+from stepscore.selection.best_of_n import Accuracy, Estimate, Problem, Rule
+from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
+
+
+class SelectionReport(msgspec.Struct, frozen=True):
+    """What `stepscore select --json` prints; accuracies are fractions."""
+
+    method: str
+    score_name: str
+    temperature: float | None
+    equality: str
+    num_samples: int
+    num_problems: int
+    num_without_answer: int
+    undecided_pairs: int
+    """Of answers that took too long to compare, and count as different."""
+    confidence: float
+    resamples: int
+    seed: int
+    accuracies: list[Accuracy]
+    errors: list[Failed]
+
+
+def as_json(
+    problems: Sequence[Problem],
+    rule: Rule,
+    equality: Equality,
+    accuracies: list[Accuracy],
+    *,
+    errors: list[Failed],
+    undecided_pairs: int,
+) -> str:
+    """Return the report as JSON text that ends with a line feed."""
+    report = SelectionReport(
+        method=rule.method,
+        score_name=rule.score_name,
+        temperature=rule.temperature if rule.method is Method.WEIGHTED else None,
+        equality=equality,
+        num_samples=sum(len(problem.ids) for problem in problems),
+        num_problems=len(problems),
+        num_without_answer=sum(problem.answers.count(None) for problem in problems),
+        undecided_pairs=undecided_pairs,
+        confidence=LEVEL,
+        resamples=RESAMPLES,
+        seed=rule.seed,
+        accuracies=accuracies,
+        errors=errors,
+    )
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def print_accuracies(stream: TextIO, rule: Rule, accuracies: Sequence[Accuracy]) -> None:
+    """Print one row an n: percentages, their confidence intervals below."""
+    screen = console(stream)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        safe_box=True,
+        title=f"accuracy in %, {_name(rule)}",
+        title_justify="left",
+    )
+    columns = ["n", "problems", str(rule.method), "random", "pass@n"]
+    compared = any(row.majority is not None for row in accuracies)
+    if compared:
+        columns[3:3] = ["majority", "minus majority"]
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in accuracies:
+        cells = [f"{row.n:,}", f"{row.num_problems:,}", _percent(row.chosen)]
+        if compared:
+            cells += [_percent(row.majority), _percent(row.over_majority, sign="+")]
+        table.add_row(*cells, _percent(row.random), _percent(row.pass_at_n))
+    screen.print(table)
+    drawn = any(row.drawn_subsets is not None for row in accuracies)
+    over = f"voting over {MOST_SUBSETS:,} drawn subsets where there are more" if drawn else "exact"
+    screen.print(
+        Text(
+            f"means over subsets of n samples ({over}); below them {LEVEL:.0%} intervals of {RESAMPLES:,} "
+            f"bootstrap resamples of the problems, seed {rule.seed}"
+        )
+    )
+
+
+def _name(rule: Rule) -> str:
+    if rule.method is Method.MAJORITY:
+        return "majority"
+    temperature = f", temperature {rule.temperature:g}" if rule.method is Method.WEIGHTED else ""
+    return f"{rule.method} by {rule.score_name}{temperature}"
+
+
+def _percent(estimate: Estimate | None, sign: str = "") -> str:
+    if estimate is None:
+        return "-"
+    mean, low, high = (f"{100 * value:{sign}z.1f}" for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean}\n{low} to {high}"

@@ -1,0 +1,160 @@
+"""`stepscore doctor`: what this machine has, whether scoring works on it, and what to install if not."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepscore.engine.base import available_cores, engine_of
+from stepscore.enums import Provider, Target
+from stepscore.errors import ProviderUnavailable, StepscoreError
+from stepscore.memory.estimate import available_bytes
+
+if TYPE_CHECKING:
+    from stepscore.artifact.pair import Pair
+
+PACKAGES = (
+    *("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu"),
+    *("torch", "transformers", "accelerate", "bitsandbytes"),
+)
+PROVIDERS = ("cpu", "cuda")
+CPU_FEATURES = (
+    *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact about the machine, or what is wrong there."""
+
+    name: str
+    value: str
+    fault: StepscoreError | None = None
+
+
+def examine(pair: Path | None) -> tuple[list[Finding], bool]:
+    """Return what was found, and whether scoring can work here: at all, or with this pair."""
+    machine = [
+        Finding("python", f"{platform.python_version()} on {platform.platform()}"),
+        Finding("packages", ", ".join(_versions())),
+        Finding(
+            "processor",
+            f"{available_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}",
+        ),
+        Finding("memory", _memory()),
+    ]
+    providers = {name: _try_provider(name) for name in PROVIDERS}
+    found = [*machine, *providers.values()]
+    if pair is None:
+        return found, any(provider.fault is None for provider in providers.values())
+    opened, target = _try_pair(pair)
+    works = opened.fault is None and (target is None or providers[target].fault is None)
+    return [*found, opened], works
+
+
+def _try_provider(name: str) -> Finding:
+    """Run a real session the way the engine opens one."""
+    try:
+        _run_tiny_model(name)
+    except StepscoreError as error:
+        return Finding(f"{name} provider", "does not work", error)
+    except Exception as error:  # ONNX Runtime raises its own, unrelated classes
+        return Finding(
+            f"{name} provider", "does not work", ProviderUnavailable(str(error), hint=_missing(name))
+        )
+    return Finding(f"{name} provider", "works")
+
+
+def _run_tiny_model(name: str) -> None:
+    try:
+        from stepscore.engine.ort.sessions import run_tiny_model  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ProviderUnavailable(
+            f"{error.name} is not installed", hint=f"pip install 'stepscore[{name}]'"
+        ) from None
+    try:
+        run_tiny_model(Provider(name))
+    except ProviderUnavailable as error:
+        raise ProviderUnavailable(error.message, hint=error.hint or _missing(name)) from None
+
+
+def _missing(name: str) -> str | None:
+    """Return what keeps the CUDA provider from starting, as the dynamic loader and the driver see it."""
+    if name != "cuda":
+        return None
+    import onnxruntime  # noqa: PLC0415
+
+    missing = []
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuInit(0)
+        if status != 0:
+            missing.append(f"the NVIDIA driver finds no usable GPU (cuInit returned {status})")
+    except OSError:
+        missing.append("there is no NVIDIA driver (libcuda.so.1)")
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        # Any other fault of loading it by hand is one that ONNX Runtime does not have.
+        if "cannot open shared object file" in str(error):
+            missing.append(f"{str(error).split(':')[0]} is missing: pip install 'stepscore[cuda]' brings it")
+    return "; ".join(missing) or "ONNX Runtime's own log, above, has the reason"
+
+
+def _try_pair(path: Path) -> tuple[Finding, str | None]:
+    """Return what was found, and which of ONNX Runtime's providers the pair is for, if any."""
+    from stepscore.artifact.pair import Pair  # noqa: PLC0415
+
+    try:
+        pair = Pair.open(path)
+        _check_engine(pair)
+    except StepscoreError as error:
+        return Finding("pair", str(path), error), None
+    target = pair.manifest.target
+    size = pair.num_bytes()
+    runs_on = f"PyTorch ({pair.manifest.format})" if target is None else target.value
+    value = f"{path}: for {runs_on}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
+    available = available_bytes()
+    if target is not Target.CUDA and available is not None and size > available:
+        value += f"; more than the {available / 1e9:.1f} GB of memory available"
+    return Finding("pair", value), None if target is None else target.value
+
+
+def _check_engine(pair: Pair) -> None:
+    try:
+        engine_of(pair.manifest.format).check(pair)
+    except ModuleNotFoundError:
+        return  # no ONNX Runtime: the providers have said so
+
+
+def _versions() -> Iterator[str]:
+    for name in PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _cpu_features() -> list[str]:
+    """Return those of CPU_FEATURES that Linux reports; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = {
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()
+    }
+    return [name for name in CPU_FEATURES if name in flags]
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    available = available_bytes()
+    of = "" if total is None else f" of {total / 1e9:.1f} GB"
+    return "unknown" if available is None else f"{available / 1e9:.1f} GB available{of}"

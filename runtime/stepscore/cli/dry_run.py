@@ -1,0 +1,103 @@
+"""What scoring takes, before any model is loaded: `stepscore score --dry-run` and `stepscore inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stepscore.artifact.manifest import Manifest
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import Batch
+from stepscore.batching.windows import Window, Windows
+from stepscore.enums import Convention, Target
+from stepscore.errors import InputError
+from stepscore.jobs.job import parsed_lines
+from stepscore.memory.estimate import Load, Settings, estimate, residencies, settle, usual_batch_tokens
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was seen so far."""
+
+    records: int = 0
+    tokens: int = 0
+    computed: int = 0
+    longest: int = 0
+    batches: int = 0
+    windows: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def add(self, window: Window[Any]) -> list[Batch]:
+        batches = [group.batch for group in window.groups]
+        for item in window.items:
+            self.records += 1
+            if isinstance(item.prompt, InputError):
+                self.errors[item.prompt.code] += 1
+            self.tokens += item.num_tokens
+            self.longest = max(self.longest, item.num_tokens)
+        self.computed += sum(len(batch.input_ids) for batch in batches)
+        self.batches += len(batches)
+        self.windows += bool(batches)
+        return batches
+
+
+Facts = Iterator[tuple[str, str]]
+"""Names and values, for a person."""
+
+
+def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, Any]) -> Facts:
+    """Read, encode and plan a file as Scorer.load with these options would."""
+    pair = Pair.open(path)
+    chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens")
+    settings = settle(pair.manifest, **{name: load[name] for name in chosen})
+    windows = Windows(
+        pair.encoder(),
+        Convention(load["convention"]),
+        settings.max_batch_tokens,
+        settings.window_tokens,
+        tokens=load["tokens"],
+        holds_scores=settings.holds_scores,
+    )
+    tally = _Tally()
+    parsed = ((line, line.record) for line in parsed_lines(lines, limit))
+    most = Load.of(tally.add(window) for window in windows.of(parsed))
+    bad = "".join(f", {count:,} {code}" for code, count in sorted(tally.errors.items()))
+    yield "records", f"{tally.records:,}{bad}"
+    yield "tokens", f"{tally.tokens:,}, the longest record has {tally.longest:,}"
+    if tally.tokens:
+        share = 100 * tally.computed / tally.tokens
+        yield "computed", f"{tally.computed:,} rows ({share:.0f} %): shared beginnings once a batch"
+        yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
+    yield "settings", describe(settings)
+    needed = _size(estimate(pair.manifest, settings, most).total)
+    yield "memory", f"about {needed}{_where(pair.manifest)} at the peak"
+
+
+def describe(settings: Settings) -> str:
+    """Return settings in words."""
+    return (
+        f"{settings.residency}, batches of {settings.max_batch_tokens:,} tokens, windows of "
+        f"{settings.window_tokens:,}, head in chunks of {settings.head_rows:,} rows"
+    )
+
+
+def memory_facts(manifest: Manifest) -> Facts:
+    """Give what full batches take, by residency."""
+    most = usual_batch_tokens(manifest)
+    for residency in residencies(manifest):
+        needs = []
+        for tokens in (most, most // 8):
+            settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
+            needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
+        yield "memory", f"{residency}: {', '.join(needs)}{_where(manifest)}"
+
+
+def _where(manifest: Manifest) -> str:
+    return " of the GPU's memory" if manifest.target is Target.CUDA else ""
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB"

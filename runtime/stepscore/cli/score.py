@@ -1,0 +1,209 @@
+"""The command `stepscore score`: a file of solutions, or one solution given as options."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import click
+
+from stepscore.cli.group import INTERRUPTED
+from stepscore.cli.load_options import load_options
+from stepscore.errors import StepscoreError
+
+if TYPE_CHECKING:
+    from stepscore.jobs.job import Tally
+    from stepscore.scorer import Scorer
+
+
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Let through what is a number: nan and inf are none."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("must be a finite number")
+    return value
+
+
+@click.command()
+@click.argument("pair", type=click.Path(path_type=Path))
+@click.argument(
+    "source",
+    metavar="[IN.jsonl|-]",
+    required=False,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+)
+@click.option(
+    "-o", "--output", metavar="OUT.jsonl|-", help="Where to write; - (the default) is standard output."
+)
+@click.option("--problem", metavar="TEXT", help="Score this one problem and print a table.")
+@click.option(
+    "--step", "steps", metavar="TEXT", multiple=True, help="A step of its solution; repeat, in order."
+)
+@click.option(
+    "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
+)
+@load_options
+@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and both models' log-probs.")
+@click.option("--limit", type=click.IntRange(min=0), help="Score the first N lines only.")
+@click.option("--dry-run", is_flag=True, help="Say what scoring IN.jsonl takes; load no model.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@click.pass_context
+def score(
+    ctx: click.Context,
+    /,
+    *,
+    pair: Path,
+    source: str | None,
+    output: str | None,
+    problem: str | None,
+    steps: tuple[str, ...],
+    threshold: float | None,
+    limit: int | None,
+    dry_run: bool,
+    quiet: bool,
+    **load: Any,
+) -> None:
+    """Score a file of solutions, or one solution given as options.
+
+    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, with an "id" and other fields if you
+    like; a line of OUT.jsonl adds the rewards. Run the same command again to continue where an interrupted
+    one stopped.
+
+    \b
+    Examples:
+      stepscore score PAIR solutions.jsonl -o rewards.jsonl
+      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c .step_rewards
+      stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
+    """
+    if problem is not None or steps:
+        if source is not None or output is not None or limit is not None:
+            raise click.UsageError("--problem and --step score one problem: no IN.jsonl, --output or --limit")
+        if problem is None or not steps:
+            raise click.UsageError("--problem and at least one --step belong together")
+        if dry_run:
+            raise click.UsageError("--dry-run belongs to IN.jsonl")
+        with load_scorer(pair, load) as scorer:
+            _print_problem(scorer, problem, steps, threshold)
+        return
+    if source is None:
+        raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
+    if threshold is not None:
+        raise click.UsageError("--threshold belongs to --problem")
+    if dry_run:
+        with unbuffered_input(source) as lines:
+            _print_survey(pair, lines, limit, load)
+        return
+    with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
+        ctx.exit(run_job(scorer, lines, output or "-", limit, quiet=quiet, tokens=load["tokens"]))
+
+
+def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
+    """Open a pair with what `load_options` gave."""
+    from stepscore.scorer import Scorer  # noqa: PLC0415
+
+    return Scorer.load(pair, **load)
+
+
+def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], threshold: float | None) -> None:
+    from stepscore.cli.tables import console, print_steps  # noqa: PLC0415
+    from stepscore.records import Record  # noqa: PLC0415
+
+    ((_, outcome),) = scorer.stream([(None, Record(problem, steps))])
+    if isinstance(outcome, StepscoreError):
+        raise outcome
+    basis = f"convention {scorer.convention}, beta {scorer.beta:g}"
+    print_steps(console(sys.stdout), steps, outcome, threshold, basis)
+
+
+def _print_survey(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
+    from stepscore.cli.dry_run import survey  # noqa: PLC0415
+    from stepscore.cli.tables import console, print_facts  # noqa: PLC0415
+
+    print_facts(console(sys.stdout), survey(pair, lines, limit, load))
+
+
+def run_job(
+    scorer: Scorer, lines: BinaryIO, output: str, limit: int | None, *, quiet: bool, tokens: bool
+) -> int:
+    """Run a job and return its exit code."""
+    from stepscore.jobs.job import Tally, run_to_file, run_to_stream  # noqa: PLC0415
+    from stepscore.jobs.progress import shown  # noqa: PLC0415
+
+    tally = Tally()
+    started = time.monotonic()
+    resumable = _is_resumable(output)
+    try:
+        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, limit), sys.stderr):
+            if resumable:
+                run_to_file(scorer, lines, Path(output), tally, limit=limit, tokens=tokens)
+            else:
+                with _unbuffered(output) as out:
+                    run_to_stream(scorer, lines, out, tally, limit=limit)
+    except KeyboardInterrupt:
+        again = "; run the same command again to continue" if resumable else ""
+        click.echo(f"interrupted after {tally.records} records{again}", err=True)
+        return INTERRUPTED
+    if not quiet:
+        click.echo(_last_words(tally, output, time.monotonic() - started), err=True)
+    return 1 if tally.errors else 0
+
+
+def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a pipe or a device; without a buffer nothing is left to fail again when it is closed."""
+    if output != "-":
+        return open(output, "wb", buffering=0)
+    stdout = sys.stdout.buffer
+    return contextlib.nullcontext(
+        cast(BinaryIO, stdout.raw) if isinstance(stdout, io.BufferedWriter) else stdout
+    )
+
+
+def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open the input; the thread that reads it makes the buffer.
+
+    A thread that waits for a line holds the lock of the buffer it reads through. Closing that buffer, here or
+    at exit, would wait for the line too; without one, an interrupted run ends at once.
+    """
+    if source != "-":
+        return cast(BinaryIO, open(source, "rb", buffering=0))
+    stdin = sys.stdin.buffer
+    return contextlib.nullcontext(
+        cast(BinaryIO, stdin.raw) if isinstance(stdin, io.BufferedReader) else stdin
+    )
+
+
+def _is_resumable(output: str) -> bool:
+    """Whether the output is a file, not a pipe or a device."""
+    path = Path(output)
+    return output != "-" and (path.is_file() or path.is_dir() or not path.exists())
+
+
+def _total(lines: BinaryIO, limit: int | None) -> int | None:
+    """Count the lines of a regular file, as far as the limit goes; of a pipe the limit is all we know."""
+    try:
+        if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
+            return limit
+    except OSError:  # a stream in memory
+        return limit
+    start, count, last = lines.tell(), 0, b"\n"
+    while block := lines.read(1 << 20):
+        count += block.count(b"\n")
+        last = block[-1:]
+    lines.seek(start)
+    count += last != b"\n"
+    return count if limit is None else min(count, limit)
+
+
+def _last_words(tally: Tally, output: str, seconds: float) -> str:
+    from stepscore.jobs.progress import summary  # noqa: PLC0415
+
+    if tally.resumed and tally.resumed == tally.records:
+        errors = f", {tally.errors.total()} of them with errors" if tally.errors else ""
+        return f"{output} is complete: {tally.records:,} records{errors}, nothing to do"
+    return summary(tally, seconds)

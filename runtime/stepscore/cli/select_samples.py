@@ -1,0 +1,217 @@
+"""The command `stepscore select`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from stepscore.cli.group import name_failures
+from stepscore.cli.load_options import Words, positive
+from stepscore.enums import PROD_REFUSED, Equality, Method, Reducer, Series
+from stepscore.errors import InputError, OutputExists
+
+if TYPE_CHECKING:
+    from stepscore.selection.best_of_n import Problem, Rule
+
+
+class _Reducers(Words):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "prod":
+            self.fail(PROD_REFUSED, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        sizes = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 1:
+        raise click.BadParameter(f"{value[:40]!r} is no list of numbers of samples; write 1,2,4,8")
+    return sizes
+
+
+@click.command()
+@click.argument(
+    "source",
+    metavar="SCORED.jsonl|-",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="CHOSEN.jsonl",
+    help="Where the chosen records go; an older file there is replaced.  [default: standard output]",
+)
+@click.option(
+    "--method",
+    type=Words(Method, case_sensitive=False),
+    default="best-of-n",
+    show_default=True,
+    help="The best score, the answer with the most weight (sigmoid of scores), or the most common answer.",
+)
+@click.option(
+    "--series",
+    type=click.Choice(Series, case_sensitive=False),
+    default="cumulative",
+    show_default=True,
+    help="Which rewards become the score.",
+)
+@click.option(
+    "--reducer",
+    type=_Reducers(Reducer, case_sensitive=False),
+    default="last",
+    show_default=True,
+    help="How those of the steps become one; cumulative-last is outcome_reward.",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    callback=positive,
+    help="Divides scores before the sigmoid of --method weighted.  [default: 1, the authors']",
+)
+@click.option(
+    "--n",
+    "sizes",
+    metavar="1,2,4,...",
+    callback=_sizes,
+    help="Numbers of samples to judge the method at.  [default: powers of 2, and all]",
+)
+@click.option(
+    "--equality",
+    type=click.Choice(Equality, case_sensitive=False),
+    default="math",
+    show_default=True,
+    help="When two answers are equal: as math-verify says (stepscore[select]), or to the character.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of resampling, nothing else."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print accuracies as JSON on standard output.")
+@click.pass_context
+def select(
+    ctx: click.Context,
+    /,
+    *,
+    source: str,
+    output: str | None,
+    method: Method,
+    series: Series,
+    reducer: Reducer,
+    temperature: float | None,
+    sizes: list[int] | None,
+    equality: Equality,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Choose one solution a problem from what `stepscore score` wrote: best-of-N or voting.
+
+    Records with one "problem_id" belong together; without that field, those with equal problems. A record's
+    answer is its "answer", or what its last \\boxed{} holds. Ties go to the earliest sample. The chosen
+    record is written as it was scored, with a field "selection" added.
+
+    Where the truth is known ("final_answer_correct", else "final_answer" compared with the answer) accuracies
+    are printed too: of the method among n samples, of majority voting, of a sample at random, and pass@n.
+    They are means over all subsets of n samples (over 1,000 random ones for voting where there are more),
+    with 95 % confidence intervals from 2,000 bootstrap resamples of the problems. They go to standard output
+    when the chosen records do not.
+
+    Exit code 1: some records have errors, or a problem has no answer to vote for. Nothing is scored again.
+
+    \b
+    Examples:
+      stepscore select rewards.jsonl -o chosen.jsonl
+      stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
+      stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
+    """
+    from stepscore.jobs.scored_records import open_scored, read_all  # noqa: PLC0415
+    from stepscore.selection.answers import Comparer  # noqa: PLC0415
+    from stepscore.selection.best_of_n import Rule, accuracies, gather, usual_sizes  # noqa: PLC0415
+
+    if temperature is not None and method is not Method.WEIGHTED:
+        raise click.UsageError("--temperature belongs to --method weighted")
+    _refuse_input(source, output)
+    rule = Rule(method, series, reducer, 1.0 if temperature is None else temperature, seed)
+    with open_scored(source) as file, Comparer(equality) as comparer:
+        records, failed = read_all(file)
+        problems = gather(records, rule, comparer)
+        lines, unanswered = _chosen(file, problems, rule)
+        table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
+    if output is not None and output != "-":
+        from stepscore.fileio import write_whole  # noqa: PLC0415
+
+        write_whole(Path(output), lines)
+    elif not as_json or output == "-":
+        sys.stdout.buffer.writelines(lines)
+        sys.stdout.buffer.flush()
+    stream = sys.stderr if output == "-" or (output is None and not as_json) else sys.stdout
+    if as_json:
+        from stepscore.cli.accuracy_table import as_json as text_of  # noqa: PLC0415
+
+        undecided = comparer.undecided
+        text = text_of(problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+        click.echo(text, file=stream, nl=False)
+    elif table:
+        from stepscore.cli.accuracy_table import print_accuracies  # noqa: PLC0415
+
+        print_accuracies(stream, rule, table)
+    voting = method is not Method.BEST_OF_N or bool(table)
+    for line in _remarks(problems, comparer.undecided, unanswered, voting=voting):
+        click.echo(line, err=True)
+    known = [len(problem.ids) for problem in problems if problem.correct is not None]
+    if known and not table:
+        click.echo(f"no accuracies: no problem has so many samples, the most is {max(known)}", err=True)
+    name_failures(failed)
+    ctx.exit(1 if failed or unanswered else 0)
+
+
+def _refuse_input(source: str, output: str | None) -> None:
+    if (
+        output not in (None, "-")
+        and Path(output).exists()
+        and source != "-"
+        and Path(source).samefile(output)
+    ):
+        raise OutputExists("the output is the input", hint="give another output")
+
+
+def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: Rule) -> tuple[list[bytes], int]:
+    """Lines of the choices, and how many problems have none."""
+    import msgspec  # noqa: PLC0415
+
+    from stepscore.jobs.scored_records import line_with  # noqa: PLC0415
+    from stepscore.selection.best_of_n import choose, selection  # noqa: PLC0415
+
+    lines, unanswered = [], 0
+    for problem in problems:
+        try:
+            at = choose(problem, rule)
+        except InputError as error:
+            unanswered += 1
+            fault = {"code": error.code, "message": error.message}
+            lines.append(msgspec.json.encode({"id": problem.ids[0], "error": fault}) + b"\n")
+        else:
+            why = selection(problem, at, rule)
+            lines.append(line_with(file, problem.offsets[at], {"selection": why}))
+    return lines, unanswered
+
+
+def _remarks(problems: Sequence[Problem], undecided: int, unanswered: int, *, voting: bool) -> Iterator[str]:
+    samples = sum(len(problem.ids) for problem in problems)
+    yield f"{samples:,} samples of {len(problems):,} problems"
+    silent = sum(problem.answers.count(None) for problem in problems)
+    if silent and voting:
+        yield f"{silent:,} samples have no answer (`answer` or \\boxed{{}}): they vote for nothing"
+    if unanswered:
+        yield f"{unanswered:,} problems have no answer to vote for: error records in their place"
+    if undecided:
+        yield f"{undecided:,} pairs of answers took too long to compare and count as different"
+    unknown = sum(problem.correct is None for problem in problems)
+    if unknown:
+        yield f"{unknown:,} problems are not judged: `final_answer` or `final_answer_correct` is missing"

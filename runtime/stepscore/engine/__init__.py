@@ -1,0 +1,1 @@
+"""What runs a pair: an engine takes batches and gives log-probs."""

@@ -1,0 +1,130 @@
+"""What runs a pair: an engine for each format, all with one face.
+
+ONNX Runtime's is here (engine.py). The others come by entry point: a package registers a PairEngine in the
+group `stepscore.engines`, under the name of the format; it is imported when a pair of that format is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.artifact.manifest import ModelName
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import Batch, pack
+from stepscore.enums import Format, Provider, Residency
+from stepscore.errors import ProviderUnavailable
+
+ENGINE_GROUP = "stepscore.engines"
+
+Logprobs = dict[ModelName, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to run; none of it changes a number by more than rounding."""
+
+    provider: Provider = Provider.AUTO
+    residency: Residency = Residency.RESIDENT
+    threads: int | None = None
+    gpu_mem_limit: int | None = None
+    head_rows: int | None = None
+    ahead: bool = True
+    """Whether `stream` opens the next layer while one is run: faster, and one layer more in memory."""
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether a batch goes through everything before the next one."""
+        return self.residency in {Residency.RESIDENT, Residency.AUTO}
+
+
+class PairEngine(ABC):
+    """An open pair, ready to run windows of batches."""
+
+    provider: Provider
+    """What it runs on: cpu or cuda."""
+
+    @abstractmethod
+    def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
+        """Load what stays in memory; raise ProviderUnavailable or PairIncompatible."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, pair: Pair) -> None:
+        """Raise ProviderUnavailable unless this machine has what the pair needs; load no model."""
+
+    @abstractmethod
+    def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+        """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order."""
+
+    @abstractmethod
+    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
+        """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the models and their memory."""
+
+    def logprobs(
+        self, sequences: list[NDArray[np.int64]]
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
+        batch = pack(sequences, [0] * len(sequences))
+        (results,) = self.run([batch])
+        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbs:
+    """logit - log-sum-exp of targets [t], float64, summed over tiles of the vocabulary in their order."""
+
+    logits: NDArray[np.float64]
+    log_sums: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, batch: Batch) -> LogProbs:
+        """Begin with no tile."""
+        count = len(batch.target_ids)
+        return cls(np.zeros(count), np.full(count, -np.inf))
+
+    def add(self, pairs: slice, parts: NDArray[np.float32]) -> None:
+        """Take a head's parts [pairs, 2, tiles]: the target's logit, 0 in tiles without it; log-sum-exp."""
+        for logit, log_sum in parts.transpose(2, 1, 0):
+            self.logits[pairs] += logit
+            self.log_sums[pairs] = np.logaddexp(self.log_sums[pairs], log_sum)
+
+    def total(self) -> NDArray[np.float32]:
+        """Return the log-probs, once all tiles are in; not finite where a logit was not."""
+        with np.errstate(invalid="ignore"):
+            return (self.logits - self.log_sums).astype(np.float32)
+
+
+def open_engine(pair: Pair, options: EngineOptions | None = None) -> PairEngine:
+    """Open a pair in the engine of its format; ProviderUnavailable where that cannot run here."""
+    return engine_of(pair.manifest.format)(pair, options)
+
+
+def engine_of(of_format: Format) -> type[PairEngine]:
+    """Return the engine of a format; nothing heavy is imported but what it needs itself."""
+    if of_format is Format.ONNX:
+        from stepscore.engine.ort.engine import Engine  # noqa: PLC0415
+
+        return Engine
+    registered = entry_points(group=ENGINE_GROUP, name=of_format.value)
+    if not registered:
+        raise ProviderUnavailable(
+            f"nothing that is installed runs {of_format} pairs", hint="pip install 'stepscore[torch]'"
+        )
+    engine: type[PairEngine] = next(iter(registered)).load()
+    return engine
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

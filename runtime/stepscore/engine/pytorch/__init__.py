@@ -1,0 +1,1 @@
+"""The engine on PyTorch, for bitsandbytes pairs; imported only when used."""

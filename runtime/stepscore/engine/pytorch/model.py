@@ -1,0 +1,193 @@
+"""One model of a pair in PyTorch: transformers' stock Qwen2, with products and attention of ours.
+
+Rows go through the matrices once, packed as in the graphs: the stock model is given one line of n rows and
+the position of each, and attention is a function registered with transformers, which makes the padded view of
+the plan and takes it back.
+
+A matrix is turned into floats and multiplied with rows as they are, fp32 on the CPU and fp16 on CUDA.
+bitsandbytes' own products are not used. The 8-bit one multiplies the columns that hold the largest values of
+the *batch* in another way, so a token's log-prob would depend on the tokens after it, and a step's reward on
+later steps. The 4-bit one rounds rows to bf16 on CPUs that have it: other numbers on another machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.batching.planner import Batch, chunks
+from stepscore.engine.base import LogProbs
+from stepscore.memory.estimate import TILE
+from stepscore_export.parity import pytorch
+from stepscore_export.parity.pytorch import Device
+
+if TYPE_CHECKING:
+    import torch
+
+ATTENTION = "stepscore_packed"
+
+
+class Model:
+    """One model in memory, computing in fp32 on the CPU, in fp16 on CUDA; plain weights will do as well."""
+
+    def __init__(self, folder: Path, device: Device) -> None:
+        import torch  # noqa: PLC0415
+        from transformers import AttentionInterface  # noqa: PLC0415
+
+        AttentionInterface.register(ATTENTION, _packed_attention)
+        self._device = device.value
+        self._compute = torch.float32 if device is Device.CPU else torch.float16
+        self._model = pytorch.from_pretrained(
+            folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}
+        )
+        _replace_products(self._model, self._compute)
+
+    def logprobs(self, batch: Batch, head_rows: int) -> NDArray[np.float32]:
+        """Return the log-probs [t] of a batch's pairs, the head run in chunks of at most `head_rows` rows."""
+        return self.trace(batch, head_rows)[1]
+
+    def trace(self, batch: Batch, head_rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the hidden rows [m, hidden_size] that the head reads as well."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            hidden = self._body(batch)
+            sums = LogProbs.of(batch)
+            for part, rows, targets in chunks(batch, head_rows):
+                for tile in self._tiles(hidden[self._on_device(rows)], self._on_device(targets)):
+                    sums.add(part, tile.cpu().numpy())
+            return hidden.float().cpu().numpy(), sums.total()
+
+    def _body(self, batch: Batch) -> torch.Tensor:
+        """All layers; rows that are scored come out, [m, hidden_size]."""
+        pad_index, unpad_index = self._on_device(batch.pad_index), self._on_device(batch.unpad_index)
+        embedding = self._model.model.embed_tokens
+        rows = embedding(self._on_device(batch.input_ids)).to(self._compute)
+        output = self._model.model(
+            inputs_embeds=rows[None],
+            position_ids=(unpad_index % pad_index.shape[1])[None],
+            use_cache=False,
+            pad_index=pad_index,
+            unpad_index=unpad_index,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0, self._on_device(batch.score_index)]
+        return hidden
+
+    def _tiles(self, rows: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Give the parts [p, 2, 1] of each tile of the vocabulary: the target's logit, and log-sum-exp.
+
+        rows [c, hidden_size], targets int64 [p, 2]: (index into rows, token id).
+        """
+        import torch  # noqa: PLC0415
+
+        head = self._model.lm_head.weight
+        row, token = targets.unbind(-1)
+        for first in range(0, len(head), TILE):
+            weight = head[first : first + TILE].to(rows.dtype)
+            logits = torch.nn.functional.linear(rows, weight).float()
+            column = token - first
+            here = (column >= 0) & (column < len(weight))
+            logit = logits[row, column.clamp(0, len(weight) - 1)].where(here, 0)
+            yield torch.stack([logit, logits.logsumexp(-1)[row]], dim=-1)[..., None]
+
+    def _on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
+        import torch  # noqa: PLC0415
+
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    pad_index: torch.Tensor,
+    unpad_index: torch.Tensor,
+    scaling: float,
+    **_unused: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of every line of the padded view.
+
+    query [1, heads, n, head_dim], key and value [1, kv_heads, n, head_dim], rotated; pad_index [B, S] and
+    unpad_index [n] as in plan.Batch. Returns rows [1, n, heads, head_dim].
+    """
+    import torch  # noqa: PLC0415
+
+    padded = [
+        each[0][:, pad_index].transpose(0, 1) for each in (query, key, value)
+    ]  # [B, heads, S, head_dim]
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        *padded, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return attended.transpose(1, 2).flatten(0, 1)[unpad_index][None], None
+
+
+def _replace_products(model: Any, compute: torch.dtype) -> None:
+    """Have every matrix multiply rows as they are, in their type; norms and biases take it, too."""
+    import torch  # noqa: PLC0415
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415
+
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Linear):
+            continue
+        if isinstance(module, Linear4bit):
+            matrix = partial(_four_bits, module.weight, _in_blocks(module.weight.quant_state, compute))
+        elif isinstance(module, Linear8bitLt):
+            matrix = partial(_eight_bits, module.weight, compute)
+        else:
+            matrix = partial(module.weight.to, compute)
+        module.forward = partial(_product, matrix, module)
+    for parameter in model.parameters():
+        if parameter.ndim == 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(compute)
+
+
+def _product(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor) -> torch.Tensor:
+    import torch  # noqa: PLC0415
+
+    return torch.nn.functional.linear(rows, matrix(), module.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """How the codes of a matrix are read: as lines of whole blocks, then in its own shape."""
+
+    state: Any
+    shape: tuple[int, ...]
+
+
+def _in_blocks(state: Any, compute: torch.dtype) -> _Blocks:
+    """Codes go row by row, in blocks that know no rows.
+
+    The kernel for CPUs with AVX-512 (bitsandbytes 0.50.2) takes wrong scales where a row does not end with a
+    block, so it is shown rows that do, or a single one.
+    """
+    shape = tuple(state.shape)
+    count = math.prod(shape)
+    lines = copy.copy(state)
+    lines.shape = (count // state.blocksize, state.blocksize) if count % state.blocksize == 0 else (1, count)
+    lines.dtype = compute
+    return _Blocks(lines, shape)
+
+
+def _four_bits(weight: Any, blocks: _Blocks) -> torch.Tensor:
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415
+
+    values: torch.Tensor = dequantize_4bit(weight.data, blocks.state)
+    return values.reshape(blocks.shape)
+
+
+def _eight_bits(weight: Any, compute: torch.dtype) -> torch.Tensor:
+    """codes * absmax / 127, a row each."""
+    values: torch.Tensor = weight.data.to(compute).mul_((weight.SCB / 127).to(compute)[:, None])
+    return values

@@ -1,0 +1,1 @@
+"""Rewards against labels: first errors, ProcessBench."""

@@ -1,0 +1,158 @@
+"""ProcessBench: scored records with labels -> accuracies and F1 a subset, at one threshold for all of them.
+
+A record belongs to the subset that its id begins with (`gsm8k-17` to gsm8k, as in ProcessBench); one whose
+id is no WORD-NUMBER, to the one that its file is named for (up to the first dot). A subset names files, so it
+is a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from stepscore.enums import Series
+from stepscore.errors import InvalidRecord, NotScored
+from stepscore.jobs.scored_records import Failed, Scored
+from stepscore.selection.rules import choose_threshold, first_error, processbench_f1
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A solution, the rewards that are judged, and its first wrong step (-1: none)."""
+
+    id: str | int
+    subset: str
+    file: int
+    offset: int
+    scores: np.ndarray  # float64 [n], rewards
+    label: int
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """A step whose reward is below it is wrong; nats are None where the run's beta is not known."""
+
+    reward: float
+    nats: float | None
+    chosen_on: str | None
+    """The subset it was chosen on, None where it was given."""
+
+
+class UpperBound(msgspec.Struct, frozen=True):
+    """What the threshold that is best for a subset itself would give: no result, its labels were used."""
+
+    f1: float | None
+    threshold_reward: float | None
+
+
+class Subset(msgspec.Struct, frozen=True):
+    """Figures of one subset, fractions; None where it has no wrong, or no correct, sample."""
+
+    name: str
+    num_error: int
+    num_correct: int
+    accuracy_error: float | None
+    accuracy_correct: float | None
+    f1: float | None
+    upper_bound: UpperBound
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What `evaluate processbench` finds; averages are unweighted means over the subsets."""
+
+    series: str
+    beta: float | None
+    threshold: Threshold
+    subsets: list[Subset]
+    average_f1: float | None
+    average_f1_upper_bound: float | None
+    errors: list[Failed]
+
+
+def subset_of(record_id: str | int, file_name: str) -> str:
+    """Name the subset of a record.
+
+    >>> subset_of("gsm8k-17", "scored.jsonl"), subset_of(17, "math.scored.jsonl")
+    ('gsm8k', 'math')
+    """
+    found = re.fullmatch(r"(\w[\w.-]*)-[0-9]+", record_id, re.ASCII) if isinstance(record_id, str) else None
+    return found[1] if found else file_name.partition(".")[0]
+
+
+def labelled(record: Scored, file: int, file_name: str, series: Series) -> Labelled:
+    """Take what is judged from a record; raises InvalidRecord where its label names none of its steps."""
+    scores = record.series(series)
+    if record.label is None:
+        raise InvalidRecord("`label` is missing: the 0-based index of the first wrong step, or -1")
+    if not -1 <= record.label < scores.size:
+        raise InvalidRecord(f"`label` is {record.label}, but there are {scores.size} steps")
+    subset = subset_of(record.id, file_name)
+    return Labelled(record.id, subset, file, record.offset, scores, record.label)
+
+
+def best_threshold(samples: Sequence[Labelled], subset: str, beta: float | None) -> Threshold:
+    """Choose the threshold with the highest F1 on one subset, exactly."""
+    chosen = [sample for sample in samples if sample.subset == subset]
+    if not chosen:
+        there = ", ".join(sorted({sample.subset for sample in samples}))
+        raise NotScored(
+            f"there is no subset {subset} to choose the threshold on",
+            hint=f"choose it on one of these: --threshold-from {there}; or give --threshold NATS",
+        )
+    try:
+        reward = choose_threshold([sample.scores for sample in chosen], [sample.label for sample in chosen])
+    except ValueError as error:
+        raise NotScored(f"no threshold can be chosen on {subset}: it {error}") from None
+    return Threshold(reward, None if beta is None else reward / beta, subset)
+
+
+def judge(
+    samples: Sequence[Labelled],
+    threshold: Threshold,
+    *,
+    series: Series,
+    beta: float | None,
+    errors: Iterable[Failed] = (),
+) -> Verdict:
+    """Judge all samples at one threshold; subsets come in the order of their first samples."""
+    names = dict.fromkeys(sample.subset for sample in samples)
+    subsets = [_subset(name, [s for s in samples if s.subset == name], threshold.reward) for name in names]
+    return Verdict(
+        series=series,
+        beta=beta,
+        threshold=threshold,
+        subsets=subsets,
+        average_f1=_mean([subset.f1 for subset in subsets]),
+        average_f1_upper_bound=_mean([subset.upper_bound.f1 for subset in subsets]),
+        errors=list(errors),
+    )
+
+
+def _subset(name: str, samples: list[Labelled], threshold: float) -> Subset:
+    labels = [sample.label for sample in samples]
+    num_correct = labels.count(-1)
+    found = _f1(samples, threshold)
+    upper_bound = UpperBound(None, None)
+    if 0 < num_correct < len(samples):
+        best = choose_threshold([sample.scores for sample in samples], labels)
+        upper_bound = UpperBound(_f1(samples, best)[2], best)
+    return Subset(name, len(samples) - num_correct, num_correct, *found, upper_bound)
+
+
+def _f1(samples: list[Labelled], threshold: float) -> tuple[float | None, float | None, float | None]:
+    """Accuracy on erroneous samples, on correct ones, F1."""
+    predictions = [first_error(sample.scores, threshold) for sample in samples]
+    found = processbench_f1(predictions, [sample.label for sample in samples])
+    error, correct, f1 = (
+        None if np.isnan(value) else value
+        for value in (found.accuracy_error, found.accuracy_correct, found.f1)
+    )
+    return error, correct, f1
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

@@ -1,0 +1,1 @@
+"""Adapters with the call signatures of other people's programs."""

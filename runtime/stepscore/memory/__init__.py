@@ -1,0 +1,1 @@
+"""Memory: settings, estimate, and what fits a limit."""

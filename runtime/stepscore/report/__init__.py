@@ -1,0 +1,1 @@
+"""Scored records as one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""One of N samples: answers, rules, expected accuracy."""

@@ -1,0 +1,217 @@
+"""Scored records -> one choice a problem, and how right such choices are.
+
+Whether a sample is right is what its `final_answer_correct` says; without that field, whether its answer is
+its `final_answer`. (ProcessBench records give both, and there `final_answer` is the sample's own answer.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import comb
+from statistics import median_low
+
+import msgspec
+import numpy as np
+
+from stepscore.enums import Method, Reducer, Series
+from stepscore.errors import NoAnswer
+from stepscore.jobs.scored_records import Group, Scored
+from stepscore.selection.answers import Comparer, group_answers
+from stepscore.selection.expected_accuracy import (
+    MOST_SUBSETS,
+    RESAMPLES,
+    best_of_n_accuracy,
+    bootstrap,
+    pass_at_n,
+    subsets,
+    voting_accuracy,
+)
+from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect, vote_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a sample is chosen; `seed` is that of drawn subsets and of the bootstrap."""
+
+    method: Method = Method.BEST_OF_N
+    series: Series = Series.CUMULATIVE
+    reducer: Reducer = Reducer.LAST
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def score_name(self) -> str:
+        """The name of a result: <series>-<reducer>."""
+        return f"{self.series}-{self.reducer}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The samples of one problem, in the order of the file."""
+
+    group: Group
+    ids: tuple[str | int, ...]
+    offsets: tuple[int, ...]
+    scores: np.ndarray  # float64 [N]
+    answers: tuple[str | None, ...]  # equal ones are the same string
+    codes: np.ndarray  # int64 [N], -1 for no answer
+    correct: np.ndarray | None  # bool [N], None where it is not known of every sample
+
+
+class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a sample was chosen: what `select` adds to its line."""
+
+    method: str
+    score_name: str
+    score: float
+    num_samples: int
+    answer: str | None = None
+    votes: int | None = None
+    """Samples with an answer equal to this one."""
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A mean over problems, and its 95 % confidence interval over resampled problems; fractions."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Accuracy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How right choices among n samples are; voting columns are None where no sample has an answer."""
+
+    n: int
+    num_problems: int
+    chosen: Estimate
+    random: Estimate
+    pass_at_n: Estimate
+    majority: Estimate | None = None
+    over_majority: Estimate | None = None
+    """Chosen minus majority, on the same resamples."""
+    drawn_subsets: int | None = None
+    """Subsets a problem that voting was averaged over; None where it was over all of them."""
+
+
+def gather(records: Iterable[Scored], rule: Rule, comparer: Comparer) -> list[Problem]:
+    """Group records by problem, in the order of their first samples; compare answers where they matter."""
+    members: dict[Group, list[Scored]] = {}
+    for record in records:
+        members.setdefault(record.group, []).append(record)
+    return [_problem(group, samples, rule, comparer) for group, samples in members.items()]
+
+
+def choose(problem: Problem, rule: Rule) -> int:
+    """Index of the chosen sample; raises NoAnswer where there is nothing to vote for."""
+    if rule.method is Method.BEST_OF_N:
+        return best_of_n(problem.scores)
+    at = int(elect(_weights(problem, rule), problem.codes, np.arange(len(problem.ids))[None])[0])
+    if at < 0:
+        raise NoAnswer(
+            f"none of {len(problem.ids)} samples has an answer (`answer` or \\boxed{{}}) to vote for"
+        )
+    return at
+
+
+def selection(problem: Problem, at: int, rule: Rule) -> Selection:
+    """Say why sample `at` was chosen."""
+    answer = problem.answers[at]
+    return Selection(
+        method=rule.method,
+        score_name=rule.score_name,
+        score=float(problem.scores[at]),
+        num_samples=len(problem.ids),
+        answer=answer,
+        votes=None if answer is None else problem.answers.count(answer),
+    )
+
+
+def usual_sizes(problems: Sequence[Problem]) -> list[int]:
+    """1, 2, 4, ... up to the number of samples that half of the problems have at least, and that number.
+
+    >>> from types import SimpleNamespace as Of
+    >>> usual_sizes([Of(ids="abcdef"), Of(ids="abcdef"), Of(ids="ab")])
+    [1, 2, 4, 6]
+    """
+    most = median_low([len(problem.ids) for problem in problems])
+    return sorted({2**power for power in range(most.bit_length())} | {most})
+
+
+def accuracies(problems: Sequence[Problem], rule: Rule, sizes: Iterable[int]) -> Iterator[Accuracy]:
+    """Judge the rule among n samples, for every n; problems with fewer, or of unknown truth, are left out."""
+    for n in sizes:
+        judged = [problem for problem in problems if problem.correct is not None and len(problem.ids) >= n]
+        if judged:
+            yield _accuracy(judged, rule, n)
+
+
+def _accuracy(problems: list[Problem], rule: Rule, n: int) -> Accuracy:
+    figures = np.array([_figures(problem, rule, n) for problem in problems])
+    figures = np.column_stack([figures, figures[:, 0] - figures[:, 3]])
+    low, high = bootstrap(figures, resamples=RESAMPLES, seed=rule.seed)
+    chosen, random, passed, majority, over = (
+        Estimate(*map(float, column)) for column in zip(figures.mean(axis=0), low, high, strict=True)
+    )
+    votes = any((problem.codes >= 0).any() for problem in problems)
+    compared = votes and rule.method is not Method.MAJORITY
+    drawn = any(comb(len(problem.ids), n) > MOST_SUBSETS for problem in problems)
+    return Accuracy(
+        n=n,
+        num_problems=len(problems),
+        chosen=chosen,
+        random=random,
+        pass_at_n=passed,
+        majority=majority if compared else None,
+        over_majority=over if compared else None,
+        drawn_subsets=MOST_SUBSETS if drawn and votes else None,
+    )
+
+
+def _figures(problem: Problem, rule: Rule, n: int) -> tuple[float, float, float, float]:
+    """Expected accuracy among n samples: the rule's, a random sample's, pass@n, the majority's."""
+    correct = problem.correct
+    assert correct is not None
+    ballots = subsets(len(problem.ids), n, seed=rule.seed)
+    plain = np.ones(len(problem.ids), dtype=np.int64)
+    majority = voting_accuracy(plain, problem.codes, correct, ballots)
+    match rule.method:
+        case Method.BEST_OF_N:
+            chosen = best_of_n_accuracy(problem.scores, correct, n)
+        case Method.WEIGHTED:
+            chosen = voting_accuracy(_weights(problem, rule), problem.codes, correct, ballots)
+        case Method.MAJORITY:
+            chosen = majority
+    return chosen, float(correct.mean()), pass_at_n(correct, n), majority
+
+
+def _weights(problem: Problem, rule: Rule) -> np.ndarray:
+    if rule.method is Method.WEIGHTED:
+        return vote_weights(problem.scores, problem.codes, rule.temperature)
+    return np.ones(len(problem.ids), dtype=np.int64)
+
+
+def _problem(group: Group, samples: list[Scored], rule: Rule, comparer: Comparer) -> Problem:
+    verdicts = [_is_right(sample, comparer) for sample in samples]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    correct = np.array(known, dtype=bool) if len(known) == len(samples) else None
+    answers: list[str | None] = [sample.answer for sample in samples]
+    if rule.method is not Method.BEST_OF_N or correct is not None:
+        answers = group_answers(answers, comparer.same)
+    return Problem(
+        group=group,
+        ids=tuple(sample.id for sample in samples),
+        offsets=tuple(sample.offset for sample in samples),
+        scores=np.array([aggregate(sample.series(rule.series), rule.reducer) for sample in samples]),
+        answers=tuple(answers),
+        codes=answer_codes(answers),
+        correct=correct,
+    )
+
+
+def _is_right(sample: Scored, comparer: Comparer) -> bool | None:
+    if sample.final_answer_correct is not None:
+        return sample.final_answer_correct
+    if sample.final_answer is None:
+        return None
+    return sample.answer is not None and comparer.same(sample.final_answer, sample.answer)

@@ -1,0 +1,254 @@
+"""What to do with rewards: choose one of several solutions, find the first wrong step, judge that."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepscore.enums import Reducer
+
+Scores = Sequence[float] | np.ndarray
+Labels = Sequence[int] | np.ndarray
+Answers = Sequence[Hashable] | np.ndarray
+
+_WEIGHT_UNIT = 2.0**40  # weights are whole multiples of the largest one's 2^-40: their sums have no rounding
+
+
+def aggregate(scores: Scores, reducer: Reducer | str) -> float:
+    """One score of a solution from those of its steps: the last, lowest, mean, sum or highest one.
+
+    scores: float [n], n >= 1, any unit: cumulative or step rewards. The result is called <series>-<reducer>:
+    `cumulative-last` is the outcome reward, and so is `step-sum`. Raises ValueError when there is no score,
+    one is not finite, or the reducer is another: `prod` too, since the product of two negative rewards is
+    positive. Source: the best-of-N evaluation of EurusPRM (the minimum for Stage 1, the cumulative rewards
+    for Stage 2).
+
+    >>> [aggregate([0.5, -1.0, 0.25], reducer) for reducer in ("last", "min", "mean", "sum", "max")]
+    [0.25, -1.0, -0.08333333333333333, -0.25, 0.5]
+    """
+    values = _finite_scores(scores)
+    match Reducer(reducer):
+        case Reducer.LAST:
+            return float(values[-1])
+        case Reducer.MIN:
+            return float(values.min())
+        case Reducer.MEAN:
+            return float(values.mean())
+        case Reducer.SUM:
+            return float(values.sum())
+        case Reducer.MAX:
+            return float(values.max())
+
+
+def best_of_n(scores: Scores) -> int:
+    """Index of the sample with the highest score; of several such, the earliest.
+
+    scores: float [N], N >= 1. Raises ValueError when there is none, or one is not finite.
+
+    >>> best_of_n([0.1, 0.7, 0.7])
+    1
+    """
+    return int(_finite_scores(scores).argmax())
+
+
+def weighted_best_of_n(scores: Scores, answers: Answers, *, temperature: float = 1.0) -> int:
+    """Index of the earliest sample that gives the answer with the most weight.
+
+    An answer's weight is the sum over the samples that give it::
+
+        weight(a) = sum(sigmoid(scores[i] / temperature) for i with answers[i] == a)
+
+    Ties go to the answer seen first; sums are compared to 2^-40 of the largest weight, so that no tie is
+    decided by rounding. At beta = 0.001 all weights are near 1/2 unless rewards reach hundreds of nats, and
+    this is majority voting: a temperature of a typical score's size makes scores count.
+
+    scores: float [N]. answers: N hashable values, equal where answers are; None votes for nothing.
+    Raises ValueError when lengths differ, a score is not finite, the temperature is not above 0 or no sample
+    has an answer. Source: the weighted best-of-N of the EurusPRM evaluation.
+
+    >>> weighted_best_of_n([2.0, -1.0, -1.0], ["7", "8", "8"])
+    0
+    >>> weighted_best_of_n([2.0, -1.0, -1.0], ["7", "8", "8"], temperature=100.0)
+    1
+    """
+    codes = answer_codes(answers)
+    return _elected(vote_weights(scores, codes, temperature), codes)
+
+
+def majority(answers: Answers) -> int:
+    """Index of the earliest sample that gives the most common answer; ties go to the answer seen first.
+
+    answers: N hashable values, equal where answers are; None votes for nothing. Raises ValueError when no
+    sample has an answer.
+
+    >>> majority(["8", "7", None, "7", "8"])
+    0
+    """
+    codes = answer_codes(answers)
+    return _elected(np.ones(codes.size, dtype=np.int64), codes)
+
+
+def answer_codes(answers: Answers) -> np.ndarray:
+    """Number the distinct answers in the order they are seen; None is -1. Returns int64 [N].
+
+    >>> answer_codes(["8", None, "7", "8"]).tolist()
+    [0, -1, 1, 0]
+    """
+    numbers: dict[Hashable, int] = {}
+    codes = [-1 if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers]
+    return np.array(codes, dtype=np.int64)
+
+
+def vote_weights(scores: Scores, codes: np.ndarray, temperature: float) -> np.ndarray:
+    """Return sigmoid(scores / temperature) in 2^-40 of the largest that has an answer; int64 [N]."""
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"the temperature is {temperature}; it must be a finite number above 0")
+    values = _finite_scores(scores)
+    if values.shape != codes.shape:
+        raise ValueError(f"{values.size} scores, but {codes.size} answers")
+    voting = codes >= 0
+    logs = -np.logaddexp(0.0, -values / temperature)
+    logs = np.where(voting, logs - logs[voting].max(initial=-np.inf), -np.inf)
+    weights: np.ndarray = np.rint(np.exp(logs) * _WEIGHT_UNIT).astype(np.int64)
+    return weights
+
+
+def elect(weights: np.ndarray, codes: np.ndarray, ballots: np.ndarray) -> np.ndarray:
+    """The winner of every ballot: the first of its samples whose answer has the most weight in it.
+
+    weights, codes: int64 [N], code -1 is no answer. ballots: int [S, n], samples in ascending order. Returns
+    int [S], the index of a sample, -1 where none of a ballot's has an answer.
+    """
+    rows = np.arange(len(ballots))
+    given = codes[ballots]
+    totals = np.zeros(
+        (len(ballots), int(codes.max(initial=-1)) + 2), dtype=np.int64
+    )  # the last is for code -1
+    for column in range(ballots.shape[1]):
+        totals[rows, given[:, column]] += weights[ballots[:, column]]
+    support = np.where(given >= 0, totals[rows[:, None], given], -1)
+    first = support.argmax(axis=1)
+    return np.where(support[rows, first] >= 0, ballots[rows, first], -1)
+
+
+def _elected(weights: np.ndarray, codes: np.ndarray) -> int:
+    if not (codes >= 0).any():
+        raise ValueError("no sample has an answer")
+    return int(elect(weights, codes, np.arange(codes.size)[None])[0])
+
+
+def _finite_scores(scores: Scores) -> np.ndarray:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ValueError("needs at least one score, in one dimension")
+    if not np.isfinite(values).all():
+        raise ValueError("a score is NaN or infinite")
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessBench:
+    """ProcessBench's three numbers, as fractions; NaN where one of the two kinds of sample is missing."""
+
+    accuracy_error: float  # of the samples with a wrong step: its index found exactly
+    accuracy_correct: float  # of the samples without one: none found
+    f1: float  # harmonic mean of the two
+
+
+def processbench_f1(predictions: Labels, labels: Labels) -> ProcessBench:
+    """First-wrong-step F1 as ProcessBench defines it: not an F1 of true and false positives.
+
+    With hit = (prediction == label), samples split by label == -1 (no wrong step)::
+
+        f1 = 2 * a * b / (a + b),  a = mean(hit[label != -1]),  b = mean(hit[label == -1]);  0 if a + b = 0
+
+    predictions, labels: int [N], 0-based index of the first wrong step or -1. Raises ValueError when the
+    shapes differ. Source: ProcessBench (Zheng et al., 2024), `code/run_eval.py`.
+
+    >>> processbench_f1([1, 0, -1, -1], [1, 2, -1, -1])
+    ProcessBench(accuracy_error=0.5, accuracy_correct=1.0, f1=0.6666666666666666)
+    """
+    predicted, label = np.asarray(predictions), np.asarray(labels)
+    if predicted.shape != label.shape:
+        raise ValueError(f"{predicted.shape} predictions for {label.shape} labels")
+    hit, wrong = predicted == label, label != -1
+    error = float(hit[wrong].mean()) if wrong.any() else float("nan")
+    correct = float(hit[~wrong].mean()) if not wrong.all() else float("nan")
+    return ProcessBench(error, correct, float(_harmonic_mean(np.array(error), np.array(correct))))
+
+
+def first_error(scores: Scores, threshold: float) -> int:
+    """Index of the first step whose score is below the threshold, -1 if none is.
+
+    >>> first_error([0.3, -0.1, -0.5], 0.0), first_error([0.3, 0.0], 0.0)
+    (1, -1)
+    """
+    below = np.flatnonzero(np.asarray(scores) < threshold)
+    return int(below[0]) if below.size else -1
+
+
+def choose_threshold(scores_per_sample: Sequence[Scores], labels: Labels) -> float:
+    """The threshold of `first_error` with the highest `processbench_f1`; the lowest of several such.
+
+    Exact, not a grid: every threshold acts as one of those below all scores, between two neighbours of the
+    sorted distinct scores (their midpoint is returned) or above all. A sample with scores s and label l is a
+    hit exactly for the thresholds t with::
+
+        s[l] < t <= min(s[:l])   (l >= 0)          t <= min(s)   (l = -1)
+
+    so the hits at all thresholds are running sums over interval ends: O(S log S) for S scores.
+
+    scores_per_sample: N sequences of finite floats, any unit. labels: int [N], -1 or the index of a score.
+    Raises ValueError when lengths differ, a score is not finite, a label names no score, or one of the two
+    kinds of sample is missing, for then no threshold is best.
+
+    >>> choose_threshold([[1.0, -1.0], [2.0, 0.5], [0.0]], [1, -1, -1])
+    -0.5
+    """
+    label = np.asarray(labels)
+    samples = [np.asarray(scores, dtype=np.float64) for scores in scores_per_sample]
+    if label.shape != (len(samples),):
+        raise ValueError(f"{len(samples)} samples, but labels of shape {label.shape}")
+    if any(not -1 <= at < scores.size for at, scores in zip(label, samples, strict=True)):
+        raise ValueError("a label is neither -1 nor the index of one of its sample's scores")
+    wrong = label != -1
+    if wrong.all() or not wrong.any():
+        raise ValueError("needs samples with a wrong step and samples without one")
+    values = np.unique(np.concatenate(samples))
+    if not np.isfinite(values).all():
+        raise ValueError("a score is NaN or infinite")
+
+    # Thresholds in order: t[0] below all, t[i] in (values[i-1], values[i]], t[-1] above all. A sample hits at
+    # t[low..high], empty where an earlier step is no higher than the wrong one.
+    def rank(limits: list[float]) -> np.ndarray:
+        ranks: np.ndarray = np.searchsorted(values, np.array(limits))
+        return ranks
+
+    pairs = list(zip(label, samples, strict=True))
+    low = np.where(wrong, rank([float(s[at]) for at, s in pairs]) + 1, 0)
+    high = rank([float(s[: at if at >= 0 else s.size].min(initial=np.inf)) for at, s in pairs])
+
+    def hits(chosen: np.ndarray) -> np.ndarray:
+        real = chosen & (low <= high)
+        size = values.size + 2
+        change = np.bincount(low[real], minlength=size) - np.bincount(high[real] + 1, minlength=size)
+        fractions: np.ndarray = np.cumsum(change)[:-1] / chosen.sum()
+        return fractions
+
+    best = int(np.argmax(_harmonic_mean(hits(wrong), hits(~wrong))))
+    if best == 0:
+        return float(np.nextafter(values[0], -np.inf))
+    if best == values.size:
+        return float(np.nextafter(values[-1], np.inf))
+    lower, upper = values[best - 1], values[best]
+    middle = lower / 2 + upper / 2
+    return float(middle if lower < middle <= upper else upper)
+
+
+def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """2ab / (a + b) elementwise, 0 where both are 0."""
+    total = a + b
+    mean: np.ndarray = 2 * a * b / np.where(total == 0, 1, total)
+    return mean

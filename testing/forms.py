@@ -1,0 +1,43 @@
+"""The forms of a coded pair: what its operators read and multiply with."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepscore.enums import Activations, Coding, DifferencePrecision, Precision, Products
+from stepscore_export.options import ExportOptions
+
+MERGED = {
+    precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.MERGED)
+    for precision in (Precision.INT8, Precision.INT4)
+}
+SEPARATE = {
+    precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.SEPARATE)
+    for precision in (Precision.INT8, Precision.INT4)
+}
+TWO_BITS = {
+    products: ExportOptions(
+        Precision.INT8,
+        coding=Coding.DIFFERENCE,
+        difference_precision=DifferencePrecision.INT2,
+        products=products,
+    )
+    for products in Products
+}
+INTEGER = ExportOptions(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
+
+EXACT_FORMS = [*MERGED.values(), *SEPARATE.values(), *TWO_BITS.values()]
+
+
+def name_of(options: ExportOptions) -> str:
+    """What a test of this form is called."""
+    if options.activations is Activations.INT8:
+        return "int8-activations"
+    how = "merged" if options.merged else "separate"
+    return f"{options.precision}-int{options.difference_bits}-{how}"
+
+
+exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=name_of)
+every_form = pytest.mark.parametrize("form", [*EXACT_FORMS, INTEGER], ids=name_of)
+FORM_OF_EACH_KIND = [MERGED[Precision.INT8], SEPARATE[Precision.INT4], INTEGER]
+a_form_of_each_kind = pytest.mark.parametrize("form", FORM_OF_EACH_KIND, ids=name_of)

@@ -1,0 +1,127 @@
+"""Made manifests: pairs of any shape and form, without a file behind them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+
+from stepscore.artifact.manifest import (
+    BODY,
+    EMBED,
+    HEAD,
+    SCHEMA_VERSION,
+    TOKENIZER,
+    Architecture,
+    Difference,
+    Distance,
+    Extent,
+    FileEntry,
+    Manifest,
+    Source,
+    Unit,
+    head_files,
+    layer_file,
+)
+from stepscore.enums import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Exporter,
+    Format,
+    Precision,
+    Products,
+    Residency,
+    Target,
+)
+from stepscore.memory.estimate import Load, Settings, estimate, settle
+from stepscore.prompt.encoder import Template
+
+BILLIONS = Architecture(3584, 18944, 28, 28, 4, 128, 152_064, 32_768)
+CODED = {
+    "merged": Difference(DifferencePrecision.INT4, Activations.EXACT, Products.MERGED),
+    "separate": Difference(DifferencePrecision.INT4, Activations.EXACT, Products.SEPARATE),
+    "integer": Difference(DifferencePrecision.INT8, Activations.INT8, None),
+}
+
+
+def manifest(
+    shape: Architecture = BILLIONS,
+    *,
+    precision: Precision = Precision.FP16,
+    difference: Difference | None = None,
+    target: Target = Target.CPU,
+) -> Manifest:
+    """A pair of this shape; a weight of each model has two bytes."""
+    coded = difference is not None
+    models = 2 if coded else 1
+    layer, table = 3 * shape.hidden_size * shape.intermediate_size, shape.hidden_size * shape.vocab_size
+    weights = {layer_file(index): layer for index in range(shape.num_hidden_layers)}
+    weights |= {EMBED: table, HEAD: table, BODY: layer * shape.num_hidden_layers}
+    heads = head_files(shape.vocab_size)
+    weights |= {name: -(-table // len(heads)) for name in heads}
+    extents = {name: Extent(0, 2 * models * size) for name, size in weights.items()}
+    units = (Unit("policy", ("policy",), extents), Unit("reference", ("reference",), extents))
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        policy=Source("policy"),
+        reference=Source("reference"),
+        architecture=shape,
+        format=Format.ONNX,
+        exporter=Exporter.STEPSCORE,
+        precision=precision,
+        block_size=32,
+        target=target,
+        coding=Coding.DIFFERENCE if coded else Coding.INDEPENDENT,
+        difference=difference,
+        distance=Distance(0.01, {}),
+        beta=0.001,
+        template=Template("a", "b", "c"),
+        units=(Unit("both", ("reference", "policy"), extents),) if coded else units,
+        selftest=None,
+        fidelity=None,
+        versions={},
+        files={TOKENIZER: FileEntry(7_000_000, "0" * 64)},
+    )
+
+
+BATCHES = [2048, 1024, 512, 256, 128]
+
+EVERY_KIND = [
+    *(manifest(precision=precision) for precision in (Precision.FP32, Precision.FP16, Precision.INT8)),
+    *(manifest(precision=Precision.INT8, difference=difference) for difference in CODED.values()),
+]
+every_kind = pytest.mark.parametrize(
+    "pair", EVERY_KIND, ids=["fp32", "fp16", "int8", *(f"coded-{name}" for name in CODED)]
+)
+
+SHAPES = st.builds(
+    lambda heads, width, **sizes: Architecture(
+        hidden_size=heads * width,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        head_dim=width,
+        max_position_embeddings=4096,
+        **sizes,
+    ),
+    heads=st.integers(1, 64),
+    width=st.sampled_from([16, 64, 128]),
+    intermediate_size=st.integers(1, 30_000),
+    num_hidden_layers=st.integers(1, 80),
+    vocab_size=st.integers(1, 200_000),
+)
+MANIFESTS = st.builds(
+    manifest,
+    SHAPES,
+    precision=st.sampled_from(Format.ONNX.precisions),
+    difference=st.none() | st.sampled_from(list(CODED.values())),
+)
+RESIDENCIES = st.sampled_from([Residency.RESIDENT, Residency.ALTERNATE, Residency.STREAM])
+SETTINGS = st.builds(
+    Settings, RESIDENCIES, st.integers(1, 100_000), st.integers(1, 1_000_000), st.integers(1, 10_000)
+)
+LOADS = st.builds(Load, *[st.integers(0, 1_000_000)] * 3)
+
+
+def total(pair: Manifest, residency: Residency, tokens: int) -> int:
+    """What the pair needs with this residency and batch."""
+    return estimate(pair, settle(pair, residency=residency, max_batch_tokens=tokens)).total

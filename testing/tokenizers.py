@@ -1,0 +1,172 @@
+"""Byte-level BPE tokenizers with the Qwen2 pre-tokeniser, and text that tries to break them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from random import Random
+
+from stepscore.prompt.encoder import Template
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Numbers in threes and another rule for line breaks: a tokenizer for which no shortcut is proven.
+OTHER_PATTERN = r"\p{L}+\n*|\p{N}{1,3}|[^\s\p{L}\p{N}]+|\s+"
+
+CROSSING = AddedToken("1\n\n2", normalized=False, special=False)  # spans a separator
+
+CHATML = Template(
+    prefix="<|im_start|>system\nReason step by step.<|im_end|>\n<|im_start|>user\n",
+    between="<|im_end|>\n<|im_start|>assistant\n",
+    suffix="<|im_end|>\n",
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PLAIN = ("<tool_call>", "</tool_call>")
+# One added token for each flag.
+FLAGGED = (
+    AddedToken("<left>", lstrip=True, normalized=False, special=False),
+    AddedToken("<right>", rstrip=True, normalized=False, special=False),
+    AddedToken("word", single_word=True, normalized=False, special=False),
+    AddedToken("<é>", normalized=True, special=False),
+)
+
+WORDS = (
+    "a",
+    "x",
+    "the",
+    " the",
+    "step",
+    " word",
+    "word",
+    "sum",
+    " is",
+    "assistant",
+    "user\n",
+    "Ünïcödé",
+    "一二",
+    "ﬁ",
+)
+NUMBERS = ("0", "1", "42", "1234567", "3.14", "٣", "½", "²")
+MATHS = ("$", "$$", "\\boxed{", "}", "\\[\n", "\n\\]", "\\frac{1}{2}", "=", " = ", "+", " + ", "≠", "->", "^")
+PUNCTUATION = (
+    ".",
+    ".\n\n",
+    "?",
+    "!",
+    ":",
+    ":\n",
+    ",",
+    ")",
+    "'",
+    "'s",
+    "'LL",
+    "...",
+    '"',
+    "-",
+    "|",
+    "<",
+    ">",
+    "|>",
+)
+SPACES = (
+    " ",
+    " ",
+    "  ",
+    "     ",
+    "\t",
+    "\n",
+    "\n\n",
+    "\n\n\n",
+    " \n",
+    "\r\n",
+    "\r",
+    "\x0b",
+    "\x1c",
+    "\x85",
+    "\xa0",
+)
+RARE_SPACES = ("\u2003", "\u2028", "\u3000", "\u200b")
+MARKS = (
+    "\u0301",
+    "\u0323\u0301",
+    "\u0301\u0323",
+    "\u0338",
+    "\u0344",
+    "e\u0301",
+    "\u212b",
+    "\u037e",
+    "ᄒ",
+    "ᅡ",
+    "ᆫ",
+)
+SYMBOLS = ("😀", "👨\u200d👩\u200d👧", "🇫🇷", "\ufeff", "\x00", "\x7f", "\ufffd", "\uffff", "\U0010ffff", "𝟙")
+BROKEN_TOKENS = ("<|im_", "end|>", "<|im_end", "|im_end|>", "<|", "<tool_", "call>", "<é", "\u0301>")
+FRAGMENTS = (
+    *(*WORDS, *NUMBERS, *MATHS, *PUNCTUATION, *SPACES, *RARE_SPACES),
+    *(*MARKS, *SYMBOLS, *BROKEN_TOKENS, *PLAIN, CROSSING.content, *(token.content for token in FLAGGED)),
+)
+
+
+def nasty_text(random: Random, fragments: Sequence[str] = FRAGMENTS, *, at_most: int = 12) -> str:
+    """Zero to `at_most` fragments; never a special token's text, not even by chance."""
+    while True:
+        text = "".join(random.choices(fragments, k=random.randint(0, at_most)))
+        if not any(special in text for special in SPECIAL):
+            return text
+
+
+def nasty_steps(random: Random, fragments: Sequence[str] = FRAGMENTS, *, at_most: int = 5) -> list[str]:
+    """One to five steps, none of them blank."""
+    steps: list[str] = []
+    while len(steps) < random.randint(1, at_most):
+        step = nasty_text(random, fragments)
+        if step.strip():
+            steps.append(step)
+    return steps
+
+
+def bytes_and(merges: Iterable[tuple[str, str]] = (), *, pattern: str = QWEN2_PATTERN) -> Tokenizer:
+    """The 256 bytes, then the merges in this order, in byte-level spelling: Ċ is a line break, Ġ a space."""
+    merges = list(merges)
+    texts = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
+    vocabulary = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    return _with_added_tokens(_as_qwen2(Tokenizer(models.BPE(vocabulary, merges)), pattern))
+
+
+@cache
+def trained(*, added: Sequence[AddedToken] = (), pattern: str = QWEN2_PATTERN, size: int = 700) -> Tokenizer:
+    """A vocabulary learned from the nasty text itself, so that many an odd merge exists."""
+    tokenizer = _as_qwen2(Tokenizer(models.BPE()), pattern)
+    random = Random(0)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((nasty_text(random, at_most=30) for _ in range(2000)), trainer)
+    return _with_added_tokens(tokenizer, added)
+
+
+def without_special(tokenizer: Tokenizer) -> Tokenizer:
+    """The same ids, but no special token is known, so none can be matched."""
+    parts = json.loads(tokenizer.to_str())
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if not token["special"]]
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+def _as_qwen2(tokenizer: Tokenizer, pattern: str) -> Tokenizer:
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _with_added_tokens(tokenizer: Tokenizer, more: Iterable[AddedToken] = ()) -> Tokenizer:
+    """Special ones last, so that they can be taken away without moving an id."""
+    tokenizer.add_tokens([*(AddedToken(text, normalized=False, special=False) for text in PLAIN), *more])
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
+    return tokenizer

@@ -1,0 +1,256 @@
+"""The graphs of a coded pair: which operators, over which bytes, at how many bits."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from testing.checkpoints import TINY
+from testing.forms import (
+    INTEGER,
+    MERGED,
+    SEPARATE,
+    TWO_BITS,
+    every_form,
+    name_of,
+)
+from tests.conftest import PairOf
+from tests.export.graphs.test_decoder import (
+    NAMES,
+    assert_the_body_is_its_layers,
+    external,
+    load,
+    operators,
+)
+
+from stepscore.artifact.pair import Pair
+from stepscore.enums import Coding, Precision, Products, Target
+from stepscore_export.options import ExportOptions
+
+LAYERS = TINY.num_hidden_layers
+MATRICES = 5 * LAYERS  # qkv, output, gate, up, down
+INT8, INT4 = onnx.TensorProto.INT8, onnx.TensorProto.INT4
+CODED = {"coding": Coding.DIFFERENCE}
+
+
+def pair_in(form: ExportOptions, pair_of: PairOf) -> Path:
+    return pair_of(
+        form.precision,
+        form.target,
+        coding=form.coding,
+        difference_precision=form.difference_precision,
+        activations=form.activations,
+        products=form.products,
+    )
+
+
+# Operators
+
+STREAMS = Counter(  # of a body: what two models need for themselves, whatever the form
+    {
+        "Gather": 4 * LAYERS + 3,  # the padded view and back; the last layer drops rows, one index for both
+        "LessOrEqual": 1,  # of the length, once for all
+        "If": 2 * LAYERS,
+        "GroupQueryAttention": 4 * LAYERS,  # half of them are run
+        "Reshape": 2 * LAYERS,
+        "SimplifiedLayerNormalization": 2 * LAYERS,
+        "SkipSimplifiedLayerNormalization": 2 * LAYERS + 2,
+        "QuickGelu": 2 * LAYERS,
+        "Mul": 2 * LAYERS,
+        "Add": 2 * LAYERS + 2 * (LAYERS - 1),  # biases, and between two layers
+    }
+)
+
+
+@pytest.mark.parametrize("form", [*MERGED.values(), TWO_BITS[Products.MERGED]], ids=name_of)
+def test_a_merged_body_adds_the_parts_and_multiplies_twice(pair_of: PairOf, form: ExportOptions) -> None:
+    found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
+    matrix = Counter({"Range": 2, "GatherBlockQuantized": 2, "Add": 1, "Gemm": 2})
+    assert found == STREAMS + times(MATRICES, matrix)
+
+
+@pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
+def test_merged_for_cuda_it_turns_codes_into_floats_with_a_standard_operator(
+    pair_of: PairOf, form: ExportOptions
+) -> None:
+    found = operators(load(pair_in(replace(form, target=Target.CUDA), pair_of), "body.onnx", "both"))
+    assert found["DequantizeLinear"] == 2 * MATRICES
+    assert found["GatherBlockQuantized"] == 0
+
+
+@pytest.mark.parametrize("form", [*SEPARATE.values(), TWO_BITS[Products.SEPARATE]], ids=name_of)
+def test_a_separate_body_multiplies_three_times(pair_of: PairOf, form: ExportOptions) -> None:
+    found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
+    assert found == STREAMS + times(MATRICES, Counter({"MatMulNBits": 3, "Add": 1}))
+
+
+ROUNDED = Counter(  # rows to codes: the scale, and the codes
+    {
+        "ReduceMax": 1,
+        "ReduceMin": 1,
+        "Neg": 1,
+        "Max": 1,
+        "Mul": 1,
+        "Squeeze": 1,
+        "Shape": 1,
+        "Expand": 1,
+        "QuantizeLinear": 1,
+    }
+)
+REST = Counter(  # what the codes leave: the codes' values, then codes again; its scale follows
+    {
+        "Squeeze": 2,
+        "Shape": 2,
+        "Expand": 2,
+        "DequantizeLinear": 1,
+        "Sub": 1,
+        "Mul": 1,
+        "QuantizeLinear": 1,
+    }
+)
+
+
+def test_a_body_with_int8_activations_multiplies_integers_only(pair_of: PairOf) -> None:
+    """Gate and up share their rows: four times a layer reference, difference and policy are rounded."""
+    found = operators(load(pair_in(INTEGER, pair_of), "body.onnx", "both"))
+    product = Counter({"MatMulIntegerToFloat": 3, "Mul": 3, "Add": 2})
+    fine = Counter({"MatMulIntegerToFloat": 1, "Add": 1})
+    layer = times(4, times(3, ROUNDED) + Counter({"Sub": 1})) + times(5, product)
+    assert found == STREAMS + times(LAYERS, layer + times(3, REST + fine))
+
+
+def times(factor: int, counts: Counter[str]) -> Counter[str]:
+    return Counter({name: factor * count for name, count in counts.items()})
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "embed.onnx"])
+def test_every_block_product_keeps_exact_activations(
+    pair_of: PairOf, target: Target, precision: Precision, name: str
+) -> None:
+    pair = pair_of(precision, target, products=Products.SEPARATE, **CODED)
+    products = [node for node in load(pair, name, "both").graph.node if node.op_type == "MatMulNBits"]
+    levels = [each.i for node in products for each in node.attribute if each.name == "accuracy_level"]
+    assert products
+    assert levels == [1] * len(products)
+
+
+@pytest.mark.parametrize("products", Products)
+def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, products: Products) -> None:
+    pair = pair_of(Precision.INT8, Target.CUDA, products=products, **CODED)
+    found = operators(load(pair, "body.onnx", "both"))
+    assert found.keys().isdisjoint({"MatMulIntegerToFloat", "If", "LessOrEqual"})
+    assert found["GroupQueryAttention"] == 2 * LAYERS
+
+
+@every_form
+def test_the_body_is_its_layers_operator_by_operator(pair_of: PairOf, form: ExportOptions) -> None:
+    assert_the_body_is_its_layers(pair_in(form, pair_of), "both")
+
+
+# Bits
+
+EIGHT_BITS = ("qkv", "output", "head")
+
+
+@pytest.mark.parametrize(
+    ("form", "operator", "codes"),
+    [
+        (SEPARATE[Precision.INT4], "MatMulNBits", 1),
+        (MERGED[Precision.INT4], "GatherBlockQuantized", 0),
+    ],
+    ids=["separate", "merged"],
+)
+def test_four_bit_pairs_have_eight_bit_attention_and_head(
+    pair_of: PairOf, form: ExportOptions, operator: str, codes: int
+) -> None:
+    pair = pair_in(form, pair_of)
+    found = {}
+    for name in ("body.onnx", "head.onnx"):
+        for node in load(pair, name, "both").graph.node:
+            if node.op_type == operator:
+                found[node.input[codes]] = next(each.i for each in node.attribute if each.name == "bits")
+    assert found == {
+        f"{name}.{part}.codes": bits
+        for name in matrices()
+        for part, bits in zip(("base", "difference"), expected_bits(name), strict=True)
+    }
+
+
+def test_four_bit_pairs_have_eight_bit_attention_and_head_merged_for_cuda(pair_of: PairOf) -> None:
+    pair = pair_in(replace(MERGED[Precision.INT4], target=Target.CUDA), pair_of)
+    found = {
+        tensor.name: tensor.data_type
+        for name in ("body.onnx", "head.onnx")
+        for tensor in load(pair, name, "both").graph.initializer
+        if tensor.name.endswith(".codes")
+    }
+    assert found == {
+        f"{name}.{part}.codes": {8: INT8, 4: INT4}[bits]
+        for name in matrices()
+        for part, bits in zip(("base", "difference"), expected_bits(name), strict=True)
+    }
+
+
+def matrices() -> list[str]:
+    names = ("qkv", "output", "gate", "up", "down")
+    return [*(f"layers.{index}.{name}" for index in range(LAYERS) for name in names), "head.0"]
+
+
+def expected_bits(name: str) -> tuple[int, int]:
+    """Of base and difference under int4."""
+    return 8 if any(part in name for part in EIGHT_BITS) else 4, 8 if "head" in name else 4
+
+
+# Bytes
+
+
+@every_form
+def test_a_coded_pair_is_one_unit_of_both_models(pair_of: PairOf, form: ExportOptions) -> None:
+    pair = pair_in(form, pair_of)
+    units = [(unit.folder, unit.models) for unit in Pair.open(pair).manifest.units]
+    assert units == [("both", ("reference", "policy"))]
+    found = [path.relative_to(pair).as_posix() for path in pair.rglob("weights.bin")]
+    assert found == ["both/weights.bin"]
+
+
+@every_form
+def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, form: ExportOptions) -> None:
+    pair = pair_in(form, pair_of)
+    in_layers: dict[str, dict[str, str]] = {}
+    for name in NAMES:
+        if name.startswith("layer"):
+            in_layers |= external(load(pair, name, "both"))
+    assert external(load(pair, "body.onnx", "both")) == in_layers
+
+
+@every_form
+def test_every_byte_has_one_name_and_every_tensor_one_place(pair_of: PairOf, form: ExportOptions) -> None:
+    """Without a gap beyond the next page, and nothing twice: there is one base."""
+    pair = pair_in(form, pair_of)
+    places: dict[str, dict[str, str]] = {}
+    for name in NAMES:
+        places |= external(load(pair, name, "both"))
+    spans = sorted((int(place["offset"]), int(place["length"])) for place in places.values())
+    ends = [0, *(offset + length for offset, length in spans)]
+    assert [offset for offset, _ in spans] == [-(-end // 4096) * 4096 for end in ends[:-1]]
+    assert ends[-1] == (pair / "both" / "weights.bin").stat().st_size
+    for part in ("base", "difference"):
+        assert sorted(name for name in places if name.endswith(f".{part}.codes")) == sorted(
+            f"{name}.{part}.codes" for name in matrices()
+        )
+
+
+@every_form
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions, name: str) -> None:
+    path = pair_in(form, pair_of) / "both" / name
+    graph = load(path.parents[1], name, "both").graph
+    inside = [each for each in graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
+    assert all(math.prod(each.dims) <= 2 for each in inside)
+    assert path.stat().st_size < 40_000

@@ -1,0 +1,301 @@
+"""The graphs: which operators, over which bytes, in which types."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from testing.checkpoints import TINY, tied, write_checkpoint
+from tests.conftest import PairOf
+
+from stepscore.artifact.manifest import graph_files
+from stepscore.enums import Coding, Format, Precision, Target
+from stepscore_export.graphs.head import TILE
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline.export import export_pair
+
+LAYERS = TINY.num_hidden_layers
+NAMES = graph_files(LAYERS, TINY.vocab_size)
+COMPUTE = {  # what rows are on CUDA
+    Precision.FP16: onnx.TensorProto.FLOAT16,
+    Precision.BF16: onnx.TensorProto.BFLOAT16,
+    Precision.INT8: onnx.TensorProto.FLOAT16,
+    Precision.INT4: onnx.TensorProto.FLOAT16,
+}
+EXPORTS = [
+    *((precision, Target.CPU) for precision in Format.ONNX.precisions),
+    *((precision, Target.CUDA) for precision in COMPUTE),
+]
+every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
+
+
+def load(pair: Path, name: str, model: str = "policy") -> onnx.ModelProto:
+    """One graph, its weights left in their file."""
+    return onnx.load(pair / model / name, load_external_data=False)
+
+
+def external(graph: onnx.ModelProto) -> dict[str, dict[str, str]]:
+    """Where each initializer outside the graph file is."""
+    return {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in graph.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of both branches of an If behind it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes(attribute.g)
+
+
+def operators(graph: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in nodes(graph.graph))
+
+
+# Bytes
+
+
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_files_hold_no_weights(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    """Beside names into the weight file there are a few constants: axes, shapes, a zero point."""
+    pair = pair_of(precision, target)
+    inside = [
+        tensor
+        for tensor in load(pair, name).graph.initializer
+        if tensor.data_location != onnx.TensorProto.EXTERNAL
+    ]
+    assert all(np.prod(tensor.dims) <= 2 for tensor in inside)
+    assert (pair / "policy" / name).stat().st_size < 12_000
+
+
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_external_data_is_inside_the_weight_file(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    pair = pair_of(precision, target)
+    size = (pair / "policy" / "weights.bin").stat().st_size
+    for place in external(load(pair, name)).values():
+        assert place["location"] == "weights.bin"
+        assert int(place["offset"]) + int(place["length"]) <= size
+
+
+@every_export
+def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    pair = pair_of(precision, target)
+    in_layers: dict[str, dict[str, str]] = {}
+    for name in NAMES:
+        if name.startswith("layer"):
+            in_layers |= external(load(pair, name))
+    assert external(load(pair, "body.onnx")) == in_layers
+
+
+@every_export
+def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    """ONNX Runtime maps them from the file instead of reading them."""
+    pair = pair_of(precision, target)
+    for name in NAMES:
+        assert all(int(place["offset"]) % 4096 == 0 for place in external(load(pair, name)).values())
+
+
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
+def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
+    policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
+    reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
+    pair = export_pair(
+        policy, reference, tmp_path / "pair", ExportOptions(precision, coding=Coding.INDEPENDENT)
+    ).path
+    assert external(load(pair, "embed.onnx")) == external(load(pair, "head.onnx"))
+
+
+@pytest.mark.parametrize("end", ["embed.onnx", "head.onnx"])
+def test_an_untied_model_has_two_tables(tiny_pair: Path, end: str) -> None:
+    other = {"embed.onnx": "head.onnx", "head.onnx": "embed.onnx"}[end]
+    offsets = {place["offset"] for place in external(load(tiny_pair, end)).values()}
+    assert offsets.isdisjoint(place["offset"] for place in external(load(tiny_pair, other)).values())
+
+
+# Operators
+
+FLOAT_LAYER = Counter(
+    {
+        "Gemm": 5,
+        "Add": 1,
+        "Gather": 2,
+        "If": 1,
+        "GroupQueryAttention": 2,  # one of them is run
+        "Reshape": 1,
+        "SkipSimplifiedLayerNormalization": 1,
+        "SimplifiedLayerNormalization": 1,
+        "QuickGelu": 1,
+        "Mul": 1,
+    }
+)
+
+
+def test_the_operators_of_a_float_body_are_exactly_these(tiny_pair: Path) -> None:
+    expected = Counter({name: LAYERS * count for name, count in FLOAT_LAYER.items()})
+    expected["Add"] += LAYERS - 1  # between two layers
+    expected["SkipSimplifiedLayerNormalization"] += 1  # before the head
+    expected["Gather"] += 2  # the last layer drops the rows that are not scored
+    expected["LessOrEqual"] = 1  # of the length, once for all layers
+    assert operators(load(tiny_pair, "body.onnx")) == expected
+
+
+def test_the_operators_of_a_float_layer_are_exactly_these(tiny_pair: Path) -> None:
+    assert operators(load(tiny_pair, "layer-00.onnx")) == FLOAT_LAYER + Counter(["Add", "LessOrEqual"])
+
+
+def test_the_last_layer_ends_as_the_body_does(tiny_pair: Path) -> None:
+    end = Counter({"SkipSimplifiedLayerNormalization": 1, "Gather": 2, "LessOrEqual": 1})
+    assert operators(load(tiny_pair, f"layer-{LAYERS - 1:02d}.onnx")) == FLOAT_LAYER + end
+
+
+def assert_the_body_is_its_layers(pair: Path, model: str) -> None:
+    """Operators and attributes one by one, but for the question of length, which a graph asks once."""
+
+    def steps(name: str) -> list[tuple[str, str]]:
+        return [
+            (node.op_type, "".join(sorted(map(str, node.attribute))) if node.op_type != "If" else "")
+            for node in nodes(load(pair, name, model).graph)
+            if node.op_type != "LessOrEqual"
+        ]
+
+    layers = [step for name in NAMES if name.startswith("layer") for step in steps(name)]
+    assert steps("body.onnx") == layers
+
+
+@every_export
+def test_the_body_is_its_layers_operator_by_operator(
+    pair_of: PairOf, precision: Precision, target: Target
+) -> None:
+    assert_the_body_is_its_layers(pair_of(precision, target), "policy")
+
+
+def test_a_body_of_four_bits_has_matmulnbits_for_every_gemm(pair_of: PairOf) -> None:
+    floats, blocks = (
+        operators(load(pair_of(each), "body.onnx")) for each in (Precision.FP32, Precision.INT4)
+    )
+    assert blocks == floats - Counter({"Gemm": 5 * LAYERS}) + Counter({"MatMulNBits": 5 * LAYERS})
+
+
+def test_a_body_of_eight_bits_turns_every_matrix_into_floats(pair_of: PairOf) -> None:
+    floats, blocks = (
+        operators(load(pair_of(each), "body.onnx")) for each in (Precision.FP32, Precision.INT8)
+    )
+    assert blocks == floats + Counter({"Range": 5 * LAYERS, "GatherBlockQuantized": 5 * LAYERS})
+
+
+def test_the_embedding_is_one_lookup(tiny_pair: Path) -> None:
+    assert operators(load(tiny_pair, "embed.onnx")) == Counter(["Gather", "Identity"])
+
+
+@pytest.mark.parametrize("precision", COMPUTE)
+def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, precision: Precision) -> None:
+    """Nor a choice on the host: CUDA graphs have no If."""
+    found = operators(load(pair_of(precision, Target.CUDA), "body.onnx"))
+    assert found.keys().isdisjoint({"If", "LessOrEqual"})
+    assert found["GroupQueryAttention"] == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [(Precision.INT4, Target.CPU), (Precision.INT4, Target.CUDA), (Precision.INT8, Target.CUDA)],
+)
+@pytest.mark.parametrize("name", ["body.onnx", "layer-00.onnx"])
+def test_quantised_products_keep_exact_activations(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    levels = [
+        attribute.i
+        for node in load(pair_of(precision, target), name).graph.node
+        for attribute in node.attribute
+        if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level"
+    ]
+    assert levels
+    assert set(levels) == {1}
+
+
+def test_four_bit_models_have_eight_bit_ends(pair_of: PairOf) -> None:
+    for target, operator in ((Target.CPU, "GatherBlockQuantized"), (Target.CUDA, "MatMulNBits")):
+        head = load(pair_of(Precision.INT4, target), "head.onnx").graph
+        (node,) = (node for node in head.node if node.op_type == operator)
+        assert {attribute.name: attribute.i for attribute in node.attribute}["bits"] == 8
+
+
+@every_export
+@pytest.mark.parametrize("name", NAMES)
+def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, target: Target, name: str) -> None:
+    graph = load(pair_of(precision, target), name).graph
+    read = {value for node in nodes(graph) for value in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+
+
+# Types
+
+
+@pytest.mark.parametrize(("precision", "dtype"), COMPUTE.items())
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_travel_in_sixteen_bits_between_cuda_graphs(
+    pair_of: PairOf, precision: Precision, dtype: int, name: str
+) -> None:
+    graph = load(pair_of(precision, Target.CUDA), name).graph
+    rows = [
+        value.type.tensor_type.elem_type
+        for value in [*graph.input, *graph.output]
+        if value.name in {"rows", "next_rows", "hidden"} - ({"rows"} if name.startswith("head") else set())
+    ]
+    assert rows
+    assert set(rows) == {dtype}
+
+
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
+def test_rows_travel_in_fp32_on_the_cpu(pair_of: PairOf, precision: Precision) -> None:
+    graph = load(pair_of(precision), "body.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in [graph.input[0], *graph.output]} == {
+        onnx.TensorProto.FLOAT
+    }
+
+
+@every_export
+def test_logprobs_leave_in_fp32(pair_of: PairOf, precision: Precision, target: Target) -> None:
+    """Softmax too: the cast is before it."""
+    graph = load(pair_of(precision, target), "head.onnx").graph
+    assert [value.type.tensor_type.elem_type for value in graph.output] == [onnx.TensorProto.FLOAT]
+    kinds = [node.op_type for node in graph.node]
+    if target is Target.CUDA:
+        assert kinds.index("Cast") < kinds.index("LogSoftmax")
+
+
+def test_the_head_has_one_product_and_one_softmax_a_tile_of_the_vocabulary(tmp_path: Path) -> None:
+    shape = replace(TINY, vocab_size=2 * TILE + 5)
+    policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
+    reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    found = operators(load(pair, "head.onnx"))
+    assert found["Gemm"] == 3
+    assert found["LogSoftmax"] == 3
+
+
+# Tools
+
+
+@every_export
+@pytest.mark.parametrize("name", ["embed.onnx", "head.onnx"])
+def test_the_onnx_checker_accepts_the_ends(
+    pair_of: PairOf, precision: Precision, target: Target, name: str
+) -> None:
+    """It does not know ONNX Runtime's own norms: body and layers are checked by being run."""
+    onnx.checker.check_model(pair_of(precision, target) / "policy" / name)

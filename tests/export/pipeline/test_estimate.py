@@ -1,0 +1,103 @@
+"""What an export needs: disk to the byte, and memory that does not grow with depth."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from testing.checkpoints import TINY, tied, write_checkpoint
+from testing.forms import INTEGER, MERGED
+from tests.export.pipeline.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
+
+from stepscore.artifact.manifest import Selftest
+from stepscore.artifact.pair import Pair
+from stepscore.enums import Coding, DifferencePrecision, Format, Precision, Target
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline.estimate import estimate
+from stepscore_export.pipeline.export import export_pair, settle
+
+
+@pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(ExportOptions(each) for each in Format.ONNX.precisions if each is not Precision.INT8),
+        MERGED[Precision.INT8],
+        INTEGER,
+        ExportOptions(Precision.INT4, block_size=128),
+        *(ExportOptions(precision, Target.CUDA) for precision in CUDA_PRECISIONS),
+        *(ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in INTEGER_PRECISIONS),
+        ExportOptions(Precision.INT8, difference_precision=DifferencePrecision.INT2),
+    ],
+    ids=lambda options: f"{options.precision}-{options.target}-{options.block_size}-{options.coding}",
+)
+def test_the_weight_file_has_the_predicted_size(
+    tiny_pair: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: Qwen2Config,
+    options: ExportOptions,
+) -> None:
+    template = Pair.open(tiny_pair).manifest.template
+    monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
+    monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
+    folder = write_checkpoint(tmp_path / "model", shape)
+    pair = export_pair(folder, folder, tmp_path / "pair", options)
+    with Checkpoint.open(folder) as checkpoint:
+        settled = settle(options, pair.manifest.distance)
+        needs = estimate({"policy": checkpoint, "reference": checkpoint}, settled)
+    sizes = {folder: (pair.path / folder / "weights.bin").stat().st_size for folder in needs.weight_bytes}
+    assert sizes == needs.weight_bytes
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from stepscore.enums import Precision
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline.export import export_pair
+
+folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
+export_pair(folder / "policy", folder / "reference", folder / precision, ExportOptions(precision))
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def peak_kilobytes(folder: Path, precision: Precision) -> int:
+    """The whole process; glibc gives every large block back, as it does with those of a real model."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(precision)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)},
+    )
+    return int(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """2 and 8 layers of a million parameters; the policy is its own reference."""
+    folders = []
+    for layers in (2, 8):
+        folder = tmp_path_factory.mktemp(f"{layers}-layers")
+        shape = replace(TINY, hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, head_dim=64)
+        write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16")
+        (folder / "reference").symlink_to("policy")
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:
+    """Six layers more are 25 MB more in fp32, twice; 10 MB is what two runs may differ by."""
+    shallow, deep = (peak_kilobytes(folder, precision) for folder in deep_models)
+    assert deep - shallow < 10_000

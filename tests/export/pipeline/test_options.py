@@ -1,0 +1,261 @@
+"""What may be asked of an export, what is refused, and what is chosen where nothing was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from stepscore.artifact.manifest import Distance
+from stepscore.enums import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
+from stepscore.errors import ExportError
+from stepscore_export.options import BLOCK_SIZES, ExportOptions
+from stepscore_export.pipeline.export import settle
+
+CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
+FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
+INTEGERS = (Precision.INT8, Precision.INT4)
+INT8, INT4, INT2 = DifferencePrecision.INT8, DifferencePrecision.INT4, DifferencePrecision.INT2
+
+
+# What is refused
+
+
+def refusal(*positional: Any, **options: Any) -> ExportError:
+    with pytest.raises(ExportError) as refused:
+        ExportOptions(*positional, **options)
+    return refused.value
+
+
+@pytest.mark.parametrize("block_size", [0, 8, 31, 512])
+def test_block_sizes_without_a_kernel_are_refused(block_size: int) -> None:
+    refused = refusal(Precision.INT8, block_size=block_size)
+    assert refused.message == f"block size {block_size} is not one of 16, 32, 64, 128, 256"
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_block_sizes_with_a_kernel_are_not(block_size: int) -> None:
+    assert ExportOptions(Precision.INT8, block_size=block_size).block_size == block_size
+
+
+def test_fp32_for_cuda_is_refused() -> None:
+    refused = refusal(Precision.FP32, Target.CUDA)
+    assert refused.message == "fp32 has no attention kernel on CUDA"
+    assert refused.hint == "take --precision bf16 or fp16, or --target cpu"
+
+
+@pytest.mark.parametrize("precision", [Precision.NF4, Precision.FP4])
+def test_four_bits_of_bitsandbytes_are_refused_for_onnx(precision: Precision) -> None:
+    refused = refusal(precision)
+    assert refused.message == f"{precision} weights are bitsandbytes', not ONNX Runtime's"
+    assert refused.hint == "take --format bitsandbytes, or --precision int4"
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_beta_that_is_no_scale_is_refused(beta: float) -> None:
+    assert refusal(beta=beta).message == f"beta is {beta}; it must be a positive number"
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+def test_a_difference_of_floats_is_refused(precision: Precision) -> None:
+    refused = refusal(precision, coding=Coding.DIFFERENCE)
+    assert refused.message == f"a difference is stored in integers, not at {precision}"
+    assert refused.hint == "take --precision int8 or int4, or drop --coding"
+
+
+ONLY_CODED = [
+    ("--difference-precision", {"difference_precision": INT4}),
+    ("--activations int8", {"activations": Activations.INT8}),
+    ("--products", {"products": Products.SEPARATE}),
+]
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+@pytest.mark.parametrize(("option", "asked"), ONLY_CODED, ids=[option for option, _ in ONLY_CODED])
+def test_a_float_pair_has_no_option_of_a_coded_one(
+    option: str, asked: dict[str, Any], precision: Precision
+) -> None:
+    assert refusal(precision, **asked).message == (
+        f"{option} belongs to a pair stored as a difference, which precision {precision} is not"
+    )
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize(("option", "asked"), ONLY_CODED, ids=[option for option, _ in ONLY_CODED])
+def test_an_independent_pair_has_no_option_of_a_coded_one(
+    option: str, asked: dict[str, Any], precision: Precision
+) -> None:
+    refused = refusal(precision, coding=Coding.INDEPENDENT, **asked)
+    assert refused.message == (
+        f"{option} belongs to a pair stored as a difference, which independent coding is not"
+    )
+    assert refused.hint == "take --coding difference with --precision int8 or int4"
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_a_difference_of_two_bits_is_refused_for_cuda(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, difference_precision=INT2)
+    assert refused.message == "a difference of 2 bits has no kernel on CUDA"
+    assert refused.hint == "take --difference-precision int4, or --target cpu"
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_int8_activations_are_refused_for_cuda(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, activations=Activations.INT8)
+    assert refused.message == "int8 activations have no kernel on CUDA"
+    assert refused.hint == "take --activations exact, or --target cpu"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": Precision.INT4},
+        {"precision": Precision.INT4, "difference_precision": INT8},
+        {"precision": Precision.INT8, "difference_precision": INT4},
+        {"precision": Precision.INT8, "difference_precision": INT2},
+    ],
+)
+def test_int8_activations_want_eight_bit_weights(options: dict[str, Any]) -> None:
+    refused = refusal(activations=Activations.INT8, **options)
+    assert refused.message == "int8 activations are multiplied with 8-bit weights only"
+    assert refused.hint == "take --precision int8 --difference-precision int8, or --activations exact"
+
+
+@pytest.mark.parametrize("products", Products)
+def test_integer_products_are_no_choice(products: Products) -> None:
+    refused = refusal(Precision.INT8, activations=Activations.INT8, products=products)
+    assert (refused.message, refused.hint) == ("--products is a choice for exact activations", "drop it")
+
+
+# What follows from what
+
+
+def test_int8_for_the_cpu_has_int8_activations_and_an_eight_bit_difference() -> None:
+    assert ExportOptions() == ExportOptions(Precision.INT8, Target.CPU)
+    for options in (ExportOptions(), ExportOptions(activations=Activations.INT8)):
+        assert options.integer_products
+        assert options.difference_bits == 8
+
+
+EXACT_ACTIVATIONS: list[dict[str, Any]] = [
+    {"precision": Precision.INT4},
+    {"target": Target.CUDA},
+    {"activations": Activations.EXACT},
+    {"products": Products.MERGED},
+    {"products": Products.SEPARATE},
+    {"precision": Precision.INT4, "target": Target.CUDA},
+]
+
+
+@pytest.mark.parametrize("asked", EXACT_ACTIVATIONS)
+def test_where_that_cannot_be_or_products_are_asked_for_activations_are_exact_with_four_bits(
+    asked: dict[str, Any],
+) -> None:
+    options = ExportOptions(**asked)
+    assert not options.integer_products
+    assert options.difference_bits == 4
+
+
+@pytest.mark.parametrize("difference", [INT4, INT2])
+def test_a_difference_of_fewer_bits_has_exact_activations(difference: DifferencePrecision) -> None:
+    assert not ExportOptions(difference_precision=difference).integer_products
+
+
+@pytest.mark.parametrize(
+    "asked", [*({"precision": precision} for precision in FLOATS), {"coding": Coding.INDEPENDENT}]
+)
+def test_a_pair_that_is_not_coded_has_exact_activations(asked: dict[str, Any]) -> None:
+    assert not ExportOptions(**asked).integer_products
+
+
+@pytest.mark.parametrize(("asked", "bits"), [(INT8, 8), (INT4, 4), (INT2, 2)])
+def test_a_difference_has_the_bits_that_were_asked_for(asked: DifferencePrecision, bits: int) -> None:
+    assert ExportOptions(Precision.INT8, difference_precision=asked).difference_bits == bits
+
+
+@pytest.mark.parametrize("precision", Format.ONNX.precisions)
+def test_rows_are_fp32_on_the_cpu(precision: Precision) -> None:
+    assert ExportOptions(precision).compute == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, *INTEGERS])
+def test_rows_have_sixteen_bits_on_cuda(precision: Precision) -> None:
+    expected = ir.DataType.BFLOAT16 if precision is Precision.BF16 else ir.DataType.FLOAT16
+    assert ExportOptions(precision, Target.CUDA).compute == expected
+
+
+# What settle() chooses
+
+
+def settled(distance: Distance, *positional: Any, **options: Any) -> tuple[Any, ...]:
+    found = settle(ExportOptions(*positional, **options), distance)
+    return found.coding, found.difference_precision, found.activations, found.products
+
+
+INDEPENDENT = (Coding.INDEPENDENT, None, Activations.EXACT, None)
+
+
+def test_close_models_at_int8_are_multiplied_in_integers_on_the_cpu() -> None:
+    assert settled(CLOSE) == (Coding.DIFFERENCE, INT8, Activations.INT8, None)
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("target", Target)
+def test_with_exact_activations_they_are_merged(precision: Precision, target: Target) -> None:
+    found = settled(CLOSE, precision, target, activations=Activations.EXACT)
+    assert found == (Coding.DIFFERENCE, INT4, Activations.EXACT, Products.MERGED)
+    if target is Target.CUDA or precision is Precision.INT4:
+        assert settled(CLOSE, precision, target) == found
+
+
+def test_models_further_apart_have_a_difference_of_eight_bits_where_the_base_has() -> None:
+    apart = Distance(0.2, {})  # an int4 difference is off by 1.8 % of |W|, two models at int8 by 0.8 %
+    eight = (Coding.DIFFERENCE, INT8, Activations.EXACT, Products.MERGED)
+    assert settled(apart, Precision.INT8, Target.CUDA) == eight
+    assert settled(apart, Precision.INT4, Target.CUDA) == (eight[0], INT4, *eight[2:])
+    kept = settled(apart, Precision.INT8, Target.CUDA, difference_precision=INT4, coding=Coding.DIFFERENCE)
+    assert kept == (eight[0], INT4, *eight[2:])
+
+
+def test_a_difference_of_two_bits_is_merged_as_well() -> None:
+    expected = (Coding.DIFFERENCE, INT2, Activations.EXACT, Products.MERGED)
+    assert settled(CLOSE, Precision.INT8, difference_precision=INT2) == expected
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("products", Products)
+def test_products_that_were_asked_for_stand(target: Target, products: Products) -> None:
+    assert settled(CLOSE, Precision.INT8, target, products=products)[3] is products
+
+
+def test_int8_activations_settle_for_an_eight_bit_difference_and_no_products() -> None:
+    expected = (Coding.DIFFERENCE, INT8, Activations.INT8, None)
+    assert settled(CLOSE, Precision.INT8, activations=Activations.INT8) == expected
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("target", Target)
+def test_models_far_apart_are_independent(precision: Precision, target: Target) -> None:
+    assert settled(FAR, precision, target) == INDEPENDENT
+
+
+@pytest.mark.parametrize("precision", FLOATS)
+def test_float_pairs_are_independent_however_close(precision: Precision) -> None:
+    assert settled(Distance(0.0, {}), precision) == INDEPENDENT
+
+
+@pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
+@pytest.mark.parametrize("distance", [CLOSE, FAR])
+def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) -> None:
+    assert settled(distance, Precision.INT8, coding=coding)[0] is coding
+
+
+@pytest.mark.parametrize("distance", [CLOSE, FAR])
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"activations": Activations.INT8}, {"activations": Activations.EXACT}, {"target": Target.CUDA}],
+)
+def test_what_is_settled_stays_so(distance: Distance, asked: dict[str, Any]) -> None:
+    once = settle(ExportOptions(Precision.INT8, **asked), distance)
+    assert settle(once, distance) == once

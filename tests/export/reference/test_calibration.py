@@ -1,0 +1,348 @@
+"""Calibrated exports: what is measured of the reference, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from testing.checkpoints import TINY, write_checkpoint
+from testing.forms import INTEGER, MERGED, SEPARATE, a_form_of_each_kind
+from tests.conftest import Checkpoints
+from tests.export.reference.test_layerwise_fp32 import sequences
+
+from stepscore.artifact.pair import Pair
+from stepscore.cli.main import main
+from stepscore.engine.ort.engine import Engine
+from stepscore.enums import Coding, Precision
+from stepscore.errors import ExportError
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.graphs.decoder import TAPS
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline.export import export_pair, prompt_template
+from stepscore_export.quantization.gptq import GROUP, Moments
+from stepscore_export.reference import layerwise_fp32 as exact
+from stepscore_export.reference import numpy_forward as oracle
+from stepscore_export.reference.calibration import Calibration
+from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
+from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts, read_texts
+
+LAYERS = TINY.num_hidden_layers
+GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_checkpoints: Checkpoints) -> Iterator[Checkpoint]:
+    with Checkpoint.open(tiny_checkpoints.reference) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    """The bundled solutions that fit, as a file of the user's."""
+    path = tmp_path_factory.mktemp("texts") / "mine.jsonl"
+    lines = (
+        json.dumps({"problem": record.problem, "steps": list(record.steps)})
+        for record in bundled_texts().records
+    )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return read_texts(path)
+
+
+# --- what enters the matrices -------------------------------------------------------------------------------
+
+
+def rows_seen(model: ExactModel) -> list[dict[str, Rows]]:
+    """Run every layer; the rows of all parts, by tap."""
+    layers: list[dict[str, list[Rows]]] = []
+    for _ in range(LAYERS):
+        parts: dict[str, list[Rows]] = {}
+
+        def see(name: str, rows: Rows, parts: dict[str, list[Rows]] = parts) -> None:
+            parts.setdefault(name, []).append(rows)
+
+        model.advance(see)
+        layers.append(parts)
+    return [{name: np.concatenate(rows) for name, rows in parts.items()} for parts in layers]
+
+
+def rows_of_oracle(
+    checkpoint: Checkpoint, tokens: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, NDArray[np.float64]]:
+    """What enters each matrix of the float64 implementation, by the matrix's name."""
+    seen: dict[str, NDArray[np.float64]] = {}
+    linear = oracle._linear
+
+    def watched(checkpoint: Checkpoint, name: str, rows: oracle.Rows) -> oracle.Rows:
+        seen[name] = rows.copy()
+        return linear(checkpoint, name, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(oracle, "_linear", watched)
+        oracle.hidden_and_logprobs(checkpoint, tokens)
+    return seen
+
+
+MATRICES = {
+    "into_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "into_output": ("self_attn.o_proj",),
+    "into_mlp": ("mlp.gate_proj", "mlp.up_proj"),
+    "into_down": ("mlp.down_proj",),
+}
+
+
+def test_the_taps_are_what_enters_the_matrices(
+    reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of layer 0 for every token; of the last for every token that enters them: its MLP drops the last."""
+    truth = [rows_of_oracle(reference, tokens, monkeypatch) for tokens in sequences()]
+    found = rows_seen(ExactModel(reference, sequences(), scratch))
+    assert [tuple(layer) for layer in found] == [TAPS] * LAYERS
+    for index, layer in enumerate(found):
+        for tap, rows in layer.items():
+            dropped = index == LAYERS - 1 and tap != "into_qkv"
+            for matrix in MATRICES[tap]:
+                name = f"model.layers.{index}.{matrix}"
+                expected = np.concatenate([each[name][: -1 if dropped else None] for each in truth])
+                np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
+
+
+def test_looking_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
+    seen, unseen = (ExactModel(reference, sequences(), scratch) for _ in range(2))
+    rows_seen(seen)
+    for one, other in zip(seen.logprobs(), unseen.logprobs(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_the_parts_of_a_large_text_add_up(
+    reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rows_seen(ExactModel(reference, sequences(), scratch))
+    monkeypatch.setattr(exact, "BATCH_ROWS", 64)
+    cut = rows_seen(ExactModel(reference, sequences(), scratch))
+    for one, other in zip(whole, cut, strict=True):
+        for tap in TAPS:
+            np.testing.assert_allclose(one[tap], other[tap], rtol=0, atol=1e-5)
+
+
+def test_the_head_reads_the_hidden_rows(reference: Checkpoint, scratch: Path) -> None:
+    found = np.concatenate(list(ExactModel(reference, sequences(), scratch).hidden()))
+    truth = [oracle.hidden_and_logprobs(reference, tokens)[0] for tokens in sequences()]
+    np.testing.assert_allclose(found, np.concatenate(truth), rtol=0, atol=1e-4)
+
+
+def test_a_spread_is_that_of_the_rows_seen(reference: Checkpoint, scratch: Path) -> None:
+    measured = Calibration(reference, sequences(), scratch, block_size=32)
+    for seen in rows_seen(ExactModel(reference, sequences(), scratch)):
+        layer = measured.layer(0)
+        for tap, spread in zip(TAPS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True):
+            np.testing.assert_allclose(spread, spread_of(seen[tap]), rtol=0, atol=1e-4)
+    hidden = np.concatenate(list(ExactModel(reference, sequences(), scratch).hidden()))
+    np.testing.assert_allclose(measured.head(), spread_of(hidden), rtol=0, atol=1e-4)
+    assert list(scratch.iterdir()) == []
+
+
+def spread_of(rows: Rows) -> Rows:
+    moments = Moments(rows.shape[1])
+    moments.add(rows)
+    return moments.spread()
+
+
+@pytest.mark.parametrize(("block_size", "group"), [(16, GROUP), (128, GROUP), (256, 256)])
+def test_a_group_is_never_narrower_than_a_block(
+    reference: Checkpoint, scratch: Path, block_size: int, group: int
+) -> None:
+    layer = Calibration(reference, sequences(), scratch, block_size).layer(0)
+    assert layer.down is not None
+    assert layer.down.shape == (1, group, group)
+
+
+def test_texts_beyond_the_limit_are_not_run(reference: Checkpoint, texts: Texts) -> None:
+    """Whole texts, the one that reaches it among them."""
+    _, encoder = prompt_template(reference)
+    lengths = [len(prompt.token_ids) for prompt in encode_texts(texts, encoder)]
+    for limit, count in ((1, 1), (lengths[0], 1), (lengths[0] + 1, 2), (sum(lengths) + 1, len(lengths))):
+        assert len(encode_texts(texts, encoder, limit)) == count
+
+
+def test_an_export_runs_no_more_than_the_limit(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def counted(
+        reference: Checkpoint, sequences: list[NDArray[np.int64]], scratch: Path, block_size: int
+    ) -> Calibration:
+        given.append(len(sequences))
+        return Calibration(reference, sequences, scratch, block_size)
+
+    monkeypatch.setattr(pair_module, "Calibration", counted)
+    monkeypatch.setattr(pair_module, "MAX_TOKENS", 1)
+    exported(tiny_checkpoints, tmp_path / "pair", MERGED[Precision.INT4], texts, texts)
+    assert given == [1]
+
+
+# --- the pair -----------------------------------------------------------------------------------------------
+
+
+def exported(
+    checkpoints: Checkpoints, output: Path, options: ExportOptions, texts: Texts | None, measure: Texts
+) -> Pair:
+    models = checkpoints.policy, checkpoints.reference
+    return export_pair(*models, output, options, texts=measure, calibration=texts)
+
+
+@a_form_of_each_kind
+def test_a_calibrated_pair_says_so_and_is_measured(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
+) -> None:
+    manifest = exported(tiny_checkpoints, tmp_path / "pair", form, texts, bundled_texts()).manifest
+    assert manifest.difference is not None
+    assert manifest.difference.calibration == "mine.jsonl"
+    assert manifest.fidelity is not None
+    assert manifest.fidelity.data == "bundled"
+    assert 0 < manifest.fidelity.logprob_rms < 0.2
+    assert manifest.selftest is not None
+    assert {path.name for path in (tmp_path / "pair").iterdir()} == {
+        "both",
+        "manifest.json",
+        "tokenizer.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [MERGED[Precision.INT4], SEPARATE[Precision.INT4], INTEGER],
+    ids=["merged", "separate", "int8-activations"],
+)
+def test_it_is_rounded_for_its_text(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
+) -> None:
+    """Every code may be another; how far the numbers of that text are off falls."""
+    nearest = exported(tiny_checkpoints, tmp_path / "nearest", form, None, texts).manifest
+    found = exported(tiny_checkpoints, tmp_path / "found", form, texts, texts).manifest
+    assert found.files["both/weights.bin"].sha256 != nearest.files["both/weights.bin"].sha256
+    assert found.files["both/weights.bin"].size == nearest.files["both/weights.bin"].size
+    assert found.fidelity is not None
+    assert nearest.fidelity is not None
+    assert found.fidelity.logprob_rms < nearest.fidelity.logprob_rms
+    assert nearest.difference is not None
+    assert nearest.difference.calibration is None
+
+
+@a_form_of_each_kind
+def test_identical_checkpoints_give_exactly_zero(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
+) -> None:
+    model = tiny_checkpoints.reference
+    same = Checkpoints(policy=model, reference=model)
+    engine = Engine(exported(same, tmp_path / "pair", form, texts, texts))
+    for policy, theirs in engine.logprobs(sequences()):
+        np.testing.assert_array_equal(policy, theirs)
+    engine.close()
+
+
+def test_columns_that_fill_no_block_and_blocks_wider_than_a_matrix(texts: Texts, tmp_path: Path) -> None:
+    shape = replace(TINY, hidden_size=80, intermediate_size=99, num_attention_heads=5, num_key_value_heads=1)
+    models = Checkpoints(
+        policy=write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01),
+        reference=write_checkpoint(tmp_path / "reference", shape, seed=1),
+    )
+    for block_size in (32, 256):
+        options = replace(SEPARATE[Precision.INT4], block_size=block_size)
+        found = exported(models, tmp_path / f"found-{block_size}", options, texts, texts).manifest.fidelity
+        nearest = exported(models, tmp_path / f"nearest-{block_size}", options, None, texts).manifest.fidelity
+        assert found is not None
+        assert nearest is not None
+        assert found.logprob_rms < nearest.logprob_rms
+
+
+@pytest.mark.parametrize(
+    "options",
+    [ExportOptions(Precision.INT8, coding=Coding.INDEPENDENT), ExportOptions(Precision.FP32)],
+    ids=["independent", "fp32"],
+)
+def test_a_pair_without_a_base_has_nothing_to_calibrate(
+    tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, options: ExportOptions
+) -> None:
+    with pytest.raises(ExportError, match="only the base of a coded pair is calibrated") as refused:
+        exported(tiny_checkpoints, tmp_path / "place" / "pair", options, texts, texts)
+    assert "drop --calibration" in (refused.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def export(checkpoints: Checkpoints, output: Path, *arguments: object) -> Result:
+    models = ["--policy", checkpoints.policy, "--reference", checkpoints.reference]
+    command = ["export", *models, "--output", output, *arguments]
+    return CliRunner().invoke(main, [str(each) for each in command])
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_inspect_names_the_text_of_the_calibration(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
+    data, output = write(tmp_path / "mine.jsonl", GOOD), tmp_path / "pair"
+    done = export(tiny_checkpoints, output, "--precision", "int4", "--calibration", data)
+    assert done.exit_code == 0, done.stderr
+    shown = CliRunner().invoke(main, ["inspect", str(output)]).stdout
+    assert "calibrated on mine.jsonl" in " ".join(shown.split())
+
+
+def test_the_same_calibration_gives_the_same_bytes(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
+    data = write(tmp_path / "mine.jsonl", GOOD)
+    for name in ("once", "again"):
+        export(tiny_checkpoints, tmp_path / name, "--precision", "int4", "--calibration", data, "--quiet")
+    assert Pair.open(tmp_path / "once").manifest == Pair.open(tmp_path / "again").manifest
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["export", "dry-run"])
+@pytest.mark.parametrize(
+    "choice", [["--coding", "independent"], ["--precision", "fp32"]], ids=["independent", "fp32"]
+)
+def test_the_command_refuses_it_where_there_is_no_base(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, choice: list[str], more: list[str]
+) -> None:
+    data = write(tmp_path / "mine.jsonl", GOOD)
+    done = export(tiny_checkpoints, tmp_path / "place" / "pair", "--calibration", data, *choice, *more)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "only the base of a coded pair is calibrated" in done.stderr
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["export", "dry-run"])
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([], "mine.jsonl is empty"),
+        ([GOOD, "{"], "mine.jsonl, line 2: "),
+        ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, line 2: steps[0] is white space"),
+        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "every solution of mine.jsonl is longer than the 512"),
+    ],
+    ids=["empty", "no-json", "nothing-to-score", "too-long"],
+)
+def test_a_bad_file_is_refused_before_anything_is_written(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, lines: list[str], error: str, more: list[str]
+) -> None:
+    data = write(tmp_path / "mine.jsonl", *lines)
+    done = export(tiny_checkpoints, tmp_path / "place" / "pair", "--calibration", data, *more)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert error in done.stderr
+    assert list(tmp_path.iterdir()) == [data]

@@ -1,0 +1,187 @@
+"""The checkpoints run exactly, layer by layer: right numbers, little memory, nothing left behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from testing.checkpoints import TINY, DType, edit_tensors, tied, write_checkpoint
+
+from stepscore.errors import CheckpointCorrupt, OutputUnwritable
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.reference import layerwise_fp32 as exact
+from stepscore_export.reference import numpy_forward as oracle
+from stepscore_export.reference.layerwise_fp32 import ExactModel, exact_logprobs
+from stepscore_export.reference.numpy_forward import hidden_and_logprobs
+
+Tokens = NDArray[np.int64]
+
+ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=1001)
+
+
+def sequences(shape: Qwen2Config = TINY, lengths: tuple[int, ...] = (2, 3, 90, 17, 300, 64)) -> list[Tokens]:
+    random = np.random.default_rng(7)
+    return [random.integers(0, shape.vocab_size, length) for length in lengths]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Iterator[Checkpoint]:
+    with Checkpoint.open(write_checkpoint(tmp_path / "model", seed=1, scale=1.5)) as opened:
+        yield opened
+
+
+def distance(ours: list[NDArray[np.float64]], checkpoint: Checkpoint, of: list[Tokens]) -> float:
+    """The largest difference from the oracle's log-probs, nats."""
+    truth = [hidden_and_logprobs(checkpoint, tokens)[1] for tokens in of]
+    return max(float(np.abs(mine - true).max()) for mine, true in zip(ours, truth, strict=True))
+
+
+def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are multiplied in two threads and read in one: a file has one position."""
+    (tokens,) = sequences(lengths=(90,))
+    at_once = hidden_and_logprobs(checkpoint, tokens)
+    monkeypatch.setattr(oracle, "BLOCK_ELEMENTS", 2 * TINY.hidden_size)
+    for ours, theirs in zip(hidden_and_logprobs(checkpoint, tokens), at_once, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(TINY, "float32"), (TINY, "bfloat16"), (TINY, "float16"), (tied(), "bfloat16"), (ODD, "float32")],
+    ids=["fp32", "bf16", "fp16", "tied bf16", "odd"],
+)
+def test_it_agrees_with_float64_within_1e_4_nats(
+    tmp_path: Path, scratch: Path, shape: Qwen2Config, dtype: DType
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", shape, seed=1, dtype=dtype, scale=1.5)
+    with Checkpoint.open(folder) as checkpoint:
+        ours = ExactModel(checkpoint, sequences(shape), scratch).logprobs()
+        assert [logprobs.dtype for logprobs in ours] == [np.float64] * len(ours)
+        assert distance(ours, checkpoint, sequences(shape)) <= 1e-4
+
+
+def test_a_layer_of_two_storage_types_is_exact_too(tmp_path: Path, scratch: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", seed=1, dtype="float32", scale=1.5)
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_tensors(folder / "model.safetensors", lambda t: t.update({name: t[name].astype(np.float16)}))
+    with Checkpoint.open(folder) as checkpoint:
+        assert (
+            distance(ExactModel(checkpoint, sequences(), scratch).logprobs(), checkpoint, sequences()) <= 1e-4
+        )
+
+
+def test_small_batches_and_head_blocks_change_nothing_but_rounding(
+    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ExactModel(checkpoint, sequences(), scratch).logprobs()
+    monkeypatch.setattr(exact, "BATCH_ROWS", 64)
+    monkeypatch.setattr(exact, "BLOCK_ELEMENTS", 7 * TINY.hidden_size)
+    cut = ExactModel(checkpoint, sequences(), scratch).logprobs()
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_both_models_come_out_as_policy_and_reference(tmp_path: Path, scratch: Path) -> None:
+    folders = [
+        write_checkpoint(tmp_path / name, seed=seed) for name, seed in (("policy", 1), ("reference", 2))
+    ]
+    with Checkpoint.open(folders[0]) as policy, Checkpoint.open(folders[1]) as reference:
+        ours, theirs = zip(*exact_logprobs(policy, reference, sequences(), scratch), strict=True)
+        assert distance(list(ours), policy, sequences()) <= 1e-4
+        assert distance(list(theirs), reference, sequences()) <= 1e-4
+
+
+@pytest.mark.parametrize("shape", [TINY, tied()], ids=["untied", "tied"])
+def test_progress_hears_of_the_matrices_of_layers_and_head(
+    tmp_path: Path, scratch: Path, shape: Qwen2Config
+) -> None:
+    counts: list[int] = []
+    with Checkpoint.open(write_checkpoint(tmp_path / "model", shape)) as checkpoint:
+        ExactModel(checkpoint, sequences(), scratch, counts.append).logprobs()
+    shapes = [size for name, size in tensor_shapes(TINY).items() if name != EMBEDDING]
+    assert sum(counts) == sum(math.prod(size) for size in shapes if len(size) == 2)
+
+
+# --- what lies on the disk ----------------------------------------------------------------------------------
+
+
+def test_one_layer_at_a_time_lies_in_the_scratch_folder(
+    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    run_layer = exact._run_layer
+
+    def run(graph: Path, parts: list[exact._Part], see: exact.See | None) -> list[exact.Rows]:
+        seen.append(sorted(path.name for path in scratch.rglob("*") if path.is_file()))
+        return run_layer(graph, parts, see)
+
+    monkeypatch.setattr(exact, "_run_layer", run)
+    ExactModel(checkpoint, sequences(), scratch).logprobs()
+    assert seen == [["layer-00.onnx", "weights.bin"], ["layer-01.onnx", "weights.bin"]]
+    assert list(scratch.iterdir()) == []
+
+
+def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path) -> None:
+    model = ExactModel(checkpoint, sequences(), scratch)
+    model.advance()
+    model.advance()
+    with pytest.raises(IndexError, match="all 2 layers"):
+        model.advance()
+    assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_nothing_is_left_when_a_layer_fails_and_it_can_be_run_again(
+    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    model = ExactModel(checkpoint, sequences(), scratch)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exact, "_run", fail)
+        with pytest.raises(failure):
+            model.advance()
+    assert list(scratch.iterdir()) == []
+    assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
+
+
+def test_nothing_is_left_when_a_checkpoint_is_cut_off(checkpoint: Checkpoint, scratch: Path) -> None:
+    model = ExactModel(checkpoint, sequences(), scratch)
+    weights = checkpoint.folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    with pytest.raises(CheckpointCorrupt, match="cut while it was read"):
+        model.logprobs()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_scratch_folder_that_is_not_there_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(OutputUnwritable, match="nowhere"):
+        ExactModel(checkpoint, sequences(), tmp_path / "nowhere").advance()
+
+
+def test_a_model_beyond_fp32_is_refused(tmp_path: Path, scratch: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", seed=1)
+    edit_tensors(folder / "model.safetensors", lambda t: t["model.norm.weight"].fill(3e38))
+    with (
+        Checkpoint.open(folder) as checkpoint,
+        pytest.raises(CheckpointCorrupt, match="NaN or infinite in fp32"),
+    ):
+        ExactModel(checkpoint, sequences(), scratch).logprobs()

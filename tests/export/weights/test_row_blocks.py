@@ -1,0 +1,128 @@
+"""Row blocks on two cores: the same results in the same order, few at a time, and no thread is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepscore_export.weights.row_blocks import WORKERS, in_order
+
+PATIENCE = 20.0
+"""Seconds after which something that must happen has not; nothing waits that long when all is well."""
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("stepscore-export")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not threads()
+
+
+@given(st.lists(st.integers()))
+def test_results_are_those_of_map(items: list[int]) -> None:
+    assert list(in_order(str, iter(items))) == list(map(str, items))
+
+
+def test_an_item_that_takes_longer_still_comes_first() -> None:
+    second_is_done = threading.Event()
+
+    def slow_first(item: int) -> int:
+        if item == 0:
+            assert second_is_done.wait(PATIENCE)
+        else:
+            second_is_done.set()
+        return item
+
+    assert list(in_order(slow_first, range(2))) == [0, 1]
+
+
+def test_as_many_are_computed_at_a_time_as_there_are_workers() -> None:
+    """Nobody passes the barrier alone."""
+    together = threading.Barrier(WORKERS)
+
+    def meet(item: int) -> int:
+        together.wait(PATIENCE)
+        return item
+
+    assert list(in_order(meet, range(3 * WORKERS))) == list(range(3 * WORKERS))
+
+
+def test_they_are_computed_in_other_threads() -> None:
+    assert threading.get_ident() not in set(in_order(lambda _: threading.get_ident(), range(9)))
+
+
+def test_at_most_as_many_are_held_as_there_are_workers() -> None:
+    """Items that were read and whose results are not handed out yet."""
+    read = handed_out = 0
+    held: list[int] = []
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for item in range(10):
+            read += 1
+            held.append(read - handed_out)
+            yield item
+
+    for _ in in_order(abs, items()):
+        held.append(read - handed_out)
+        handed_out += 1
+    assert (read, handed_out) == (10, 10)
+    assert max(held) == WORKERS
+
+
+def test_nothing_is_read_before_the_first_result_is_asked_for() -> None:
+    def items() -> Iterator[int]:
+        raise AssertionError("read")
+        yield
+
+    in_order(abs, items()).close()  # type: ignore[attr-defined]
+    assert not threads()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_of_the_function_comes_at_its_place(error: type[BaseException]) -> None:
+    def fail_at_3(item: int) -> int:
+        if item == 3:
+            raise error("why")
+        return item
+
+    results = in_order(fail_at_3, range(9))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(error, match="why"):
+        next(results)
+    assert not threads()
+
+
+def test_an_exception_of_the_items_arrives() -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("cut off")
+
+    with pytest.raises(ValueError, match="cut off"):
+        list(in_order(abs, items()))
+    assert not threads()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_closing_early_leaves_no_thread(taken: int) -> None:
+    results = in_order(abs, iter(range(100)))
+    assert [next(results) for _ in range(taken)] == list(range(taken))
+    results.close()  # type: ignore[attr-defined]
+    assert not threads()
+
+
+def test_an_exception_of_the_reader_leaves_no_thread() -> None:
+    def read() -> None:
+        for item in in_order(abs, iter(range(100))):
+            if item == 3:
+                raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        read()

@@ -1,0 +1,181 @@
+"""How a scorer reads and computes: windows, read ahead, planned together, answered batch by batch."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.runtime.test_scorer import SAMPLES, SOLUTIONS, alone, load
+
+from stepscore.batching.planner import Batch
+from stepscore.engine.base import Logprobs
+from stepscore.enums import Convention
+from stepscore.errors import InvalidRecord
+from stepscore.records import Record
+from stepscore.scorer import Result
+
+
+class Watched:
+    """The tiny pair's scorer, what its engine was asked for, and how far its input was read."""
+
+    def __init__(self, pair: Path, **choices: object) -> None:
+        self.scorer = load(pair, **choices)
+        self.windows: list[list[Batch]] = []
+        self.computed = 0
+        self.read = 0
+        self.readers: set[int] = set()
+        self._run = self.scorer._engine.run
+        self.scorer._engine.run = self._watched  # type: ignore[method-assign]
+
+    def _watched(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+        self.windows.append(list(batches))
+        for logprobs in self._run(batches):
+            self.computed += 1
+            yield logprobs
+
+    def source(self, records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
+        for self.read, record in enumerate(records, start=1):
+            self.readers.add(threading.get_ident())
+            yield self.read, record
+
+    def rows(self) -> int:
+        return sum(len(batch.input_ids) for window in self.windows for batch in window)
+
+
+@pytest.fixture
+def watched(tiny_pair: Path) -> Iterator[Callable[..., Watched]]:
+    with ExitStack() as stack:
+
+        def watched(**choices: object) -> Watched:
+            made = Watched(tiny_pair, **choices)
+            stack.enter_context(made.scorer)
+            return made
+
+        yield watched
+
+
+def test_a_window_is_filled_as_far_as_its_tokens_go(watched: Callable[..., Watched]) -> None:
+    one = watched(max_batch_tokens=1, window_tokens=250)  # two records of 106 tokens
+    one.scorer.score([SOLUTIONS[0]] * 5)
+    assert [sum(len(batch.pairs) for batch in window) for window in one.windows] == [2, 2, 1]
+
+
+def test_a_window_is_never_smaller_than_a_batch(watched: Callable[..., Watched]) -> None:
+    one = watched(max_batch_tokens=250, window_tokens=1)
+    one.scorer.score([SOLUTIONS[0]] * 4)
+    assert [len(window) for window in one.windows] == [1, 1]
+
+
+def test_a_record_longer_than_a_window_is_one(watched: Callable[..., Watched]) -> None:
+    one = watched(max_batch_tokens=1, window_tokens=1)
+    assert len(one.scorer.score(SOLUTIONS)) == len(one.windows) == len(SOLUTIONS)
+
+
+def test_one_window_is_read_ahead_in_another_thread(watched: Callable[..., Watched]) -> None:
+    one = watched(max_batch_tokens=250, window_tokens=250)  # two records
+    for number, _ in one.scorer.stream(one.source([SOLUTIONS[0]] * 20)):
+        given = number + number % 2  # of whole windows
+        assert one.read <= given + 3  # two of the next, and one to know that it is full
+    assert one.read == 20
+    assert threading.get_ident() not in one.readers
+
+
+def test_nothing_is_read_before_the_first_result_is_asked_for(watched: Callable[..., Watched]) -> None:
+    one = watched()
+    stream = one.scorer.stream(one.source(SOLUTIONS))
+    assert one.read == 0
+    assert next(stream)[0] == 1
+
+
+def test_what_samples_of_one_problem_share_is_computed_once(watched: Callable[..., Watched]) -> None:
+    """They need not be neighbours."""
+    shared, apart = watched(), watched(share=False)
+    tokens = sum(result.num_tokens for result in shared.scorer.score(SAMPLES))
+    apart.scorer.score(SAMPLES)
+    assert apart.rows() == tokens
+    longest = max(result.num_tokens for result in shared.scorer.score(SAMPLES[::2]))
+    assert longest < shared.rows() < 0.7 * tokens
+
+
+def test_response_computes_no_logprob_of_the_prompt(watched: Callable[..., Watched]) -> None:
+    record = SOLUTIONS[0]
+    one = watched(convention="response")
+    encoder = one.scorer._windows.encoder
+    start = encoder.encode(record.problem, record.steps, Convention.RESPONSE).response_start
+    result = alone(one.scorer, record)
+    (batch,) = one.windows[0]
+    assert len(batch.target_ids) == result.num_tokens - start
+
+
+def test_results_come_batch_by_batch(watched: Callable[..., Watched]) -> None:
+    one = watched(max_batch_tokens=1, window_tokens=16_384)
+    for number, _ in one.scorer.stream(enumerate(SOLUTIONS, start=1)):
+        assert one.computed == number
+    assert len(one.windows) == 1
+
+
+def test_a_result_waits_for_those_before_it_and_no_other(watched: Callable[..., Watched]) -> None:
+    """Batches are those of problem 0, then of problem 1; the window is 0 1 0 1 0 1."""
+    longest = max(result.num_tokens for result in watched().scorer.score(SAMPLES))
+    one = watched(max_batch_tokens=longest + 40, window_tokens=16_384)
+    done = [one.computed for _ in one.scorer.stream(enumerate(SAMPLES))]
+    assert done == [1, 2, 2, 2, 2, 2]
+
+
+def test_an_error_without_a_record_before_it_comes_at_once(watched: Callable[..., Watched]) -> None:
+    one = watched()
+    bad = InvalidRecord("no record")
+    stream = one.scorer.stream(
+        (key, SOLUTIONS[0] if isinstance(record, Record) and key > 3 else bad)
+        for key, record in one.source([SOLUTIONS[0]] * 9)
+    )
+    for number in (1, 2, 3):
+        assert next(stream) == (number, bad)
+    assert one.windows == []
+    assert isinstance(next(stream)[1], Result)
+
+
+def test_what_the_callers_iterator_raises_is_raised_here(watched: Callable[..., Watched]) -> None:
+    def source() -> Iterator[tuple[int, Record]]:
+        yield 1, SOLUTIONS[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(watched().scorer.stream(source()))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_ends_a_window_ends_the_stream_and_its_reader(
+    watched: Callable[..., Watched], error: type[BaseException]
+) -> None:
+    one = watched(window_tokens=1, max_batch_tokens=1)
+
+    def fail(_: Sequence[Batch]) -> Iterator[Logprobs]:
+        raise error
+
+    stream = one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0])))
+    next(stream)
+    one.scorer._engine.run = fail  # type: ignore[method-assign]
+    with pytest.raises(error):
+        next(stream)
+    assert_no_reader_is_left()
+
+
+def test_a_stream_that_is_left_is_read_no_further(watched: Callable[..., Watched]) -> None:
+    one = watched(window_tokens=1, max_batch_tokens=1)
+    for number, _ in one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0]))):
+        if number == 3:
+            break
+    assert_no_reader_is_left()
+    assert one.read <= 3 + 2
+
+
+def assert_no_reader_is_left() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "ahead":
+            thread.join(20)
+            assert not thread.is_alive()

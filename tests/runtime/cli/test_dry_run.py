@@ -1,0 +1,171 @@
+"""`score --dry-run` and what `inspect` says of memory: the truth about a run, without a model."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from testing.manifests import CODED, manifest
+from tests.runtime.batching.test_windows import Watched
+
+from stepscore.artifact.pair import Pair
+from stepscore.cli.dry_run import memory_facts, survey
+from stepscore.cli.main import main
+from stepscore.enums import Convention, Residency, Target
+from stepscore.memory.estimate import BATCH_TOKENS, Load, estimate, settle
+from stepscore.records import Record, parse_line
+
+ENOUGH = 10**12
+LINES = [
+    f'{{"id": "{problem}-{sample}", "problem": "How many pens are in {problem} boxes of 12?", '
+    f'"steps": ["12 pens a box.", "So {12 * problem + sample}."]}}'
+    for sample in range(3)
+    for problem in range(2)
+]
+BAD = [
+    "{",
+    "null",
+    '{"id": "none", "problem": "p", "steps": []}',
+    '{"id": "long", "problem": "p", "steps": ["' + "x" * 2000 + '"]}',
+    LINES[0],
+]
+
+
+def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object) -> dict[str, str]:
+    """What is said of these lines, by name."""
+    options: dict[str, object] = {
+        "convention": Convention.CARD,
+        "residency": Residency.AUTO,
+        "memory_limit": ENOUGH,
+        "max_batch_tokens": None,
+        "window_tokens": None,
+        "tokens": False,
+    }
+    source = io.BytesIO("".join(line + "\n" for line in lines).encode())
+    return dict(survey(pair, source, limit, options | load))
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number.replace(",", "")) for number in re.findall(r"[\d,]*\d(?:\.\d+)?", text)]
+
+
+def records(lines: list[str]) -> list[Record]:
+    parsed = [parse_line(line.encode(), index).record for index, line in enumerate(lines)]
+    return [record for record in parsed if isinstance(record, Record)]
+
+
+@pytest.mark.parametrize(
+    "cut", [{}, {"max_batch_tokens": 170}, {"max_batch_tokens": 170, "window_tokens": 450}], ids=str
+)
+def test_it_counts_what_a_run_computes(tiny_pair: Path, cut: dict[str, int]) -> None:
+    """What samples of one problem share is computed once, if it is in one batch."""
+    said = facts(tiny_pair, LINES, **cut)
+    watched = Watched(tiny_pair, memory_limit=ENOUGH, **cut)
+    with watched.scorer as scorer:
+        results = scorer.score(records(LINES))
+    lengths = [result.num_tokens for result in results]
+    assert said["records"] == "6"
+    assert numbers(said["tokens"]) == [sum(lengths), max(lengths)]
+    assert numbers(said["computed"]) == [watched.rows(), round(100 * watched.rows() / sum(lengths))]
+    batches = sum(len(window) for window in watched.windows)
+    assert numbers(said["batches"]) == [batches, len(watched.windows)]
+    assert watched.rows() < sum(lengths)
+    pair = Pair.open(tiny_pair)
+    settings = settle(pair.manifest, memory_limit=ENOUGH, **cut)
+    needed = estimate(pair.manifest, settings, Load.of(watched.windows)).total
+    assert numbers(said["memory"]) == pytest.approx([needed / 1e9], abs=0.006)
+
+
+def test_errors_are_counted_by_code_and_have_no_tokens(tiny_pair: Path) -> None:
+    said, good = facts(tiny_pair, [*BAD[:4], *LINES, BAD[4]]), facts(tiny_pair, LINES)
+    counts = ["1 duplicate_id", "1 invalid_json", "1 invalid_record", "1 no_steps", "1 too_long"]
+    assert said["records"] == ", ".join(["11", *counts])
+    for name in ("tokens", "computed", "batches", "memory"):
+        assert said[name] == good[name]
+
+
+def test_a_limit_of_lines_is_kept(tiny_pair: Path) -> None:
+    assert facts(tiny_pair, LINES, limit=2) == facts(tiny_pair, LINES[:2])
+
+
+@pytest.mark.parametrize("lines", [[], BAD[:3]], ids=["nothing", "errors"])
+def test_without_a_record_nothing_is_computed(tiny_pair: Path, lines: list[str]) -> None:
+    said = facts(tiny_pair, lines)
+    assert numbers(said["records"])[0] == len(lines)
+    assert numbers(said["tokens"]) == [0, 0]
+    assert {"computed", "batches"} & said.keys() == set()
+
+
+def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
+    said = facts(tiny_pair, LINES, residency=Residency.STREAM, max_batch_tokens=77, window_tokens=1234)
+    assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 rows"
+
+
+def test_of_a_pair_for_cuda_the_memory_is_the_gpus(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair.open(tiny_pair)
+    there = replace(pair, manifest=msgspec.structs.replace(pair.manifest, target=Target.CUDA))
+    monkeypatch.setattr(Pair, "open", lambda path: there)
+    assert "of the GPU's memory" in facts(tiny_pair, LINES)["memory"]
+    assert all("of the GPU's memory" in said for _, said in memory_facts(there.manifest))
+
+
+@pytest.mark.parametrize("difference", [None, *CODED.values()], ids=["independent", *CODED])
+def test_inspect_says_what_every_residency_takes_in_large_batches_and_in_small(difference: object) -> None:
+    pair = manifest(difference=difference)  # type: ignore[arg-type]
+    residencies = ["resident", "alternate", "stream"] if difference is None else ["resident", "stream"]
+    said = list(memory_facts(pair))
+    assert [name for name, _ in said] == ["memory"] * len(residencies)
+    for residency, (_, text) in zip(residencies, said, strict=True):
+        assert text.startswith(f"{residency}: ")
+        large, tokens, small, fewer = numbers(text)
+        assert (tokens, fewer) == (BATCH_TOKENS, BATCH_TOKENS // 8)
+        assert large > small > 0
+
+
+# The command.
+
+
+def test_a_dry_run_prints_facts_and_loads_no_model(tiny_pair: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join([*LINES, *BAD]))
+    code = (
+        "import sys; from stepscore.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print('exit', end.code)\n"
+        "print({'onnxruntime', 'stepscore.engine.ort.engine', 'torch'} & set(sys.modules))"
+    )
+    arguments = ["score", str(tiny_pair), str(source), "--dry-run", "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    *shown, code_line, loaded = done.stdout.splitlines()
+    assert loaded == "set()"
+    assert code_line == "exit 0"
+    assert [line.split()[0] for line in shown[:2]] == ["records", "tokens"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+
+
+def test_a_dry_run_reads_a_pipe(tiny_pair: Path) -> None:
+    given = "\n".join(LINES)
+    done = CliRunner().invoke(main, ["score", str(tiny_pair), "-", "--dry-run"], input=given)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "records" in done.stdout
+
+
+def test_a_dry_run_refuses_what_a_run_refuses(tiny_pair: Path) -> None:
+    for arguments in (["no/such/pair"], [str(tiny_pair), "--memory-limit", "1MB"]):
+        done = CliRunner().invoke(main, ["score", *arguments, "-", "--dry-run"], input=LINES[0])
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert "\nhint: " in done.stderr
+
+
+def test_inspect_prints_what_scoring_takes(tiny_pair: Path) -> None:
+    shown = CliRunner().invoke(main, ["inspect", str(tiny_pair)]).stdout
+    assert [residency in shown for residency in ("resident: ", "alternate: ", "stream: ")] == [True] * 3

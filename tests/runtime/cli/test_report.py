@@ -1,0 +1,222 @@
+"""`stepscore report`: what it reads, what it refuses, and that no text of a record becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from testing.fake_scorer import FakeScorer
+from testing.scored_records import scored
+
+from stepscore.cli.main import main
+from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
+from stepscore.report.solutions import Fault, Page, Solution, inert_json, render, solutions
+from stepscore.scorer import Scorer
+
+text = st.text(st.characters(exclude_categories=["Cs"]))  # JSON that is UTF-8 holds no surrogates
+NASTY = st.sampled_from(
+    ["</script>", "<!--", "<script>", "]]>", "{{data}}", "{{script}}", "\\u003c", "\u2028"]
+)
+
+
+def lines(*records: dict[str, Any]) -> list[bytes]:
+    return [json.dumps(record).encode() + b"\n" for record in records]
+
+
+def data_of(html: str) -> Any:
+    """What the script of the page would read, as an HTML parser sees it."""
+    blocks: list[str] = []
+
+    class Parser(HTMLParser):
+        inside = False
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.inside = tag == "script" and ("id", "data") in attrs
+
+        def handle_data(self, data: str) -> None:
+            blocks.extend([data] if self.inside else [])
+
+        def handle_endtag(self, tag: str) -> None:
+            self.inside = False
+
+    Parser().feed(html)
+    return json.loads("".join(blocks))
+
+
+@given(text, st.lists(text | NASTY, min_size=1, max_size=4), text | NASTY)
+def test_any_text_comes_back_from_the_page_and_adds_no_tag(
+    problem: str, steps: list[str], source: str
+) -> None:
+    page = Page(source, [Solution(problem, problem=problem, steps=tuple(steps))])
+    html, empty = render(page), render(Page("", []))
+    (found,) = data_of(html)["records"]
+    assert (found["id"], found.get("problem", ""), found["steps"]) == (problem, problem, steps)
+    assert data_of(html)["source"] == source
+    assert "<" not in inert_json(page)
+    assert html.count("<") == empty.count("<")
+
+
+def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None:
+    html = render(Page("a", []))
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', html)
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"(?:src|href)=", html.replace("-src", ""))
+
+
+# What is read.
+
+
+def test_other_fields_are_shown_where_they_are_short() -> None:
+    (found,) = solutions(lines(scored(generator="Qwen", final_answer="4", long="x" * 300, deep={"a": 1})))
+    assert found.fields == {"generator": "Qwen", "final_answer": "4"}
+
+
+def test_labels_and_correctness_are_taken_where_they_are_of_their_type() -> None:
+    taken, left = solutions(
+        lines(scored(label=-1, final_answer_correct=True), scored(label="none", final_answer_correct="no"))
+    )
+    assert (taken.label, taken.correct) == (-1, True)
+    assert (left.label, left.correct) == (None, None)
+
+
+def test_the_aliases_of_the_input_are_read_too() -> None:
+    record = scored()
+    record |= {"query": record.pop("problem"), "answer": record.pop("steps")}
+    (found,) = solutions(lines(record))
+    assert (found.problem, found.steps) == ("1 + 1?", ("1 + 1 = 2", "So 2."))
+
+
+def test_an_error_record_keeps_its_code_and_message() -> None:
+    _, found = solutions(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
+    assert found == Solution(7, Fault("too_long", "m"))
+
+
+def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
+    texts = ["<u>", "1 + 1?", "<a>", "1", " + 1 = 2", "\n\n", "So 2.", "<e>"]
+    logprobs = {"policy_logprobs": [-1.0] * 7, "reference_logprobs": [-1.5] * 7}
+    (found,) = solutions(lines(scored(token_texts=texts, step_ends=[4, 6], **logprobs)))
+    assert found.tokens is not None
+    assert found.tokens.response_start == 3
+    assert found.tokens.ends == [6, 8]
+    assert found.tokens.log_ratios == [0.5] * 7
+
+
+@pytest.mark.parametrize(
+    ("line", "fault", "message"),
+    [
+        (b"{", InvalidJson, "not a JSON object"),
+        (b"[]", InvalidJson, "not a JSON object"),
+        (b'{"id": 1, "problem": "p", "steps": ["s"]}', InvalidRecord, "`step_rewards`"),
+        (json.dumps(scored(step_rewards=[0.1])).encode(), InvalidRecord, "2 steps, 1 step_rewards"),
+        (json.dumps(scored(step_rewards=["a", "b"])).encode(), InvalidRecord, "no scored record"),
+        (json.dumps(scored(steps="text")).encode(), InvalidRecord, "`steps` must be a list"),
+        (
+            json.dumps(scored(policy_logprobs=[1.0], reference_logprobs=[], token_texts=[])).encode(),
+            InvalidRecord,
+            "do not fit together",
+        ),
+        (b'{"id": 1, "error": "no"}', InvalidRecord, "no scored record"),
+    ],
+)
+def test_a_line_that_score_did_not_write_is_shown_as_an_error(
+    line: bytes, fault: type[InputError], message: str
+) -> None:
+    good, bad = solutions([*lines(scored()), line])
+    assert good.error is None
+    assert bad.error is not None
+    assert bad.error.code == fault.code
+    assert message in bad.error.message
+    assert bad.id in {1, "a"}  # its own, else its place in the file
+
+
+@pytest.mark.parametrize(
+    "given", [[], [b"{"], [b'{"id": 7, "error": {"code": "c", "message": "m"}}']], ids=str
+)
+def test_a_file_in_which_no_record_has_rewards_is_refused(given: list[bytes]) -> None:
+    with pytest.raises(NotScored, match="no record has rewards"):
+        solutions(given)
+
+
+# The command.
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+@pytest.fixture
+def scored_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `score --tokens` writes, with its fingerprint."""
+    monkeypatch.setattr(Scorer, "load", FakeScorer.load)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"problem": "1 + 1?", "steps": ["2", "So 2."]}\n{\n')
+    command = ["score", "pair", str(source), "-o", str(tmp_path / "scored.jsonl"), "--tokens"]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    return tmp_path / "scored.jsonl"
+
+
+def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path) -> None:
+    done = invoke(scored_file, "-o", tmp_path / "report.html", "--threshold", "-0.5")
+    assert (done.exit_code, done.stdout) == (0, "")
+    page = data_of((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [page[name] for name in ("source", "convention", "beta", "threshold")] == [
+        *("scored.jsonl", "card", "0.001", -0.5)
+    ]
+    assert page["records"][0]["tokens"]["texts"] == list("1 + 1?2So 2.")
+    assert page["records"][1]["error"]["code"] == "invalid_json"
+
+
+def test_without_an_output_the_page_is_printed(scored_file: Path) -> None:
+    assert invoke(scored_file).stdout.startswith("<!doctype html>")
+
+
+def test_an_earlier_report_is_replaced_and_no_other_file(scored_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    assert invoke(scored_file, "-o", output).exit_code == invoke(scored_file, "-o", output).exit_code == 0
+    before = scored_file.read_bytes()
+    done = invoke(scored_file, "-o", scored_file)
+    assert done.exit_code == 3
+    assert "is there already, and is no report\nhint: " in done.stderr
+    assert scored_file.read_bytes() == before
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(scored_file: Path, tmp_path: Path) -> None:
+    done = invoke(scored_file, "-o", tmp_path / "no" / "report.html")
+    assert done.exit_code == 3
+    assert "cannot be written" in done.stderr
+
+
+def test_a_file_that_was_not_scored_is_refused_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"problem": "p", "steps": ["s"]}\n')
+    done = invoke(tmp_path / "in.jsonl", "-o", tmp_path / "report.html")
+    assert done.exit_code == 3
+    assert "hint: a report is made of what `stepscore score` writes" in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_goes_on_can_be_looked_at(scored_file: Path) -> None:
+    with scored_file.open("ab") as file:
+        file.write(b'{"id": 9, "pro')
+    done = invoke(scored_file)
+    assert done.exit_code == 0
+    assert "the last line is not whole" in done.stderr
+    assert len(data_of(done.stdout)["records"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["no/such/file"], [".", "--threshold", "nan"]], ids=str)
+def test_used_wrongly_it_exits_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2

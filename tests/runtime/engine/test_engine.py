@@ -1,0 +1,190 @@
+"""Residency: what is open at once and when results come; never which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from testing.checkpoints import TINY, write_checkpoint
+from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
+from tests.conftest import Checkpoints
+
+from stepscore.artifact.manifest import Selftest
+from stepscore.artifact.pair import Pair
+from stepscore.batching.planner import SHORT_TOKENS, Batch, pack, plan
+from stepscore.engine.base import EngineOptions, Logprobs
+from stepscore.engine.ort import engine as engine_module
+from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.sessions import Sessions
+from stepscore.enums import Coding, Precision, Residency
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline.export import export_pair
+
+# Beyond SHORT_TOKENS, and wide enough that a product is summed in several parts.
+SHAPE = replace(TINY, hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=2048)
+LAYERS = TINY.num_hidden_layers
+INDEPENDENT = [
+    ExportOptions(precision, coding=Coding.INDEPENDENT)
+    for precision in (Precision.FP32, Precision.BF16, Precision.INT8)
+]
+
+PairIn = Callable[[ExportOptions], Pair]
+
+
+def name_of_any(options: ExportOptions) -> str:
+    independent = options.coding is Coding.INDEPENDENT
+    return f"{options.precision}-independent" if independent else name_of(options)
+
+
+every_pair = pytest.mark.parametrize(
+    "options",
+    [*INDEPENDENT, *EXACT_FORMS, INTEGER],
+    ids=name_of_any,
+)
+
+
+@pytest.fixture(scope="module")
+def long_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Two models that take more tokens than the kernel for short sequences."""
+    folder = tmp_path_factory.mktemp("long")
+    return Checkpoints(
+        policy=write_checkpoint(folder / "policy", SHAPE, seed=1, perturb=0.01),
+        reference=write_checkpoint(folder / "reference", SHAPE, seed=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def pair_in(long_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairIn:
+    """Exports at the first request; what is measured on the way is measured by the tests of it."""
+    folder = tmp_path_factory.mktemp("long-pairs")
+    models = long_checkpoints
+
+    @cache
+    def exported(options: ExportOptions) -> Pair:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
+            patch.setattr(pair_module, "measure", lambda *_: None)
+            output = folder / str(len(list(folder.iterdir())))
+            return export_pair(models.policy, models.reference, output, options)
+
+    return exported
+
+
+def tokens(*lengths: int) -> list[NDArray[np.int64]]:
+    random = np.random.default_rng(11)
+    return [random.integers(0, TINY.vocab_size, length) for length in lengths]
+
+
+def short_window() -> list[Batch]:
+    """Ragged batches, among them shared beginnings, starts behind the first token, and a single row."""
+    first, second, *others = tokens(60, 33, 17, 5, 90, 24)
+    sequences = [first, np.concatenate([first[:40], second]), *others, first[:12]]
+    starts = [0, 35, 3, 0, 20, 0, 5]
+    groups = plan(sequences, starts, max_tokens=100)
+    assert len(groups) > 2
+    return [*(group.batch for group in groups), pack(tokens(2), [0]), pack(tokens(50), [48])]
+
+
+def long_window() -> list[Batch]:
+    """Batches beyond SHORT_TOKENS beside one that is not."""
+    sequences = tokens(1200, 300, 1100, 31)
+    groups = plan(sequences, [0, 0, 1000, 0], max_tokens=1500)
+    assert [group.batch.pad_index.shape[1] > SHORT_TOKENS for group in groups] == [True, False, True]
+    return [group.batch for group in groups]
+
+
+def run(pair: Pair, window: Sequence[Batch], residency: Residency, **options: Any) -> list[Logprobs]:
+    engine = Engine(pair, EngineOptions(residency=residency, **options))
+    results = list(engine.run(window))
+    engine.close()
+    return results
+
+
+def assert_same_bits(one: Sequence[Logprobs], other: Sequence[Logprobs]) -> None:
+    for ours, theirs in zip(one, other, strict=True):
+        assert set(ours) == set(theirs) == {"policy", "reference"}
+        for name in ours:
+            assert np.isfinite(ours[name]).all()
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+# The same bits
+
+
+every_window = pytest.mark.parametrize("window", [short_window, long_window])
+Window = Callable[[], list[Batch]]
+
+
+@every_window
+@every_pair
+def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
+    pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
+) -> None:
+    """The same operators in the same order."""
+    monkeypatch.setattr(engine_module, "Sessions", lambda *of, ordered, lean: Sessions(*of, lean=True))
+    body = run(pair_in(options), window(), Residency.ALTERNATE)
+    assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
+
+
+@every_window
+@every_pair
+def test_resident_and_alternate_give_the_same_bits(
+    pair_in: PairIn, options: ExportOptions, window: Window
+) -> None:
+    resident = run(pair_in(options), window(), Residency.RESIDENT)
+    assert_same_bits(run(pair_in(options), window(), Residency.ALTERNATE), resident)
+
+
+@every_window
+@every_pair
+def test_stream_gives_the_same_but_for_rounding(
+    pair_in: PairIn, options: ExportOptions, window: Window
+) -> None:
+    """ONNX Runtime sums a product in another order where it may pack the matrix, as lean sessions do not."""
+    resident = run(pair_in(options), window(), Residency.RESIDENT)
+    streamed = run(pair_in(options), window(), Residency.STREAM)
+    for ours, theirs in zip(streamed, resident, strict=True):
+        assert set(ours) == set(theirs) == {"policy", "reference"}
+        assert max(np.abs(ours[name] - theirs[name]).max() for name in ours) < 1e-5
+
+
+UNPACKED = [*MERGED.values(), INTEGER]
+
+
+@every_window
+@pytest.mark.parametrize("options", UNPACKED, ids=name_of)
+def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
+    pair_in: PairIn, options: ExportOptions, window: Window
+) -> None:
+    """Integers have no order; base plus difference is not there when a session is opened."""
+    resident = run(pair_in(options), window(), Residency.RESIDENT)
+    assert_same_bits(run(pair_in(options), window(), Residency.STREAM), resident)
+
+
+def test_opening_ahead_does_not_change_a_bit(pair_in: PairIn) -> None:
+    pair, window = pair_in(INDEPENDENT[0]), short_window()
+    in_time = run(pair, window, Residency.STREAM, ahead=False)
+    assert_same_bits(run(pair, window, Residency.STREAM), in_time)
+
+
+@pytest.mark.parametrize("residency", Residency)
+def test_a_batch_does_not_know_the_others_of_its_window(pair_in: PairIn, residency: Residency) -> None:
+    window = short_window()
+    alone = [run(pair_in(INDEPENDENT[0]), [batch], residency)[0] for batch in window]
+    assert_same_bits(run(pair_in(INDEPENDENT[0]), window, residency), alone)
+
+
+@pytest.mark.parametrize("residency", Residency)
+def test_an_engine_runs_one_window_after_the_other(pair_in: PairIn, residency: Residency) -> None:
+    window = short_window()
+    engine = Engine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))
+    once, again = list(engine.run(window)), list(engine.run(window))
+    assert list(engine.run([])) == []
+    engine.close()
+    assert_same_bits(once, again)

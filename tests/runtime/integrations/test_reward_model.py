@@ -1,0 +1,200 @@
+"""A scorer in the shapes that others call; partial solutions; errors that name their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepscore import RewardModel, Scorer
+from stepscore.enums import Convention, Series
+from stepscore.errors import InputError, InvalidRecord, NoSteps
+from stepscore.integrations.reward_model import split_steps
+from stepscore.records import Record
+
+QUESTION = "Ann has 3 bags of 4 pens. How many?"
+FINISHED = "3 * 4 = 12.\n\nSo \\boxed{12}."
+PARTIAL = "3 * 4 = 12.\n\n"
+LONGER = "3 * 4 = 12.\n\nThere are 12 pens.\n\n"
+
+
+@pytest.fixture(scope="module", params=list(Convention))
+def scorer(tiny_pair: Path, request: pytest.FixtureRequest) -> Iterator[Scorer]:
+    with Scorer.load(tiny_pair, convention=request.param, beta=1.0) as scorer:
+        yield scorer
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_pair: Path) -> Iterator[RewardModel]:
+    with Scorer.load(tiny_pair, convention="exact", beta=1.0) as scorer:
+        yield RewardModel(scorer)
+
+
+# Shapes.
+
+
+def test_score_gives_questions_outputs_steps(scorer: Scorer) -> None:
+    given = [[FINISHED, PARTIAL], [], [LONGER]]
+    found = RewardModel(scorer).score([QUESTION, "none?", QUESTION], given)
+    assert [[len(steps) for steps in outputs] for outputs in found] == [[2, 1], [], [2]]
+    assert all(type(value) is float for outputs in found for steps in outputs for value in steps)
+
+
+def test_a_finished_text_is_the_record_of_its_steps(scorer: Scorer) -> None:
+    (result,) = scorer.score([Record(QUESTION, ("3 * 4 = 12.", "So \\boxed{12}."))])
+    prm = RewardModel(scorer)
+    assert prm.score([QUESTION], [[FINISHED]]) == [[result.cumulative_rewards]]
+    assert RewardModel(scorer, "step").score([QUESTION], [[FINISHED]]) == [[result.step_rewards]]
+    assert prm(QUESTION, ["3 * 4 = 12.", "So \\boxed{12}."]) == result.cumulative_rewards
+
+
+def test_the_series_is_cumulative_unless_told_otherwise(exact: RewardModel) -> None:
+    assert exact.series is Series.CUMULATIVE
+    with pytest.raises(ValueError, match="nonsense"):
+        RewardModel(exact.scorer, "nonsense")
+
+
+def test_messages_may_be_one_conversation_or_several(exact: RewardModel) -> None:
+    conversation = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FINISHED}]
+    expected = exact.score([QUESTION], [[FINISHED]])[0][0]
+    assert exact.score_messages(conversation) == expected
+    assert np.allclose(exact.score_messages([conversation] * 2), [expected] * 2, rtol=0, atol=1e-5)
+    assert exact.score_messages([]) == []
+
+
+def test_the_template_s_own_system_message_is_accepted_and_no_other(exact: RewardModel) -> None:
+    own = "Please reason step by step, and put your final answer within \\boxed{}."
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FINISHED}]
+    with_own = [{"role": "system", "content": own}, *turns]
+    assert exact.score_messages(with_own) == exact.score_messages(turns)
+    with pytest.raises(InvalidRecord, match=r"messages\[0\] is another system message"):
+        exact.score_messages([{"role": "system", "content": "Be brief."}, *turns])
+
+
+# Partial solutions.
+
+
+def test_a_search_that_goes_on_leaves_the_rewards_it_had(exact: RewardModel) -> None:
+    """By convention `exact`, whatever comes next: what was read at a blank line stays."""
+    text, before = "", []
+    for step in ("3 * 4 = 12.\n\n", "There are 12 pens.\n\n", "Is that all?\n\n", "So \\boxed{12}."):
+        text += step
+        ((rewards,),) = exact.score([QUESTION], [[text]])
+        assert np.allclose(rewards[: len(before)], before, rtol=0, atol=1e-4)
+        before = rewards
+    assert len(before) == 4
+
+
+def test_a_partial_solution_holds_no_end_of_turn(scorer: Scorer) -> None:
+    """Its last log-prob is that of the blank line, in every convention."""
+    encoder = scorer.pair.encoder()
+    open_, closed = (
+        encoder.encode(QUESTION, ["One.", "Two."], scorer.convention, unfinished=each)
+        for each in (True, False)
+    )
+    assert encoder.texts(open_.token_ids.tolist())[-1].endswith("\n")
+    assert open_.step_ends[-1] == len(open_.token_ids) - 2
+    assert open_.step_ends[0] == closed.step_ends[0]
+
+
+def test_steps_as_a_list_may_be_unfinished_too(exact: RewardModel) -> None:
+    ((text,),) = exact.score([QUESTION], [[LONGER]])
+    assert exact(QUESTION, ["3 * 4 = 12.", "There are 12 pens."], finished=False) == text
+
+
+@given(st.text("ab \n", max_size=30))
+def test_splitting_loses_no_character_and_makes_no_empty_step(text: str) -> None:
+    steps, unfinished = split_steps(text)
+    assert all(step.strip() for step in steps)
+    if steps:
+        assert "\n\n".join(steps) + "\n\n" * unfinished == text
+        assert unfinished == text.endswith("\n\n")
+    else:
+        assert not text.strip()
+
+
+# Sharing.
+
+
+def test_beams_of_one_problem_are_computed_once_in_a_call(
+    exact: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    run = exact.scorer._engine.run
+
+    def counted(batches: Any) -> Any:
+        rows.extend(len(batch.input_ids) for batch in batches)
+        return run(batches)
+
+    monkeypatch.setattr(exact.scorer._engine, "run", counted)
+    exact.score([QUESTION], [[PARTIAL]])
+    exact.score([QUESTION] * 3, [[PARTIAL]] * 3)
+    assert rows[0] == rows[1]
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("questions", "outputs", "error", "message"),
+    [
+        (["q"], [["a"], ["b"]], InvalidRecord, "1 questions, but outputs for 2"),
+        ("q", [["a"]], InvalidRecord, "questions must be a list, not str"),
+        (["q"], ["a"], InvalidRecord, r"outputs\[0\] must be a list, not str"),
+        ([1], [["a"]], InvalidRecord, r"questions\[0\] must be a string, not int"),
+        (
+            ["q", "q"],
+            [["a"], ["a", None]],
+            InvalidRecord,
+            r"outputs\[1\]\[1\] must be a string, not NoneType",
+        ),
+        (["q"], [["a", ""]], NoSteps, r"outputs\[0\]\[1\] is empty"),
+        (["q"], [["a", "\n\n"]], NoSteps, r"outputs\[0\]\[1\] is empty"),
+        (["q"], [["a", "x" * 9000]], InputError, r"outputs\[0\]\[1\]: \d+ tokens, the limit is"),
+        (["q"], [["\ud800"]], InvalidRecord, r"outputs\[0\]\[0\]: steps\[0\] holds a lone surrogate"),
+    ],
+)
+def test_score_names_what_is_wrong(
+    exact: RewardModel, questions: Any, outputs: Any, error: type[InputError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        exact.score(questions, outputs)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "steps", "message"),
+    [
+        (None, ["a"], "prompt must be a string"),
+        ("p", "a", "steps must be a list, not str"),
+        ("p", ["a", 2], r"steps\[1\] must be a string, not int"),
+        ("p", ["a", " "], r"^steps\[1\] is white space"),
+        ("p", [], "^steps is empty"),
+    ],
+)
+def test_steps_name_what_is_wrong(exact: RewardModel, prompt: Any, steps: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        exact(prompt, steps)
+
+
+USER = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("text", "messages must be a list"),
+        ([USER], "messages must be one user and one assistant message, not user"),
+        ([USER, {"role": "assistant"}], r"messages\[1\] must be a message"),
+        ([USER, {"role": "assistant", "content": [1]}], r"messages\[1\].content must be a string, not list"),
+        ([[USER], "x"], r"messages\[0\] must be one user and one assistant"),
+        ([USER, {"role": "assistant", "content": " "}], r"messages\[-1\] is empty"),
+    ],
+)
+def test_messages_name_what_is_wrong(exact: RewardModel, messages: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        exact.score_messages(messages)

@@ -1,0 +1,500 @@
+"""A job answers every line once and in order, whatever stops it, and writes over nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from testing.fake_scorer import FakeScorer
+from testing.shared_data import SHARED_DATA
+from tests.runtime.jobs.test_jsonl import BAD_LINES
+
+from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch, StepscoreError
+from stepscore.jobs.job import Tally, parsed_lines, run_to_file, run_to_stream
+from stepscore.jobs.progress import progress_line, shown
+from stepscore.jobs.resume import fingerprint_path
+from stepscore.scorer import Scorer
+
+FAKE = Path(__file__).parents[3] / "testing" / "fake_scorer.py"
+
+
+def record(**fields: object) -> str:
+    return json.dumps({"problem": "p", "steps": ["s"], **fields})
+
+
+MIXED = [
+    record(id="a", steps=["1", "2"], label=-1),
+    record(id="b", steps=["3"]),
+    "",
+    "null",
+    record(id="c", problem="nan"),
+    record(id="a", steps=["5"]),
+    record(steps=["6", "7"]),
+    record(id="d", steps=[]),
+    "{",
+    record(id="e", problem="p" * 5000),
+    record(id="ü", steps=["9"]),
+    record(id="f", steps=None),
+    record(id="g", steps=["10"]),
+]
+
+
+def as_input(lines: list[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def streamed(data: bytes, scorer: FakeScorer | None = None, **options: Any) -> bytes:
+    out = io.BytesIO()
+    run_to_stream(scorer or FakeScorer(), io.BytesIO(data), out, Tally(), **options)
+    return out.getvalue()
+
+
+def run(path: Path, data: bytes, scorer: FakeScorer | None = None, **options: Any) -> Tally:
+    tally = Tally()
+    run_to_file(scorer or FakeScorer(), io.BytesIO(data), path, tally, **options)
+    return tally
+
+
+def answers(output: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def command(source: Path, path: Path) -> list[str]:
+    return [sys.executable, str(FAKE), "score", "fake", str(source), "-o", str(path)]
+
+
+# One line answers one line.
+
+
+def test_every_line_is_answered_once_and_in_order() -> None:
+    output = answers(streamed(as_input(MIXED)))
+    assert [answer["id"] for answer in output] == ["a", "b", 2, 3, "c", "a", 6, "d", 8, "e", "ü", "f", "g"]
+    codes = [answer.get("error", {}).get("code") for answer in output]
+    assert codes == [
+        *(None, None, "invalid_json", "invalid_record", "non_finite", "duplicate_id", None, "no_steps"),
+        *("invalid_json", "too_long", None, "invalid_record", None),
+    ]
+
+
+def test_bad_lines_change_no_other_line() -> None:
+    bad = {2, 3, 5, 7, 8, 9, 11}
+    with_bad = [line for index, line in enumerate(streamed(as_input(MIXED)).splitlines()) if index not in bad]
+    good = as_input([line for index, line in enumerate(MIXED) if index not in bad])
+    renumbered = [line.replace(b'"id":6', b'"id":3') for line in with_bad]
+    assert renumbered == streamed(good).splitlines()
+
+
+def test_the_limit_counts_lines_of_input() -> None:
+    assert streamed(as_input(MIXED), limit=3) == b"".join(streamed(as_input(MIXED)).splitlines(True)[:3])
+    assert streamed(as_input(MIXED), limit=0) == b""
+
+
+def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
+    assert run(tmp_path / "out", b"").records == 0
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_the_tally_counts_records_errors_and_tokens(tmp_path: Path) -> None:
+    tally = run(tmp_path / "out", as_input(MIXED))
+    assert tally.records == len(MIXED)
+    assert tally.errors.total() == 8
+    assert tally.errors["invalid_json"] == 2
+    assert tally.tokens == sum(
+        answer.get("num_tokens", 0) for answer in answers((tmp_path / "out").read_bytes())
+    )
+
+
+# Ids.
+
+
+def codes_of(*lines: str) -> list[str | None]:
+    parsed = parsed_lines(io.BytesIO(as_input(list(lines))))
+    return [getattr(line.record, "code", None) for line in parsed]
+
+
+def test_the_second_line_with_an_id_is_a_duplicate() -> None:
+    assert codes_of(record(id="a"), record(id="b"), record(id="a")) == [None, None, "duplicate_id"]
+
+
+def test_ids_that_print_the_same_are_the_same() -> None:
+    assert codes_of(record(id=7), record(id="7")) == [None, "duplicate_id"]
+
+
+def test_a_record_without_an_id_claims_its_index() -> None:
+    assert codes_of(record(), record(id=0)) == [None, "duplicate_id"]
+    assert codes_of(record(id=1), record()) == [None, "duplicate_id"]
+
+
+def test_a_bad_record_claims_the_id_it_gives() -> None:
+    assert codes_of(record(id="a", steps=1), record(id="a")) == ["invalid_record", "duplicate_id"]
+
+
+def test_a_line_without_a_readable_id_claims_none() -> None:
+    assert codes_of("{", record(id=0)) == ["invalid_json", None]
+
+
+def test_memory_does_not_grow_with_the_number_of_lines() -> None:
+    def peak(count: int) -> int:
+        class Lines(io.RawIOBase):
+            source: Iterator[bytes] = (
+                record(id=f"record-{index}").encode() + b"\n" for index in range(count)
+            )
+
+            def readline(self, size: int | None = -1) -> bytes:
+                return next(self.source, b"")
+
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in parsed_lines(Lines())) == count  # type: ignore[arg-type]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(6_000) < peak(1_000) + 100_000
+
+
+# Resume.
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), window=st.integers(1, 5))
+def test_an_output_cut_anywhere_is_completed_to_the_same_bytes(
+    tmp_path: Path, data: st.DataObject, window: int
+) -> None:
+    whole = streamed(as_input(MIXED))
+    cut = data.draw(st.integers(0, len(whole)))
+    path = tmp_path / "out"
+    path.unlink(missing_ok=True)
+    run(path, as_input(MIXED))
+    os.truncate(path, cut)
+    scorer = FakeScorer(window=window)
+    tally = run(path, as_input(MIXED), scorer)
+    assert path.read_bytes() == whole
+    assert tally.resumed == whole[:cut].count(b"\n")
+    assert tally.errors.total() == 8
+    assert len(scorer.scored) == sum(
+        "error" not in answer or answer["error"]["code"] == "non_finite"
+        for answer in answers(whole)[tally.resumed :]
+    )
+
+
+def test_a_complete_output_is_left_alone(tmp_path: Path) -> None:
+    path, scorer = tmp_path / "out", FakeScorer()
+    run(path, as_input(MIXED))
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    tally = run(path, as_input(MIXED), scorer)
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert tally.resumed == tally.records == len(MIXED)
+    assert not scorer.scored
+
+
+def test_an_input_that_grew_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, as_input(MIXED[:4]))
+    assert run(path, as_input(MIXED)).resumed == 4
+    assert path.read_bytes() == streamed(as_input(MIXED))
+
+
+def test_the_fingerprint_stands_before_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    class Looking(FakeScorer):
+        def stream(self, items: Any) -> Any:
+            assert json.loads(fingerprint_path(path).read_bytes())["pair"] == "fake"
+            assert path.read_bytes() == b""
+            return super().stream(items)
+
+    run(path, as_input(MIXED), Looking())
+
+
+def test_each_line_reaches_the_file_before_the_next_is_scored(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    class Stopping(FakeScorer):
+        def stream(self, items: Any) -> Any:
+            for count, outcome in enumerate(super().stream(items)):
+                assert path.read_bytes().count(b"\n") == count
+                yield outcome
+
+    run(path, as_input(MIXED), Stopping())
+
+
+MISMATCHES: dict[str, tuple[FakeScorer, dict[str, Any], str]] = {
+    "beta": (FakeScorer(beta=0.05), {}, "beta was 0.001, now 0.05"),
+    "limit": (FakeScorer(), {"limit": 5}, "limit was none, now 5"),
+    "tokens": (FakeScorer(tokens=True), {"tokens": True}, "tokens was no, now yes"),
+    "pair": (FakeScorer(pair="other"), {}, "pair was fake, now other"),
+    "convention": (FakeScorer(convention="exact"), {}, "convention was card, now exact"),
+}
+
+
+@pytest.mark.parametrize(("scorer", "options", "difference"), MISMATCHES.values(), ids=MISMATCHES.keys())
+def test_another_job_is_refused_by_the_name_of_the_difference(
+    tmp_path: Path, scorer: FakeScorer, options: dict[str, Any], difference: str
+) -> None:
+    path = tmp_path / "out"
+    run(path, as_input(MIXED[:3]))
+    refused(path, as_input(MIXED), ResumeMismatch, difference, scorer, **options)
+
+
+def refused(
+    path: Path,
+    data: bytes,
+    error: type[StepscoreError],
+    message: str,
+    scorer: FakeScorer | None = None,
+    **options: Any,
+) -> None:
+    """Check that a run is refused and that neither output nor fingerprint is touched."""
+    files = [path, fingerprint_path(path)]
+    before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files if file.exists()]
+    scorer = scorer or FakeScorer()
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        run(path, data, scorer, **options)
+    assert raised.value.hint
+    assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files if file.exists()] == before
+    assert not scorer.scored
+
+
+CHANGES: dict[str, Callable[[list[str]], list[str]]] = {
+    "another id": lambda lines: [lines[0].replace('"a"', '"z"'), *lines[1:]],
+    "an id of another type": lambda lines: [*lines[:6], record(id="6"), *lines[7:]],
+    "another number of steps": lambda lines: [lines[0].replace('["1", "2"]', '["1"]'), *lines[1:]],
+    "a line mended": lambda lines: [*lines[:2], record(), *lines[3:]],
+    "a line broken": lambda lines: ["{", *lines[1:]],
+    "a line removed": lambda lines: [*lines[:1], *lines[2:]],
+    "a shorter input": lambda lines: lines[:3],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_an_input_that_changed_is_refused(tmp_path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    path = tmp_path / "out"
+    run(path, as_input(MIXED))
+    refused(path, as_input(change(list(MIXED))), ResumeMismatch, "does not answer line")
+
+
+@pytest.mark.parametrize(
+    "line", [b"hello\n", b"\n", b"[]\n", b"[" * 100_000 + b"\n", b'{"id": 1}\n', b"\xff\n"]
+)
+def test_an_output_that_was_edited_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "out"
+    run(path, as_input(MIXED[:1]))
+    with path.open("ab") as file:
+        file.write(line)
+    refused(path, as_input(MIXED), ResumeMismatch, "its line 2")
+
+
+@pytest.mark.parametrize("fingerprint", [None, b"", b"[]", b'{"pair":'])
+def test_a_file_that_is_no_output_of_ours_is_refused(tmp_path: Path, fingerprint: bytes | None) -> None:
+    path = tmp_path / "out"
+    path.write_text("precious\n")
+    if fingerprint is not None:
+        fingerprint_path(path).write_bytes(fingerprint)
+    refused(path, as_input(MIXED), OutputExists, "is no output of stepscore")
+
+
+def test_an_empty_file_is_begun_whatever_stands_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.touch()
+    fingerprint_path(path).write_text("{}")
+    run(path, as_input(MIXED))
+    assert path.read_bytes() == streamed(as_input(MIXED))
+
+
+# Files.
+
+
+@pytest.mark.parametrize("alias", [None, "symlink", "hard link"])
+def test_the_input_is_never_the_output(tmp_path: Path, alias: str | None) -> None:
+    path = target = tmp_path / "in"
+    path.write_bytes(as_input(MIXED))
+    if alias is not None:
+        target = tmp_path / "alias"
+        (target.symlink_to if alias == "symlink" else target.hardlink_to)(path)
+    with path.open("rb") as source, pytest.raises(OutputExists, match="the output is the input"):
+        run_to_file(FakeScorer(), source, target, Tally())
+    with path.open("rb") as source, path.open("ab") as out, pytest.raises(OutputExists):
+        run_to_stream(FakeScorer(), source, out, Tally())
+    assert path.read_bytes() == as_input(MIXED)
+
+
+def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    class Second(FakeScorer):
+        def stream(self, items: Any) -> Any:
+            with pytest.raises(OutputUnwritable, match="another run is writing"):
+                run(path, as_input(MIXED))
+            return super().stream(items)
+
+    run(path, as_input(MIXED), Second())
+    assert path.read_bytes() == streamed(as_input(MIXED))
+
+
+@pytest.mark.parametrize("name", ["", "no/such/folder/out", "x" * 300])
+def test_an_output_that_cannot_be_opened_says_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputUnwritable, match="cannot be written"):
+        run(tmp_path / name, as_input(MIXED))
+
+
+def test_a_full_disk_is_an_error_and_the_job_goes_on_later(tmp_path: Path) -> None:
+    path, source = tmp_path / "out", tmp_path / "in"
+    source.write_bytes(as_input(MIXED))
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; exec "$@"', "", *command(source, path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "error: the output cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+    assert path.stat().st_size == 1024
+    assert subprocess.run(command(source, path), capture_output=True, check=False).returncode == 1
+    assert path.read_bytes() == streamed(as_input(MIXED))
+
+
+# Kill.
+
+
+def test_a_job_killed_again_and_again_answers_every_id_once(tmp_path: Path) -> None:
+    source, path = tmp_path / "in", tmp_path / "out"
+    lines = [record(id=f"r{index}", problem=f"p{index}") for index in range(30)]
+    source.write_bytes(as_input(lines))
+    slow = os.environ | {"FAKE_SECONDS": "0.05"}
+    kills = 0
+    for wanted in (4, 13, 22):
+        process = subprocess.Popen(command(source, path), env=slow, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < wanted):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    subprocess.run(command(source, path), env=slow, check=True, capture_output=True)
+    assert path.read_bytes() == streamed(as_input(lines))
+
+
+# Progress.
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_a_line_now_and_then() -> None:
+    stream, tally = io.StringIO(), Tally()
+    with shown(tally, 100, stream, log_seconds=0.01):
+        tally.records = 7
+        while "\n" not in stream.getvalue():
+            time.sleep(0.005)
+    assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s\n", stream.getvalue())
+
+
+def test_on_a_terminal_progress_is_a_bar_that_ends_at_the_tally() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream, tally = Terminal(), Tally()
+    with shown(tally, 100, stream):
+        tally.records, tally.tokens = 40, 4000
+        tally.errors["too_long"] = 2
+    last = stream.getvalue().rsplit("\r", 1)[-1]
+    assert "40/100" in last
+    assert "2 errors" in last
+
+
+def test_progress_without_a_known_end_names_none() -> None:
+    assert progress_line(Tally(records=3), None, 1.0) == "3 records, 0 errors, 0 tokens/s"
+
+
+# The real scorer.
+
+
+def test_no_bad_line_changes_a_bit_of_another_lines_answer(tiny_pair: Path) -> None:
+    good = [record(id=f"g{index}", steps=[f"{index} is {index}", "Done."]).encode() for index in range(60)]
+    bad = [
+        *(line for line, _ in BAD_LINES.values()),
+        *(record(steps=steps).encode() for steps in ([], [""], ["a", " "], ["s."] * 10_000, ["s " * 50_000])),
+        good[0],
+    ]
+    mixed = [line for pair in zip_longest(good, bad) for line in pair if line is not None]
+    with Scorer.load(tiny_pair, max_batch_tokens=300) as scorer:
+        alone, among = io.BytesIO(), io.BytesIO()
+        run_to_stream(scorer, io.BytesIO(b"\n".join(good)), alone, Tally())
+        run_to_stream(scorer, io.BytesIO(b"\n".join(mixed)), among, Tally())
+    lines = among.getvalue().splitlines(keepends=True)
+    assert len(lines) == len(mixed)
+    assert [line for line in lines if b'"error"' not in line] == alone.getvalue().splitlines(keepends=True)
+
+
+def test_the_real_scorer_is_resumed_too(tiny_pair: Path, tmp_path: Path) -> None:
+    path, data = tmp_path / "out", as_input([record(id=index, steps=[f"{index}"]) for index in range(20)])
+    with Scorer.load(tiny_pair, max_batch_tokens=300, tokens=True) as scorer:
+        run_to_file(scorer, io.BytesIO(data), path, Tally(), tokens=True)
+        whole = path.read_bytes()
+        os.truncate(path, len(whole) * 2 // 3)
+        run_to_file(scorer, io.BytesIO(data), path, Tally(), tokens=True)
+    for before, after in zip(answers(whole), answers(path.read_bytes()), strict=True):
+        assert before["token_ids"] == after["token_ids"]
+        assert before["policy_logprobs"] == pytest.approx(after["policy_logprobs"], abs=1e-5)
+
+
+@pytest.mark.parametrize("through", ["stdin", "fifo"])
+def test_an_interrupt_while_the_input_is_silent_ends_the_run(
+    tiny_pair: Path, tmp_path: Path, through: str
+) -> None:
+    """The thread that reads waits for a line then; neither closing the input nor exiting may."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    source = "-" if through == "stdin" else str(fifo)
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # nohup takes it away
+    code = f"{heard}; from stepscore.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "score", str(tiny_pair), source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    with process, process.stdin if through == "stdin" else fifo.open("wb") as silent:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        silent.write(b"{\n")
+        silent.flush()
+        assert b"invalid_json" in process.stdout.readline()  # answered at once: the reader waits for the next
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+        assert b"interrupted after" in process.stderr.read()
+
+
+# Real data.
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(SHARED_DATA is None, reason="no shared data")
+@pytest.mark.parametrize("name", ["gsm8k_solutions", "math_best_of_8", "processbench_gsm8k"])
+def test_every_line_of_the_real_data_is_a_record_and_keeps_its_other_fields(name: str) -> None:
+    assert SHARED_DATA is not None
+    data = (SHARED_DATA / f"{name}.jsonl").read_bytes()
+    output = answers(streamed(data, FakeScorer(max_tokens=10**6)))
+    given = [json.loads(line) for line in data.splitlines()]
+    assert len(output) == len(given)
+    assert not [answer for answer in output if "error" in answer]
+    for fields, answer in zip(given, output, strict=True):
+        passed = {key: value for key, value in fields.items() if key not in {"problem", "steps"}}
+        assert {key: answer[key] for key in passed} == passed

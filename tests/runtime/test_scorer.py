@@ -1,0 +1,343 @@
+"""The product: what goes in comes out in order, and nobody's numbers depend on their neighbours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from testing.checkpoints import TINY, write_checkpoint
+from tests.conftest import Checkpoints
+
+from stepscore.artifact.manifest import Selftest
+from stepscore.batching.planner import Batch
+from stepscore.engine.base import Logprobs
+from stepscore.enums import Convention, Precision
+from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
+from stepscore.records import Record
+from stepscore.scorer import Result, Scorer
+from stepscore_export.options import ExportOptions
+from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline.export import export_pair
+
+BETA = 0.001
+TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
+RECORDS = st.builds(Record, TEXTS, st.lists(TEXTS, min_size=1, max_size=5).map(tuple))
+
+SOLUTIONS = [
+    Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),
+    Record("A much longer problem, with 3 pens in each of 12 boxes.", ("12 * 3 = 36.",)),
+    Record("x?", ("First.", "Then, at some length, the same once more.", "Last.", "Done.")),
+    Record("2 + 2?", ("5",)),
+]
+SAMPLES = [
+    Record(f"How many pens are in {problem} boxes of 12?", ("12 pens a box.", f"So {sample}."))
+    for sample in range(3)
+    for problem in range(2)
+]
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_pair: Path) -> Iterator[Scorer]:
+    with Scorer.load(tiny_pair) as scorer:
+        yield scorer
+
+
+def load(pair: Path, **choices: object) -> Scorer:
+    return Scorer.load(pair, **choices)  # type: ignore[arg-type]
+
+
+def alone(scorer: Scorer, record: Record) -> Result:
+    (result,) = scorer.score([record])
+    return result
+
+
+def close(one: Result, other: Result, tolerance: float) -> bool:
+    return np.allclose(one.cumulative_rewards, other.cumulative_rewards, rtol=0, atol=tolerance)
+
+
+# Order
+
+
+def test_results_come_in_the_order_of_the_records(scorer: Scorer) -> None:
+    results = scorer.score(SOLUTIONS)
+    assert [len(result.step_rewards) for result in results] == [len(record.steps) for record in SOLUTIONS]
+    for record, result in zip(SOLUTIONS, results, strict=True):
+        assert result.num_tokens == alone(scorer, record).num_tokens
+
+
+def test_a_stream_gives_every_key_back_in_order(scorer: Scorer) -> None:
+    keys = ["b", "a", "a", 3]
+    assert [key for key, _ in scorer.stream(zip(keys, SOLUTIONS, strict=True))] == keys
+
+
+def test_no_records_give_no_results(scorer: Scorer) -> None:
+    assert scorer.score([]) == []
+    assert list(scorer.stream([])) == []
+
+
+def test_mappings_are_records(scorer: Scorer) -> None:
+    record = SOLUTIONS[0]
+    as_mapping = {"query": record.problem, "answer": list(record.steps), "id": 7}
+    assert scorer.score([as_mapping]) == scorer.score([record])
+
+
+# What cannot be scored
+
+
+def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
+    given_error = InvalidRecord("line 2 is no record")
+    items = [SOLUTIONS[0], given_error, Record("p", ()), SOLUTIONS[1], Record("p", ("x" * 2000,))]
+    outcomes = [outcome for _, outcome in scorer.stream(enumerate(items))]
+    assert [type(outcome) for outcome in outcomes] == [Result, InvalidRecord, NoSteps, Result, TooLong]
+    assert outcomes[1] is given_error
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(SOLUTIONS) | st.none(), min_size=1, max_size=12), st.integers(1, 400))
+def test_errors_do_not_change_a_bit_of_the_other_numbers(
+    scorer: Scorer, records: list[Record | None], budget: int
+) -> None:
+    """Neither in windows of one batch nor in one window of many."""
+    bad = NoSteps("none")
+    for window_tokens in (budget, 16_384):
+        with pytest.MonkeyPatch.context() as patch:
+            cut = replace(scorer._windows, max_batch_tokens=budget, window_tokens=window_tokens)
+            patch.setattr(scorer, "_windows", cut)
+            items = enumerate(record or bad for record in records)
+            among_bad = [outcome for _, outcome in scorer.stream(items)]
+            by_themselves = scorer.score([record for record in records if record])
+        assert [outcome for outcome in among_bad if outcome is not bad] == by_themselves
+
+
+def test_score_raises_the_first_error_with_its_position(scorer: Scorer) -> None:
+    with pytest.raises(NoSteps, match=r"^record 1: "):
+        scorer.score([SOLUTIONS[0], Record("p", ()), {"no": "record"}])
+
+
+# Neighbours
+
+
+@settings(max_examples=15)
+@given(st.lists(RECORDS, min_size=1, max_size=6))
+def test_the_batch_changes_no_number_beyond_rounding(scorer: Scorer, records: list[Record]) -> None:
+    together = scorer.score(records)
+    assert all(
+        close(result, alone(scorer, record), 1e-5 * BETA * result.num_tokens)
+        for record, result in zip(records, together, strict=True)
+    )
+
+
+@pytest.mark.parametrize("budget", [1, 150, 300, 100_000])
+def test_the_token_budget_changes_no_logprob_beyond_rounding(tiny_pair: Path, budget: int) -> None:
+    with load(tiny_pair, tokens=True) as whole, load(tiny_pair, tokens=True, max_batch_tokens=budget) as cut:
+        for one, other in zip(whole.score(SOLUTIONS), cut.score(SOLUTIONS), strict=True):
+            assert np.abs(one.policy_logprobs - other.policy_logprobs).max() < 1e-5
+            assert np.abs(one.reference_logprobs - other.reference_logprobs).max() < 1e-5
+
+
+def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None:
+    """By convention `exact` to the bit of rounding: no step sees a token of the next."""
+    with load(tiny_pair, convention="exact") as exact:
+        one = alone(exact, Record("p?", ("One.", "Two.", "Three.")))
+        other = alone(exact, Record("p?", ("One.", "Two.", "Something else.", "And more.")))
+    assert np.allclose(
+        one.cumulative_rewards[:2], other.cumulative_rewards[:2], rtol=0, atol=1e-5 * BETA * 100
+    )
+
+
+@settings(max_examples=10)
+@given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
+def test_the_window_and_its_order_change_no_number_beyond_rounding(
+    scorer: Scorer, records: list[Record], window_tokens: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "_windows", replace(scorer._windows, window_tokens=window_tokens))
+        together = scorer.score(records)
+    for record, result in zip(records, together, strict=True):
+        assert close(result, alone(scorer, record), 1e-5 * BETA * result.num_tokens)
+
+
+def test_sharing_changes_no_number_beyond_rounding(tiny_pair: Path, scorer: Scorer) -> None:
+    with load(tiny_pair, share=False) as apart:
+        for one, other in zip(scorer.score(SAMPLES), apart.score(SAMPLES), strict=True):
+            assert close(one, other, 1e-5 * BETA * one.num_tokens)
+
+
+# Rewards
+
+
+def test_step_rewards_add_up_to_the_outcome(scorer: Scorer) -> None:
+    for result in scorer.score(SOLUTIONS):
+        assert sum(result.step_rewards) == pytest.approx(result.outcome_reward, abs=1e-15)
+        assert result.cumulative_rewards[-1] == result.outcome_reward
+
+
+@pytest.mark.parametrize("convention", Convention)
+def test_rewards_follow_from_the_logprobs(tiny_pair: Path, convention: Convention) -> None:
+    with load(tiny_pair, tokens=True, convention=convention) as scorer:
+        for record, result in zip(SOLUTIONS, scorer.score(SOLUTIONS), strict=True):
+            assert result.token_ids is not None
+            assert len(result.token_ids) == result.num_tokens
+            ratios = result.policy_logprobs.astype(np.float64) - result.reference_logprobs
+            assert len(ratios) == result.num_tokens - 1
+            prompt = scorer._windows.encoder.encode(record.problem, record.steps, convention)
+            ratios[: scorer._windows.first_summed(prompt)] = 0
+            expected = BETA * np.cumsum(ratios)[result.step_ends]
+            assert np.allclose(result.cumulative_rewards, expected, rtol=0, atol=1e-12)
+
+
+def test_arrays_are_given_only_when_asked_for(scorer: Scorer) -> None:
+    result = alone(scorer, SOLUTIONS[0])
+    assert (result.token_ids, result.policy_logprobs, result.reference_logprobs) == (None, None, None)
+
+
+def test_card_and_response_differ_by_the_prompts_constant(tiny_pair: Path) -> None:
+    with load(tiny_pair, tokens=True) as card, load(tiny_pair, convention="response") as response:
+        for record in SOLUTIONS:
+            whole, part = alone(card, record), alone(response, record)
+            start = card._windows.encoder.encode(record.problem, record.steps, Convention.CARD).response_start
+            ratios = whole.policy_logprobs.astype(np.float64) - whole.reference_logprobs
+            constant = BETA * ratios[: start - 1].sum()
+            difference = np.subtract(whole.cumulative_rewards, part.cumulative_rewards)
+            assert np.allclose(difference, constant, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_beta_is_a_positive_number(tiny_pair: Path, beta: float) -> None:
+    with pytest.raises(ValueError, match="beta is"):
+        Scorer.load(tiny_pair, beta=beta)
+
+
+@pytest.mark.parametrize("beta", [0.05, 1.0, 7.0])
+def test_beta_scales_every_reward(tiny_pair: Path, scorer: Scorer, beta: float) -> None:
+    with load(tiny_pair, beta=beta) as scaled:
+        for one, other in zip(scorer.score(SOLUTIONS), scaled.score(SOLUTIONS), strict=True):
+            assert np.allclose(np.multiply(one.step_rewards, beta / BETA), other.step_rewards, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [Precision.FP32, Precision.INT8, Precision.INT4],
+)
+def test_equal_models_give_exactly_zero(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, precision: Precision
+) -> None:
+    model = tiny_checkpoints.policy
+    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(precision))
+    with load(pair.path) as scorer:
+        for result in scorer.score(SOLUTIONS):
+            assert set(result.step_rewards) == {0.0}
+
+
+def test_swapped_models_flip_every_sign(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, scorer: Scorer
+) -> None:
+    models = tiny_checkpoints.reference, tiny_checkpoints.policy
+    swapped = export_pair(*models, tmp_path / "pair", ExportOptions(Precision.FP32))
+    with load(swapped.path) as other:
+        for one, flipped in zip(scorer.score(SOLUTIONS), other.score(SOLUTIONS), strict=True):
+            assert one.cumulative_rewards == [-reward for reward in flipped.cumulative_rewards]
+
+
+# Numbers that must not be returned
+
+
+@pytest.mark.parametrize("model", ["policy", "reference"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_a_logprob_that_is_not_finite_is_an_error_of_its_record_alone(
+    tiny_pair: Path, scorer: Scorer, model: str, value: float
+) -> None:
+    with load(tiny_pair) as broken:
+        run = broken._engine.run
+
+        def spoiled(batches: Sequence[Batch]) -> Iterator[Logprobs]:
+            for batch, logprobs in zip(batches, run(batches), strict=True):
+                logprobs[model][batch.pairs[1][-5]] = value  # type: ignore[literal-required]
+                yield logprobs
+
+        broken._engine.run = spoiled  # type: ignore[method-assign]
+        outcomes = [outcome for _, outcome in broken.stream(enumerate(SOLUTIONS))]
+    assert isinstance(outcomes[1], NonFinite)
+    assert f"token {alone(scorer, SOLUTIONS[1]).num_tokens - 5} " in outcomes[1].message
+    del outcomes[1]
+    assert outcomes == [result for index, result in enumerate(scorer.score(SOLUTIONS)) if index != 1]
+
+
+# Fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_same_choices(tiny_pair: Path, scorer: Scorer) -> None:
+    with load(tiny_pair, max_batch_tokens=100, threads=1, tokens=True) as other:
+        assert other.fingerprint() == scorer.fingerprint()
+
+
+@pytest.mark.parametrize("choices", [{"beta": 0.05}, {"convention": "exact"}])
+def test_the_fingerprint_changes_with_what_numbers_depend_on(
+    tiny_pair: Path, scorer: Scorer, choices: dict[str, object]
+) -> None:
+    with load(tiny_pair, **choices) as other:
+        assert other.fingerprint() != scorer.fingerprint()
+
+
+def test_the_fingerprint_changes_with_the_pair(pair_of: Callable[..., Path], scorer: Scorer) -> None:
+    with load(pair_of(Precision.INT8)) as other:
+        assert other.fingerprint() != scorer.fingerprint()
+
+
+# Opening and closing
+
+
+def test_a_context_closes_the_scorer(tiny_pair: Path) -> None:
+    with load(tiny_pair) as scorer:
+        pass
+    assert scorer._engine._units == []
+
+
+@pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}])
+def test_an_unknown_choice_is_refused(tiny_pair: Path, choices: dict[str, object]) -> None:
+    with pytest.raises((ValueError, StepscoreError)):
+        load(tiny_pair, **choices)
+
+
+# Memory
+
+MEASURE = """
+import sys
+from stepscore.scorer import Scorer
+
+def memory(key):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+with Scorer.load(sys.argv[1]) as scorer:
+    idle = memory("VmRSS")
+    (result,) = scorer.score([{"problem": "p", "steps": ["1+" * ((4096 - 100) // 2)]}])
+    print(result.num_tokens, memory("VmHWM") - idle)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
+def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 tokens by 151,936 columns are 2.5 GB of fp32; 400 MB are the limit for everything.
+
+    int8 needs more than fp32 does: 211 MB and 128 MB were measured.
+    """
+    shape = replace(
+        TINY, hidden_size=128, num_hidden_layers=1, vocab_size=151_936, max_position_embeddings=4096
+    )
+    monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
+    model = write_checkpoint(tmp_path / "model", shape, seed=1)
+    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(pair.path)], check=True, capture_output=True, text=True
+    )
+    tokens, kilobytes = map(int, measured.stdout.split())
+    assert 4000 < tokens <= 4096
+    assert kilobytes < 400_000
