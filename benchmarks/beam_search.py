@@ -32,11 +32,12 @@ from benchmarks.support.workloads import BEST_OF_8, records
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Int64, pack
+from stepscore.batching.batch import pack
+from stepscore.batching.trie import Int64
 from stepscore.bench import rate
 from stepscore.enums import Convention, Provider
-from stepscore.integrations.reward_model import RewardModel, split_steps
-from stepscore.prompt.encoder import SEPARATOR
+from stepscore.integrations.reward_model import RewardModel
+from stepscore.prompt.template import SEPARATOR, split_steps
 from stepscore.scorer import Scorer
 from stepscore_export.pipeline.export import export_pair
 

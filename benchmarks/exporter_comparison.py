@@ -32,10 +32,11 @@ from stepscore.bench import rate
 from stepscore.enums import Exporter, Precision
 from stepscore.memory.estimate import residencies
 from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.export import export_pair, settle
-from stepscore_export.quantization.coding import measure_distance
+from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import settle
 
 SOLUTION_TOKENS = 512
 

@@ -54,7 +54,7 @@ from parity_tests.support.storage_forms import (
 )
 
 from stepscore.artifact.pair import Pair
-from stepscore.selection.rules import first_error, processbench_f1
+from stepscore.evaluation.first_error import first_error, processbench_f1
 from stepscore_export.fidelity import Fidelity, Scores, fidelity, step_sums
 
 STORAGES = (

@@ -32,8 +32,8 @@ from benchmarks.support.workloads import Workload, solution
 
 from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
+from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.pipeline.export import prompt_template
 
 if TYPE_CHECKING:
     from benchmarks.support.decisions import Decisions

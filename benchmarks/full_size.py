@@ -39,8 +39,9 @@ from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Coding, Convention, DifferencePrecision, Precision, Products, Residency
-from stepscore.memory.estimate import Load, estimate, settle
-from stepscore.records import parse_line
+from stepscore.jobs.jsonl import parse_line
+from stepscore.memory.estimate import Load, estimate
+from stepscore.memory.fit import settle
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.estimate import estimate as estimate_export

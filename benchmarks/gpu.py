@@ -50,7 +50,8 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Products, Provider, Residency
-from stepscore.memory.estimate import CUDA_BATCH_TOKENS, Settings, settle
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import CUDA_BATCH_TOKENS, Settings
 from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import Texts, bundled_texts

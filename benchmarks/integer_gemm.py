@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import Engine
-from stepscore.engine.ort.sessions import needs_unsigned_weights
+from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 
 ALONE_RUNS = 15
 COPIED_BYTES = 128 << 20

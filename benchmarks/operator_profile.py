@@ -35,7 +35,7 @@ from benchmarks.support.shapes import QUICK, QWEN_1_5B
 from testing.checkpoints import write_checkpoint
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
+from stepscore.batching.batch import pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Activations, Precision, Products

@@ -39,11 +39,14 @@ from benchmarks.support.shapes import Shape, write_models
 from benchmarks.support.workloads import opening
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch, plan
+from stepscore.batching.batch import Batch
+from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Precision, Provider, Residency, Target
-from stepscore.memory.estimate import Load, Settings, estimate, settle
+from stepscore.memory.estimate import Load, estimate
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testing.browser import Browser, find
 
-from stepscore.selection.rules import choose_threshold
+from stepscore.evaluation.first_error import choose_threshold
 
 EXAMPLES = Path(__file__).parent
 ROOT = EXAMPLES.parent

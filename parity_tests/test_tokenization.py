@@ -23,7 +23,8 @@ from testing.tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepscore.enums import Convention
-from stepscore.prompt.encoder import PromptEncoder, Template
+from stepscore.prompt.encoder import PromptEncoder
+from stepscore.prompt.template import Template
 from tokenizers import Tokenizer
 
 CHAT_TEMPLATE = (

@@ -24,20 +24,22 @@ from parity_tests.test_parity import largest_error
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
+from stepscore.artifact.graph_contract import TILE
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
-from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.batching.batch import pack
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions, PairEngine
 from stepscore.engine.pytorch import engine as torch_engine
 from stepscore.engine.pytorch import model as torch_model
+from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Format, Precision, Provider, Residency
 from stepscore.errors import IntegrityMismatch, PairIncompatible, ProviderUnavailable, SelftestFailed
-from stepscore.memory.estimate import TILE
 from stepscore_export.backends import bitsandbytes as bitsandbytes_pair
-from stepscore_export.backends.bitsandbytes import export_bitsandbytes, weight_bytes
+from stepscore_export.backends.bitsandbytes import weight_bytes
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import BitsandbytesOptions
-from stepscore_export.parity.pytorch import Device
+from stepscore_export.pipeline.export import export_bitsandbytes
 
 WHOLE_BLOCKS = RandomPair("rows of whole blocks", replace(UNTIED.shape, intermediate_size=320))
 PRECISIONS = Format.BITSANDBYTES.precisions

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, head_files, layer_file
 from stepscore.artifact.manifest import (
-    BODY,
-    EMBED,
-    HEAD,
     SCHEMA_VERSION,
     TOKENIZER,
     Architecture,
@@ -19,8 +17,6 @@ from stepscore.artifact.manifest import (
     Manifest,
     Source,
     Unit,
-    head_files,
-    layer_file,
 )
 from stepscore.enums import (
     Activations,
@@ -33,8 +29,10 @@ from stepscore.enums import (
     Residency,
     Target,
 )
-from stepscore.memory.estimate import Load, Settings, estimate, settle
-from stepscore.prompt.encoder import Template
+from stepscore.memory.estimate import Load, estimate
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings
+from stepscore.prompt.template import Template
 
 BILLIONS = Architecture(3584, 18944, 28, 28, 4, 128, 152_064, 32_768)
 CODED = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from random import Random
 
-from stepscore.prompt.encoder import Template
+from stepscore.prompt.template import Template
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 QWEN2_PATTERN = (

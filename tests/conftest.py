@@ -13,7 +13,8 @@ import pytest
 from hypothesis import settings
 from testing.checkpoints import write_checkpoint
 
-from stepscore.engine.ort.sessions import Sessions, require
+from stepscore.engine.ort.provider_checks import require
+from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Provider, Target
 from stepscore.errors import StepscoreError
 from stepscore_export.options import ExportOptions

@@ -10,9 +10,11 @@ from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 
 from stepscore.artifact.pair import Pair
 from stepscore.bench import planned, windows
-from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions, PairEngine
 from stepscore.enums import Residency
-from stepscore.memory.estimate import Settings, settle, usual_batch_tokens
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings, usual_batch_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 from parity_tests.support.pair_cache import scored
 
 from stepscore.artifact.pair import Pair
-from stepscore.engine.base import EngineOptions, open_engine
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions
 from stepscore_export.fidelity import Scores, fidelity
 
 NUMERICS = {

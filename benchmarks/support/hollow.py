@@ -24,21 +24,19 @@ from benchmarks.support.shapes import write_tokenizer_of
 from numpy.typing import NDArray
 from testing.checkpoints import config_json, write_json
 
-from stepscore.artifact.manifest import MANIFEST, TOKENIZER, WEIGHTS, Distance, FileEntry, Unit
+from stepscore.artifact.graph_contract import WEIGHTS
+from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry, Unit
 from stepscore.artifact.pair import Pair
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.backends.onnx import graphs_of, unit_members
+from stepscore_export.checkpoint.chat_template import prompt_template
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
 from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import (
-    Facts,
-    graphs_of,
-    manifest_of,
-    prompt_template,
-    settle,
-    unit_members,
-)
+from stepscore_export.pipeline.manifest import Facts, manifest_of
+from stepscore_export.pipeline.plan import settle
 from stepscore_export.weights.weight_file import ALIGNMENT, TensorRef, numpy_dtype
-from stepscore_export.weights.writer import Members, graph_shape, store_unit
+from stepscore_export.weights.writer import store_unit
 
 DISTANCE = 0.005
 BLOCK_BYTES = 1 << 23

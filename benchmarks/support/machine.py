@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stepscore.engine.ort.sessions import run_tiny_model
+from stepscore.engine.ort.provider_checks import run_tiny_model
 from stepscore.enums import Provider
 from stepscore.errors import StepscoreError
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
+from stepscore.batching.batch import pack
 from stepscore.enums import Convention
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.records import record_from

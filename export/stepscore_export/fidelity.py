@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.selection.rules import first_error
+from stepscore.evaluation.first_error import first_error
 
 Floats = NDArray[np.float64]
 Ends = NDArray[np.int64]

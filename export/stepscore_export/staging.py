@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore_export.errors import unwritable
+from stepscore.fileio import unwritable
 
 
 class Stage:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from stepscore.enums import Convention
-from stepscore.selection.rules import choose_threshold
+from stepscore.evaluation.first_error import choose_threshold
 from stepscore_export.fidelity import Ends, step_sums
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -16,18 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stepscore.enums import Convention, Provider
     from stepscore.errors import StepscoreError
+    from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
     from stepscore.integrations.reward_model import RewardModel
-    from stepscore.records import Record
-    from stepscore.scorer import Result, Scorer
-    from stepscore.selection.rules import (
-        aggregate,
-        best_of_n,
-        choose_threshold,
-        first_error,
-        majority,
-        processbench_f1,
-        weighted_best_of_n,
-    )
+    from stepscore.records import Record, Result
+    from stepscore.scorer import Scorer
+    from stepscore.selection.rules import aggregate, best_of_n, majority, weighted_best_of_n
 
 __all__ = [
     "Convention",

@@ -17,13 +17,18 @@ import msgspec
 import numpy as np
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Group, Int64, plan
-from stepscore.engine.base import EngineOptions, PairEngine, available_cores, open_engine
+from stepscore.batching.batch import Group
+from stepscore.batching.planner import plan
+from stepscore.batching.trie import Int64
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions, PairEngine
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
-from stepscore.memory.estimate import Settings, settle
+from stepscore.jobs.jsonl import parse_line
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import parse_line
+from stepscore.system import available_cores
 
 RANDOM_LENGTHS = (128, 512, 2048)
 

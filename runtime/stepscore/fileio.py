@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stepscore.errors import OutputUnwritable
@@ -46,3 +47,15 @@ def _write_into(device: Path, parts: Iterable[bytes]) -> None:
         raise
     except OSError as error:
         raise OutputUnwritable(f"{device} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Raise OutputUnwritable where writing to `path` fails (no space, no permission)."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputUnwritable(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="free space or choose another --output; `stepscore export --dry-run` prints what is needed",
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,3 +50,6 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
     sums = np.cumsum(log_ratios[start:], dtype=np.float64)
     cumulative = beta * sums[step_ends - start]
     return Rewards(cumulative, np.diff(cumulative, prepend=0.0), float(cumulative[-1]))
+
+
+Scores = Sequence[float] | np.ndarray

@@ -13,43 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.prefetch import ahead
 from stepscore.batching.windows import Input, Window, Windows
-from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions, PairEngine
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite
-from stepscore.memory.estimate import settle
+from stepscore.memory.fit import settle
 from stepscore.prompt.encoder import EncodedPrompt
+from stepscore.records import Outcome, Result
 from stepscore.rewards import rewards
 
 T = TypeVar("T")
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Rewards of one solution; `step_ends` are indices into the log-probs (j scores token j + 1).
-
-    The last four are None unless the scorer was loaded with `tokens=True`: `token_ids` int64 [L], the text
-    that each of them adds, `policy_logprobs` and `reference_logprobs` float32 [L-1], nats.
-    """
-
-    cumulative_rewards: list[float]
-    step_rewards: list[float]
-    outcome_reward: float
-    num_tokens: int
-    step_ends: list[int]
-    special_text: bool = False
-    token_ids: NDArray[np.int64] | None = None
-    token_texts: list[str] | None = None
-    policy_logprobs: NDArray[np.float32] | None = None
-    reference_logprobs: NDArray[np.float32] | None = None
-
-
-Outcome = Result | InputError | NonFinite
 
 
 class Scorer:

@@ -26,7 +26,7 @@ from tests.conftest import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import Engine
-from stepscore.engine.ort.sessions import runs_here
+from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.enums import Activations, Coding, Precision, Provider, Target
 
 PURE = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from stepscore.enums import Precision
+from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
 from stepscore.scorer import Scorer
-from stepscore.selection.rules import choose_threshold, first_error, processbench_f1
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.options import ExportOptions

@@ -16,12 +16,12 @@ from testing.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints
 
 from stepscore.artifact.manifest import Selftest
-from stepscore.batching.planner import Batch
+from stepscore.batching.batch import Batch
 from stepscore.engine.base import Logprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
-from stepscore.records import Record
-from stepscore.scorer import Result, Scorer
+from stepscore.records import Record, Result
+from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.export import export_pair

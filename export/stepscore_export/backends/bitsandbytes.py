@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import gc
 import math
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import onnxruntime as ort
 from safetensors import SafetensorError
 
-from stepscore.artifact.manifest import CONFIG, SCHEMA_VERSION, TOKENIZER, Manifest, Unit
-from stepscore.artifact.pair import Pair
-from stepscore.engine.pytorch.engine import PACKAGES, require_packages
-from stepscore.enums import Coding, Exporter, Format, Precision
+from stepscore.artifact.manifest import CONFIG
+from stepscore.engine.pytorch import loading
+from stepscore.enums import Precision
 from stepscore.errors import OutputUnwritable
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, check_pair
-from stepscore_export.errors import unwritable
+from stepscore.fileio import unwritable
+from stepscore_export.backends.base import Estimate
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.options import BitsandbytesOptions
-from stepscore_export.parity import pytorch
-from stepscore_export.pipeline.estimate import Estimate
-from stepscore_export.pipeline.export import Progress, measure, prompt_template, shared_architecture
-from stepscore_export.quantization.coding import measure_distance
-from stepscore_export.staging import Stage, check_output, stage
-from stepscore_export.validation.selftest import run_selftest
-from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts
-from stepscore_export.weights.writer import Members
+from stepscore_export.staging import Stage
 
 if TYPE_CHECKING:
     import torch
@@ -38,68 +27,6 @@ BLOCK_SIZE = 64
 BASE_BYTES = 450 << 20  # Python, torch, transformers, bitsandbytes, onnxruntime, a tokenizer
 # Of both models, as an ONNX pair of 2 x 7.6 B took: running checkpoints and pair on the texts is most of it.
 PARAMETERS_PER_SECOND = 8e6
-
-
-def export_bitsandbytes(
-    policy: str | Path,
-    reference: str | Path,
-    output: str | Path,
-    options: BitsandbytesOptions | None = None,
-    *,
-    texts: Texts | None = None,
-    force: bool = False,
-    progress: Progress = lambda _what, _parameters: None,
-) -> Pair:
-    """Write the pair of `policy` and `reference` to the folder `output` and return it, opened.
-
-    As export_pair does, but a model is loaded whole, quantised on the way, and saved by transformers.
-    Raises ExportError, OutputError, PairIncompatible or ProviderUnavailable and leaves nothing behind.
-    """
-    options = options or BitsandbytesOptions()
-    target = Path(output)
-    check_output(target, force=force)
-    require_packages()
-    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
-        check_pair(policy_model, reference_model)
-        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
-        distance = measure_distance(policy_model, reference_model)
-        template, encoder = prompt_template(policy_model)
-        texts = texts or bundled_texts()
-        prompts = encode_texts(texts, encoder)
-        with stage(target, force=force) as staged:
-            for name, checkpoint in checkpoints.items():
-                progress(f"quantising the {name}", 0)
-                _write_model(staged, name, checkpoint, options.precision)
-                progress(f"quantising the {name}", checkpoint.parameters())
-            staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
-            manifest = Manifest(
-                schema_version=SCHEMA_VERSION,
-                policy=policy_model.source,
-                reference=reference_model.source,
-                architecture=shared_architecture(policy_model.config, reference_model.config),
-                format=Format.BITSANDBYTES,
-                exporter=Exporter.STEPSCORE,
-                precision=options.precision,
-                block_size=BLOCK_SIZE,
-                target=None,
-                coding=Coding.INDEPENDENT,
-                difference=None,
-                distance=distance,
-                beta=options.beta,
-                template=template,
-                units=tuple(Unit(name, (name,), {}) for name in checkpoints),
-                selftest=None,
-                fidelity=None,
-                versions={name: version(name) for name in ("stepscore", *PACKAGES)}
-                | {"onnxruntime": ort.__version__},
-                files=dict(sorted(staged.files.items())),
-            )
-            staged.write_manifest(manifest)
-            progress("comparing the staged pair with numpy", 0)
-            selftest = run_selftest(Pair.open(staged.folder), checkpoints)
-            measured = measure(staged, checkpoints, texts.name, prompts, progress)
-            staged.seal(msgspec.structs.replace(manifest, selftest=selftest, fidelity=measured))
-    return Pair.open(target)
 
 
 def estimate_bitsandbytes(checkpoints: Members, options: BitsandbytesOptions) -> Estimate:
@@ -142,7 +69,7 @@ def _write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Pr
     import torch  # noqa: PLC0415
     from transformers import GenerationConfig  # noqa: PLC0415
 
-    model = pytorch.from_pretrained(
+    model = loading.from_pretrained(
         checkpoint.folder,
         dtype=getattr(torch, checkpoint.dtype(EMBEDDING).name),
         device_map={"": "cpu"},

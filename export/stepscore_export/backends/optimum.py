@@ -23,18 +23,21 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from stepscore.artifact.manifest import BODY, EMBED, HEAD, Extent
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD
+from stepscore.artifact.manifest import Extent
 from stepscore.errors import ExportError
 from stepscore_export.backends.optimum_trace import INPUTS, OUTPUT
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.graphs.builder import INT32, INT64, GraphBuilder
 from stepscore_export.graphs.decoder import embed_graph
 from stepscore_export.graphs.head import head_graph
+from stepscore_export.graphs.shape import Shape
 from stepscore_export.options import ExportOptions
-from stepscore_export.weights.layout import HeadTile, Shape, Table, extent_of
+from stepscore_export.weights.layout import HeadTile, Table, extent_of
+from stepscore_export.weights.row_blocks import Advance
 from stepscore_export.weights.weight_file import TensorRef, TensorSink
-from stepscore_export.weights.writer import Advance, Members, UnitWriter, converted
+from stepscore_export.weights.writer import UnitWriter, converted
 
 TRACED_HEAD = "lm_head.weight"
 

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepscore.errors import CheckpointUnsafe, UnsupportedArchitecture
-from stepscore.prompt.encoder import Template
+from stepscore.errors import CheckpointUnsafe, ManifestInvalid, UnsupportedArchitecture
+from stepscore.prompt.encoder import PromptEncoder
+from stepscore.prompt.template import Template
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.tokenizer import ChatTemplate
 
 TIME_LIMIT_SECONDS = 10.0
@@ -118,3 +120,15 @@ def _render(
         raise kind(f"the chat template fails: {answer['error']}")
     rendered: list[str] = answer["rendered"]
     return rendered
+
+
+def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
+    """Return the chat template as literals, and the runtime's encoder of them.
+
+    Raises UnsupportedArchitecture where the runtime could not use them.
+    """
+    template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
+    try:
+        return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
+    except ManifestInvalid as error:
+        raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None

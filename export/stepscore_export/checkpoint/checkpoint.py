@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact.manifest import Source
+from stepscore.artifact.manifest import ModelName, Source
 from stepscore.errors import CheckpointCorrupt, PairIncompatible, UnsupportedArchitecture
 from stepscore.fileio import read_ahead
 from stepscore_export.checkpoint import hub
@@ -206,3 +206,7 @@ def _missing(name: str, bare: bool) -> CheckpointCorrupt:
         f"{_HEAD} is missing and config.json does not tie it to the embedding{saved_from}",
         hint="take a revision saved from Qwen2ForCausalLM: with a random head every score would be random",
     )
+
+
+Members = dict[ModelName, Checkpoint]
+"""The checkpoints of a unit, in the order of its streams."""

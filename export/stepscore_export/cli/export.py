@@ -130,8 +130,8 @@ def export(
     its layers; for bitsandbytes a model is loaded whole. The pair is run and compared before it appears under
     its name.
     """
-    from stepscore_export.cli.export_run import run_export  # noqa: PLC0415
-    from stepscore_export.options import (  # noqa: PLC0415
+    from stepscore_export.cli.export_run import run_export
+    from stepscore_export.options import (
         BitsandbytesOptions,
         ExportOptions,
         refuse_with_bitsandbytes,

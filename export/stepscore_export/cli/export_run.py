@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
-from stepscore.artifact.manifest import Distance
 from stepscore.artifact.pair import Pair
-from stepscore.engine.pytorch.engine import require_packages
 from stepscore.enums import Activations, Exporter
-from stepscore_export.backends.bitsandbytes import estimate_bitsandbytes, export_bitsandbytes
-from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.options import BitsandbytesOptions, ExportOptions
-from stepscore_export.pipeline.estimate import Estimate, estimate
-from stepscore_export.pipeline.export import check_settled, export_pair, prompt_template, settle
-from stepscore_export.quantization.coding import measure_distance
-from stepscore_export.reference.calibration import MAX_TOKENS
+from stepscore_export.pipeline.export import export_bitsandbytes, export_pair
+from stepscore_export.pipeline.plan import Options, _Plan, _plan
 from stepscore_export.staging import check_output
-from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts, read_texts
-from stepscore_export.weights.writer import Members
-
-Options = ExportOptions | BitsandbytesOptions
+from stepscore_export.validation.texts import bundled_texts, read_texts
 
 
 def run_export(
@@ -73,32 +63,6 @@ def run_export(
             )
     if not quiet:
         _print_summary(pair, plan.options, time.monotonic() - started)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What an export will do, and what that needs."""
-
-    options: Options
-    distance: Distance
-    needs: Estimate
-
-
-def _plan(policy: str, reference: str, options: Options, texts: tuple[Texts, Texts | None]) -> _Plan:
-    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
-        check_pair(policy_model, reference_model)
-        _, encoder = prompt_template(policy_model)
-        encode_texts(texts[0], encoder)
-        if texts[1] is not None:
-            encode_texts(texts[1], encoder, MAX_TOKENS)
-        distance = measure_distance(policy_model, reference_model)
-        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
-        if isinstance(options, BitsandbytesOptions):
-            require_packages()
-            return _Plan(options, distance, estimate_bitsandbytes(checkpoints, options))
-        settled = settle(options, distance)
-        check_settled(settled, texts[1])
-        return _Plan(settled, distance, estimate(checkpoints, settled))
 
 
 def _print_plan(plan: _Plan, output: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention
-from stepscore_export.parity.pytorch import Device, DType
+from stepscore_export.parity.pytorch import DType
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -82,7 +83,7 @@ def parity(
     Both read the same token ids. PyTorch is transformers' Qwen2ForCausalLM on the two checkpoints, one
     sequence at a time and one model in memory at a time.
     """
-    from stepscore_export.parity.run import ParityOptions, run_parity  # noqa: PLC0415
+    from stepscore_export.parity.run import ParityOptions, run_parity
 
     options = ParityOptions(dtype, device, convention, beta, limit)
     left_out = run_parity(pair, policy, reference, data, options, output=output, as_json=as_json)

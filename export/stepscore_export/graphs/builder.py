@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from stepscore.artifact.manifest import WEIGHTS
-from stepscore_export.weights.layout import Shape
+from stepscore.artifact.graph_contract import WEIGHTS
+from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.weight_file import TensorRef
 
 OPSET = 21

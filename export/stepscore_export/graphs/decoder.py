@@ -24,15 +24,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stepscore.batching.planner import SHORT_TOKENS
+from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.graphs.linear import Rows, Streams
+from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import (
     BlockMatrix,
     FloatMatrix,
     LayerWeights,
     RotaryWeights,
-    Shape,
     Table,
     UnitWeights,
     Vectors,

@@ -13,9 +13,8 @@ import onnx_ir as ir
 
 from stepscore_export.graphs.builder import FLOAT, INT64, GraphBuilder
 from stepscore_export.graphs.linear import Rows
-from stepscore_export.weights.layout import HeadTile, Shape
-
-TILE = 8192  # columns of the vocabulary that have logits at the same time
+from stepscore_export.graphs.shape import Shape
+from stepscore_export.weights.layout import HeadTile
 
 
 def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import onnx_ir as ir
 
-from stepscore_export.graphs.builder import FLOAT, MICROSOFT, GraphBuilder
+from stepscore_export.graphs.builder import MICROSOFT, GraphBuilder
+from stepscore_export.graphs.integer_rows import _RoundedRows
 from stepscore_export.weights.layout import (
     BlockMatrix,
-    ChannelMatrix,
     FloatMatrix,
     IntegerMatrix,
     Matrix,
@@ -40,8 +40,6 @@ Streams = tuple[ir.Value, ...]
 DEQUANTIZED_BITS = 8
 """On the CPU MatMulNBits takes codes of 8 bits apart on one thread; of 4 it multiplies as fast as floats."""
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
-UINT8_ZERO = 128
-SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no code
 
 
 class Rows:
@@ -115,70 +113,6 @@ class Rows:
     @cached_property
     def _rest(self) -> _RoundedRows:
         return self._rounded[0].rest(self._streams[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _RoundedRows:
-    """Rows [n, K] as unsigned 8-bit codes around 128, one scale a row [n, 1], times one constant."""
-
-    g: GraphBuilder
-    codes: ir.Value
-    scale: ir.Value
-    factor: float
-
-    @classmethod
-    def of(cls, g: GraphBuilder, rows: ir.Value) -> _RoundedRows:
-        """Round to the nearest of the codes 1 .. 255: scale = max |x| / 127."""
-        highest, lowest = (
-            g.op(reduction, rows, g.constant("last", -1), keepdims=1)
-            for reduction in ("ReduceMax", "ReduceMin")
-        )
-        largest = g.op("Max", highest, g.op("Neg", lowest), g.constant("smallest", SMALLEST, dtype=FLOAT))
-        scale = g.op("Mul", largest, g.constant("one_127th", 1 / 127, dtype=FLOAT))
-        return cls(g, _quantized(g, rows, scale), scale, 1.0)
-
-    def rest(self, rows: ir.Value) -> _RoundedRows:
-        """Round what the codes leave of these rows, at most half a step: the scale is 1/254 of theirs."""
-        g = self.g
-        flat, zeros = _per_row(g, self.scale)
-        left = g.op("Sub", rows, g.op("DequantizeLinear", self.codes, flat, zeros, axis=0))
-        scale = g.op("Mul", self.scale, g.constant("one_254th", 1 / 254, dtype=FLOAT))
-        return _RoundedRows(g, _quantized(g, left, scale), self.scale, 1 / 254)
-
-    def times(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return these rows times the matrix [n, N]."""
-        return self.scaled(self.product(matrix))
-
-    def product(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return factor * (codes - 128) @ matrix: the integer operator scales the columns, not the rows."""
-        g = self.g
-        zero = g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8)
-        unsigned = g.shape.unsigned
-        return g.op(
-            "MatMulIntegerToFloat",
-            self.codes,
-            g.unsigned_weight(matrix.codes) if unsigned else g.weight(matrix.codes),
-            g.scalar("whole" if self.factor == 1 else "rest", self.factor, FLOAT),
-            g.weight(matrix.scales),
-            zero,
-            *((zero,) if unsigned else ()),
-            domain=MICROSOFT,
-        )
-
-    def scaled(self, product: ir.Value) -> ir.Value:
-        """Scale the rows of a product."""
-        return self.g.op("Mul", product, self.scale)
-
-
-def _quantized(g: GraphBuilder, rows: ir.Value, scale: ir.Value) -> ir.Value:
-    flat, zeros = _per_row(g, scale)
-    return g.op("QuantizeLinear", rows, flat, zeros, axis=0)
-
-
-def _per_row(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
-    # scale [n, 1] -> scale [n], zero point [n]
-    flat = g.op("Squeeze", scale, g.constant("last", -1))
-    return flat, g.op("Expand", g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8), g.op("Shape", flat))
 
 
 def _joined(g: GraphBuilder, columns: Sequence[Streams]) -> Streams:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.scorer import Result
+from stepscore.records import Result
 from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity, halving_threshold, step_sums
 
 Floats = NDArray[np.float64]

@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 
 from stepscore.artifact.manifest import MANIFEST, Source
+from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore_export.fidelity import Fidelity
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
-from stepscore_export.parity.pytorch import Device, DType
+from stepscore_export.parity.pytorch import DType
 
 REPORT = "parity.json"
 

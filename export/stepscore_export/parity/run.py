@@ -17,18 +17,21 @@ from tqdm import tqdm
 from stepscore.artifact.manifest import Architecture, Source
 from stepscore.artifact.pair import Pair
 from stepscore.cli.tables import console, print_facts
+from stepscore.engine.pytorch import loading
+from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.job import parsed_lines
+from stepscore.jobs.jsonl import ParsedLine
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import ParsedLine, Record
-from stepscore.scorer import Result, Scorer
+from stepscore.records import Record, Result
+from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.checkpoint.tokenizer import tokenizer_difference
 from stepscore_export.fidelity import Scores
 from stepscore_export.parity import pytorch
 from stepscore_export.parity.compare import Solution, compare, is_finite
-from stepscore_export.parity.pytorch import Device, DType
+from stepscore_export.parity.pytorch import DType
 from stepscore_export.parity.report import PairSide, PytorchSide, Report, check_output, write_report
 
 MOST_NAMED = 10
@@ -91,8 +94,8 @@ def run_parity(
     as_json: bool,
 ) -> int:
     """Compare, print, write; return how many lines were left out. `data` is a file, - standard input."""
-    pytorch.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
-    device = pytorch.resolve(options.device)
+    loading.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
+    device = loading.resolve(options.device)
     if output is not None:
         check_output(output)
     pair = Pair.open(path)

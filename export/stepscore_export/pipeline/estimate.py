@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from stepscore.artifact.graph_contract import TILE, piece_rows
 from stepscore.batching.planner import MAX_PADDING
 from stepscore.enums import Coding, Exporter, Precision
-from stepscore.memory.estimate import HEAD_ROWS, piece_rows
+from stepscore.memory.settings import HEAD_ROWS
+from stepscore_export.backends.base import Estimate
+from stepscore_export.backends.onnx import Weights, unit_members
 from stepscore_export.backends.optimum import TracedWeights, store_traced
+from stepscore_export.checkpoint.checkpoint import Members
 from stepscore_export.families.qwen2 import Qwen2Config
-from stepscore_export.graphs.head import TILE
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import Weights, unit_members
 from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS
 from stepscore_export.validation.measure import BATCH_TOKENS
 from stepscore_export.weights.layout import head_parts, tensors
 from stepscore_export.weights.weight_file import SizeOnly
-from stepscore_export.weights.writer import Members, store_unit
+from stepscore_export.weights.writer import store_unit
 
 # Parameters of both models a second, self-test included, on two cores (benchmarks/results: memory_export.json
 # and full_size.json); machines and disks make a factor of two.
@@ -32,22 +33,6 @@ BASE_BYTES = 360 << 20  # Python, numpy, ONNX Runtime, a tokenizer, row blocks w
 TORCH_BYTES = 260 << 20  # PyTorch, transformers and optimum beside them
 TRACED_ARRAYS = 4  # of [positions, intermediate_size], and of [rows of a chunk, TILE]
 ARRAYS = 9  # of [rows, intermediate_size] that are alive in a layer
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Sizes in bytes, time in seconds; `weight_bytes` by the folder of the unit."""
-
-    parameters: int
-    source_bytes: int
-    weight_bytes: dict[str, int]
-    memory_bytes: int
-    seconds: float
-
-    @property
-    def disk_bytes(self) -> int:
-        """Space that must be free where the pair goes; graphs and tokenizer are a few MB."""
-        return sum(self.weight_bytes.values())
 
 
 def estimate(checkpoints: Members, options: ExportOptions) -> Estimate:

@@ -20,19 +20,22 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact.manifest import WEIGHTS, layer_file
-from stepscore.batching.planner import Group, plan
+from stepscore.artifact.graph_contract import WEIGHTS, layer_file
+from stepscore.batching.batch import Group
+from stepscore.batching.planner import plan
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.errors import unwritable
+from stepscore.fileio import unwritable
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import TAPS, layer_graph, tapped_layer_graph
+from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
+from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, Advance
 from stepscore_export.weights.weight_file import WeightFile
-from stepscore_export.weights.writer import BLOCK_ELEMENTS, Advance, Members, UnitWriter, graph_shape
+from stepscore_export.weights.writer import UnitWriter
 
 BATCH_ROWS = 512
 """Rows in one run of a layer: bounds its activations. A longer sequence goes alone."""

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.weights.row_blocks import in_order
-from stepscore_export.weights.writer import BLOCK_ELEMENTS
+from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, in_order
 
 Rows = NDArray[np.float64]
 

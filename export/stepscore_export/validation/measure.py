@@ -6,7 +6,7 @@ The pair is run by the real runtime, a layer at a time where that can be, as the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,11 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.errors import SelftestFailed
 from stepscore.prompt.encoder import EncodedPrompt
+from stepscore.system import give_back_memory
+from stepscore_export.checkpoint.checkpoint import Members
 from stepscore_export.fidelity import Scores, as_float64, fidelity
+from stepscore_export.reference.layerwise_fp32 import exact_logprobs
+from stepscore_export.staging import Stage
 from stepscore_export.validation.selftest import lean_engine
 
 BATCH_TOKENS = 512
@@ -76,3 +80,26 @@ def _relative(value: float) -> float | None:
 def _digits(value: float) -> float:
     """Four figures: the same on machines whose sums end in other bits, most of the time."""
     return float(f"{value:.4g}")
+
+
+FIDELITY_WORK = 12 * 10**12
+"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
+of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
+
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and the number of parameters done since the last call."""
+
+
+def measure(
+    staged: Stage, checkpoints: Members, name: str, prompts: list[EncodedPrompt], progress: Progress
+) -> Fidelity | None:
+    """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
+    if not prompts:
+        return None
+    progress("running both checkpoints in fp32", 0)
+    sequences = [prompt.token_ids for prompt in prompts]
+    truth = exact_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
+    progress("measuring the fidelity of the pair", 0)
+    give_back_memory()
+    return Trial(name, prompts, truth).judge(Pair.open(staged.folder))

@@ -14,8 +14,9 @@ import numpy as np
 
 from stepscore.artifact.manifest import ModelName, Selftest
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
-from stepscore.engine.base import EngineOptions, PairEngine, open_engine
+from stepscore.batching.batch import pack
+from stepscore.engine import open_engine
+from stepscore.engine.base import EngineOptions, PairEngine
 from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
 from stepscore.memory.estimate import residencies

@@ -11,8 +11,9 @@ from typing import BinaryIO
 
 from stepscore.enums import Convention
 from stepscore.errors import ExportError, InputError, TooLong
+from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
-from stepscore.records import ParsedLine, Record, parse_line, read_lines
+from stepscore.records import Record
 
 BUNDLED = "bundled"
 

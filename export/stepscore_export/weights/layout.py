@@ -10,19 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar
 
-import onnx_ir as ir
-
-from stepscore.artifact.manifest import (
+from stepscore.artifact.graph_contract import (
     BODY,
     EMBED,
     HEAD,
     HEAD_PART_COLUMNS,
-    Extent,
-    ModelName,
     head_files,
     layer_file,
+    piece_rows,
 )
-from stepscore.memory.estimate import piece_rows
+from stepscore.artifact.manifest import Extent
 from stepscore_export.weights.weight_file import TensorRef
 
 
@@ -215,25 +212,3 @@ def extent_of(part: object) -> Extent:
     refs = list(tensors(part))
     start = min(ref.offset for ref in refs)
     return Extent(start, max(ref.offset + ref.num_bytes for ref in refs) - start)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the graphs need to know beside the tensors' own shapes."""
-
-    models: tuple[ModelName, ...]
-    """Whose log-probs the unit gives: one stream each."""
-    rms_norm_eps: tuple[float, ...]
-    hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    compute: ir.DataType
-    on_cpu: bool
-    """Use what only ONNX Runtime's CPU provider has or needs: one kernel for SiLU, two for attention."""
-    unsigned: bool = False
-    """Read the weights of integer products as unsigned numbers, 128 more than they are."""
-
-    def named(self, name: str) -> tuple[str, ...]:
-        """Return the name of a graph's input or output for every stream: bare where there is but one."""
-        return (name,) if len(self.models) == 1 else tuple(f"{name}_{model}" for model in self.models)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -27,3 +33,41 @@ def in_order(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+BLOCK_ELEMENTS = 1 << 21  # 8 MB of float32: large enough for numpy, small enough for any machine
+
+
+Advance = Callable[[int], None]
+"""Called with the number of source parameters that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
+
+    checkpoint: Checkpoint
+    names: tuple[str, ...]
+    advance: Advance
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(len(self._range(name)) for name in self.names)
+
+    @property
+    def columns(self) -> int:
+        return self.checkpoint.shape(self.names[0])[1]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        step = max(1, BLOCK_ELEMENTS // self.columns)
+        for name in self.names:
+            rows = self._range(name)
+            for first in rows[::step]:
+                block = self.checkpoint.rows(name, first, min(first + step, rows.stop))
+                yield block
+                self.advance(block.size)
+
+    def _range(self, name: str) -> range:
+        return range(self.checkpoint.shape(name)[0])[self.start : self.stop]

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import FileEntry
-from stepscore_export.errors import unwritable
+from stepscore.fileio import unwritable
 
 ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them
 

@@ -6,18 +6,16 @@ policy, has matrices that are coded together (coded.py) and norms, biases and em
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.artifact.manifest import ModelName
+from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import Qwen2Config
-from stepscore_export.graphs.head import TILE
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerSpread, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize
@@ -29,38 +27,14 @@ from stepscore_export.weights.layout import (
     LayerWeights,
     Matrix,
     RotaryWeights,
-    Shape,
     Table,
     UnitWeights,
     Vectors,
 )
-from stepscore_export.weights.row_blocks import in_order
+from stepscore_export.weights.row_blocks import Advance, _Stack, in_order
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
-BLOCK_ELEMENTS = 1 << 21  # 8 MB of float32: large enough for numpy, small enough for any machine
 TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fidelity of the base
-
-Advance = Callable[[int], None]
-"""Called with the number of source parameters that are done."""
-
-Members = dict[ModelName, Checkpoint]
-"""The checkpoints of a unit, in the order of its streams."""
-
-
-def graph_shape(members: Members, options: ExportOptions) -> Shape:
-    """Return what the graphs need to know of the models."""
-    configs = [checkpoint.config for checkpoint in members.values()]
-    config = configs[0]
-    return Shape(
-        models=tuple(members),
-        rms_norm_eps=tuple(each.rms_norm_eps for each in configs),
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        compute=options.compute,
-        on_cpu=options.compute == ir.DataType.FLOAT,
-    )
 
 
 def store_unit(
@@ -225,37 +199,6 @@ class UnitWriter:
     def _floats(self, name: str, stack: _Stack, dtype: ir.DataType) -> FloatMatrix:
         blocks = (converted(block, dtype, name) for block in stack.blocks())
         return FloatMatrix(self._file.append(name, dtype, (stack.rows, stack.columns), blocks))
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
-
-    checkpoint: Checkpoint
-    names: tuple[str, ...]
-    advance: Advance
-    start: int = 0
-    stop: int | None = None
-
-    @property
-    def rows(self) -> int:
-        return sum(len(self._range(name)) for name in self.names)
-
-    @property
-    def columns(self) -> int:
-        return self.checkpoint.shape(self.names[0])[1]
-
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        step = max(1, BLOCK_ELEMENTS // self.columns)
-        for name in self.names:
-            rows = self._range(name)
-            for first in rows[::step]:
-                block = self.checkpoint.rows(name, first, min(first + step, rows.stop))
-                yield block
-                self.advance(block.size)
-
-    def _range(self, name: str) -> range:
-        return range(self.checkpoint.shape(name)[0])[self.start : self.stop]
 
 
 def _tiles(head: Table) -> Iterable[HeadTile]:

@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, graph_files
 from stepscore.enums import (
     Activations,
     Coding,
@@ -36,16 +37,12 @@ from stepscore.enums import (
     Products,
     Target,
 )
-from stepscore.prompt.encoder import Template
+from stepscore.prompt.template import Template
 
 SCHEMA_VERSION = 5
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-WEIGHTS = "weights.bin"
-EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
 CONFIG = "config.json"
-HEAD_PART_COLUMNS = 32_768
-"""Of a head with 152,064 columns and 8 bits a part is about as large as a layer."""
 
 ModelName = Literal["policy", "reference"]
 UNIT_FOLDERS = ("policy", "reference", "both")
@@ -216,21 +213,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return text.replace(b'"checksum": ""', checksum.encode(), 1)
 
 
-def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
-    """Return the names of the graph files of one unit.
-
-    >>> graph_files(2, 40_000)
-    ['embed.onnx', 'body.onnx', 'layer-00.onnx', 'layer-01.onnx', 'head.onnx', 'head-00.onnx', 'head-01.onnx']
-    """
-    return [
-        EMBED,
-        BODY,
-        *(layer_file(index) for index in range(num_hidden_layers)),
-        HEAD,
-        *head_files(vocab_size),
-    ]
-
-
 def unit_graphs(manifest: Manifest) -> list[str]:
     """Return the names of the graph files that each unit of this pair has."""
     if manifest.exporter is Exporter.OPTIMUM:
@@ -238,29 +220,6 @@ def unit_graphs(manifest: Manifest) -> list[str]:
     return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
 
 
-def unsigned_file(name: str) -> str:
-    """Return the name of the graph that does the same with unsigned weights.
-
-    >>> unsigned_file("layer-00.onnx")
-    'layer-00.u8.onnx'
-    """
-    return name.replace(".onnx", ".u8.onnx")
-
-
-def head_files(vocab_size: int) -> list[str]:
-    """Return the names of the parts of the head, HEAD_PART_COLUMNS of the vocabulary each.
-
-    >>> head_files(152_064)
-    ['head-00.onnx', 'head-01.onnx', 'head-02.onnx', 'head-03.onnx', 'head-04.onnx']
-    """
-    return [f"head-{index:02d}.onnx" for index in range(-(-vocab_size // HEAD_PART_COLUMNS))]
-
-
 def safetensors_files(manifest: Manifest, unit: Unit) -> list[str]:
     """Return the names of the files that a unit of transformers has its weights in."""
     return [name for name in manifest.files if PurePosixPath(name).match(f"{unit.folder}/*.safetensors")]
-
-
-def layer_file(index: int) -> str:
-    """Return the name of one layer's graph file."""
-    return f"layer-{index:02d}.onnx"

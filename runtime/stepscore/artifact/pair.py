@@ -16,18 +16,16 @@ from typing import NoReturn
 
 import msgspec
 
+from stepscore.artifact.graph_contract import EMBED, WEIGHTS, unsigned_file
 from stepscore.artifact.manifest import (
     CONFIG,
-    EMBED,
     MANIFEST,
     SCHEMA_VERSION,
     TOKENIZER,
-    WEIGHTS,
     FileEntry,
     Manifest,
     safetensors_files,
     unit_graphs,
-    unsigned_file,
 )
 from stepscore.enums import Exporter, Format
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from stepscore.batching.planner import Group, plan
+from stepscore.batching.batch import Group
+from stepscore.batching.planner import plan
 from stepscore.enums import Convention
 from stepscore.errors import InputError
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder

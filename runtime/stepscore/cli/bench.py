@@ -71,11 +71,11 @@ def bench(
       stepscore bench PAIR
       stepscore bench PAIR solutions.jsonl --limit 64 --json | jq .timings
     """
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
-    from stepscore.artifact.pair import Pair  # noqa: PLC0415
-    from stepscore.bench import Choices, facts, measure  # noqa: PLC0415
-    from stepscore.cli.tables import console, print_facts  # noqa: PLC0415
+    from stepscore.artifact.pair import Pair
+    from stepscore.bench import Choices, facts, measure
+    from stepscore.cli.tables import console, print_facts
 
     if limit is not None and data is None:
         raise click.UsageError("--limit belongs to DATA.jsonl")
@@ -89,9 +89,9 @@ def bench(
 
 
 def _workloads(pair: Pair, data: Path | None, limit: int | None) -> list[Workload]:
-    from stepscore.bench import random_workloads, text_workload  # noqa: PLC0415
-    from stepscore.prompt.encoder import PromptEncoder  # noqa: PLC0415
-    from stepscore.records import read_lines  # noqa: PLC0415
+    from stepscore.bench import random_workloads, text_workload
+    from stepscore.jobs.jsonl import read_lines
+    from stepscore.prompt.encoder import PromptEncoder
 
     shape = pair.manifest.architecture
     if data is None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepscore.engine.base import available_cores, engine_of
+from stepscore.engine import engine_of
 from stepscore.enums import Provider, Target
 from stepscore.errors import ProviderUnavailable, StepscoreError
-from stepscore.memory.estimate import available_bytes
+from stepscore.system import available_bytes, available_cores
 
 if TYPE_CHECKING:
     from stepscore.artifact.pair import Pair
@@ -74,7 +74,7 @@ def _try_provider(name: str) -> Finding:
 
 def _run_tiny_model(name: str) -> None:
     try:
-        from stepscore.engine.ort.sessions import run_tiny_model  # noqa: PLC0415
+        from stepscore.engine.ort.provider_checks import run_tiny_model
     except ModuleNotFoundError as error:
         raise ProviderUnavailable(
             f"{error.name} is not installed", hint=f"pip install 'stepscore[{name}]'"
@@ -89,7 +89,7 @@ def _missing(name: str) -> str | None:
     """Return what keeps the CUDA provider from starting, as the dynamic loader and the driver see it."""
     if name != "cuda":
         return None
-    import onnxruntime  # noqa: PLC0415
+    import onnxruntime
 
     missing = []
     try:
@@ -109,7 +109,7 @@ def _missing(name: str) -> str | None:
 
 def _try_pair(path: Path) -> tuple[Finding, str | None]:
     """Return what was found, and which of ONNX Runtime's providers the pair is for, if any."""
-    from stepscore.artifact.pair import Pair  # noqa: PLC0415
+    from stepscore.artifact.pair import Pair
 
     try:
         pair = Pair.open(path)

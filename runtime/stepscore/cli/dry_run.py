@@ -10,12 +10,14 @@ from typing import Any, BinaryIO
 
 from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch
+from stepscore.batching.batch import Batch
 from stepscore.batching.windows import Window, Windows
 from stepscore.enums import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs.job import parsed_lines
-from stepscore.memory.estimate import Load, Settings, estimate, residencies, settle, usual_batch_tokens
+from stepscore.memory.estimate import Load, estimate, residencies
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings, usual_batch_tokens
 
 
 @dataclass(slots=True)

@@ -103,7 +103,7 @@ def processbench(
       stepscore evaluate processbench --pair PAIR gsm8k.jsonl math.jsonl -o judged --convention response
       stepscore evaluate processbench mine.scored.jsonl --threshold -2.5 --json | jq .average_f1
     """
-    from stepscore.evaluation.processbench import Threshold, best_threshold, judge  # noqa: PLC0415
+    from stepscore.evaluation.processbench import Threshold, best_threshold, judge
 
     if threshold is not None and threshold_from is not None:
         raise click.UsageError("give --threshold or --threshold-from, not both")
@@ -128,11 +128,11 @@ def processbench(
         if output is not None:
             _write(output, files, samples, limit)
     if as_json:
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
         click.echo(msgspec.json.format(msgspec.json.encode(verdict), indent=2))
     else:
-        from stepscore.cli.processbench_table import print_verdict  # noqa: PLC0415
+        from stepscore.cli.processbench_table import print_verdict
 
         print_verdict(sys.stdout, verdict)
     name_failures(failed)
@@ -169,7 +169,7 @@ def _scored(
 
 def _beta(sources: Sequence[Path], given: float | None) -> float | None:
     """The beta of the run that scored the files; raises NotComparable where they are of several runs."""
-    from stepscore.jobs.resume import read_fingerprint  # noqa: PLC0415
+    from stepscore.jobs.resume import read_fingerprint
 
     runs = []
     for path in sources:
@@ -192,8 +192,8 @@ def _beta(sources: Sequence[Path], given: float | None) -> float | None:
 def _samples(
     files: Sequence[BinaryIO], sources: Sequence[Path], series: Series
 ) -> tuple[list[Labelled], list[Failed]]:
-    from stepscore.evaluation.processbench import labelled  # noqa: PLC0415
-    from stepscore.jobs.scored_records import Failed, read_all  # noqa: PLC0415
+    from stepscore.evaluation.processbench import labelled
+    from stepscore.jobs.scored_records import Failed, read_all
 
     samples, failed = [], []
     for index, (file, path) in enumerate(zip(files, sources, strict=True)):
@@ -211,9 +211,9 @@ def _write(
     folder: Path, files: Sequence[BinaryIO], samples: Sequence[Labelled], threshold: Threshold
 ) -> None:
     """Write the two files a subset, named and filled as ProcessBench's own script does."""
-    from stepscore.fileio import write_whole  # noqa: PLC0415
-    from stepscore.jobs.scored_records import line_with  # noqa: PLC0415
-    from stepscore.selection.rules import first_error  # noqa: PLC0415
+    from stepscore.evaluation.first_error import first_error
+    from stepscore.fileio import write_whole
+    from stepscore.jobs.scored_records import line_with
 
     _make(folder)
     lines: dict[str, list[bytes]] = {}

@@ -15,7 +15,7 @@ from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore.fileio import write_whole
 
 if TYPE_CHECKING:
-    from stepscore.report.solutions import Page
+    from stepscore.report.page import Page
 
 
 @click.command()
@@ -38,7 +38,7 @@ def report(scored: Path, output: str | None, threshold: float | None) -> None:
     Example:
       stepscore report rewards.jsonl -o report.html
     """
-    from stepscore.report.solutions import render  # noqa: PLC0415
+    from stepscore.report.page import render
 
     text = render(_page(scored, threshold))
     if output is None or output == "-":
@@ -48,8 +48,9 @@ def report(scored: Path, output: str | None, threshold: float | None) -> None:
 
 
 def _page(scored: Path, threshold: float | None) -> Page:
-    from stepscore.jobs.resume import read_fingerprint  # noqa: PLC0415
-    from stepscore.report.solutions import Page, solutions  # noqa: PLC0415
+    from stepscore.jobs.resume import read_fingerprint
+    from stepscore.report.page import Page
+    from stepscore.report.solutions import solutions
 
     with scored.open("rb") as file:
         records = solutions(_whole(file))
@@ -78,7 +79,7 @@ def _is_json(line: bytes) -> bool:
 
 def _write(text: str, path: Path) -> None:
     """Put a page in the place of nothing or of an earlier page, whole or not at all."""
-    from stepscore.report.solutions import GENERATOR  # noqa: PLC0415
+    from stepscore.report.page import GENERATOR
 
     if path.is_file() and GENERATOR.encode() not in _beginning(path):
         raise OutputExists(

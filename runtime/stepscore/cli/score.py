@@ -105,14 +105,14 @@ def score(
 
 def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
     """Open a pair with what `load_options` gave."""
-    from stepscore.scorer import Scorer  # noqa: PLC0415
+    from stepscore.scorer import Scorer
 
     return Scorer.load(pair, **load)
 
 
 def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], threshold: float | None) -> None:
-    from stepscore.cli.tables import console, print_steps  # noqa: PLC0415
-    from stepscore.records import Record  # noqa: PLC0415
+    from stepscore.cli.tables import console, print_steps
+    from stepscore.records import Record
 
     ((_, outcome),) = scorer.stream([(None, Record(problem, steps))])
     if isinstance(outcome, StepscoreError):
@@ -122,8 +122,8 @@ def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], thresho
 
 
 def _print_survey(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
-    from stepscore.cli.dry_run import survey  # noqa: PLC0415
-    from stepscore.cli.tables import console, print_facts  # noqa: PLC0415
+    from stepscore.cli.dry_run import survey
+    from stepscore.cli.tables import console, print_facts
 
     print_facts(console(sys.stdout), survey(pair, lines, limit, load))
 
@@ -132,8 +132,8 @@ def run_job(
     scorer: Scorer, lines: BinaryIO, output: str, limit: int | None, *, quiet: bool, tokens: bool
 ) -> int:
     """Run a job and return its exit code."""
-    from stepscore.jobs.job import Tally, run_to_file, run_to_stream  # noqa: PLC0415
-    from stepscore.jobs.progress import shown  # noqa: PLC0415
+    from stepscore.jobs.job import Tally, run_to_file, run_to_stream
+    from stepscore.jobs.progress import shown
 
     tally = Tally()
     started = time.monotonic()
@@ -201,7 +201,7 @@ def _total(lines: BinaryIO, limit: int | None) -> int | None:
 
 
 def _last_words(tally: Tally, output: str, seconds: float) -> str:
-    from stepscore.jobs.progress import summary  # noqa: PLC0415
+    from stepscore.jobs.progress import summary
 
     if tally.resumed and tally.resumed == tally.records:
         errors = f", {tally.errors.total()} of them with errors" if tally.errors else ""

@@ -130,9 +130,9 @@ def select(
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
       stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
     """
-    from stepscore.jobs.scored_records import open_scored, read_all  # noqa: PLC0415
-    from stepscore.selection.answers import Comparer  # noqa: PLC0415
-    from stepscore.selection.best_of_n import Rule, accuracies, gather, usual_sizes  # noqa: PLC0415
+    from stepscore.jobs.scored_records import open_scored, read_all
+    from stepscore.selection.answers import Comparer
+    from stepscore.selection.best_of_n import Rule, accuracies, gather, usual_sizes
 
     if temperature is not None and method is not Method.WEIGHTED:
         raise click.UsageError("--temperature belongs to --method weighted")
@@ -144,7 +144,7 @@ def select(
         lines, unanswered = _chosen(file, problems, rule)
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
     if output is not None and output != "-":
-        from stepscore.fileio import write_whole  # noqa: PLC0415
+        from stepscore.fileio import write_whole
 
         write_whole(Path(output), lines)
     elif not as_json or output == "-":
@@ -152,13 +152,13 @@ def select(
         sys.stdout.buffer.flush()
     stream = sys.stderr if output == "-" or (output is None and not as_json) else sys.stdout
     if as_json:
-        from stepscore.cli.accuracy_table import as_json as text_of  # noqa: PLC0415
+        from stepscore.cli.accuracy_table import as_json as text_of
 
         undecided = comparer.undecided
         text = text_of(problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
         click.echo(text, file=stream, nl=False)
     elif table:
-        from stepscore.cli.accuracy_table import print_accuracies  # noqa: PLC0415
+        from stepscore.cli.accuracy_table import print_accuracies
 
         print_accuracies(stream, rule, table)
     voting = method is not Method.BEST_OF_N or bool(table)
@@ -183,10 +183,10 @@ def _refuse_input(source: str, output: str | None) -> None:
 
 def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: Rule) -> tuple[list[bytes], int]:
     """Lines of the choices, and how many problems have none."""
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
-    from stepscore.jobs.scored_records import line_with  # noqa: PLC0415
-    from stepscore.selection.best_of_n import choose, selection  # noqa: PLC0415
+    from stepscore.jobs.scored_records import line_with
+    from stepscore.selection.best_of_n import choose, selection
 
     lines, unanswered = [], 0
     for problem in problems:

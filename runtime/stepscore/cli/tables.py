@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stepscore.selection.rules import first_error
+from stepscore.evaluation.first_error import first_error
 
 if TYPE_CHECKING:
-    from stepscore.scorer import Result
+    from stepscore.records import Result
 
 MARK = ">"
 NARROWEST, PLAIN, WIDEST = 80, 100, 120

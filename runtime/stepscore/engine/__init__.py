@@ -1,1 +1,32 @@
 """What runs a pair: an engine takes batches and gives log-probs."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from stepscore.artifact.pair import Pair
+from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.enums import Format
+from stepscore.errors import ProviderUnavailable
+
+ENGINE_GROUP = "stepscore.engines"
+
+
+def open_engine(pair: Pair, options: EngineOptions | None = None) -> PairEngine:
+    """Open a pair in the engine of its format; ProviderUnavailable where that cannot run here."""
+    return engine_of(pair.manifest.format)(pair, options)
+
+
+def engine_of(of_format: Format) -> type[PairEngine]:
+    """Return the engine of a format; nothing heavy is imported but what it needs itself."""
+    if of_format is Format.ONNX:
+        from stepscore.engine.ort.engine import Engine  # noqa: PLC0415
+
+        return Engine
+    registered = entry_points(group=ENGINE_GROUP, name=of_format.value)
+    if not registered:
+        raise ProviderUnavailable(
+            f"nothing that is installed runs {of_format} pairs", hint="pip install 'stepscore[torch]'"
+        )
+    engine: type[PairEngine] = next(iter(registered)).load()
+    return engine

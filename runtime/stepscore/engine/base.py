@@ -6,22 +6,17 @@ group `stepscore.engines`, under the name of the format; it is imported when a p
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch, pack
-from stepscore.enums import Format, Provider, Residency
-from stepscore.errors import ProviderUnavailable
-
-ENGINE_GROUP = "stepscore.engines"
+from stepscore.batching.batch import Batch, pack
+from stepscore.enums import Provider, Residency
 
 Logprobs = dict[ModelName, NDArray[np.float32]]
 
@@ -103,28 +98,3 @@ class LogProbs:
         """Return the log-probs, once all tiles are in; not finite where a logit was not."""
         with np.errstate(invalid="ignore"):
             return (self.logits - self.log_sums).astype(np.float32)
-
-
-def open_engine(pair: Pair, options: EngineOptions | None = None) -> PairEngine:
-    """Open a pair in the engine of its format; ProviderUnavailable where that cannot run here."""
-    return engine_of(pair.manifest.format)(pair, options)
-
-
-def engine_of(of_format: Format) -> type[PairEngine]:
-    """Return the engine of a format; nothing heavy is imported but what it needs itself."""
-    if of_format is Format.ONNX:
-        from stepscore.engine.ort.engine import Engine  # noqa: PLC0415
-
-        return Engine
-    registered = entry_points(group=ENGINE_GROUP, name=of_format.value)
-    if not registered:
-        raise ProviderUnavailable(
-            f"nothing that is installed runs {of_format} pairs", hint="pip install 'stepscore[torch]'"
-        )
-    engine: type[PairEngine] = next(iter(registered)).load()
-    return engine
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,8 +16,8 @@ import numpy as np
 
 from stepscore.enums import Series
 from stepscore.errors import InvalidRecord, NotScored
+from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
 from stepscore.jobs.scored_records import Failed, Scored
-from stepscore.selection.rules import choose_threshold, first_error, processbench_f1
 
 
 @dataclass(frozen=True, slots=True)

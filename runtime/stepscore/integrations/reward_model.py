@@ -16,7 +16,7 @@ from typing import Any, TypeGuard, overload
 
 from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NonFinite, NoSteps
-from stepscore.prompt.encoder import SEPARATOR
+from stepscore.prompt.template import split_steps
 from stepscore.records import Record
 from stepscore.scorer import Scorer
 
@@ -115,36 +115,6 @@ class RewardModel:
                 f"{name} must be one user and one assistant message, not {', '.join(roles)[:100] or 'none'}"
             )
         return _record(f"{name}[-1]", turns[0][1], turns[1][1])
-
-
-def split_steps(text: str) -> tuple[tuple[str, ...], bool]:
-    r"""Return the steps of a text, and whether it is unfinished: whether a blank line closes its last step.
-
-    A step ends at a blank line ("\n\n"). No character is lost: joined with blank lines (and one more, where
-    unfinished) the steps are the text again. What would be an empty step belongs to the next, at the end to
-    the one before. A text of white space has no steps.
-
-    >>> split_steps("3 * 4 = 12.\n\nSo 12.")
-    (('3 * 4 = 12.', 'So 12.'), False)
-    >>> split_steps("3 * 4 = 12.\n\n")
-    (('3 * 4 = 12.',), True)
-    >>> split_steps("One.\n\n\n\nTwo.\n\n\n\n")
-    (('One.', '\n\nTwo.\n\n'), True)
-    """
-    if not text.strip():
-        return (), False
-    unfinished = text.endswith(SEPARATOR)
-    steps: list[str] = []
-    blank = ""
-    for part in text.removesuffix(SEPARATOR).split(SEPARATOR):
-        if part.strip():
-            steps.append(blank + part)
-            blank = ""
-        else:
-            blank += part + SEPARATOR
-    if blank:
-        steps[-1] += SEPARATOR + blank.removesuffix(SEPARATOR)
-    return tuple(steps), unfinished
 
 
 def _record(name: str, problem: str, text: object) -> Record:

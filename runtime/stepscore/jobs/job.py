@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from stepscore.errors import DuplicateId, InputError, NonFinite, OutputUnwritable, StepscoreError
+from stepscore.jobs.jsonl import ParsedLine, output_line, parse_line, read_lines
 from stepscore.jobs.resume import claim, earlier_answers, refuse_same_file
-from stepscore.records import ParsedLine, Record, output_line, parse_line, read_lines
+from stepscore.records import Record
 
 if TYPE_CHECKING:
-    from stepscore.scorer import Result
+    from stepscore.records import Result
 
 T = TypeVar("T")
 

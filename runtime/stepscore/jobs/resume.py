@@ -30,7 +30,7 @@ from stepscore.errors import (
     TooLarge,
 )
 from stepscore.fileio import write_whole
-from stepscore.records import ParsedLine
+from stepscore.jobs.jsonl import ParsedLine
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Text stays in the file: a record remembers where its line begins, so that memory
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -19,9 +20,9 @@ import numpy as np
 
 from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NotScored
-from stepscore.prompt.encoder import SEPARATOR
-from stepscore.records import ParsedLine, Record, parse_line, read_lines
-from stepscore.selection.answers import boxed
+from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
+from stepscore.prompt.template import SEPARATOR
+from stepscore.records import Record
 
 Group = tuple[str, str | int]
 """`problem_id` and its value, or `problem` and its text."""
@@ -185,3 +186,22 @@ def _text(value: msgspec.Raw) -> str | None:
         return decoded.strip() or None
     is_number = isinstance(decoded, int | float) and not isinstance(decoded, bool)
     return bytes(value).decode() if is_number else None
+
+
+def boxed(text: str) -> str | None:
+    r"""Return what the last \boxed{...} of a text holds, None if there is none that is closed.
+
+    >>> boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}."), boxed("It is 7.")
+    ('\\frac{1}{2}', None)
+    """
+    for found in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
+        depth, at = 1, found.end()
+        while at < len(text):
+            if text[at] == "\\":  # \{ and \} are characters
+                at += 2
+                continue
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if not depth:
+                return text[found.end() : at].strip()
+            at += 1
+    return None

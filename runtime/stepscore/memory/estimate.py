@@ -7,50 +7,15 @@ the constants of each form were found by running it (full_size.py, residency.py 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from stepscore.artifact.manifest import (
-    BODY,
-    EMBED,
-    HEAD,
-    TOKENIZER,
-    Manifest,
-    Unit,
-    head_files,
-    layer_file,
-    safetensors_files,
-)
-from stepscore.batching.planner import Batch
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, TILE, head_files, layer_file, piece_rows
+from stepscore.artifact.manifest import TOKENIZER, Manifest, Unit, safetensors_files
+from stepscore.batching.batch import Batch
 from stepscore.enums import Exporter, Format, Precision, Residency, Target
 from stepscore.errors import DoesNotFit, PairIncompatible
-
-HEAD_ROWS = 1024
-"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 33 MB a copy."""
-INTEGER_HEAD_ROWS = 256
-"""The same for integer products, which hold more copies and need no more rows to be at full speed."""
-BATCH_TOKENS = 2048
-CUDA_HEAD_ROWS = 4096
-CUDA_BATCH_TOKENS = 8192
-"""A GPU wants more rows a product, and has the memory."""
-LEAST_BATCH_TOKENS = 128
-WINDOW_TOKENS = 16_384
-"""Records in which shared prefixes are found; where weights come and go, they do so once a window."""
-WINDOW_BATCHES = 8
-"""At most so many batches wait in memory for the next weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a memory limit decides."""
-
-    residency: Residency
-    max_batch_tokens: int
-    window_tokens: int
-    head_rows: int
-    holds_scores: bool = True
-    """Whether attention has all scores of a batch of short sequences in memory: the CPU's does."""
+from stepscore.memory.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +71,6 @@ class Estimate:
         return self.process + self.weights + self.batch + self.window
 
 
-def usual_head_rows(manifest: Manifest) -> int:
-    """Return the rows in a chunk of the head, where no memory limit says less."""
-    if manifest.target is Target.CUDA:
-        return CUDA_HEAD_ROWS
-    return INTEGER_HEAD_ROWS if manifest.has_int8_activations else HEAD_ROWS
-
-
-def usual_batch_tokens(manifest: Manifest) -> int:
-    """Return the tokens of a batch, where nothing says less."""
-    return CUDA_BATCH_TOKENS if manifest.target is Target.CUDA else BATCH_TOKENS
-
-
 @dataclass(frozen=True, slots=True)
 class _Form:
     """What the products of a form of storage hold beside weights and rows, at the worst moment."""
@@ -144,9 +97,6 @@ _TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
 _FLOAT16 = _Form(arrays=3, logits=4, copies=1, held=2.1)
 _TORCH = _Form(arrays=3, logits=3, copies=1)
 
-TILE = 8192
-PIECE_ELEMENTS, PIECE_ROWS = 1 << 21, 256
-"""What a matrix is cut into that the CPU turns into float32: so much at a time, but never fewer rows."""
 GPU_BYTES = 1_700_000_000
 """What CUDA, cuBLAS and an arena take before there is a batch."""
 GPU_ARRAYS = 10
@@ -163,15 +113,6 @@ TORCH_KEPT_BYTES = 150 << 20
 MAPPED_BYTES = 512 << 10
 """What the kernel maps of an embedding around a row that is looked up: 64 kB, or a page of the cache, which
 may be large, and is where a file was written in one go."""
-
-
-def piece_rows(columns: int) -> int:
-    """Return the rows of a piece of a matrix [rows, columns] that is turned into float32.
-
-    >>> [piece_rows(columns) for columns in (1536, 3584, 18_944)]
-    [1280, 512, 256]
-    """
-    return max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
 
 
 def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
@@ -294,39 +235,6 @@ def _form(manifest: Manifest) -> _Form:
     return _FLOAT16 if manifest.precision in {Precision.FP16, Precision.BF16} else _BLOCKS
 
 
-def settle(
-    manifest: Manifest,
-    *,
-    residency: Residency = Residency.AUTO,
-    memory_limit: int | None = None,
-    max_batch_tokens: int | None = None,
-    window_tokens: int | None = None,
-) -> Settings:
-    """Choose what is not given: the fastest that stays within the limit, or within the memory that is free.
-
-    Everything resident is faster than one model at a time, that is faster than one layer at a time, and
-    large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
-    is free is not a limit, only a reason to choose.
-    """
-    check_residency(manifest, residency)
-    limit = memory_limit
-    if limit is None and manifest.target is not Target.CUDA:
-        limit = available_bytes()
-    choices = list(_choices(manifest, residency, max_batch_tokens, window_tokens))
-    needs = [estimate(manifest, settings).total for settings in choices]
-    for settings, needed in zip(choices, needs, strict=True):
-        if limit is None or needed <= limit:
-            return settings
-    needed, least = min(zip(needs, choices, strict=True), key=lambda each: each[0])
-    if memory_limit is None:
-        return least
-    raise DoesNotFit(
-        f"{least.residency} scoring in batches of {least.max_batch_tokens} tokens needs about "
-        f"{needed / 1e9:.2f} GB; the limit is {memory_limit / 1e9:.2f} GB",
-        hint="raise --memory-limit, let --residency be auto, or export the pair at fewer bits",
-    )
-
-
 def residencies(manifest: Manifest) -> list[Residency]:
     """Return what `auto` chooses from, the fastest first."""
     one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
@@ -343,40 +251,3 @@ def check_residency(manifest: Manifest, residency: Residency) -> None:
             f"{kind} pairs cannot be streamed: their layers are not files of their own",
             hint="--residency alternate holds one model at a time",
         )
-
-
-def _choices(
-    manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
-) -> Iterator[Settings]:
-    """Give what is possible, the fastest first."""
-    on_cuda = manifest.target is Target.CUDA
-    for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
-        tokens = max_batch_tokens or usual_batch_tokens(manifest)
-        while True:
-            waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
-            usual = min(WINDOW_TOKENS, waiting)
-            window = max(window_tokens or usual, tokens)
-            yield Settings(each, tokens, window, min(usual_head_rows(manifest), tokens), not on_cuda)
-            tokens //= 2
-            if max_batch_tokens is not None or tokens < LEAST_BATCH_TOKENS:
-                break
-
-
-def available_bytes() -> int | None:
-    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    available = next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
-    )
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
-        cached = int(stat[stat.index("inactive_file") + 1])  # is given up when memory is asked for
-    except (OSError, ValueError):  # no limit: no file, or "max"
-        return available
-    free = limit - used + cached
-    return free if available is None else min(available, free)

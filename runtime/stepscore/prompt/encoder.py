@@ -21,29 +21,8 @@ from tokenizers.decoders import DecodeStream
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
+from stepscore.prompt.template import SEPARATOR, Template
 from tokenizers import AddedToken, Encoding, Tokenizer
-
-SEPARATOR = "\n\n"
-
-
-class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The chat template as three literals: prefix, problem, between, response, suffix make the render.
-
-    Each literal holds at least one control token, as ChatML's do: an added token of the tokenizer that is
-    flagged special or that a literal uses.
-    """
-
-    prefix: str
-    between: str
-    suffix: str
-
-    def render(self, problem: str, steps: Sequence[str]) -> str:
-        """What the chat template gives for one user turn and one assistant turn, no generation prompt.
-
-        >>> Template("<user>", "<assistant>", "<end>").render("1 + 1?", ["Add them.", "2"])
-        '<user>1 + 1?<assistant>Add them.\\n\\n2<end>'
-        """
-        return self.prefix + problem + self.between + SEPARATOR.join(steps) + self.suffix
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,21 +8,16 @@ script as text; so nothing in it can become markup.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import msgspec
 
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
-from stepscore.prompt.encoder import SEPARATOR
-from stepscore.records import OUTPUT_NAMES, PROBLEM_NAMES, parse_line, record_from
+from stepscore.jobs.jsonl import OUTPUT_NAMES, parse_line
+from stepscore.prompt.template import SEPARATOR
+from stepscore.records import PROBLEM_NAMES, record_from
 
-GENERATOR = '<meta name="generator" content="stepscore report">'
-"""What tells a page of ours from any other file."""
 MAX_FIELD_CHARS = 200
 
 
@@ -62,16 +57,6 @@ class Solution(msgspec.Struct, frozen=True, omit_defaults=True):
     problem_id: str | int | None = None
     fields: dict[str, str | int | float | bool] = {}
     tokens: Tokens | None = None
-
-
-class Page(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the script draws; convention and beta where they are known."""
-
-    source: str
-    records: list[Solution]
-    convention: str | None = None
-    beta: str | None = None
-    threshold: float | None = None
 
 
 class _Scored(msgspec.Struct):
@@ -198,36 +183,3 @@ def _response_start(texts: Sequence[str], steps: Sequence[str], ends: Sequence[i
             return min(index, ends[0])
         position += len(text)
     return 0
-
-
-def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    >>> text = render(Page("a.jsonl", [Solution(1, Fault("no_steps", "</script><img src=x>"))]))
-    >>> "<img" in text, text.count("</script>")
-    (False, 2)
-    """
-    style, script = _file("report.css"), _file("report.js")
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
-        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    parts = {"policy": policy, "style": style, "script": script, "data": inert_json(page)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("report.html"))
-
-
-def inert_json(page: Page) -> str:
-    """Return the page's JSON without a `<`: no text in it can end the block it stands in, or open a comment.
-
-    >>> inert_json(Page("<!--", []))
-    '{"source":"\\\\u003c!--","records":[]}'
-    """
-    return msgspec.json.encode(page).decode().replace("<", "\\u003c")
-
-
-def _file(name: str) -> str:
-    return resources.files("stepscore.report").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

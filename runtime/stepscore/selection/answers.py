@@ -21,25 +21,6 @@ Same = Callable[[str, str], bool]
 """Whether a given answer (the second) is the first."""
 
 
-def boxed(text: str) -> str | None:
-    r"""Return what the last \boxed{...} of a text holds, None if there is none that is closed.
-
-    >>> boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}."), boxed("It is 7.")
-    ('\\frac{1}{2}', None)
-    """
-    for found in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
-        depth, at = 1, found.end()
-        while at < len(text):
-            if text[at] == "\\":  # \{ and \} are characters
-                at += 2
-                continue
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if not depth:
-                return text[found.end() : at].strip()
-            at += 1
-    return None
-
-
 def group_answers(answers: Sequence[str | None], same: Same) -> list[str | None]:
     """Replace every answer by the first seen one that it is the same as.
 

@@ -13,7 +13,8 @@ from math import comb
 
 import numpy as np
 
-from stepscore.selection.rules import Scores, elect
+from stepscore.rewards import Scores
+from stepscore.selection.rules import elect
 
 MOST_SUBSETS = 1000
 RESAMPLES = 2000

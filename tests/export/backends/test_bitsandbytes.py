@@ -17,7 +17,7 @@ from tests.runtime.artifact.test_pair_formats import torch_pair
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.engine import base as engines
-from stepscore.engine.base import open_engine
+from stepscore.engine import open_engine
 from stepscore.enums import Format, Precision
 from stepscore.errors import ExportError, ProviderUnavailable
 from stepscore_export.options import BitsandbytesOptions

@@ -16,26 +16,28 @@ from testing.checkpoints import TINY, write_checkpoint
 from testing.optimum import TRACED, needs_optimum
 from tests.conftest import Checkpoints, PairOf
 
-from stepscore.artifact.manifest import BODY, EMBED, HEAD, TOKENIZER, WEIGHTS
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS
+from stepscore.artifact.manifest import TOKENIZER
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
+from stepscore.batching.batch import pack
 from stepscore.cli.main import main
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import Engine, EngineOptions
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
-from stepscore.memory.estimate import residencies, settle
+from stepscore.memory.estimate import residencies
+from stepscore.memory.fit import settle
 from stepscore.scorer import Scorer
 from stepscore_export.backends import optimum_trace as trace_module
 from stepscore_export.backends.optimum import body_of, store_traced
 from stepscore_export.backends.optimum_trace import trace
 from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.export import settle as settled
+from stepscore_export.pipeline.plan import settle as settled
 from stepscore_export.weights.weight_file import SizeOnly
-from stepscore_export.weights.writer import graph_shape
 
 pytestmark = needs_optimum
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

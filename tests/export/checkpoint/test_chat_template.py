@@ -13,7 +13,7 @@ from testing.checkpoints import CHAT_TEMPLATE, write_json, write_tokenizer
 from testing.shared_data import SHARED_DATA
 
 from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchitecture
-from stepscore.prompt.encoder import Template
+from stepscore.prompt.template import Template
 from stepscore_export.checkpoint import template_sandbox as sandbox
 from stepscore_export.checkpoint.chat_template import literals
 from stepscore_export.checkpoint.tokenizer import ChatTemplate, read_chat_template

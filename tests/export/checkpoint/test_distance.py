@@ -18,14 +18,10 @@ from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization import coding as distance_module
-from stepscore_export.quantization.coding import (
-    ROUNDING,
-    choose_coding,
-    choose_difference_precision,
-    measure_distance,
-)
+from stepscore_export.quantization.coding import ROUNDING, choose_coding, choose_difference_precision
 from stepscore_export.quantization.rounding import dequantize, quantize
 
 TALL = replace(TINY, vocab_size=4001)

@@ -14,8 +14,9 @@ from testing.checkpoints import TINY, write_checkpoint
 from tests.conftest import PairOf
 from tests.export.graphs.test_decoder import COMPUTE, every_export, load, nodes
 
+from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import SHORT_TOKENS, pack
+from stepscore.batching.batch import pack
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Precision, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint

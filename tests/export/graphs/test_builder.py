@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from stepscore_export.graphs.builder import FLOAT, GraphBuilder
-from stepscore_export.weights.layout import Shape
+from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.weight_file import TensorRef
 
 SHAPE = Shape(

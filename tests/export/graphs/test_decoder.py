@@ -13,9 +13,8 @@ import pytest
 from testing.checkpoints import TINY, tied, write_checkpoint
 from tests.conftest import PairOf
 
-from stepscore.artifact.manifest import graph_files
+from stepscore.artifact.graph_contract import TILE, graph_files
 from stepscore.enums import Coding, Format, Precision, Target
-from stepscore_export.graphs.head import TILE
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 

@@ -12,7 +12,7 @@ from testing.checkpoints import TINY, write_checkpoint
 from tests.conftest import Checkpoints, PairOf
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch, pack
+from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Coding, Format, Precision, Residency

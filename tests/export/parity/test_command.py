@@ -20,13 +20,14 @@ from click.testing import CliRunner, Result
 from testing.checkpoints import write_checkpoint
 
 from stepscore.cli.main import main
+from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Activations, Convention, Precision
 from stepscore.errors import NonFinite
 from stepscore_export.options import ExportOptions
 from stepscore_export.parity import pytorch
 from stepscore_export.parity import run as parity_command
 from stepscore_export.parity.compare import Solution, compare, profile
-from stepscore_export.parity.pytorch import Device, DType, Run
+from stepscore_export.parity.pytorch import DType, Run
 from stepscore_export.pipeline.export import export_pair
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -21,7 +21,8 @@ from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.export import export_pair, settle
+from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import settle
 
 
 @pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])

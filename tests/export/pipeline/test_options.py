@@ -11,7 +11,7 @@ from stepscore.artifact.manifest import Distance
 from stepscore.enums import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
-from stepscore_export.pipeline.export import settle
+from stepscore_export.pipeline.plan import settle
 
 CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

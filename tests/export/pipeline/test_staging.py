@@ -24,8 +24,8 @@ from stepscore.artifact.manifest import MANIFEST, Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Precision
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
+from stepscore.fileio import unwritable
 from stepscore.records import Record
-from stepscore_export.errors import unwritable
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.export import export_pair

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from testing.matrices import BITS, BLOCK_SIZES, Weight, weights
 
-from stepscore.engine.ort.sessions import needs_unsigned_weights
+from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 from stepscore_export.quantization.rounding import (
     Quantized,
     QuantizedChannels,

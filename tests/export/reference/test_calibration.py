@@ -21,11 +21,12 @@ from stepscore.cli.main import main
 from stepscore.engine.ort.engine import Engine
 from stepscore.enums import Coding, Precision
 from stepscore.errors import ExportError
+from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.decoder import TAPS
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair, prompt_template
+from stepscore_export.pipeline.export import export_pair
 from stepscore_export.quantization.gptq import GROUP, Moments
 from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle

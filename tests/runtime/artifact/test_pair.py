@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from testing.checkpoints import TINY
 from tests.conftest import PairOf
 
-from stepscore.artifact.manifest import MANIFEST, Manifest, graph_files
+from stepscore.artifact.graph_contract import graph_files
+from stepscore.artifact.manifest import MANIFEST, Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Products
 from stepscore.errors import (

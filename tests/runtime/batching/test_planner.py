@@ -18,7 +18,8 @@ from tests.conftest import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching import planner as plan_module
-from stepscore.batching.planner import MAX_PADDING, Batch, Group, chunks, pack, plan
+from stepscore.batching.batch import Batch, Group, chunks, pack
+from stepscore.batching.planner import MAX_PADDING, plan
 from stepscore.engine.ort.engine import Engine
 
 Ids = NDArray[np.int64]

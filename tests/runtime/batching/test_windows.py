@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from tests.runtime.test_scorer import SAMPLES, SOLUTIONS, alone, load
 
-from stepscore.batching.planner import Batch
+from stepscore.batching.batch import Batch
 from stepscore.engine.base import Logprobs
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
-from stepscore.records import Record
-from stepscore.scorer import Result
+from stepscore.records import Record, Result
 
 
 class Watched:

@@ -19,8 +19,11 @@ from stepscore.artifact.pair import Pair
 from stepscore.cli.dry_run import memory_facts, survey
 from stepscore.cli.main import main
 from stepscore.enums import Convention, Residency, Target
-from stepscore.memory.estimate import BATCH_TOKENS, Load, estimate, settle
-from stepscore.records import Record, parse_line
+from stepscore.jobs.jsonl import parse_line
+from stepscore.memory.estimate import Load, estimate
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import BATCH_TOKENS
+from stepscore.records import Record
 
 ENOUGH = 10**12
 LINES = [

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
+from stepscore.artifact.graph_contract import graph_files
 from stepscore.artifact.manifest import (
     SCHEMA_VERSION,
     Architecture,
@@ -24,11 +25,10 @@ from stepscore.artifact.manifest import (
     Selftest,
     Source,
     Unit,
-    graph_files,
 )
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
-from stepscore.engine.ort.sessions import TINY_MODEL
+from stepscore.engine.ort.provider_checks import TINY_MODEL
 from stepscore.enums import (
     Activations,
     Coding,
@@ -41,7 +41,7 @@ from stepscore.enums import (
     Target,
 )
 from stepscore.errors import IntegrityMismatch, ProviderUnavailable
-from stepscore.prompt.encoder import Template
+from stepscore.prompt.template import Template
 
 
 def invoke(*arguments: object) -> Result:

@@ -19,7 +19,8 @@ from testing.scored_records import scored
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
-from stepscore.report.solutions import Fault, Page, Solution, inert_json, render, solutions
+from stepscore.report.page import Page, inert_json, render
+from stepscore.report.solutions import Fault, Solution, solutions
 from stepscore.scorer import Scorer
 
 text = st.text(st.characters(exclude_categories=["Cs"]))  # JSON that is UTF-8 holds no surrogates

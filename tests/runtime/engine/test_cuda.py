@@ -16,7 +16,7 @@ from testing.checkpoints import TINY
 from tests.conftest import PairOf
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch, pack
+from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import Engine

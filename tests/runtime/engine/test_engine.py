@@ -14,9 +14,11 @@ from testing.checkpoints import TINY, write_checkpoint
 from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
 from tests.conftest import Checkpoints
 
+from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import SHORT_TOKENS, Batch, pack, plan
+from stepscore.batching.batch import Batch, pack
+from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions, Logprobs
 from stepscore.engine.ort import engine as engine_module
 from stepscore.engine.ort.engine import Engine

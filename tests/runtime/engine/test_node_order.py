@@ -16,9 +16,9 @@ from testing.forms import MERGED, TWO_BITS, name_of
 from tests.conftest import PairOf
 from tests.runtime.engine.test_engine import run, tokens
 
-from stepscore.artifact.manifest import BODY
+from stepscore.artifact.graph_contract import BODY
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import pack
+from stepscore.batching.batch import pack
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Products, Provider, Residency

@@ -15,7 +15,7 @@ from tests.conftest import PairOf
 from tests.runtime.engine.test_engine import LAYERS, run, tokens
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch, pack
+from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import engine as engine_module
 from stepscore.engine.ort.engine import Engine

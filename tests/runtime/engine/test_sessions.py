@@ -20,20 +20,17 @@ from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider_module
+from stepscore.engine.ort.binding import as_numpy
 from stepscore.engine.ort.engine import Engine
-from stepscore.engine.ort.sessions import (
-    CPU,
-    CUDA,
+from stepscore.engine.ort.provider_checks import (
     INTEGER_MODEL,
     UNSIGNED_MODEL,
-    Sessions,
-    as_numpy,
     largest_products,
-    naming_full_memory,
     needs_unsigned_weights,
     require,
     resolve,
 )
+from stepscore.engine.ort.sessions import CPU, CUDA, Sessions, naming_full_memory
 from stepscore.enums import Activations, Coding, Precision, Provider, Residency, Target
 from stepscore.errors import DoesNotFit, PairIncompatible, ProviderUnavailable
 from stepscore.scorer import Scorer

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from testing.checkpoints import TINY
 from tests.conftest import PairOf
 
-from stepscore.artifact.manifest import EMBED, MANIFEST, graph_files, unsigned_file
+from stepscore.artifact.graph_contract import EMBED, graph_files, unsigned_file
+from stepscore.artifact.manifest import MANIFEST
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import engine as engine_module
 from stepscore.engine.ort.engine import Engine
-from stepscore.engine.ort.sessions import needs_unsigned_weights
+from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 from stepscore.enums import Activations, Coding, Precision, Residency
 from stepscore.errors import ManifestInvalid
 

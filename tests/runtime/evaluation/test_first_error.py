@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepscore.selection.rules import ProcessBench, choose_threshold, first_error, processbench_f1
+from stepscore.evaluation.first_error import ProcessBench, choose_threshold, first_error, processbench_f1
 
 # Few distinct values, so that ties are the rule; neighbouring floats, so that a midpoint may not exist.
 SCORE = st.sampled_from([-1.0, 0.0, 5e-324, 0.25, np.nextafter(0.25, 1), 3.0]) | st.floats(-1e300, 1e300)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stepscore import RewardModel, Scorer
 from stepscore.enums import Convention, Series
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.integrations.reward_model import split_steps
+from stepscore.prompt.template import split_steps
 from stepscore.records import Record
 
 QUESTION = "Ann has 3 bags of 4 pens. How many?"

@@ -14,15 +14,8 @@ from hypothesis import strategies as st
 from testing.fake_scorer import FakeResult
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.records import (
-    MAX_LINE_BYTES,
-    OUTPUT_NAMES,
-    Record,
-    output_line,
-    parse_line,
-    read_lines,
-    record_from,
-)
+from stepscore.jobs.jsonl import MAX_LINE_BYTES, OUTPUT_NAMES, output_line, parse_line, read_lines
+from stepscore.records import Record, record_from
 
 GOOD = b'{"id": "a", "problem": "1+1?", "steps": ["2", "Done."]}'
 RESULT = FakeResult([0.1, 0.30000000000000004], [0.1, 0.2], 0.30000000000000004, 9, [3, 7])

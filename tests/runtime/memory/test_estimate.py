@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from testing.manifests import CODED, LOADS, MANIFESTS, SETTINGS, SHAPES, every_kind, manifest
 
 from stepscore.artifact.manifest import Architecture, Difference, Manifest
-from stepscore.batching.planner import pack, plan
+from stepscore.batching.batch import pack
+from stepscore.batching.planner import plan
 from stepscore.enums import Exporter, Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import Estimate, Load, Settings, estimate, settle
+from stepscore.memory.estimate import Estimate, Load, estimate
 from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import Settings
 
 
 @given(MANIFESTS, SETTINGS, LOADS, LOADS)

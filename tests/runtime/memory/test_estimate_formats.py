@@ -9,8 +9,9 @@ from testing.manifests import BILLIONS, manifest, total
 from stepscore.artifact.manifest import FileEntry, Manifest, Unit
 from stepscore.enums import Format, Precision, Residency
 from stepscore.errors import DoesNotFit, PairIncompatible
-from stepscore.memory.estimate import estimate, residencies, settle
+from stepscore.memory.estimate import estimate, residencies
 from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.fit import settle
 
 MODEL_BYTES = 5_000_000_000
 

@@ -8,11 +8,12 @@ import sys
 import pytest
 from testing.manifests import manifest, total
 
-from stepscore.artifact.manifest import BODY, HEAD, layer_file
+from stepscore.artifact.graph_contract import BODY, HEAD, layer_file
 from stepscore.enums import Residency, Target
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import check_gpu_limit, estimate, settle
+from stepscore.memory.estimate import check_gpu_limit, estimate
 from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.fit import settle
 
 
 def test_a_pair_for_cuda_is_resident_whatever_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,11 @@ from testing.manifests import BATCHES, MANIFESTS, RESIDENCIES, every_kind, manif
 from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import available_bytes, estimate, settle, usual_head_rows
+from stepscore.memory.estimate import estimate
 from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.fit import settle
+from stepscore.memory.settings import usual_head_rows
+from stepscore.system import available_bytes
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
 

@@ -27,7 +27,8 @@ from testing.tokenizers import (
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
-from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder, Template
+from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
+from stepscore.prompt.template import Template
 from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 CARD, RESPONSE, EXACT = Convention.CARD, Convention.RESPONSE, Convention.EXACT

@@ -12,7 +12,8 @@ from testing.browser import Browser, find
 from testing.scored_records import scored
 
 from stepscore.cli.tables import suspicious_step
-from stepscore.report.solutions import Page, render, solutions
+from stepscore.report.page import Page, render
+from stepscore.report.solutions import solutions
 
 RECORDS = [
     scored(0.02, -0.03, 0.01, id="mixed", label=1, final_answer_correct=False, problem_id="p"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stepscore.enums import Equality
 from stepscore.errors import ExtraMissing
-from stepscore.selection.answers import Comparer, boxed, group_answers
+from stepscore.jobs.scored_records import boxed
+from stepscore.selection.answers import Comparer, group_answers
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed: stepscore[select]"

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
-from stepscore.batching.planner import Batch
+from stepscore.batching.batch import Batch
 from stepscore.engine.base import EngineOptions, Logprobs, PairEngine
+from stepscore.engine.pytorch import loading
+from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Provider
 from stepscore.errors import IntegrityMismatch, ProviderUnavailable
-from stepscore.memory.estimate import check_residency, usual_head_rows
-from stepscore_export.parity import pytorch
-from stepscore_export.parity.pytorch import Device
+from stepscore.memory.estimate import check_residency
+from stepscore.memory.settings import usual_head_rows
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class TorchEngine(PairEngine):
         options = options or EngineOptions()
         check_residency(pair.manifest, options.residency)
         self.check(pair)
-        self._device = pytorch.resolve(Device(options.provider.value), option="--provider")
+        self._device = loading.resolve(Device(options.provider.value), option="--provider")
         self.provider = Provider(self._device.value)
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         self._folders = [(unit.models[0], pair.path / unit.folder) for unit in pair.manifest.units]
@@ -97,19 +98,19 @@ class TorchEngine(PairEngine):
         return results
 
     def _run(self, of: Callable[[Model, Batch, int], T], model: Model, window: Sequence[Batch]) -> list[T]:
-        with pytorch.memory_errors(self._device, "take a smaller --max-batch-tokens"):
+        with loading.memory_errors(self._device, "take a smaller --max-batch-tokens"):
             return [of(model, batch, self._head_rows) for batch in window]
 
     def _load(self, folder: Path) -> Model:
-        with pytorch.memory_errors(self._device, "--residency alternate holds one model at a time"):
+        with loading.memory_errors(self._device, "--residency alternate holds one model at a time"):
             return Model(folder, self._device)
 
 
 def require_packages() -> None:
     """Raise ProviderUnavailable unless what quantises and runs these models is installed, and works."""
-    pytorch.require(*PACKAGES[:-1])
+    loading.require(*PACKAGES[:-1])
     with _nothing_downloaded():
-        pytorch.require(PACKAGES[-1])
+        loading.require(PACKAGES[-1])
         _check_kernels()
 
 

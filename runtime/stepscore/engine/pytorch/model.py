@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.batching.planner import Batch, chunks
+from stepscore.artifact.graph_contract import TILE
+from stepscore.batching.batch import Batch, chunks
 from stepscore.engine.base import LogProbs
-from stepscore.memory.estimate import TILE
-from stepscore_export.parity import pytorch
-from stepscore_export.parity.pytorch import Device
+from stepscore.engine.pytorch import loading
+from stepscore.engine.pytorch.loading import Device
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Model:
         AttentionInterface.register(ATTENTION, _packed_attention)
         self._device = device.value
         self._compute = torch.float32 if device is Device.CPU else torch.float16
-        self._model = pytorch.from_pretrained(
+        self._model = loading.from_pretrained(
             folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}
         )
         _replace_products(self._model, self._compute)

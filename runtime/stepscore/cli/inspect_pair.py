@@ -1,0 +1,103 @@
+"""`stepscore inspect` and `stepscore verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from stepscore.artifact.manifest import Manifest
+from stepscore.artifact.pair import Pair
+from stepscore.cli.main import main
+from stepscore.enums import Format
+
+
+@main.command()
+@click.argument("pair", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print manifest.json itself.")
+def inspect(pair: Path, as_json: bool) -> None:
+    """Show what a pair is: models, shape, precision, beta, versions.
+
+    \b
+    Example:
+      stepscore inspect PAIR --json | jq .policy
+    """
+    from stepscore.artifact.pair import Pair
+    from stepscore.cli.tables import console, print_facts
+
+    opened = Pair.open(pair)
+    if as_json:
+        click.echo(opened.manifest.encode(), nl=False)
+    else:
+        print_facts(console(sys.stdout), _facts(opened))
+
+
+@main.command()
+@click.argument("pair", type=click.Path(path_type=Path))
+def verify(pair: Path) -> None:
+    """Check every file of a pair against the sizes and hashes in its manifest.
+
+    \b
+    Example:
+      stepscore verify PAIR && echo intact
+    """
+    from stepscore.artifact.pair import Pair
+
+    opened = Pair.open(pair)
+    opened.verify()
+    click.echo(f"{pair}: {len(opened.manifest.files)} files, {_megabytes(opened.num_bytes())}, all intact")
+
+
+def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
+    from stepscore.cli.dry_run import memory_facts
+
+    manifest = pair.manifest
+    shape = manifest.architecture
+    yield "pair", str(pair.path)
+    yield "fingerprint", pair.fingerprint
+    for name, source in (("policy", manifest.policy), ("reference", manifest.reference)):
+        yield name, source.name if source.revision is None else f"{source.name}@{source.revision}"
+    yield (
+        "architecture",
+        f"Qwen2: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, vocabulary "
+        f"{shape.vocab_size:,}, at most {shape.max_position_embeddings:,} tokens",
+    )
+    yield "format", manifest.format
+    if manifest.format is Format.ONNX:
+        yield "exporter", manifest.exporter
+    yield "precision", _precision(manifest)
+    yield "coding", _coding(manifest)
+    yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
+    yield "beta", f"{manifest.beta:g}"
+    yield from memory_facts(manifest)
+    yield "size", f"{_megabytes(pair.num_bytes())} in {len(manifest.files)} files"
+    if manifest.selftest is not None:
+        test = manifest.selftest
+        error = f"{test.logprob_error:.2g} nats RMS"
+        yield "self-test", f"log-prob error {error} over {test.num_tokens} tokens, on {test.provider}"
+    if manifest.fidelity is not None:
+        yield "fidelity", str(manifest.fidelity)
+    yield "written by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+
+
+def _precision(manifest: Manifest) -> str:
+    in_blocks = {"nf4", "fp4"} if manifest.format == "bitsandbytes" else {"int8", "int4"}
+    if manifest.difference is not None and manifest.difference.activations == "int8":
+        in_blocks = set()  # a scale is a row's
+    blocks = f", blocks of {manifest.block_size}" if manifest.precision in in_blocks else ""
+    return f"{manifest.precision}{blocks}, for {manifest.target or 'cpu and cuda'}"
+
+
+def _coding(manifest: Manifest) -> str:
+    if manifest.difference is None:
+        return manifest.coding
+    stored = manifest.difference
+    how = f", {stored.products}" if stored.products is not None else ""
+    calibrated = f", calibrated on {stored.calibration}" if stored.calibration is not None else ""
+    return f"difference at {stored.precision}, {stored.activations} activations{how}{calibrated}"
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,79 @@
+"""OrtValues: binding inputs and outputs by name, and back to numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from stepscore.batching.batch import Batch
+from stepscore.engine.ort.sessions import Sessions, naming_full_memory
+from stepscore.enums import Provider
+
+Values = dict[str, ort.OrtValue]
+
+
+_ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+"""ONNX's numbers of the types of outputs: numpy has no bfloat16."""
+
+
+def _run(
+    session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs: Values
+) -> None:
+    """Run a graph on host arrays and OrtValues, into `outputs`."""
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_cpu_input(name, array)
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, value in outputs.items():
+        binding.bind_ortvalue_output(name, value)
+    binding.synchronize_inputs()  # what is copied to a GPU is there before another stream reads it
+    with naming_full_memory():
+        session.run_with_iobinding(binding)
+
+
+def _sizes(batch: Batch) -> dict[str, int]:
+    """Return the axes of rows in graphs: computed ones and scored ones."""
+    return {"n": len(batch.input_ids), "m": len(batch.score_index)}
+
+
+def _outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
+    """Make room for a graph's outputs; `sizes` says how long its named axes are.
+
+    What ONNX Runtime makes by itself belongs to the session, and would hold its weights as long as the next
+    layer reads it.
+    """
+    return {
+        output.name: ort.OrtValue.ortvalue_from_shape_and_type(
+            [sizes[axis] if isinstance(axis, str) else axis for axis in output.shape],
+            _ELEMENTS[output.type],
+            device,
+        )
+        for output in session.get_outputs()
+    }
+
+
+# y = x as float32, of bfloat16 [m, k], opset 21.
+WIDENING_MODEL = (
+    b'\x08\x08:J\n\x17\n\x01x\x12\x01y"\x04Cast*\t\n\x02to\x18\x01\xa0\x01\x02\x12\x01g'
+    b"Z\x15\n\x01x\x12\x10\n\x0e\x08\x10\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
+    b"b\x15\n\x01y\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
+    b"B\x04\n\x00\x10\x15"
+)
+
+
+def as_numpy(value: ort.OrtValue) -> NDArray[np.floating]:
+    """Copy rows [m, k] to the host; bfloat16, which numpy does not have, as float32."""
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    session = Sessions(Provider(value.device_name().lower())).open(WIDENING_MODEL)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", value)
+    binding.bind_output("y")
+    session.run_with_iobinding(binding)
+    (wide,) = binding.copy_outputs_to_cpu()
+    return np.asarray(wide)

@@ -1,0 +1,105 @@
+"""Opens graphs of a unit over its weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import onnxruntime as ort
+
+from stepscore.artifact.graph_contract import EMBED, WEIGHTS, unsigned_file
+from stepscore.artifact.manifest import Unit
+from stepscore.engine.ort.sessions import Sessions
+from stepscore.fileio import read_ahead
+from stepscore.system import give_back_memory
+
+
+class _Graphs:
+    """The graphs over one weight file: opened one after the other, or kept open.
+
+    `unsigned` opens those that read integer weights as unsigned numbers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        unit: Unit,
+        sessions: Sessions,
+        *,
+        ahead: bool,
+        unsigned: bool,
+        embed_on_host: bool,
+    ) -> None:
+        self._folder = folder
+        self._unit = unit
+        self._sessions = sessions
+        self._ahead = ahead
+        self._unsigned = unsigned
+        self._embed_on_host = embed_on_host
+        self._kept: dict[str, ort.InferenceSession] = {}
+
+    @property
+    def device(self) -> str:
+        """Where values stay between two graphs."""
+        return self._sessions.provider.value
+
+    @property
+    def embed_device(self) -> str:
+        """Where rows are looked up."""
+        return "cpu" if self._embed_on_host else self.device
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Open these for good."""
+        self._kept |= {name: self._open(name) for name in names}
+
+    def get(self, name: str) -> ort.InferenceSession:
+        """Return one that is kept, or open it."""
+        return self._kept.get(name) or self._open(name)
+
+    def in_turn(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
+        """Give one after the other; the caller lets go of one before it asks for the next.
+
+        What is not kept is opened ahead of its turn, in a thread: two are in memory at a time.
+        """
+        if self._kept:
+            for name in names:
+                yield self._kept[name]
+        elif self._ahead:
+            yield from self._opened_ahead(names)
+        else:
+            for index, name in enumerate(names):
+                for following in names[index + 1 : index + 2]:
+                    self._read_ahead(following)
+                yield self._open(name)
+                give_back_memory()
+
+    def _opened_ahead(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
+        done: list[ort.InferenceSession] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="stepscore-open") as pool:
+            opening = pool.submit(self._exchange, done, names[0])
+            for following in names[1:]:
+                session = opening.result()
+                opening = pool.submit(self._exchange, done, following)
+                yield session
+                done = [session]
+                del session
+            yield opening.result()
+
+    def _exchange(self, done: list[ort.InferenceSession], name: str) -> ort.InferenceSession:
+        """Open a graph after letting go of the one before: its packed weights take a while to give back."""
+        done.clear()
+        give_back_memory()
+        self._read_ahead(name)
+        return self._open(name)
+
+    def _read_ahead(self, name: str) -> None:
+        """Have the kernel read what a graph will touch."""
+        extent = self._unit.extents[name]
+        with (self._folder / WEIGHTS).open("rb") as weights:
+            read_ahead(weights.fileno(), extent.offset, extent.size)
+
+    def _open(self, name: str) -> ort.InferenceSession:
+        on_host = name == EMBED and self._embed_on_host
+        file = unsigned_file(name) if self._unsigned and name != EMBED else name
+        return self._sessions.open(self._folder / file, on_host=on_host)

@@ -1,0 +1,101 @@
+"""Runs a unit: embed, layers, head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from stepscore.artifact.graph_contract import EMBED, head_files, layer_file
+from stepscore.artifact.manifest import Manifest, ModelName, Unit
+from stepscore.batching.batch import Batch, chunks
+from stepscore.engine.base import LogProbs, Logprobs
+from stepscore.engine.ort.binding import Values, _outputs, _run, _sizes
+from stepscore.engine.ort.graph_loader import _Graphs
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """The graphs that rows go through, in order, and those that each give a part of the log-probs."""
+
+    layers: Sequence[str]
+    heads: Sequence[str]
+
+
+def _layer_by_layer(manifest: Manifest) -> _Stages:
+    shape = manifest.architecture
+    layers = [layer_file(index) for index in range(shape.num_hidden_layers)]
+    return _Stages(layers, head_files(shape.vocab_size))
+
+
+class _Unit:
+    """One or both models: rows from graph to graph."""
+
+    def __init__(self, unit: Unit, graphs: _Graphs, stages: _Stages) -> None:
+        self.models = unit.models
+        self._graphs = graphs
+        self._stages = stages
+
+    def keep(self) -> None:
+        """Hold all graphs open from now on."""
+        self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
+
+    def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
+        """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
+        rows = self._embedded(window)
+        sums = [{model: LogProbs.of(batch) for model in self.models} for batch in window]
+        with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
+            for _ in self._stages.layers:
+                session = next(sessions)
+                for index, batch in enumerate(window):  # in place: the rows before it are free at once
+                    rows[index] = self._layers(session, batch, rows[index])
+                del session
+            for _ in self._stages.heads:
+                session = next(sessions)
+                for hidden, batch, of_batch in zip(rows, window, sums, strict=True):
+                    self._head(session, hidden, batch, head_rows, of_batch)
+                del session
+        logprobs = ({model: each.total() for model, each in of_batch.items()} for of_batch in sums)
+        return list(zip(rows, logprobs, strict=True))
+
+    def _embedded(self, window: Sequence[Batch]) -> list[Values]:
+        # In a function of its own: a table that is not kept is gone before the layers come.
+        embed = self._graphs.get(EMBED)
+        rows = [_outputs(embed, _sizes(batch), self._graphs.embed_device) for batch in window]
+        for batch, outputs in zip(window, rows, strict=True):
+            _run(embed, {"input_ids": batch.input_ids}, {}, outputs)
+        return rows
+
+    def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
+        indices: dict[str, NDArray[Any]] = {
+            "pad_index": batch.pad_index,
+            "unpad_index": batch.unpad_index,
+            "seqlens_k": batch.seqlens_k,
+            "total_sequence_length": batch.total_sequence_length,
+            "score_index": batch.score_index,
+        }
+        wanted = {value.name for value in session.get_inputs()}
+        arrays = {key: indices[key] for key in indices.keys() & wanted}
+        outputs = _outputs(session, _sizes(batch), self._graphs.device)
+        _run(session, arrays, rows, outputs)
+        return {key.removeprefix("next_"): value for key, value in outputs.items()}
+
+    def _head(
+        self,
+        session: ort.InferenceSession,
+        hidden: Values,
+        batch: Batch,
+        head_rows: int,
+        sums: Mapping[ModelName, LogProbs],
+    ) -> None:
+        """Add what this part of the head says of the targets, at most `head_rows` rows at a time."""
+        names = [value.name for value in session.get_outputs()]
+        for part, rows, targets in chunks(batch, head_rows):
+            outputs = _outputs(session, {"t": len(targets)}, "cpu")
+            _run(session, {"rows": rows, "targets": targets}, hidden, outputs)
+            for model, name in zip(self.models, names, strict=True):
+                sums[model].add(part, outputs[name].numpy())

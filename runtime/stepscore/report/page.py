@@ -1,0 +1,58 @@
+"""The HTML page: data, script and style in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib import resources
+
+import msgspec
+
+from stepscore.report.solutions import Solution
+
+GENERATOR = '<meta name="generator" content="stepscore report">'
+"""What tells a page of ours from any other file."""
+
+
+class Page(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the script draws; convention and beta where they are known."""
+
+    source: str
+    records: list[Solution]
+    convention: str | None = None
+    beta: str | None = None
+    threshold: float | None = None
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML.
+
+    >>> text = render(Page("a.jsonl", [Solution(1, Fault("no_steps", "</script><img src=x>"))]))
+    >>> "<img" in text, text.count("</script>")
+    (False, 2)
+    """
+    style, script = _file("report.css"), _file("report.js")
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    parts = {"policy": policy, "style": style, "script": script, "data": inert_json(page)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("report.html"))
+
+
+def inert_json(page: Page) -> str:
+    """Return the page's JSON without a `<`: no text in it can end the block it stands in, or open a comment.
+
+    >>> inert_json(Page("<!--", []))
+    '{"source":"\\\\u003c!--","records":[]}'
+    """
+    return msgspec.json.encode(page).decode().replace("<", "\\u003c")
+
+
+def _file(name: str) -> str:
+    return resources.files("stepscore.report").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

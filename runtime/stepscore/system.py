@@ -1,0 +1,39 @@
+"""Facts about this machine: free memory, cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def available_bytes() -> int | None:
+    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
+    )
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
+        cached = int(stat[stat.index("inactive_file") + 1])  # is given up when memory is asked for
+    except (OSError, ValueError):  # no limit: no file, or "max"
+        return available
+    free = limit - used + cached
+    return free if available is None else min(available, free)
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def give_back_memory() -> None:
+    """Have the C library return what is free to the system; glibc would keep it for later."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or no Linux
+        ctypes.CDLL(None).malloc_trim(0)
