@@ -36,7 +36,7 @@ from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.plan import settle
+from stepscore_export.pipeline.plan import resolve_options
 
 SOLUTION_TOKENS = 512
 
@@ -82,7 +82,7 @@ def _export(folder: str, exporter: str, output: str) -> dict[str, Any]:
     options = ExportOptions(Precision.FP32, exporter=Exporter(exporter))
     policy, reference = Path(folder) / "policy", Path(folder) / "reference"
     with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        settled = settle(options, measure_distance(first, second))
+        settled = resolve_options(options, measure_distance(first, second))
         expected = estimate({"policy": first, "reference": second}, settled)
     started = time.perf_counter()
     pair = export_pair(policy, reference, output, options)

@@ -37,11 +37,11 @@ from testing.shared_data import SHARED_DATA
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Convention, DifferencePrecision, Precision, Products, Residency
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import Load, estimate
-from stepscore.memory.fit import settle
+from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.fit import fit_settings
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.estimate import estimate as estimate_export
@@ -151,12 +151,12 @@ def _export(policy: str, reference: str, target: str, form: str) -> dict[str, An
 def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
     """Score real solutions, `tokens` of them together, as one window."""
     pair = Pair.open(folder)
-    settings = settle(pair.manifest, residency=Residency(residency), max_batch_tokens=1024)
+    settings = fit_settings(pair.manifest, residency=Residency(residency), max_batch_tokens=1024)
     sequences = list(_solutions(pair, int(tokens)))
     groups = plan(sequences, [0] * len(sequences), settings.max_batch_tokens)
     batches = [group.batch for group in groups]
     started = time.perf_counter()
-    engine = Engine(pair, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
+    engine = OrtEngine(pair, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
     loaded = time.perf_counter()
     results = list(engine.run(batches))
     seconds = time.perf_counter() - loaded
@@ -172,7 +172,7 @@ def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time()),
         "tokens_per_second": round(count / seconds, 2),
         "peak_mb": status_mb("VmHWM"),
-        "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
+        "estimated_mb": round(estimate(pair.manifest, settings, PeakLoad.of([batches])).total / 1e6),
         "largest_log_ratio": float(f"{largest:.4g}"),
     }
 

@@ -48,9 +48,9 @@ from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Products, Provider, Residency
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import CUDA_BATCH_TOKENS, Settings
 from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.pipeline.export import export_pair
@@ -194,8 +194,8 @@ def _fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
         pair = export_pair(
             models.policy, models.reference, scratch / "example-pair", MEASURED[form], texts=text, force=True
         )
-        engine = Engine(pair)
-        errors[form] = ratio_error(_scored(engine, problems.ids, settle(pair.manifest)), truth)
+        engine = OrtEngine(pair)
+        errors[form] = ratio_error(_scored(engine, problems.ids, fit_settings(pair.manifest)), truth)
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
         loaded = [
             Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(DEVICE)
@@ -216,10 +216,10 @@ def _ours(scratch: Path, form: str, residency: str) -> dict[str, Any]:
     row: dict[str, Any] = {"form": form, "residency": residency}
     with gpu_peak_mb() as peak:
         pair = Pair.open(folder / "pair")
-        settings = settle(pair.manifest, residency=Residency(residency))
+        settings = fit_settings(pair.manifest, residency=Residency(residency))
         vocabulary = pair.manifest.architecture.vocab_size
         started = time.perf_counter()
-        engine = Engine(pair, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
+        engine = OrtEngine(pair, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
         _scored(engine, _random(vocabulary, 1), settings)
         row["load_and_first_seconds"] = round(time.perf_counter() - started, 2)
         row["loaded_mb"] = peak[0]
@@ -276,8 +276,8 @@ def _profile(scratch: Path, form: str) -> dict[str, Any]:
         return opened[Path(source).stem]
 
     provider.ort.InferenceSession = profiled
-    settings = settle(pair.manifest)
-    engine = Engine(pair, EngineOptions(head_rows=settings.head_rows))
+    settings = fit_settings(pair.manifest)
+    engine = OrtEngine(pair, EngineOptions(head_rows=settings.head_rows))
     for _ in range(2):
         _scored(engine, _random(shape.vocab_size, CUDA_BATCH_TOKENS // SEQUENCE_TOKENS), settings)
     row: dict[str, Any] = {"form": form, "layers": 2, "rows": CUDA_BATCH_TOKENS}
@@ -315,7 +315,7 @@ def _child(part: str, scratch: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _timed(
-    engine: Engine, sequences: Sequence[Tokens], settings: Settings, repeats: int, *, share: bool = True
+    engine: OrtEngine, sequences: Sequence[Tokens], settings: Settings, repeats: int, *, share: bool = True
 ) -> dict[str, Any]:
     return _repeated(lambda: _scored(engine, sequences, settings, share=share), sequences, repeats)
 
@@ -334,7 +334,7 @@ def _repeated(
 
 
 def _scored(
-    engine: Engine, sequences: Sequence[Tokens], settings: Settings, *, share: bool = True
+    engine: OrtEngine, sequences: Sequence[Tokens], settings: Settings, *, share: bool = True
 ) -> list[PairLogprobs]:
     """Score sequences as one window, planning included."""
     return LoadedPair(engine, settings, share).window(sequences)

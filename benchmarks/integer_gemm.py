@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 
 ALONE_RUNS = 15
@@ -128,7 +128,7 @@ def _times(product: Product, copies: int, threads: int, scratch: Path) -> list[i
 
 def _run(pair: Path, tokens: Tokens, threads: int, repeats: int) -> float:
     """Return the seconds of all runs but the first."""
-    engine = Engine(Pair.open(pair), EngineOptions(threads=threads))
+    engine = OrtEngine(Pair.open(pair), EngineOptions(threads=threads))
     engine.logprobs([tokens])
     started = time.perf_counter()
     for _ in range(repeats):

@@ -25,7 +25,7 @@ from benchmarks.support.shapes import QWEN_1_5B
 from testing.checkpoints import TINY, write_checkpoint
 
 from stepscore.artifact.pair import Pair
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.qwen2 import Qwen2Config
@@ -118,7 +118,7 @@ def _export_here(policy: str, reference: str, precision: str, target: str) -> di
 
 def _score_here(folder: str) -> dict[str, Any]:
     pair = Pair.open(folder)
-    engine = Engine(pair)
+    engine = OrtEngine(pair)
     token_ids = np.random.default_rng(0).integers(0, pair.manifest.architecture.vocab_size, LONG_TOKENS)
     loaded = _status_mb("VmRSS")
     engine.logprobs([token_ids[:64]])  # mapped weights become resident at their first use

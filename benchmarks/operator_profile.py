@@ -37,7 +37,7 @@ from testing.checkpoints import write_checkpoint
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Activations, Precision, Products
 from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.options import ExportOptions
@@ -114,7 +114,7 @@ def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, 
 
 
 def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
-    engine = Engine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
+    engine = OrtEngine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
     batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
     list(engine.run([batch]))  # warm: the arena has grown
     seconds = []

@@ -42,10 +42,10 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Provider, Residency, Target
-from stepscore.memory.estimate import Load, estimate
-from stepscore.memory.fit import settle
+from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
@@ -105,7 +105,7 @@ def _residencies(pair: Pair) -> list[Residency]:
 
 def _peak(folder: str, residency: str) -> dict[str, Any]:
     pair = Pair.open(folder)
-    settings = settle(pair.manifest, residency=Residency(residency), max_batch_tokens=BATCH_TOKENS)
+    settings = fit_settings(pair.manifest, residency=Residency(residency), max_batch_tokens=BATCH_TOKENS)
     batches, tokens = _window(pair, PEAK_TOKENS)
     on_gpu = pair.manifest.target is Target.CUDA
     with gpu_peak_mb() if on_gpu else nullcontext([0]) as peak:
@@ -118,14 +118,14 @@ def _peak(folder: str, residency: str) -> dict[str, Any]:
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1),
         "peak_mb": peak[0] if on_gpu else status_mb("VmHWM"),
-        "estimated_mb": round(estimate(pair.manifest, settings, Load.of([batches])).total / 1e6),
+        "estimated_mb": round(estimate(pair.manifest, settings, PeakLoad.of([batches])).total / 1e6),
     }
 
 
 def _windows(pair: Pair, repeats: int) -> Iterator[dict[str, Any]]:
     """Let both engines take turns over each window; what streaming costs is the median of the ratios."""
     chosen = [
-        settle(pair.manifest, residency=each, max_batch_tokens=BATCH_TOKENS)
+        fit_settings(pair.manifest, residency=each, max_batch_tokens=BATCH_TOKENS)
         for each in (Residency.RESIDENT, Residency.STREAM)
     ]
     engines = [_engine(pair, settings) for settings in chosen]
@@ -149,9 +149,9 @@ def _windows(pair: Pair, repeats: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _engine(pair: Pair, settings: Settings) -> Engine:
+def _engine(pair: Pair, settings: Settings) -> OrtEngine:
     options = EngineOptions(residency=settings.residency, threads=THREADS, head_rows=settings.head_rows)
-    return Engine(pair, options)
+    return OrtEngine(pair, options)
 
 
 def _window(pair: Pair, tokens: int) -> tuple[list[Batch], int]:

@@ -14,7 +14,7 @@ from parity_tests.support.storage_forms import CODED, FP32, INTEGER, UNCODED, St
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Residency
 
 
@@ -117,6 +117,6 @@ def test_the_chunk_of_the_head_changes_nothing(workshop: Workshop) -> None:
     models = workshop.models(UNTIED)
     whole = flat(workshop.engine(models, FP32.options).logprobs(UNTIED.sequences()))
     three_rows = EngineOptions(head_rows=3)
-    engine = Engine(Pair.open(workshop.exported(models, FP32.options)), three_rows)
+    engine = OrtEngine(Pair.open(workshop.exported(models, FP32.options)), three_rows)
     assert np.abs(np.asarray(whole) - np.asarray(flat(engine.logprobs(UNTIED.sequences())))).max() <= 1e-5
     engine.close()

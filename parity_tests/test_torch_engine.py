@@ -28,7 +28,7 @@ from stepscore.artifact.graph_contract import TILE
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine import open_engine
-from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.base import Engine, EngineOptions
 from stepscore.engine.pytorch import engine as torch_engine
 from stepscore.engine.pytorch import model as torch_model
 from stepscore.engine.pytorch.loading import Device
@@ -63,9 +63,9 @@ def exported(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Ex
 
 
 @pytest.fixture(scope="module")
-def engine(exported: Exported) -> Iterator[Callable[[Precision], PairEngine]]:
+def engine(exported: Exported) -> Iterator[Callable[[Precision], Engine]]:
     @cache
-    def engine(precision: Precision) -> PairEngine:
+    def engine(precision: Precision) -> Engine:
         return open_engine(exported(UNTIED, precision))
 
     yield engine
@@ -85,7 +85,7 @@ def model_logprobs(model: Model, tokens: list[Tokens]) -> list[npt.NDArray[np.fl
     """One model's log-probs, all sequences in one batch."""
     batch = pack(tokens, [0] * len(tokens))
     found = model.logprobs(batch, 64)
-    return [found[pairs] for pairs in batch.pairs]
+    return [found[pairs] for pairs in batch.target_of]
 
 
 # The numbers
@@ -185,7 +185,7 @@ def test_identical_models_agree_to_the_bit(workshop: Workshop, tmp_path: Path) -
 @few_examples
 @given(batch=batches)
 def test_a_batch_gives_each_sequence_what_it_gets_alone(
-    engine: Callable[[Precision], PairEngine], precision: Precision, batch: list[Tokens]
+    engine: Callable[[Precision], Engine], precision: Precision, batch: list[Tokens]
 ) -> None:
     together = flat(engine(precision).logprobs(batch))
     alone = flat([engine(precision).logprobs([tokens])[0] for tokens in batch])
@@ -196,7 +196,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(
 @few_examples
 @given(tokens=sequences, tail=batches)
 def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
-    engine: Callable[[Precision], PairEngine], precision: Precision, tokens: Tokens, tail: list[Tokens]
+    engine: Callable[[Precision], Engine], precision: Precision, tokens: Tokens, tail: list[Tokens]
 ) -> None:
     longer = np.concatenate([tokens, tail[0]])
     for before, after in zip(
@@ -206,7 +206,7 @@ def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
 
 
 def test_what_lines_share_goes_through_the_matrices_once(
-    engine: Callable[[Precision], PairEngine], monkeypatch: pytest.MonkeyPatch
+    engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
     product = torch_model._product
@@ -223,7 +223,7 @@ def test_what_lines_share_goes_through_the_matrices_once(
     assert set(rows) == {40 + 3 * 2}
 
 
-def engine_path(engine: Callable[[Precision], PairEngine]) -> Path:
+def engine_path(engine: Callable[[Precision], Engine]) -> Path:
     opened = engine(Precision.INT8)
     assert isinstance(opened, torch_engine.TorchEngine)
     return opened._folders[0][1].parent
@@ -249,7 +249,7 @@ def test_the_head_never_holds_all_tokens_and_the_vocabulary(
 
 @of_each_kind
 def test_one_model_at_a_time_gives_the_same_bits(
-    exported: Exported, engine: Callable[[Precision], PairEngine], precision: Precision
+    exported: Exported, engine: Callable[[Precision], Engine], precision: Precision
 ) -> None:
     alternating = open_engine(exported(UNTIED, precision), EngineOptions(residency=Residency.ALTERNATE))
     window = [pack([tokens], [0]) for tokens in UNTIED.sequences()]
@@ -332,7 +332,7 @@ def test_kernels_that_do_not_work_are_named(exported: Exported, monkeypatch: pyt
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(
-    engine: Callable[[Precision], PairEngine], monkeypatch: pytest.MonkeyPatch
+    engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = engine_path(engine)

@@ -29,8 +29,8 @@ from stepscore.enums import (
     Residency,
     Target,
 )
-from stepscore.memory.estimate import Load, estimate
-from stepscore.memory.fit import settle
+from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.template import Template
 
@@ -117,9 +117,9 @@ RESIDENCIES = st.sampled_from([Residency.RESIDENT, Residency.ALTERNATE, Residenc
 SETTINGS = st.builds(
     Settings, RESIDENCIES, st.integers(1, 100_000), st.integers(1, 1_000_000), st.integers(1, 10_000)
 )
-LOADS = st.builds(Load, *[st.integers(0, 1_000_000)] * 3)
+LOADS = st.builds(PeakLoad, *[st.integers(0, 1_000_000)] * 3)
 
 
 def total(pair: Manifest, residency: Residency, tokens: int) -> int:
     """What the pair needs with this residency and batch."""
-    return estimate(pair, settle(pair, residency=residency, max_batch_tokens=tokens)).total
+    return estimate(pair, fit_settings(pair, residency=residency, max_batch_tokens=tokens)).total

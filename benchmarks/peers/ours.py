@@ -11,9 +11,9 @@ from benchmarks.peers.contender import Models, PairLogprobs, Tokens
 from stepscore.artifact.pair import Pair
 from stepscore.bench import planned, windows
 from stepscore.engine import open_engine
-from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Residency
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings, usual_batch_tokens
 
 
@@ -38,7 +38,7 @@ class Ours:
         """Open the pair; the checkpoints are not needed any more."""
         pair = Pair.open(self.pair)
         tokens = usual_batch_tokens(pair.manifest)  # whatever memory the others leave
-        settings = settle(pair.manifest, residency=Residency.RESIDENT, max_batch_tokens=tokens)
+        settings = fit_settings(pair.manifest, residency=Residency.RESIDENT, max_batch_tokens=tokens)
         options = EngineOptions(threads=self.threads, head_rows=settings.head_rows)
         return LoadedPair(open_engine(pair, options), settings, self.share)
 
@@ -47,7 +47,7 @@ class Ours:
 class LoadedPair:
     """An engine and how its windows are planned."""
 
-    engine: PairEngine
+    engine: Engine
     settings: Settings
     share: bool = True
 
@@ -61,6 +61,6 @@ class LoadedPair:
         groups = planned(window, self.settings, share=self.share)
         results: dict[int, PairLogprobs] = {}
         for group, logprobs in zip(groups, self.engine.run([group.batch for group in groups]), strict=True):
-            for member, pairs in zip(group.members, group.batch.pairs, strict=True):
+            for member, pairs in zip(group.members, group.batch.target_of, strict=True):
                 results[member] = logprobs["policy"][pairs], logprobs["reference"][pairs]
         return [results[member] for member in range(len(window))]

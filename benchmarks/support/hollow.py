@@ -34,7 +34,7 @@ from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.manifest import Facts, manifest_of
-from stepscore_export.pipeline.plan import settle
+from stepscore_export.pipeline.plan import resolve_options
 from stepscore_export.weights.weight_file import ALIGNMENT, TensorRef, numpy_dtype
 from stepscore_export.weights.writer import store_unit
 
@@ -48,7 +48,7 @@ def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) 
     paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
     output = folder / "pair"
     distance = Distance(DISTANCE, {})
-    options = settle(options, distance)
+    options = resolve_options(options, distance)
     with Checkpoint.open(paths["policy"]) as policy, Checkpoint.open(paths["reference"]) as reference:
         checkpoints: Members = {"policy": policy, "reference": reference}
         files: dict[str, FileEntry] = {}

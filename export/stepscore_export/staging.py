@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.fileio import unwritable
+from stepscore.fileio import os_errors_as_output_errors
 
 
 class Stage:
@@ -26,26 +26,26 @@ class Stage:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file and take note of its size and hash."""
-        with unwritable(self.target):
+        with os_errors_as_output_errors(self.target):
             (self.folder / name).write_bytes(data)
         self.files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
     def take(self, path: Path) -> None:
         """Take note of a file that somebody else has written into the stage."""
-        with unwritable(self.target), path.open("rb") as file:
+        with os_errors_as_output_errors(self.target), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = path.relative_to(self.folder).as_posix()
         self.files[name] = FileEntry(path.stat().st_size, digest)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write manifest.json, the one file that it does not list."""
-        with unwritable(self.target):
+        with os_errors_as_output_errors(self.target):
             (self.folder / MANIFEST).write_bytes(manifest.encode())
 
     def seal(self, manifest: Manifest) -> None:
         """Write the manifest, flush everything to the disk and rename the stage to the target."""
         self.write_manifest(manifest)
-        with unwritable(self.target):
+        with os_errors_as_output_errors(self.target):
             for path in sorted(self.folder.rglob("*"), reverse=True):
                 _sync(path)
             _sync(self.folder)
@@ -66,13 +66,13 @@ def stage(target: Path, *, force: bool) -> Iterator[Stage]:
     folder, retired, lock = (
         target.with_name(f".{target.name}.{end}") for end in ("stage", "retired", "lock")
     )
-    with unwritable(target):
+    with os_errors_as_output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock, target):
-        with unwritable(target):
+        with os_errors_as_output_errors(target):
             _recover(target, retired)
         _check_replaceable(target, force=force)
-        with unwritable(target):
+        with os_errors_as_output_errors(target):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         try:
@@ -92,7 +92,7 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
         return
     if target.is_symlink() or not target.is_dir():
         raise OutputExists(f"{target} exists and is not a folder", hint="choose another --output")
-    with unwritable(target):
+    with os_errors_as_output_errors(target):
         entries = [path.name for path in target.iterdir()]
     if not entries:
         return
@@ -119,7 +119,7 @@ def _recover(target: Path, retired: Path) -> None:
 
 @contextmanager
 def _locked(lock: Path, target: Path) -> Iterator[None]:
-    with unwritable(target):
+    with os_errors_as_output_errors(target):
         file = lock.open("a")
     with file:
         try:

@@ -10,8 +10,8 @@ from parity_tests.support.fp64_reference import Numerics, Tokens, pair_logprobs
 from parity_tests.support.random_pairs import Models, RandomPair
 
 from stepscore.artifact.pair import Pair
-from stepscore.engine.base import EngineOptions, PairEngine
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.base import Engine, EngineOptions
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Residency
 from stepscore_export.fidelity import Scores, as_float64
 from stepscore_export.options import ExportOptions
@@ -36,7 +36,7 @@ class Workshop:
         self._models: dict[Source, Models] = {}
         self._references: dict[tuple[RandomPair, Numerics], Scores] = {}
         self._exports: dict[tuple[Models, ExportOptions, Path | None], Path] = {}
-        self._engines: dict[tuple[Path, Residency], Engine] = {}
+        self._engines: dict[tuple[Path, Residency], OrtEngine] = {}
 
     def models(self, pair: Source) -> Models:
         if pair not in self._models:
@@ -67,10 +67,10 @@ class Workshop:
         options: ExportOptions,
         residency: Residency = Residency.RESIDENT,
         calibration: Path | None = None,
-    ) -> Engine:
+    ) -> OrtEngine:
         key = self.exported(models, options, calibration), residency
         if key not in self._engines:
-            self._engines[key] = Engine(Pair.open(key[0]), EngineOptions(residency=residency, threads=1))
+            self._engines[key] = OrtEngine(Pair.open(key[0]), EngineOptions(residency=residency, threads=1))
         return self._engines[key]
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Workshop:
             engine.close()
 
 
-def scored(engine: PairEngine, sequences: Sequence[Tokens]) -> Scores:
+def scored(engine: Engine, sequences: Sequence[Tokens]) -> Scores:
     """The log-probs of both models, in batches as a job makes them."""
     batches = [list(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
     return as_float64([pair for batch in batches for pair in engine.logprobs(batch)])

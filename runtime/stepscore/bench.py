@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.batch import Group
+from stepscore.batching.batch import BatchGroup
 from stepscore.batching.planner import plan
 from stepscore.batching.trie import Int64
 from stepscore.engine import open_engine
-from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.system import available_cores
@@ -52,7 +52,7 @@ class Timing(msgspec.Struct, frozen=True):
     sharing: float | None
 
 
-class Report(msgspec.Struct, frozen=True):
+class BenchReport(msgspec.Struct, frozen=True):
     """What `stepscore bench` found. Seconds are of the wall clock, `peak_mb` is the peak resident set.
 
     `first_result_seconds` is the first run of the first workload's first sequence, which also reads the
@@ -120,9 +120,11 @@ def rate(tokens: int, seconds: Sequence[float]) -> Rate:
     return Rate(median(each), each[0], each[-1], len(each))
 
 
-def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Report:
+def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> BenchReport:
     """Open a pair and time the workloads, of which there is at least one."""
-    settings = settle(pair.manifest, residency=choices.residency, max_batch_tokens=choices.max_batch_tokens)
+    settings = fit_settings(
+        pair.manifest, residency=choices.residency, max_batch_tokens=choices.max_batch_tokens
+    )
     options = EngineOptions(
         provider=choices.provider,
         residency=settings.residency,
@@ -137,7 +139,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Repo
     timings = [timed(engine, workload, settings, choices.repeats) for workload in workloads]
     provider = engine.provider.value
     engine.close()
-    return Report(
+    return BenchReport(
         pair=str(pair.path),
         provider=provider,
         threads=choices.threads or available_cores(),
@@ -150,7 +152,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Repo
     )
 
 
-def facts(report: Report) -> Iterator[tuple[str, str]]:
+def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
     """Yield names and values for a table of two columns."""
     yield "pair", report.pair
     yield (
@@ -172,7 +174,7 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "peak memory", f"{report.peak_mb:,.0f} MB resident"
 
 
-def timed(engine: PairEngine, workload: Workload, settings: Settings, repeats: int) -> Timing:
+def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:
     """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
     shared: list[float] = []
     alone: list[float] = []
@@ -186,7 +188,7 @@ def timed(engine: PairEngine, workload: Workload, settings: Settings, repeats: i
     return Timing(workload.name, len(workload.sequences), workload.tokens, speed, factor)
 
 
-def seconds_of(engine: PairEngine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
+def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
     """Plan and run a workload once; return the seconds."""
     started = time.perf_counter()
     for window in windows(workload.sequences, settings.window_tokens):
@@ -195,10 +197,12 @@ def seconds_of(engine: PairEngine, workload: Workload, settings: Settings, *, sh
     return time.perf_counter() - started
 
 
-def planned(window: Sequence[Int64], settings: Settings, *, share: bool = True) -> list[Group]:
+def planned(window: Sequence[Int64], settings: Settings, *, share: bool = True) -> list[BatchGroup]:
     """Cut a window into batches, every token scored."""
     budget = settings.max_batch_tokens
-    return plan(window, [0] * len(window), budget, share=share, holds_scores=settings.holds_scores)
+    return plan(
+        window, [0] * len(window), budget, share=share, materializes_scores=settings.materializes_scores
+    )
 
 
 def windows(sequences: Iterable[Int64], max_tokens: int) -> Iterator[list[Int64]]:

@@ -16,7 +16,7 @@ def read_ahead(descriptor: int, offset: int, size: int) -> None:
         os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def write_whole(target: Path, parts: Iterable[bytes]) -> None:
+def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
     """Write beside the target, then take its place; an error (OutputUnwritable) leaves what was there.
 
     A device or a pipe has no place to take: it is written to. A link stays one.
@@ -50,7 +50,7 @@ def _write_into(device: Path, parts: Iterable[bytes]) -> None:
 
 
 @contextmanager
-def unwritable(path: Path) -> Iterator[None]:
+def os_errors_as_output_errors(path: Path) -> Iterator[None]:
     """Raise OutputUnwritable where writing to `path` fails (no space, no permission)."""
     try:
         yield

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.prefetch import ahead
-from stepscore.batching.windows import Input, Window, Windows
+from stepscore.batching.prefetch import prefetch
+from stepscore.batching.windows import Input, Window, WindowPlanner
 from stepscore.engine import open_engine
-from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.records import Outcome, Result
 from stepscore.rewards import rewards
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Scorer:
     """An open pair, what is summed (`windows`) and how it is scaled (`beta`)."""
 
-    def __init__(self, pair: Pair, engine: PairEngine, windows: Windows, *, beta: float) -> None:
+    def __init__(self, pair: Pair, engine: Engine, windows: WindowPlanner, *, beta: float) -> None:
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be a positive number")
         self.pair = pair
@@ -66,7 +66,7 @@ class Scorer:
         with alike once; it is there to be switched off in benchmarks.
         """
         opened = Pair.open(pair)
-        settings = settle(
+        settings = fit_settings(
             opened.manifest,
             residency=Residency(residency),
             memory_limit=memory_limit,
@@ -80,14 +80,14 @@ class Scorer:
             gpu_mem_limit=memory_limit,
             head_rows=settings.head_rows,
         )
-        windows = Windows(
+        windows = WindowPlanner(
             opened.encoder(),
             Convention(convention),
             settings.max_batch_tokens,
             settings.window_tokens,
             tokens=tokens,
             share=share,
-            holds_scores=settings.holds_scores,
+            materializes_scores=settings.materializes_scores,
         )
         beta = opened.manifest.beta if beta is None else beta
         return cls(opened, open_engine(opened, options), windows, beta=beta)
@@ -119,7 +119,7 @@ class Scorer:
         Windows are filled with valid records only, so a bad one changes no other record's batch, and with it
         no bit of its numbers.
         """
-        with closing(ahead(self._windows.of(items))) as windows:
+        with closing(prefetch(self._windows.of(items))) as windows:
             for window in windows:
                 outcomes = self._outcomes(window)
                 for item in window.items:
@@ -151,7 +151,7 @@ class Scorer:
         position = 0
         scored = self._engine.run([group.batch for group in window.groups])
         for group, logprobs in zip(window.groups, scored, strict=True):
-            for member, pairs in zip(group.members, group.batch.pairs, strict=True):
+            for member, pairs in zip(group.members, group.batch.target_of, strict=True):
                 ours, theirs = logprobs["policy"][pairs], logprobs["reference"][pairs]
                 done[member] = self._result(window.prompts[member], ours, theirs)
             while position in done:

@@ -25,7 +25,7 @@ from testing.fake_contenders import Crashing, Echo, Full, Missing, Refusing
 from tests.conftest import PairOf
 
 from stepscore.artifact.pair import Pair
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.enums import Activations, Coding, Precision, Provider, Target
 
@@ -62,7 +62,7 @@ def test_our_contender_gives_the_engines_numbers_in_input_order(tiny_pair: Path,
     rng = np.random.default_rng(0)
     start = rng.integers(0, TINY.vocab_size, 20)
     sequences = [np.concatenate([start, rng.integers(0, TINY.vocab_size, n)]) for n in (3, 30, 1)]
-    engine = Engine(Pair.open(tiny_pair))
+    engine = OrtEngine(Pair.open(tiny_pair))
     ours = Ours("fp32", tiny_pair, 1, share).load(NOWHERE).logprobs(sequences)
     for sequence, found in zip(sequences, ours, strict=True):
         (alone,) = engine.logprobs([sequence])

@@ -17,7 +17,7 @@ from tests.conftest import Checkpoints
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.batching.batch import Batch
-from stepscore.engine.base import Logprobs
+from stepscore.engine.base import PairLogprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
 from stepscore.records import Record, Result
@@ -257,9 +257,9 @@ def test_a_logprob_that_is_not_finite_is_an_error_of_its_record_alone(
     with load(tiny_pair) as broken:
         run = broken._engine.run
 
-        def spoiled(batches: Sequence[Batch]) -> Iterator[Logprobs]:
+        def spoiled(batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
             for batch, logprobs in zip(batches, run(batches), strict=True):
-                logprobs[model][batch.pairs[1][-5]] = value  # type: ignore[literal-required]
+                logprobs[model][batch.target_of[1][-5]] = value  # type: ignore[literal-required]
                 yield logprobs
 
         broken._engine.run = spoiled  # type: ignore[method-assign]

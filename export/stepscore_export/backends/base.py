@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ExportEstimate:
     """Sizes in bytes, time in seconds; `weight_bytes` by the folder of the unit."""
 
     parameters: int

@@ -12,8 +12,8 @@ from stepscore.artifact.manifest import CONFIG
 from stepscore.engine.pytorch import loading
 from stepscore.enums import Precision
 from stepscore.errors import OutputUnwritable
-from stepscore.fileio import unwritable
-from stepscore_export.backends.base import Estimate
+from stepscore.fileio import os_errors_as_output_errors
+from stepscore_export.backends.base import ExportEstimate
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.options import BitsandbytesOptions
@@ -29,13 +29,13 @@ BASE_BYTES = 450 << 20  # Python, torch, transformers, bitsandbytes, onnxruntime
 PARAMETERS_PER_SECOND = 8e6
 
 
-def estimate_bitsandbytes(checkpoints: Members, options: BitsandbytesOptions) -> Estimate:
+def estimate_bitsandbytes(checkpoints: Members, options: BitsandbytesOptions) -> ExportEstimate:
     """Predict weight files closely, memory and time roughly."""
     parameters = sum(model.parameters() for model in checkpoints.values())
     stored: dict[str, int] = {
         name: weight_bytes(model, options.precision) for name, model in checkpoints.items()
     }
-    return Estimate(
+    return ExportEstimate(
         parameters=parameters,
         source_bytes=sum(model.num_bytes() for model in checkpoints.values()),
         weight_bytes=stored,
@@ -64,7 +64,7 @@ def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     return total
 
 
-def _write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Precision) -> None:
+def write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Precision) -> None:
     """Save one model's folder into the stage, and take note of its files."""
     import torch  # noqa: PLC0415
     from transformers import GenerationConfig  # noqa: PLC0415
@@ -79,7 +79,7 @@ def _write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Pr
     model.generation_config = GenerationConfig()
     folder = staged.folder / name
     try:
-        with unwritable(folder):
+        with os_errors_as_output_errors(folder):
             model.save_pretrained(folder, safe_serialization=True)
     except SafetensorError as error:
         raise OutputUnwritable(f"cannot write {folder}: {error}", hint="free space") from None

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS, layer_file, unsigned_file
 from stepscore.enums import Coding
-from stepscore.fileio import unwritable
+from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.backends.optimum import TracedWeights, traced_graphs
 from stepscore_export.backends.optimum_trace import trace
 from stepscore_export.checkpoint.checkpoint import Members
@@ -35,9 +35,10 @@ def unit_members(checkpoints: Members, options: ExportOptions) -> dict[str, Memb
     return {name: {name: checkpoint} for name, checkpoint in checkpoints.items()}
 
 
-def _write_weights(staged: Stage, name: str, store: Callable[[WeightFile], Weights]) -> Weights:
+def write_weights(staged: Stage, name: str, store: Callable[[WeightFile], Weights]) -> Weights:
+    """Write weights.bin of one unit through `store`, and add it to the files of the stage."""
     folder = staged.folder / name
-    with unwritable(folder):
+    with os_errors_as_output_errors(folder):
         folder.mkdir()
     with WeightFile(folder / WEIGHTS) as file:
         weights = store(file)

@@ -12,7 +12,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.enums import Activations, Exporter
 from stepscore_export.options import BitsandbytesOptions, ExportOptions
 from stepscore_export.pipeline.export import export_bitsandbytes, export_pair
-from stepscore_export.pipeline.plan import Options, _Plan, _plan
+from stepscore_export.pipeline.plan import ExportPlan, Options, plan_export
 from stepscore_export.staging import check_output
 from stepscore_export.validation.texts import bundled_texts, read_texts
 
@@ -33,7 +33,7 @@ def run_export(
     check_output(output, force=force)
     texts = read_texts(fidelity_data) if fidelity_data is not None else bundled_texts()
     calibration_texts = read_texts(calibration) if calibration is not None else None
-    plan = _plan(policy, reference, options, (texts, calibration_texts))
+    plan = plan_export(policy, reference, options, (texts, calibration_texts))
     if dry_run:
         _print_plan(plan, output)
         return
@@ -65,7 +65,7 @@ def run_export(
         _print_summary(pair, plan.options, time.monotonic() - started)
 
 
-def _print_plan(plan: _Plan, output: Path) -> None:
+def _print_plan(plan: ExportPlan, output: Path) -> None:
     needs, options = plan.needs, plan.options
     weights = ", ".join(f"{folder} {_size(count)}" for folder, count in needs.weight_bytes.items())
     for name, value in {

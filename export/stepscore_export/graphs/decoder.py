@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
-from stepscore_export.graphs.linear import Rows, Streams
+from stepscore_export.graphs.linear import LinearInputs, Streams
 from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import (
     BlockMatrix,
@@ -40,7 +40,7 @@ from stepscore_export.weights.layout import (
 from stepscore_export.weights.weight_file import TensorRef
 
 ATTENTION = "GroupQueryAttention"
-TAPS = ("into_qkv", "into_output", "into_mlp", "into_down")
+INTERMEDIATE_OUTPUTS = ("into_qkv", "into_output", "into_mlp", "into_down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ def tapped_layer_graph(
     g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
     width = ("n", "width")
     return g.finish(
-        *outputs, *((g.op("Identity", g.taps[name]), name, shape.compute, width) for name in TAPS)
+        *outputs,
+        *((g.op("Identity", g.taps[name]), name, shape.compute, width) for name in INTERMEDIATE_OUTPUTS),
     )
 
 
@@ -186,7 +187,7 @@ def _attention(
 ) -> Streams:
     # normed [n, H] -> [len(unpad), H]
     g.taps["into_qkv"] = normed[0]
-    projected = Rows(g, normed).times(layer.qkv)
+    projected = LinearInputs(g, normed).matmul(layer.qkv)
     attended = tuple(
         _attend(g, g.op("Add", qkv, g.weight(bias)), tables, shared, unpad)
         for qkv, bias, *tables in zip(
@@ -194,7 +195,7 @@ def _attention(
         )
     )
     g.taps["into_output"] = attended[0]
-    return Rows(g, attended).times(layer.output)
+    return LinearInputs(g, attended).matmul(layer.output)
 
 
 def _attend(
@@ -237,11 +238,11 @@ def _heads(g: GraphBuilder) -> dict[str, int]:
 def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
     g.taps["into_mlp"] = normed[0]
-    rows = Rows(g, normed)
-    gates, ups = rows.times(layer.gate), rows.times(layer.up)  # [n, I]
+    rows = LinearInputs(g, normed)
+    gates, ups = rows.matmul(layer.gate), rows.matmul(layer.up)  # [n, I]
     activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
     g.taps["into_down"] = activated[0]
-    return Rows(g, activated).times(layer.down)
+    return LinearInputs(g, activated).matmul(layer.down)
 
 
 def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:

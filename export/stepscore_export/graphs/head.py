@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from stepscore_export.graphs.builder import FLOAT, INT64, GraphBuilder
-from stepscore_export.graphs.linear import Rows
+from stepscore_export.graphs.linear import LinearInputs
 from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import HeadTile
 
@@ -27,8 +27,8 @@ def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
     hidden = [g.input(name, g.compute, "m", shape.hidden_size) for name in shape.named("hidden")]
     chosen = g.input("rows", INT64, "c")
     targets = g.input("targets", INT64, "t", 2)
-    chunk = Rows(g, tuple(g.op("Gather", stream, chosen) for stream in hidden))
-    tiles = [[_tile(g, logits, targets, tile) for logits in chunk.times(tile.matrix)] for tile in head]
+    chunk = LinearInputs(g, tuple(g.op("Gather", stream, chosen) for stream in hidden))
+    tiles = [[_tile(g, logits, targets, tile) for logits in chunk.matmul(tile.matrix)] for tile in head]
     parts = [g.op("Concat", *of_stream, axis=-1) for of_stream in zip(*tiles, strict=True)]
     size = ("t", 2, len(head))
     return g.finish(

@@ -16,7 +16,7 @@ SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no 
 
 
 @dataclass(frozen=True, slots=True)
-class _RoundedRows:
+class QuantizedActivations:
     """Rows [n, K] as unsigned 8-bit codes around 128, one scale a row [n, 1], times one constant."""
 
     g: GraphBuilder
@@ -25,7 +25,7 @@ class _RoundedRows:
     factor: float
 
     @classmethod
-    def of(cls, g: GraphBuilder, rows: ir.Value) -> _RoundedRows:
+    def of(cls, g: GraphBuilder, rows: ir.Value) -> QuantizedActivations:
         """Round to the nearest of the codes 1 .. 255: scale = max |x| / 127."""
         highest, lowest = (
             g.op(reduction, rows, g.constant("last", -1), keepdims=1)
@@ -35,15 +35,15 @@ class _RoundedRows:
         scale = g.op("Mul", largest, g.constant("one_127th", 1 / 127, dtype=FLOAT))
         return cls(g, _quantized(g, rows, scale), scale, 1.0)
 
-    def rest(self, rows: ir.Value) -> _RoundedRows:
+    def rest(self, rows: ir.Value) -> QuantizedActivations:
         """Round what the codes leave of these rows, at most half a step: the scale is 1/254 of theirs."""
         g = self.g
         flat, zeros = _per_row(g, self.scale)
         left = g.op("Sub", rows, g.op("DequantizeLinear", self.codes, flat, zeros, axis=0))
         scale = g.op("Mul", self.scale, g.constant("one_254th", 1 / 254, dtype=FLOAT))
-        return _RoundedRows(g, _quantized(g, left, scale), self.scale, 1 / 254)
+        return QuantizedActivations(g, _quantized(g, left, scale), self.scale, 1 / 254)
 
-    def times(self, matrix: ChannelMatrix) -> ir.Value:
+    def matmul(self, matrix: ChannelMatrix) -> ir.Value:
         """Return these rows times the matrix [n, N]."""
         return self.scaled(self.product(matrix))
 

@@ -22,7 +22,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from stepscore_export.graphs.builder import MICROSOFT, GraphBuilder
-from stepscore_export.graphs.integer_rows import _RoundedRows
+from stepscore_export.graphs.integer_rows import QuantizedActivations
 from stepscore_export.weights.layout import (
     BlockMatrix,
     FloatMatrix,
@@ -42,14 +42,14 @@ DEQUANTIZED_BITS = 8
 EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
 
 
-class Rows:
+class LinearInputs:
     """Streams of rows on their way into one or more matrices: what those share is computed once."""
 
     def __init__(self, g: GraphBuilder, streams: Streams) -> None:
         self._g = g
         self._streams = streams
 
-    def times(self, matrix: Matrix) -> Streams:
+    def matmul(self, matrix: Matrix) -> Streams:
         """Return the streams [n, N] of the rows times the matrix [N, K], transposed."""
         match matrix:
             case FloatMatrix():
@@ -94,24 +94,24 @@ class Rows:
         g = self._g
         reference, apart, policy = self._rounded
         base = reference.product(matrix.base)
-        if matrix.fine:
+        if matrix.high_precision_activations:
             base = g.op("Add", base, self._rest.product(matrix.base))
         base = reference.scaled(base)
-        moved = g.op("Add", apart.times(matrix.base), policy.times(matrix.difference))
+        moved = g.op("Add", apart.matmul(matrix.base), policy.matmul(matrix.difference))
         return base, g.op("Add", base, moved)
 
     @cached_property
-    def _rounded(self) -> tuple[_RoundedRows, _RoundedRows, _RoundedRows]:
+    def _rounded(self) -> tuple[QuantizedActivations, QuantizedActivations, QuantizedActivations]:
         reference, policy = self._streams
         apart = self._g.op("Sub", policy, reference)
         return (
-            _RoundedRows.of(self._g, reference),
-            _RoundedRows.of(self._g, apart),
-            _RoundedRows.of(self._g, policy),
+            QuantizedActivations.of(self._g, reference),
+            QuantizedActivations.of(self._g, apart),
+            QuantizedActivations.of(self._g, policy),
         )
 
     @cached_property
-    def _rest(self) -> _RoundedRows:
+    def _rest(self) -> QuantizedActivations:
         return self._rounded[0].rest(self._streams[0])
 
 

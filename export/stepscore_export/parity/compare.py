@@ -19,7 +19,7 @@ BIN_VALUES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class ScoredSolution:
     """One solution of L tokens and n steps as the pair scored it."""
 
     line: int  # of the input, from 1
@@ -29,7 +29,7 @@ class Solution:
     start: int  # the first log-prob that the convention sums
 
     @classmethod
-    def of(cls, line: int, result: Result, start: int) -> Solution:
+    def of(cls, line: int, result: Result, start: int) -> ScoredSolution:
         """Take what is needed of a result; ValueError unless its scorer keeps tokens."""
         ids, policy, reference = result.token_ids, result.policy_logprobs, result.reference_logprobs
         if ids is None or policy is None or reference is None:
@@ -63,7 +63,7 @@ class Profile:
     percentile90: Floats
 
 
-def compare(solutions: Sequence[Solution], truth: Scores, *, beta: float) -> Comparison:
+def compare(solutions: Sequence[ScoredSolution], truth: Scores, *, beta: float) -> Comparison:
     """Compare the pair's log-probs with `truth`, PyTorch's of policy and reference, float64 [L-1] each.
 
     Only what the convention sums counts: every token by the card's, the response by the others'.

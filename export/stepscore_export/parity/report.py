@@ -45,7 +45,7 @@ class PytorchSide(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """parity.json: `Fidelity` of the pair with PyTorch's numbers as the truth; null is infinite.
 
     A first error is the first step whose reward is below `threshold`, at which half of PyTorch's have one.
@@ -106,7 +106,7 @@ def check_output(folder: Path) -> None:
         raise OutputExists(f"{folder} holds a pair, which is sealed", hint="choose another --output")
 
 
-def write_report(folder: Path, report: Report, comparison: Comparison) -> None:
+def write_report(folder: Path, report: ParityReport, comparison: Comparison) -> None:
     """Write parity.json and the plots, each of them whole or not at all; earlier ones are replaced."""
     _write(
         folder,

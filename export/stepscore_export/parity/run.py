@@ -30,9 +30,9 @@ from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.checkpoint.tokenizer import tokenizer_difference
 from stepscore_export.fidelity import Scores
 from stepscore_export.parity import pytorch
-from stepscore_export.parity.compare import Solution, compare, is_finite
+from stepscore_export.parity.compare import ScoredSolution, compare, is_finite
 from stepscore_export.parity.pytorch import DType
-from stepscore_export.parity.report import PairSide, PytorchSide, Report, check_output, write_report
+from stepscore_export.parity.report import PairSide, ParityReport, PytorchSide, check_output, write_report
 
 MOST_NAMED = 10
 """Lines that are left out are all counted, but no more than so many are named."""
@@ -73,7 +73,7 @@ class LeftOut:
 class _Scored:
     """What the pair made of the lines that it could score."""
 
-    solutions: list[Solution]
+    solutions: list[ScoredSolution]
     beta: float
     provider: Provider
     seconds: float
@@ -113,7 +113,7 @@ def run_parity(
     solutions, truth = _finite(scored.solutions, truth, options.dtype, left_out)
     left_out.close()
     comparison = compare(solutions, truth, beta=scored.beta)
-    report = Report(
+    report = ParityReport(
         pair=PairSide(
             path=str(path),
             fingerprint=pair.fingerprint,
@@ -208,12 +208,12 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
             if isinstance(outcome, StepscoreError):
                 left_out.add(line.index + 1, outcome)
             elif isinstance(line.record, Record):
-                solutions.append(Solution.of(line.index + 1, outcome, start_of(line.record)))
+                solutions.append(ScoredSolution.of(line.index + 1, outcome, start_of(line.record)))
         return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
 def _score_in_pytorch(
-    folders: Sequence[Path], solutions: Sequence[Solution], dtype: DType, device: Device
+    folders: Sequence[Path], solutions: Sequence[ScoredSolution], dtype: DType, device: Device
 ) -> tuple[Scores, float]:
     """Score with both checkpoints, one after the other: log-probs, and the seconds of the two."""
     sequences = [solution.token_ids for solution in solutions]
@@ -226,8 +226,8 @@ def _score_in_pytorch(
 
 
 def _finite(
-    solutions: Sequence[Solution], truth: Scores, dtype: DType, left_out: LeftOut
-) -> tuple[list[Solution], Scores]:
+    solutions: Sequence[ScoredSolution], truth: Scores, dtype: DType, left_out: LeftOut
+) -> tuple[list[ScoredSolution], Scores]:
     """Leave out what PyTorch has no numbers for; NonFinite where that is everything."""
     kept = []
     for solution, logprobs in zip(solutions, truth, strict=True):

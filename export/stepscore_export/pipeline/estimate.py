@@ -8,7 +8,7 @@ from stepscore.artifact.graph_contract import TILE, piece_rows
 from stepscore.batching.planner import MAX_PADDING
 from stepscore.enums import Coding, Exporter, Precision
 from stepscore.memory.settings import HEAD_ROWS
-from stepscore_export.backends.base import Estimate
+from stepscore_export.backends.base import ExportEstimate
 from stepscore_export.backends.onnx import Weights, unit_members
 from stepscore_export.backends.optimum import TracedWeights, store_traced
 from stepscore_export.checkpoint.checkpoint import Members
@@ -35,13 +35,13 @@ TRACED_ARRAYS = 4  # of [positions, intermediate_size], and of [rows of a chunk,
 ARRAYS = 9  # of [rows, intermediate_size] that are alive in a layer
 
 
-def estimate(checkpoints: Members, options: ExportOptions) -> Estimate:
+def estimate(checkpoints: Members, options: ExportOptions) -> ExportEstimate:
     """Predict weight files to the byte, memory and time roughly; the options must be settled."""
     parameters = sum(model.parameters() for model in checkpoints.values())
     units = {
         folder: _laid_out(members, options) for folder, members in unit_members(checkpoints, options).items()
     }
-    return Estimate(
+    return ExportEstimate(
         parameters=parameters,
         source_bytes=sum(model.num_bytes() for model in checkpoints.values()),
         weight_bytes={folder: num_bytes for folder, (num_bytes, _) in units.items()},

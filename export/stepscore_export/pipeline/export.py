@@ -23,8 +23,8 @@ from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.engine.pytorch.engine import require_packages
 from stepscore.enums import Activations, Coding, Exporter, Format, Target
-from stepscore_export.backends.bitsandbytes import BLOCK_SIZE, _write_model
-from stepscore_export.backends.onnx import GRAPHS_HELD, Weights, _write_weights, graphs_of, unit_members
+from stepscore_export.backends.bitsandbytes import BLOCK_SIZE, write_model
+from stepscore_export.backends.onnx import GRAPHS_HELD, Weights, graphs_of, unit_members, write_weights
 from stepscore_export.backends.optimum import store_traced
 from stepscore_export.backends.optimum_trace import PACKAGES, trace
 from stepscore_export.checkpoint.chat_template import prompt_template
@@ -33,7 +33,7 @@ from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import BitsandbytesOptions, ExportOptions
 from stepscore_export.pipeline.manifest import Facts, manifest_of, shared_architecture
-from stepscore_export.pipeline.plan import check_settled, settle
+from stepscore_export.pipeline.plan import check_settled, resolve_options
 from stepscore_export.quantization.error_propagation import NoStatistics, Statistics
 from stepscore_export.reference.calibration import MAX_TOKENS, Calibration
 from stepscore_export.staging import check_output, stage
@@ -71,7 +71,7 @@ def export_pair(
         distance = measure_distance(policy_model, reference_model)
         template, encoder = prompt_template(policy_model)
         facts = Facts(checkpoints, template, distance, None if calibration is None else calibration.name)
-        options = settle(options, distance)
+        options = resolve_options(options, distance)
         check_settled(options, calibration)
         texts = texts or bundled_texts()
         work = FIDELITY_WORK // sum(model.parameters() for model in checkpoints.values())
@@ -94,7 +94,7 @@ def export_pair(
                 return lambda file: store_unit(members, file, options, advance, statistics)
 
             units = {
-                folder: (members, _write_weights(staged, folder, store(members, name=folder)))
+                folder: (members, write_weights(staged, folder, store(members, name=folder)))
                 for folder, members in unit_members(checkpoints, options).items()
             }
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
@@ -154,7 +154,7 @@ def export_bitsandbytes(
         with stage(target, force=force) as staged:
             for name, checkpoint in checkpoints.items():
                 progress(f"quantising the {name}", 0)
-                _write_model(staged, name, checkpoint, options.precision)
+                write_model(staged, name, checkpoint, options.precision)
                 progress(f"quantising the {name}", checkpoint.parameters())
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
             manifest = Manifest(

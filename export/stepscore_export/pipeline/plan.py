@@ -9,7 +9,7 @@ from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 from stepscore.engine.pytorch.engine import require_packages
 from stepscore.enums import Activations, Coding, Exporter, Products
 from stepscore.errors import ExportError
-from stepscore_export.backends.base import Estimate
+from stepscore_export.backends.base import ExportEstimate
 from stepscore_export.backends.bitsandbytes import estimate_bitsandbytes
 from stepscore_export.backends.optimum_trace import require_optimum
 from stepscore_export.checkpoint.chat_template import prompt_template
@@ -22,7 +22,7 @@ from stepscore_export.reference.calibration import MAX_TOKENS
 from stepscore_export.validation.texts import Texts, encode_texts
 
 
-def settle(options: ExportOptions, distance: Distance) -> ExportOptions:
+def resolve_options(options: ExportOptions, distance: Distance) -> ExportOptions:
     """Return the options with every choice made that was left to us."""
     if choose_coding(options, distance) is Coding.DIFFERENCE:
         products = Products.MERGED if options.merged else Products.SEPARATE
@@ -61,15 +61,18 @@ Options = ExportOptions | BitsandbytesOptions
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class ExportPlan:
     """What an export will do, and what that needs."""
 
     options: Options
     distance: Distance
-    needs: Estimate
+    needs: ExportEstimate
 
 
-def _plan(policy: str, reference: str, options: Options, texts: tuple[Texts, Texts | None]) -> _Plan:
+def plan_export(
+    policy: str, reference: str, options: Options, texts: tuple[Texts, Texts | None]
+) -> ExportPlan:
+    """Open both checkpoints, make every choice, and estimate what the export takes."""
     with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
         check_pair(policy_model, reference_model)
         _, encoder = prompt_template(policy_model)
@@ -80,7 +83,7 @@ def _plan(policy: str, reference: str, options: Options, texts: tuple[Texts, Tex
         checkpoints: Members = {"policy": policy_model, "reference": reference_model}
         if isinstance(options, BitsandbytesOptions):
             require_packages()
-            return _Plan(options, distance, estimate_bitsandbytes(checkpoints, options))
-        settled = settle(options, distance)
+            return ExportPlan(options, distance, estimate_bitsandbytes(checkpoints, options))
+        settled = resolve_options(options, distance)
         check_settled(settled, texts[1])
-        return _Plan(settled, distance, estimate(checkpoints, settled))
+        return ExportPlan(settled, distance, estimate(checkpoints, settled))

@@ -9,7 +9,7 @@ from stepscore_export.quantization.rounding import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class LayerSpread:
+class LayerErrorPropagation:
     """The spread of a layer's matrices by what they read (feedback.Moments.spread), None if unknown."""
 
     qkv: Floats | None = None
@@ -21,7 +21,7 @@ class LayerSpread:
 class Statistics(Protocol):
     """What is known of a model's inputs, asked for in the order in which weights are stored."""
 
-    def layer(self, index: int) -> LayerSpread:
+    def layer(self, index: int) -> LayerErrorPropagation:
         """Return the spread of one layer; layers are asked for one after the other."""
         ...
 
@@ -33,9 +33,9 @@ class Statistics(Protocol):
 class NoStatistics:
     """Nothing is known: everything is rounded to the nearest code."""
 
-    def layer(self, index: int) -> LayerSpread:
+    def layer(self, index: int) -> LayerErrorPropagation:
         """Return nothing."""
-        return LayerSpread()
+        return LayerErrorPropagation()
 
     def head(self) -> Floats | None:
         """Return nothing."""

@@ -26,7 +26,7 @@ COLUMNS_AT_ONCE = 32  # between two matrix products that carry their errors over
 DAMPING = 0.01  # of the mean second moment, added to all: columns that never vary stay solvable
 
 
-class Moments:
+class Hessian:
     """Second moments x^T x of the rows [T, K] that enter a matrix, within groups of columns."""
 
     def __init__(self, columns: int, group: int = GROUP) -> None:

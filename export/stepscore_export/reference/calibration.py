@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.graphs.decoder import TAPS
-from stepscore_export.quantization.error_propagation import LayerSpread
-from stepscore_export.quantization.gptq import GROUP, Moments
+from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
+from stepscore_export.quantization.error_propagation import LayerErrorPropagation
+from stepscore_export.quantization.gptq import GROUP, Hessian
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
 
@@ -31,21 +31,21 @@ class Calibration:
         self._group = max(GROUP, block_size)
         self._model = ExactModel(reference, sequences, scratch)
 
-    def layer(self, index: int) -> LayerSpread:
+    def layer(self, index: int) -> LayerErrorPropagation:
         """Run layer `index`, which must be the next one."""
-        moments: dict[str, Moments] = {}
+        moments: dict[str, Hessian] = {}
 
-        def see(name: str, rows: Rows) -> None:
-            moments.setdefault(name, Moments(rows.shape[1], self._group)).add(rows)
+        def on_input(name: str, rows: Rows) -> None:
+            moments.setdefault(name, Hessian(rows.shape[1], self._group)).add(rows)
 
-        self._model.advance(see)
-        return LayerSpread(*(moments[name].spread() for name in TAPS))
+        self._model.run_next_layer(on_input)
+        return LayerErrorPropagation(*(moments[name].spread() for name in INTERMEDIATE_OUTPUTS))
 
     def head(self) -> Floats:
         """Return the spread of the head's inputs."""
-        moments: Moments | None = None
+        moments: Hessian | None = None
         for rows in self._model.hidden():
-            moments = moments or Moments(rows.shape[1], self._group)
+            moments = moments or Hessian(rows.shape[1], self._group)
             moments.add(rows)
         assert moments is not None  # there is at least one sequence
         return moments.spread()

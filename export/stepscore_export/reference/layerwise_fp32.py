@@ -21,16 +21,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import WEIGHTS, layer_file
-from stepscore.batching.batch import Group
+from stepscore.batching.batch import BatchGroup
 from stepscore.batching.planner import plan
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
-from stepscore.fileio import unwritable
+from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
-from stepscore_export.graphs.decoder import TAPS, layer_graph, tapped_layer_graph
+from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, Advance
@@ -41,7 +41,7 @@ BATCH_ROWS = 512
 """Rows in one run of a layer: bounds its activations. A longer sequence goes alone."""
 
 Rows = NDArray[np.float32]
-See = Callable[[str, Rows], None]
+OnInput = Callable[[str, Rows], None]
 """Called with the name of a tap and rows [n, K]."""
 
 _PRECISIONS = MappingProxyType(
@@ -53,7 +53,7 @@ _PRECISIONS = MappingProxyType(
 )
 
 
-def exact_logprobs(
+def fp32_logprobs(
     policy: Checkpoint,
     reference: Checkpoint,
     sequences: Sequence[NDArray[np.int64]],
@@ -76,7 +76,7 @@ def exact_logprobs(
 class _Part:
     """Some of the sequences, packed, and how far their rows have come: [n, H]; after all layers [m, H]."""
 
-    group: Group
+    group: BatchGroup
     rows: Rows
 
 
@@ -94,23 +94,23 @@ class ExactModel:
         self._scratch = scratch
         self._progress = progress
         self._next_layer = 0
-        # Nothing is shared, so that `see` is shown a token as often as it occurs, and a row has one target.
+        # No prefix sharing: `on_input` sees a token as often as it occurs, and each row has one target.
         groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False)
         self._parts = [_Part(group, _embedded(checkpoint, group.batch.input_ids)) for group in groups]
 
-    def advance(self, see: See | None = None) -> None:
+    def run_next_layer(self, on_input: OnInput | None = None) -> None:
         """Run the next layer; raises IndexError after the last.
 
-        `see` is called with the rows that enter its matrices, by the names of graph.TAPS, part by part.
+        `on_input` gets the activations entering its matrices, named as in INTERMEDIATE_OUTPUTS, in parts.
         """
         if self._next_layer == self._checkpoint.config.num_hidden_layers:
             raise IndexError(f"all {self._next_layer} layers have run")
-        with unwritable(self._scratch):
+        with os_errors_as_output_errors(self._scratch):
             folder = tempfile.TemporaryDirectory(prefix="exact-", dir=self._scratch)
         with folder as name:
-            graph = self._write_layer(Path(name), self._next_layer, tapped=see is not None)
+            graph = self._write_layer(Path(name), self._next_layer, tapped=on_input is not None)
             self._checkpoint.read_ahead(self._names_after(self._next_layer))
-            done = _run_layer(graph, self._parts, see)
+            done = _run_layer(graph, self._parts, on_input)
         for part, rows in zip(self._parts, done, strict=True):
             part.rows = rows
         self._next_layer += 1
@@ -128,7 +128,7 @@ class ExactModel:
         scores = {
             member: logprobs[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)
-            for member, pairs in zip(part.group.members, part.group.batch.pairs, strict=True)
+            for member, pairs in zip(part.group.members, part.group.batch.target_of, strict=True)
         }
         return [scores[index] for index in range(len(scores))]
 
@@ -139,7 +139,7 @@ class ExactModel:
 
     def _finish(self) -> None:
         while self._next_layer < self._checkpoint.config.num_hidden_layers:
-            self.advance()
+            self.run_next_layer()
 
     def _names_after(self, index: int) -> list[str]:
         """Return the tensors that are read once layer `index` has run: those of the next, or the head."""
@@ -160,7 +160,7 @@ class ExactModel:
         build = tapped_layer_graph if tapped else layer_graph
         model = build(layer, rotary, graph_shape(members, options), index, norm)
         path = folder / layer_file(index)
-        with unwritable(path):
+        with os_errors_as_output_errors(path):
             path.write_bytes(ir.to_proto(model).SerializeToString())
         return path
 
@@ -182,13 +182,13 @@ class ExactModel:
         return [logit - total for logit, total in zip(chosen, totals, strict=True)]
 
 
-def _run_layer(graph: Path, parts: Sequence[_Part], see: See | None) -> list[Rows]:
+def _run_layer(graph: Path, parts: Sequence[_Part], on_input: OnInput | None) -> list[Rows]:
     # In a function of its own: the session, which maps the weights, is gone before they are removed.
-    session = Sessions(Provider.CPU, lean=True).open(graph)
-    return [_run(session, part, see) for part in parts]
+    session = Sessions(Provider.CPU, low_memory=True).open(graph)
+    return [_run(session, part, on_input) for part in parts]
 
 
-def _run(session: ort.InferenceSession, part: _Part, see: See | None) -> Rows:
+def _run(session: ort.InferenceSession, part: _Part, on_input: OnInput | None) -> Rows:
     batch = part.group.batch
     feeds: dict[str, NDArray[Any]] = {
         "rows": part.rows,
@@ -200,9 +200,9 @@ def _run(session: ort.InferenceSession, part: _Part, see: See | None) -> Rows:
     }
     wanted = {value.name for value in session.get_inputs()}
     rows, *tapped = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
-    if see is not None:
-        for name, values in zip(TAPS, tapped, strict=True):
-            see(name, values)
+    if on_input is not None:
+        for name, values in zip(INTERMEDIATE_OUTPUTS, tapped, strict=True):
+            on_input(name, values)
     return np.asarray(rows)
 
 

@@ -20,7 +20,7 @@ from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.system import give_back_memory
 from stepscore_export.checkpoint.checkpoint import Members
 from stepscore_export.fidelity import Scores, as_float64, fidelity
-from stepscore_export.reference.layerwise_fp32 import exact_logprobs
+from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
 from stepscore_export.staging import Stage
 from stepscore_export.validation.selftest import lean_engine
 
@@ -35,7 +35,7 @@ class Trial:
     prompts: Sequence[EncodedPrompt]
     truth: Scores
 
-    def judge(self, pair: Pair) -> Fidelity:
+    def measure_fidelity(self, pair: Pair) -> Fidelity:
         """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
         sequences = [prompt.token_ids for prompt in self.prompts]
         scores = as_float64(_lean_logprobs(pair, sequences))
@@ -68,7 +68,7 @@ def _lean_logprobs(
     scores = {
         member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
         for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True)
-        for member, pairs in zip(group.members, group.batch.pairs, strict=True)
+        for member, pairs in zip(group.members, group.batch.target_of, strict=True)
     }
     return [scores[index] for index in range(len(scores))]
 
@@ -99,7 +99,7 @@ def measure(
         return None
     progress("running both checkpoints in fp32", 0)
     sequences = [prompt.token_ids for prompt in prompts]
-    truth = exact_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
+    truth = fp32_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
     progress("measuring the fidelity of the pair", 0)
     give_back_memory()
-    return Trial(name, prompts, truth).judge(Pair.open(staged.folder))
+    return Trial(name, prompts, truth).measure_fidelity(Pair.open(staged.folder))

@@ -16,7 +16,7 @@ from stepscore.artifact.manifest import ModelName, Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine import open_engine
-from stepscore.engine.base import EngineOptions, PairEngine
+from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
 from stepscore.memory.estimate import residencies
@@ -70,9 +70,11 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
     )
 
 
-def lean_engine(pair: Pair) -> PairEngine:
+def lean_engine(pair: Pair) -> Engine:
     """Open a pair so that as little of it is in memory at once as there can be."""
-    return open_engine(pair, EngineOptions(residency=residencies(pair.manifest)[-1], ahead=False))
+    return open_engine(
+        pair, EngineOptions(residency=residencies(pair.manifest)[-1], prefetch_next_layer=False)
+    )
 
 
 def _check(precision: Precision, what: str, error: float) -> None:

@@ -67,7 +67,7 @@ class Role(enum.Enum):
     """At 4 bits it alone costs half the fidelity of the base, and its difference most of the rest."""
 
     @property
-    def fine(self) -> bool:
+    def high_precision_activations(self) -> bool:
         """Whether int8 activations of the reference are not enough."""
         return self in {Role.ATTENTION, Role.CONTRACT}
 
@@ -211,7 +211,7 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role
     return IntegerMatrix(
         base.store(file, base_codes()),
         difference.store(file, (difference.transposed() for _ in (1,))),
-        role.fine,
+        role.high_precision_activations,
     )
 
 

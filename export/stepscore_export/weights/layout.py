@@ -107,12 +107,12 @@ class MergedMatrix:
 class IntegerMatrix:
     """Two streams' matrix for rows that are rounded to 8 bits, the policy's as a difference.
 
-    Where it is `fine`, rows of the reference are rounded to 16.
+    With `high_precision_activations`, rows of the reference are rounded to 16.
     """
 
     base: ChannelMatrix
     difference: ChannelMatrix
-    fine: bool
+    high_precision_activations: bool
 
 
 _Cut = TypeVar("_Cut", BlockMatrix, MergedMatrix)

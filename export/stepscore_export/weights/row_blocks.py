@@ -43,7 +43,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
+class RowStack:
     """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
 
     checkpoint: Checkpoint
@@ -54,13 +54,16 @@ class _Stack:
 
     @property
     def rows(self) -> int:
+        """Count the rows of all matrices."""
         return sum(len(self._range(name)) for name in self.names)
 
     @property
     def columns(self) -> int:
+        """Return the columns of every matrix."""
         return self.checkpoint.shape(self.names[0])[1]
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield float32 blocks of at most BLOCK_ELEMENTS numbers."""
         step = max(1, BLOCK_ELEMENTS // self.columns)
         for name in self.names:
             rows = self._range(name)

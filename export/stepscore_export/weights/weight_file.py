@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import FileEntry
-from stepscore.fileio import unwritable
+from stepscore.fileio import os_errors_as_output_errors
 
 ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them
 
@@ -100,7 +100,7 @@ class WeightFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with unwritable(path):
+        with os_errors_as_output_errors(path):
             self._file = path.open("xb")
         self._hash = hashlib.sha256()
         self._position = 0
@@ -122,7 +122,7 @@ class WeightFile:
 
     def close(self) -> FileEntry:
         """Flush to the disk and return the file's size and hash."""
-        with unwritable(self._path):
+        with os_errors_as_output_errors(self._path):
             self._file.flush()
             self._file.close()
         return FileEntry(self._position, self._hash.hexdigest())
@@ -137,7 +137,7 @@ class WeightFile:
             self._file.close()
 
     def _write(self, data: bytes | memoryview) -> None:
-        with unwritable(self._path):
+        with os_errors_as_output_errors(self._path):
             self._file.write(data)
         self._hash.update(data)
         self._position += len(data)

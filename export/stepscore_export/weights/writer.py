@@ -17,7 +17,7 @@ from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
 from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.options import ExportOptions
-from stepscore_export.quantization.error_propagation import LayerSpread, NoStatistics, Statistics
+from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize
 from stepscore_export.weights.difference import CodedBlocks, Role, store_coded
 from stepscore_export.weights.layout import (
@@ -31,7 +31,7 @@ from stepscore_export.weights.layout import (
     UnitWeights,
     Vectors,
 )
-from stepscore_export.weights.row_blocks import Advance, _Stack, in_order
+from stepscore_export.weights.row_blocks import Advance, RowStack, in_order
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
 TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fidelity of the base
@@ -82,16 +82,16 @@ class UnitWriter:
         Only rows that are looked up are ever read, so its precision costs disk and nothing else.
         """
         if len(self._checkpoints) == 1:
-            stack = _Stack(self._checkpoints[0], (EMBEDDING,), self._advance)
+            stack = RowStack(self._checkpoints[0], (EMBEDDING,), self._advance)
             return (self._plain("embed", stack, TABLE_BITS),)
         return tuple(
-            self._floats(f"embed{name}", _Stack(each, (EMBEDDING,), self._advance), _stored_dtype(each))
+            self._floats(f"embed{name}", RowStack(each, (EMBEDDING,), self._advance), _stored_dtype(each))
             for each, name in zip(self._checkpoints, self._names, strict=True)
         )
 
-    def layer(self, index: int, spread: LayerSpread | None = None) -> LayerWeights:
+    def layer(self, index: int, spread: LayerErrorPropagation | None = None) -> LayerWeights:
         """Store one decoder layer; errors of its base are carried over where `spread` says how."""
-        spread = spread or LayerSpread()
+        spread = spread or LayerErrorPropagation()
         source, name = f"model.layers.{index}", f"layers.{index}"
         projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
         return LayerWeights(
@@ -118,7 +118,7 @@ class UnitWriter:
         if len(self._checkpoints) == 1:
             (checkpoint,) = self._checkpoints
             tied = checkpoint.config.tie_word_embeddings
-            stack = _Stack(checkpoint, (checkpoint.head_name,), self._advance)
+            stack = RowStack(checkpoint, (checkpoint.head_name,), self._advance)
             return tuple(_tiles(embedding[0] if tied else self._plain("head", stack, TABLE_BITS)))
         vocabulary = self._checkpoints[0].config.vocab_size
         return tuple(self._head_tile(start, spread) for start in range(0, vocabulary, TILE))
@@ -127,7 +127,7 @@ class UnitWriter:
         """Store the columns of the vocabulary from `start` on as a matrix of its own."""
         stop = min(start + TILE, self._checkpoints[0].config.vocab_size)
         stacks = [
-            _Stack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
+            RowStack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
             for each in self._checkpoints
         ]
         return HeadTile(start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks, spread))
@@ -156,10 +156,10 @@ class UnitWriter:
         return self._file.append(name, dtype, values.shape, (converted(values, dtype, name) for _ in (1,)))
 
     def _matrix(self, role: Role, name: str, spread: Floats | None, *sources: str) -> Matrix:
-        stacks = [_Stack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
+        stacks = [RowStack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
         return self._stored(role, name, stacks, spread)
 
-    def _stored(self, role: Role, name: str, stacks: list[_Stack], spread: Floats | None) -> Matrix:
+    def _stored(self, role: Role, name: str, stacks: list[RowStack], spread: Floats | None) -> Matrix:
         if len(stacks) == 1:
             return self._plain(name, stacks[0])
         reference, policy = stacks
@@ -167,7 +167,7 @@ class UnitWriter:
         coded = CodedBlocks(reference.rows, reference.columns, blocks, spread)
         return store_coded(self._file, name, coded, self._options, role)
 
-    def _plain(self, name: str, stack: _Stack, at_least: int = 0) -> Table:
+    def _plain(self, name: str, stack: RowStack, at_least: int = 0) -> Table:
         """Store a matrix as floats, or quantised to the options' bits (or `at_least`)."""
         bits = self._options.bits
         if bits is None:
@@ -196,7 +196,7 @@ class UnitWriter:
             columns=stack.columns,
         )
 
-    def _floats(self, name: str, stack: _Stack, dtype: ir.DataType) -> FloatMatrix:
+    def _floats(self, name: str, stack: RowStack, dtype: ir.DataType) -> FloatMatrix:
         blocks = (converted(block, dtype, name) for block in stack.blocks())
         return FloatMatrix(self._file.append(name, dtype, (stack.rows, stack.columns), blocks))
 

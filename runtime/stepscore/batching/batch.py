@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.batching.trie import Int64, _Line, _lines
+from stepscore.batching.trie import Int64, Line, depth_first_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Batch:
     padded view (0 where there is none); `unpad_index` int64 [n] names a position b * S + s of every row;
     `seqlens_k` int32 [B] is each line's length - 1; `score_index` int64 [m] names the rows whose next token
     is scored; `target_rows` int64 [t] (ascending, into score_index) and `target_ids` int64 [t] are the
-    distinct (row, token) pairs. `pairs[i]` int64 are the indices into the pairs of the log-probs of
+    distinct (row, token) pairs. `target_of[i]` int64 are the indices into the pairs of the log-probs of
     sequence i, in order; sequences that begin alike share pairs.
     """
 
@@ -30,7 +30,7 @@ class Batch:
     score_index: Int64
     target_rows: Int64
     target_ids: Int64
-    pairs: tuple[Int64, ...]
+    target_of: tuple[Int64, ...]
 
     @property
     def total_sequence_length(self) -> NDArray[np.int32]:
@@ -39,8 +39,8 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """A batch of a window: `members[i]` is the window's sequence that `batch.pairs[i]` belongs to."""
+class BatchGroup:
+    """A batch of a window: `members[i]` is the window's sequence that `batch.target_of[i]` belongs to."""
 
     members: tuple[int, ...]
     batch: Batch
@@ -58,14 +58,14 @@ def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = Tru
     ([7, 8, 9, 4, 5], [[0, 1, 2, 0], [0, 1, 3, 4]], [0, 1, 2, 6, 7])
     >>> batch.score_index.tolist(), batch.target_rows.tolist(), batch.target_ids.tolist()
     ([0, 1, 3], [0, 1, 1, 2], [8, 9, 4, 5])
-    >>> [pairs.tolist() for pairs in batch.pairs]
+    >>> [pairs.tolist() for pairs in batch.target_of]
     [[1], [0, 2, 3], [0]]
     """
     if not sequences:
         raise ValueError("there is nothing to pack")
-    _check_starts(sequences, starts)
+    check_starts(sequences, starts)
     members = range(len(sequences))
-    return _packed(sequences, starts, list(_lines(sequences, members, share=share)), members)
+    return pack_lines(sequences, starts, list(depth_first_lines(sequences, members, share=share)), members)
 
 
 def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
@@ -85,14 +85,15 @@ def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
         yield part, rows, np.stack([batch.target_rows[part] - first, batch.target_ids[part]], axis=-1)
 
 
-def _check_starts(sequences: Sequence[Int64], starts: Sequence[int]) -> None:
+def check_starts(sequences: Sequence[Int64], starts: Sequence[int]) -> None:
+    """Raise ValueError where a start is outside the log-probs of its sequence."""
     for sequence, start in zip(sequences, starts, strict=True):
         if not 0 <= start <= len(sequence) - 2:
             raise ValueError(f"start {start} is outside the log-probs of {len(sequence)} tokens")
 
 
-def _packed(
-    sequences: Sequence[Int64], starts: Sequence[int], lines: Sequence[_Line], members: Sequence[int]
+def pack_lines(
+    sequences: Sequence[Int64], starts: Sequence[int], lines: Sequence[Line], members: Sequence[int]
 ) -> Batch:
     """Number the rows line by line. A pair (row, next token) is named by the row that computes the token."""
     lengths = np.array([line.length for line in lines])
@@ -125,5 +126,5 @@ def _packed(
         score_index=score_index,
         target_rows=target_rows,
         target_ids=input_ids[targets],
-        pairs=tuple(pair_of[rows] for rows in scored),
+        target_of=tuple(pair_of[rows] for rows in scored),
     )

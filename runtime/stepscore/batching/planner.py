@@ -18,8 +18,8 @@ from dataclasses import replace
 import numpy as np
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
-from stepscore.batching.batch import Group, _check_starts, _packed
-from stepscore.batching.trie import Int64, _Line, _lines
+from stepscore.batching.batch import BatchGroup, check_starts, pack_lines
+from stepscore.batching.trie import Int64, Line, depth_first_lines
 
 MAX_PADDING = 4
 """A batch's padded view has at most this many times the positions of its token budget."""
@@ -33,31 +33,33 @@ def plan(
     max_tokens: int,
     *,
     share: bool = True,
-    holds_scores: bool = True,
-) -> list[Group]:
+    materializes_scores: bool = True,
+) -> list[BatchGroup]:
     """Cut a window into batches; each sequence is a member of one group.
 
     A batch has at most `max_tokens` rows and MAX_PADDING * max_tokens positions (B * S), or one line. What
-    lines of two batches share is computed in both. Sequences up to SHORT_TOKENS and longer ones are never in
-    one batch, so that the kernel which computes a sequence does not depend on its neighbours; short ones are
-    also kept within MAX_SCORES where attention `holds_scores`. The trie is walked depth first, children
-    in the order of their first sequence in the window, and batches are in the order of theirs: results come
-    out early where related sequences are neighbours, which they need not be. Starts, `share` and errors are
-    those of `pack`.
+    lines of two batches share is computed in both. Sequences up to SHORT_TOKENS and longer ones are never
+    in one batch, so that the kernel which computes a sequence does not depend on its neighbours; short ones
+    are also kept within MAX_SCORES where attention `materializes_scores`. The trie is walked depth first,
+    children in the order of their first sequence in the window, and batches are in the order of theirs:
+    results come out early where related sequences are neighbours, which they need not be. Starts, `share`
+    and errors are those of `pack`.
 
     >>> window = [np.array([7, 8, 9]), np.array([1, 2]), np.array([7, 8, 4, 5])]
     >>> [group.members for group in plan(window, [0, 0, 0], max_tokens=5)]
     [(0, 2), (1,)]
     """
-    _check_starts(sequences, starts)
+    check_starts(sequences, starts)
     is_long = np.array([len(sequence) > SHORT_TOKENS for sequence in sequences], np.bool_)
     groups = []
     for kind in (np.flatnonzero(~is_long), np.flatnonzero(is_long)):
         for lines in _cut(
-            _lines(sequences, kind.tolist(), share=share), max_tokens, holds_scores=holds_scores
+            depth_first_lines(sequences, kind.tolist(), share=share),
+            max_tokens,
+            materializes_scores=materializes_scores,
         ):
             members = tuple(sorted(member for line in lines for member in line.members))
-            groups.append(Group(members, _packed(sequences, starts, lines, members)))
+            groups.append(BatchGroup(members, pack_lines(sequences, starts, lines, members)))
     return sorted(groups, key=lambda group: group.members[0])
 
 
@@ -67,9 +69,9 @@ def plan(
 # Batches
 
 
-def _cut(lines: Iterable[_Line], max_tokens: int, *, holds_scores: bool) -> Iterator[list[_Line]]:
+def _cut(lines: Iterable[Line], max_tokens: int, *, materializes_scores: bool) -> Iterator[list[Line]]:
     """Group consecutive lines as far as the budgets go; the first line of a group shares nothing."""
-    group: list[_Line] = []
+    group: list[Line] = []
     rows = longest = 0
     for line in lines:
         width = max(longest, line.length)
@@ -77,7 +79,7 @@ def _cut(lines: Iterable[_Line], max_tokens: int, *, holds_scores: bool) -> Iter
         if group and (
             rows + line.length - line.shared > max_tokens
             or padded > MAX_PADDING * max_tokens
-            or (holds_scores and width <= SHORT_TOKENS and padded * width > MAX_SCORES)
+            or (materializes_scores and width <= SHORT_TOKENS and padded * width > MAX_SCORES)
         ):
             yield group
             group, rows, longest = [], 0, 0

@@ -21,14 +21,14 @@ class _End:
     error: BaseException | None = None
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     """Yield the items in order while a daemon thread pulls the next ones, at most `depth` of them.
 
     Nothing is pulled before the first `next`. What pulling raises is raised where the item would have been.
     Closing the generator, or leaving the loop over it by an exception, lets the thread finish the item it is
     at, which is dropped, and pull no more; nobody waits for that. Raises ValueError for a depth under 1.
 
-    >>> list(ahead(iter("abc"), depth=2))
+    >>> list(prefetch(iter("abc"), depth=2))
     ['a', 'b', 'c']
     """
     if depth < 1:
@@ -50,7 +50,7 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
         except BaseException as error:  # whatever it is, it belongs to the reader
             handed.put(_End(error))
 
-    threading.Thread(target=pull, name="ahead", daemon=True).start()
+    threading.Thread(target=pull, name="stepscore-prefetch", daemon=True).start()
     try:
         while isinstance(got := handed.get(), _Item):
             room.release()

@@ -13,7 +13,7 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """A line of the padded view: the sequences that lie on it, the one that fills it last.
 
     Its first `shared` tokens are those of the line before it.
@@ -34,10 +34,10 @@ class _Node:
     children: list[_Node] = field(default_factory=list)
 
 
-def _lines(sequences: Sequence[Int64], chosen: Sequence[int], *, share: bool) -> Iterator[_Line]:
+def depth_first_lines(sequences: Sequence[Int64], chosen: Sequence[int], *, share: bool) -> Iterator[Line]:
     """Walk the trie of the chosen sequences depth first; without `share`, each is a line by itself."""
     if not share:
-        yield from (_Line([index], len(sequences[index]), 0) for index in chosen)
+        yield from (Line([index], len(sequences[index]), 0) for index in chosen)
         return
     # A node, what its first line shares with the line before, and the sequences of that line so far.
     waiting: list[tuple[_Node, int, list[int]]] = [(_trie(sequences, chosen), 0, [])] if chosen else []
@@ -45,7 +45,7 @@ def _lines(sequences: Sequence[Int64], chosen: Sequence[int], *, share: bool) ->
         node, shared, members = waiting.pop()
         members += node.ending
         if not node.children:
-            yield _Line(members, node.depth, shared)
+            yield Line(members, node.depth, shared)
             continue
         heir, *others = sorted(node.children, key=lambda child: child.first)
         waiting += ((child, node.depth, []) for child in reversed(others))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from stepscore.batching.batch import Group
+from stepscore.batching.batch import BatchGroup
 from stepscore.batching.planner import plan
 from stepscore.enums import Convention
 from stepscore.errors import InputError
@@ -20,7 +20,7 @@ Input = Record | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Item(Generic[T]):
+class PlannedItem(Generic[T]):
     """One input on its way: what the caller wants back, and the prompt or why there is none."""
 
     key: T
@@ -36,18 +36,18 @@ class Item(Generic[T]):
 class Window(Generic[T]):
     """Consecutive inputs, the prompts among them, and the batches these make: groups of prompts."""
 
-    items: Sequence[Item[T]]
+    items: Sequence[PlannedItem[T]]
     prompts: Sequence[EncodedPrompt]
-    groups: Sequence[Group]
+    groups: Sequence[BatchGroup]
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowPlanner:
     """How inputs become windows.
 
     A window holds up to `window_tokens` tokens (at least one record), a batch `max_batch_tokens` distinct
     ones. With `tokens` every log-prob is computed, else those that the convention sums; `share` computes once
-    what records of a window begin with alike; `holds_scores` is a matter of the plan.
+    what records of a window begin with alike; `materializes_scores` is a matter of the plan.
     """
 
     encoder: PromptEncoder
@@ -56,14 +56,14 @@ class Windows:
     window_tokens: int
     tokens: bool = False
     share: bool = True
-    holds_scores: bool = True
+    materializes_scores: bool = True
 
     def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
         """Encode and plan; an error that no record of its window stands before is a window by itself.
 
         Windows are filled with valid records only: a bad one changes no other record's batch.
         """
-        waiting: list[Item[T]] = []
+        waiting: list[PlannedItem[T]] = []
         tokens = 0
         for key, record in items:
             item = self._encode(key, record)
@@ -90,23 +90,27 @@ class Windows:
         """Return the text that each token adds."""
         return self.encoder.texts(prompt.token_ids.tolist())
 
-    def _encode(self, key: T, given: Input | InputError) -> Item[T]:
+    def _encode(self, key: T, given: Input | InputError) -> PlannedItem[T]:
         if isinstance(given, InputError):
-            return Item(key, given)
+            return PlannedItem(key, given)
         try:
             record = given if isinstance(given, Record) else record_from(given)
             prompt = self.encoder.encode(
                 record.problem, record.steps, self.convention, unfinished=record.unfinished
             )
-            return Item(key, prompt)
+            return PlannedItem(key, prompt)
         except InputError as error:
-            return Item(key, error)
+            return PlannedItem(key, error)
 
-    def _planned(self, items: Sequence[Item[T]]) -> Window[T]:
+    def _planned(self, items: Sequence[PlannedItem[T]]) -> Window[T]:
         prompts = [item.prompt for item in items if not isinstance(item.prompt, InputError)]
         sequences = [prompt.token_ids for prompt in prompts]
         starts = [self.first_computed(prompt) for prompt in prompts]
         groups = plan(
-            sequences, starts, self.max_batch_tokens, share=self.share, holds_scores=self.holds_scores
+            sequences,
+            starts,
+            self.max_batch_tokens,
+            share=self.share,
+            materializes_scores=self.materializes_scores,
         )
         return Window(items, prompts, groups)

@@ -13,7 +13,7 @@ from rich.text import Text
 from stepscore.cli.tables import console
 from stepscore.enums import Equality, Method
 from stepscore.jobs.scored_records import Failed
-from stepscore.selection.best_of_n import Accuracy, Estimate, Problem, Rule
+from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
 
 
@@ -38,7 +38,7 @@ class SelectionReport(msgspec.Struct, frozen=True):
 
 def as_json(
     problems: Sequence[Problem],
-    rule: Rule,
+    rule: SelectionMethod,
     equality: Equality,
     accuracies: list[Accuracy],
     *,
@@ -64,7 +64,7 @@ def as_json(
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
 
 
-def print_accuracies(stream: TextIO, rule: Rule, accuracies: Sequence[Accuracy]) -> None:
+def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> None:
     """Print one row an n: percentages, their confidence intervals below."""
     screen = console(stream)
     table = Table(
@@ -96,14 +96,14 @@ def print_accuracies(stream: TextIO, rule: Rule, accuracies: Sequence[Accuracy])
     )
 
 
-def _name(rule: Rule) -> str:
+def _name(rule: SelectionMethod) -> str:
     if rule.method is Method.MAJORITY:
         return "majority"
     temperature = f", temperature {rule.temperature:g}" if rule.method is Method.WEIGHTED else ""
     return f"{rule.method} by {rule.score_name}{temperature}"
 
 
-def _percent(estimate: Estimate | None, sign: str = "") -> str:
+def _percent(estimate: MeanWithInterval | None, sign: str = "") -> str:
     if estimate is None:
         return "-"
     mean, low, high = (f"{100 * value:{sign}z.1f}" for value in (estimate.mean, estimate.low, estimate.high))

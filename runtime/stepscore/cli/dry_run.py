@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.batching.windows import Window, Windows
+from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.enums import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs.job import parsed_lines
-from stepscore.memory.estimate import Load, estimate, residencies
-from stepscore.memory.fit import settle
+from stepscore.memory.estimate import PeakLoad, estimate, residencies
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings, usual_batch_tokens
 
 
@@ -50,22 +50,22 @@ Facts = Iterator[tuple[str, str]]
 """Names and values, for a person."""
 
 
-def survey(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, Any]) -> Facts:
+def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, Any]) -> Facts:
     """Read, encode and plan a file as Scorer.load with these options would."""
     pair = Pair.open(path)
     chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens")
-    settings = settle(pair.manifest, **{name: load[name] for name in chosen})
-    windows = Windows(
+    settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen})
+    windows = WindowPlanner(
         pair.encoder(),
         Convention(load["convention"]),
         settings.max_batch_tokens,
         settings.window_tokens,
         tokens=load["tokens"],
-        holds_scores=settings.holds_scores,
+        materializes_scores=settings.materializes_scores,
     )
     tally = _Tally()
     parsed = ((line, line.record) for line in parsed_lines(lines, limit))
-    most = Load.of(tally.add(window) for window in windows.of(parsed))
+    most = PeakLoad.of(tally.add(window) for window in windows.of(parsed))
     bad = "".join(f", {count:,} {code}" for code, count in sorted(tally.errors.items()))
     yield "records", f"{tally.records:,}{bad}"
     yield "tokens", f"{tally.tokens:,}, the longest record has {tally.longest:,}"
@@ -92,7 +92,7 @@ def memory_facts(manifest: Manifest) -> Facts:
     for residency in residencies(manifest):
         needs = []
         for tokens in (most, most // 8):
-            settings = settle(manifest, residency=residency, max_batch_tokens=tokens)
+            settings = fit_settings(manifest, residency=residency, max_batch_tokens=tokens)
             needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
         yield "memory", f"{residency}: {', '.join(needs)}{_where(manifest)}"
 

@@ -20,7 +20,7 @@ from stepscore.enums import Series
 from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
 
 if TYPE_CHECKING:
-    from stepscore.evaluation.processbench import Labelled, Threshold
+    from stepscore.evaluation.processbench import LabelledSolution, Threshold
     from stepscore.jobs.scored_records import Failed
 
 THRESHOLD_SUBSET = "gsm8k"
@@ -103,7 +103,7 @@ def processbench(
       stepscore evaluate processbench --pair PAIR gsm8k.jsonl math.jsonl -o judged --convention response
       stepscore evaluate processbench mine.scored.jsonl --threshold -2.5 --json | jq .average_f1
     """
-    from stepscore.evaluation.processbench import Threshold, best_threshold, judge
+    from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
 
     if threshold is not None and threshold_from is not None:
         raise click.UsageError("give --threshold or --threshold-from, not both")
@@ -124,7 +124,7 @@ def processbench(
             )
         else:
             limit = Threshold(threshold * beta, threshold, None)
-        verdict = judge(samples, limit, series=series, beta=beta, errors=failed)
+        verdict = evaluate_processbench(samples, limit, series=series, beta=beta, errors=failed)
         if output is not None:
             _write(output, files, samples, limit)
     if as_json:
@@ -191,7 +191,7 @@ def _beta(sources: Sequence[Path], given: float | None) -> float | None:
 
 def _samples(
     files: Sequence[BinaryIO], sources: Sequence[Path], series: Series
-) -> tuple[list[Labelled], list[Failed]]:
+) -> tuple[list[LabelledSolution], list[Failed]]:
     from stepscore.evaluation.processbench import labelled
     from stepscore.jobs.scored_records import Failed, read_all
 
@@ -208,11 +208,11 @@ def _samples(
 
 
 def _write(
-    folder: Path, files: Sequence[BinaryIO], samples: Sequence[Labelled], threshold: Threshold
+    folder: Path, files: Sequence[BinaryIO], samples: Sequence[LabelledSolution], threshold: Threshold
 ) -> None:
     """Write the two files a subset, named and filled as ProcessBench's own script does."""
     from stepscore.evaluation.first_error import first_error
-    from stepscore.fileio import write_whole
+    from stepscore.fileio import write_atomically
     from stepscore.jobs.scored_records import line_with
 
     _make(folder)
@@ -225,7 +225,7 @@ def _write(
         added = {"prediction": prediction, "match": prediction == sample.label}
         lines[name].append(line_with(files[sample.file], sample.offset, added))
     for name, text in lines.items():
-        write_whole(folder / name, text)
+        write_atomically(folder / name, text)
 
 
 def _make(folder: Path) -> None:

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stepscore.cli.tables import console, printable
-from stepscore.evaluation.processbench import Verdict
+from stepscore.evaluation.processbench import ProcessBenchReport
 
 
-def print_verdict(stream: TextIO, verdict: Verdict) -> None:
+def print_verdict(stream: TextIO, verdict: ProcessBenchReport) -> None:
     """Print one row a subset, their average, and the threshold."""
     screen = console(stream)
     table = Table(

@@ -12,7 +12,7 @@ import msgspec
 
 from stepscore.cli.score import finite
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.fileio import write_whole
+from stepscore.fileio import write_atomically
 
 if TYPE_CHECKING:
     from stepscore.report.page import Page
@@ -85,7 +85,7 @@ def _write(text: str, path: Path) -> None:
         raise OutputExists(
             f"{path} is there already, and is no report", hint="give another output, or delete it"
         )
-    write_whole(path, [text.encode()])
+    write_atomically(path, [text.encode()])
 
 
 def _beginning(path: Path) -> bytes:

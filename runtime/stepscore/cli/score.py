@@ -122,10 +122,10 @@ def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], thresho
 
 
 def _print_survey(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
-    from stepscore.cli.dry_run import survey
+    from stepscore.cli.dry_run import dry_run_facts
     from stepscore.cli.tables import console, print_facts
 
-    print_facts(console(sys.stdout), survey(pair, lines, limit, load))
+    print_facts(console(sys.stdout), dry_run_facts(pair, lines, limit, load))
 
 
 def run_job(

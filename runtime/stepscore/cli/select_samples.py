@@ -15,7 +15,7 @@ from stepscore.enums import PROD_REFUSED, Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
 
 if TYPE_CHECKING:
-    from stepscore.selection.best_of_n import Problem, Rule
+    from stepscore.selection.best_of_n import Problem, SelectionMethod
 
 
 class _Reducers(Words):
@@ -132,21 +132,21 @@ def select(
     """
     from stepscore.jobs.scored_records import open_scored, read_all
     from stepscore.selection.answers import Comparer
-    from stepscore.selection.best_of_n import Rule, accuracies, gather, usual_sizes
+    from stepscore.selection.best_of_n import SelectionMethod, accuracies, group_by_problem, usual_sizes
 
     if temperature is not None and method is not Method.WEIGHTED:
         raise click.UsageError("--temperature belongs to --method weighted")
     _refuse_input(source, output)
-    rule = Rule(method, series, reducer, 1.0 if temperature is None else temperature, seed)
+    rule = SelectionMethod(method, series, reducer, 1.0 if temperature is None else temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
         records, failed = read_all(file)
-        problems = gather(records, rule, comparer)
+        problems = group_by_problem(records, rule, comparer)
         lines, unanswered = _chosen(file, problems, rule)
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
     if output is not None and output != "-":
-        from stepscore.fileio import write_whole
+        from stepscore.fileio import write_atomically
 
-        write_whole(Path(output), lines)
+        write_atomically(Path(output), lines)
     elif not as_json or output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
@@ -181,17 +181,17 @@ def _refuse_input(source: str, output: str | None) -> None:
         raise OutputExists("the output is the input", hint="give another output")
 
 
-def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: Rule) -> tuple[list[bytes], int]:
+def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: SelectionMethod) -> tuple[list[bytes], int]:
     """Lines of the choices, and how many problems have none."""
     import msgspec
 
     from stepscore.jobs.scored_records import line_with
-    from stepscore.selection.best_of_n import choose, selection
+    from stepscore.selection.best_of_n import select_sample, selection
 
     lines, unanswered = [], 0
     for problem in problems:
         try:
-            at = choose(problem, rule)
+            at = select_sample(problem, rule)
         except InputError as error:
             unanswered += 1
             fault = {"code": error.code, "message": error.message}

@@ -18,7 +18,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.enums import Provider, Residency
 
-Logprobs = dict[ModelName, NDArray[np.float32]]
+PairLogprobs = dict[ModelName, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class EngineOptions:
     threads: int | None = None
     gpu_mem_limit: int | None = None
     head_rows: int | None = None
-    ahead: bool = True
+    prefetch_next_layer: bool = True
     """Whether `stream` opens the next layer while one is run: faster, and one layer more in memory."""
 
     @property
@@ -39,7 +39,7 @@ class EngineOptions:
         return self.residency in {Residency.RESIDENT, Residency.AUTO}
 
 
-class PairEngine(ABC):
+class Engine(ABC):
     """An open pair, ready to run windows of batches."""
 
     provider: Provider
@@ -55,11 +55,11 @@ class PairEngine(ABC):
         """Raise ProviderUnavailable unless this machine has what the pair needs; load no model."""
 
     @abstractmethod
-    def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order."""
 
     @abstractmethod
-    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
+    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
         """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
 
     @abstractmethod
@@ -72,18 +72,18 @@ class PairEngine(ABC):
         """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
         batch = pack(sequences, [0] * len(sequences))
         (results,) = self.run([batch])
-        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.pairs]
+        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.target_of]
 
 
 @dataclass(frozen=True, slots=True)
-class LogProbs:
+class LogSoftmaxAccumulator:
     """logit - log-sum-exp of targets [t], float64, summed over tiles of the vocabulary in their order."""
 
     logits: NDArray[np.float64]
     log_sums: NDArray[np.float64]
 
     @classmethod
-    def of(cls, batch: Batch) -> LogProbs:
+    def of(cls, batch: Batch) -> LogSoftmaxAccumulator:
         """Begin with no tile."""
         count = len(batch.target_ids)
         return cls(np.zeros(count), np.full(count, -np.inf))

@@ -21,7 +21,7 @@ from stepscore.jobs.scored_records import Failed, Scored
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledSolution:
     """A solution, the rewards that are judged, and its first wrong step (-1: none)."""
 
     id: str | int
@@ -41,7 +41,7 @@ class Threshold(msgspec.Struct, frozen=True):
     """The subset it was chosen on, None where it was given."""
 
 
-class UpperBound(msgspec.Struct, frozen=True):
+class BestThreshold(msgspec.Struct, frozen=True):
     """What the threshold that is best for a subset itself would give: no result, its labels were used."""
 
     f1: float | None
@@ -57,10 +57,10 @@ class Subset(msgspec.Struct, frozen=True):
     accuracy_error: float | None
     accuracy_correct: float | None
     f1: float | None
-    upper_bound: UpperBound
+    upper_bound: BestThreshold
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ProcessBenchReport(msgspec.Struct, frozen=True):
     """What `evaluate processbench` finds; averages are unweighted means over the subsets."""
 
     series: str
@@ -82,7 +82,7 @@ def subset_of(record_id: str | int, file_name: str) -> str:
     return found[1] if found else file_name.partition(".")[0]
 
 
-def labelled(record: Scored, file: int, file_name: str, series: Series) -> Labelled:
+def labelled(record: Scored, file: int, file_name: str, series: Series) -> LabelledSolution:
     """Take what is judged from a record; raises InvalidRecord where its label names none of its steps."""
     scores = record.series(series)
     if record.label is None:
@@ -90,10 +90,10 @@ def labelled(record: Scored, file: int, file_name: str, series: Series) -> Label
     if not -1 <= record.label < scores.size:
         raise InvalidRecord(f"`label` is {record.label}, but there are {scores.size} steps")
     subset = subset_of(record.id, file_name)
-    return Labelled(record.id, subset, file, record.offset, scores, record.label)
+    return LabelledSolution(record.id, subset, file, record.offset, scores, record.label)
 
 
-def best_threshold(samples: Sequence[Labelled], subset: str, beta: float | None) -> Threshold:
+def best_threshold(samples: Sequence[LabelledSolution], subset: str, beta: float | None) -> Threshold:
     """Choose the threshold with the highest F1 on one subset, exactly."""
     chosen = [sample for sample in samples if sample.subset == subset]
     if not chosen:
@@ -109,18 +109,18 @@ def best_threshold(samples: Sequence[Labelled], subset: str, beta: float | None)
     return Threshold(reward, None if beta is None else reward / beta, subset)
 
 
-def judge(
-    samples: Sequence[Labelled],
+def evaluate_processbench(
+    samples: Sequence[LabelledSolution],
     threshold: Threshold,
     *,
     series: Series,
     beta: float | None,
     errors: Iterable[Failed] = (),
-) -> Verdict:
+) -> ProcessBenchReport:
     """Judge all samples at one threshold; subsets come in the order of their first samples."""
     names = dict.fromkeys(sample.subset for sample in samples)
     subsets = [_subset(name, [s for s in samples if s.subset == name], threshold.reward) for name in names]
-    return Verdict(
+    return ProcessBenchReport(
         series=series,
         beta=beta,
         threshold=threshold,
@@ -131,18 +131,18 @@ def judge(
     )
 
 
-def _subset(name: str, samples: list[Labelled], threshold: float) -> Subset:
+def _subset(name: str, samples: list[LabelledSolution], threshold: float) -> Subset:
     labels = [sample.label for sample in samples]
     num_correct = labels.count(-1)
     found = _f1(samples, threshold)
-    upper_bound = UpperBound(None, None)
+    upper_bound = BestThreshold(None, None)
     if 0 < num_correct < len(samples):
         best = choose_threshold([sample.scores for sample in samples], labels)
-        upper_bound = UpperBound(_f1(samples, best)[2], best)
+        upper_bound = BestThreshold(_f1(samples, best)[2], best)
     return Subset(name, len(samples) - num_correct, num_correct, *found, upper_bound)
 
 
-def _f1(samples: list[Labelled], threshold: float) -> tuple[float | None, float | None, float | None]:
+def _f1(samples: list[LabelledSolution], threshold: float) -> tuple[float | None, float | None, float | None]:
     """Accuracy on erroneous samples, on correct ones, F1."""
     predictions = [first_error(sample.scores, threshold) for sample in samples]
     found = processbench_f1(predictions, [sample.label for sample in samples])

@@ -29,7 +29,7 @@ from stepscore.errors import (
     ResumeMismatch,
     TooLarge,
 )
-from stepscore.fileio import write_whole
+from stepscore.fileio import write_atomically
 from stepscore.jobs.jsonl import ParsedLine
 
 
@@ -149,7 +149,7 @@ def _compare(ours: dict[str, str], theirs: dict[str, str], output: Path) -> None
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
     """Write it whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
-    write_whole(fingerprint_path(output), [text, b"\n"])
+    write_atomically(fingerprint_path(output), [text, b"\n"])
 
 
 def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:

@@ -24,7 +24,7 @@ from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
 from stepscore.prompt.template import SEPARATOR
 from stepscore.records import Record
 
-Group = tuple[str, str | int]
+ProblemKey = tuple[str, str | int]
 """`problem_id` and its value, or `problem` and its text."""
 
 
@@ -34,7 +34,7 @@ class Scored:
 
     id: str | int
     offset: int
-    group: Group
+    group: ProblemKey
     cumulative_rewards: np.ndarray  # float64 [n]
     step_rewards: np.ndarray  # float64 [n]
     answer: str | None
@@ -151,7 +151,7 @@ def _scored(line: ParsedLine, text: bytes, offset: int) -> Scored | Failed:
         )
     )
     answer = _text(fields.answer)
-    group: Group = ("problem", line.record.problem)
+    group: ProblemKey = ("problem", line.record.problem)
     if fields.problem_id is not None:
         group = ("problem_id", fields.problem_id)
     correct, label = msgspec.json.decode(fields.final_answer_correct), msgspec.json.decode(fields.label)

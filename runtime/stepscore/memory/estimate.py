@@ -19,7 +19,7 @@ from stepscore.memory.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class PeakLoad:
     """The most that a run holds at once: rows of a batch, its scores of attention (B * S * S), rows of all
     batches of a window; how many different tokens it looks up; positions of a batch's padded view (B * S),
     which is what a traced pair computes."""
@@ -31,14 +31,14 @@ class Load:
     positions: int = 0
 
     @classmethod
-    def usual(cls, settings: Settings) -> Load:
+    def usual(cls, settings: Settings) -> PeakLoad:
         """Expect full batches of sequences of 512 tokens that share nothing, half of a padded view filled."""
         rows = settings.max_batch_tokens
         window_rows = max(settings.window_tokens, rows)
         return cls(rows, rows * min(rows, 512), window_rows, positions=2 * rows)
 
     @classmethod
-    def of(cls, windows: Iterable[Sequence[Batch]]) -> Load:
+    def of(cls, windows: Iterable[Sequence[Batch]]) -> PeakLoad:
         """Return the largest of each over the windows of a run."""
         rows = scores = window_rows = positions = 0
         looked_up: set[int] = set()
@@ -53,7 +53,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes at the peak."""
 
     process: int
@@ -72,7 +72,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _FormConstants:
     """What the products of a form of storage hold beside weights and rows, at the worst moment."""
 
     arrays: float
@@ -87,15 +87,15 @@ class _Form:
     """Bytes in memory for a byte of weights, where everything is resident: packed, or turned into float32."""
 
 
-_INTEGER = _Form(arrays=9, logits=12, held=1.22)
-_MERGED = _Form(arrays=5, logits=2, copies=10)
-_SEPARATE = _Form(arrays=4, logits=4)
-_BLOCKS = _Form(arrays=4, logits=4, copies=3)
-_FLOAT32 = _Form(arrays=3, logits=4)
-_TRACED = _Form(arrays=4, logits=4, scores=5)
-_TRACED16 = _Form(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
-_FLOAT16 = _Form(arrays=3, logits=4, copies=1, held=2.1)
-_TORCH = _Form(arrays=3, logits=3, copies=1)
+_INTEGER = _FormConstants(arrays=9, logits=12, held=1.22)
+_MERGED = _FormConstants(arrays=5, logits=2, copies=10)
+_SEPARATE = _FormConstants(arrays=4, logits=4)
+_BLOCKS = _FormConstants(arrays=4, logits=4, copies=3)
+_FLOAT32 = _FormConstants(arrays=3, logits=4)
+_TRACED = _FormConstants(arrays=4, logits=4, scores=5)
+_TRACED16 = _FormConstants(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
+_FLOAT16 = _FormConstants(arrays=3, logits=4, copies=1, held=2.1)
+_TORCH = _FormConstants(arrays=3, logits=3, copies=1)
 
 GPU_BYTES = 1_700_000_000
 """What CUDA, cuBLAS and an arena take before there is a batch."""
@@ -115,9 +115,9 @@ MAPPED_BYTES = 512 << 10
 may be large, and is where a file was written in one go."""
 
 
-def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -> Estimate:
+def estimate(manifest: Manifest, settings: Settings, load: PeakLoad | None = None) -> MemoryEstimate:
     """Return the memory that scoring takes at its peak; without a load, that of full batches."""
-    load = load or Load.usual(settings)
+    load = load or PeakLoad.usual(settings)
     if manifest.target is Target.CUDA and manifest.exporter is Exporter.STEPSCORE:
         return _on_gpu(manifest, settings, load)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
@@ -126,18 +126,18 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
         stored = [_stored(manifest, unit) for unit in manifest.units]
         resident = settings.residency is Residency.RESIDENT
         process += TORCH_BYTES + (0 if resident else TORCH_KEPT_BYTES)
-        return Estimate(process, sum(stored) if resident else max(stored), max(in_layer, in_head), 0)
+        return MemoryEstimate(process, sum(stored) if resident else max(stored), max(in_layer, in_head), 0)
     if manifest.exporter is Exporter.OPTIMUM:  # arrays of many sizes: none takes another's place
         in_layer = in_head = in_layer + in_head
     if settings.residency is Residency.RESIDENT:
         weights = sum(_held(manifest, unit, load) for unit in manifest.units)
-        return Estimate(process, weights, max(in_layer, in_head), 0)
+        return MemoryEstimate(process, weights, max(in_layer, in_head), 0)
     streams = max(len(unit.models) for unit in manifest.units)
     window = 4 * load.window_rows * streams * manifest.architecture.hidden_size
     process += KEPT_BYTES
     if settings.residency is Residency.ALTERNATE:
         weights = max(_held(manifest, unit, load) for unit in manifest.units)
-        return Estimate(process, weights, max(in_layer, in_head), window)
+        return MemoryEstimate(process, weights, max(in_layer, in_head), window)
     weights, batch = max(
         (
             stage
@@ -150,10 +150,10 @@ def estimate(manifest: Manifest, settings: Settings, load: Load | None = None) -
         ),
         key=sum,
     )
-    return Estimate(process, weights, batch, window)
+    return MemoryEstimate(process, weights, batch, window)
 
 
-def _on_gpu(manifest: Manifest, settings: Settings, load: Load) -> Estimate:
+def _on_gpu(manifest: Manifest, settings: Settings, load: PeakLoad) -> MemoryEstimate:
     """Everything there is 16 bits wide; products turn whole matrices into floats."""
     shape = manifest.architecture
     matrix = shape.intermediate_size * shape.hidden_size
@@ -163,7 +163,7 @@ def _on_gpu(manifest: Manifest, settings: Settings, load: Load) -> Estimate:
     window = streams * load.window_rows * shape.hidden_size
     weights = _weights_on_gpu(manifest, settings.residency, (EMBED, BODY, HEAD))
     waiting = 0 if settings.residency is Residency.RESIDENT else window
-    return Estimate(GPU_BYTES, weights, 2 * in_layer, 2 * waiting)
+    return MemoryEstimate(GPU_BYTES, weights, 2 * in_layer, 2 * waiting)
 
 
 def _weights_on_gpu(manifest: Manifest, residency: Residency, graphs: Sequence[str]) -> int:
@@ -187,7 +187,7 @@ def check_gpu_limit(manifest: Manifest, residency: Residency, limit: int) -> Non
         )
 
 
-def _held(manifest: Manifest, unit: Unit, load: Load) -> int:
+def _held(manifest: Manifest, unit: Unit, load: PeakLoad) -> int:
     products = unit.extents[BODY].size + unit.extents[HEAD].size
     return _looked_up(unit, load) + round(_form(manifest).held * products)
 
@@ -196,11 +196,11 @@ def _stored(manifest: Manifest, unit: Unit) -> int:
     return sum(manifest.files[name].size for name in safetensors_files(manifest, unit))
 
 
-def _looked_up(unit: Unit, load: Load) -> int:
+def _looked_up(unit: Unit, load: PeakLoad) -> int:
     return min(unit.extents[EMBED].size, len(unit.models) * load.vocabulary * MAPPED_BYTES)
 
 
-def _layer(manifest: Manifest, load: Load) -> int:
+def _layer(manifest: Manifest, load: PeakLoad) -> int:
     form, shape = _form(manifest), manifest.architecture
     matrix = shape.intermediate_size * shape.hidden_size
     scores = load.scores * shape.num_attention_heads
@@ -209,7 +209,7 @@ def _layer(manifest: Manifest, load: Load) -> int:
     return round(4 * max(in_mlp, form.scores * scores))
 
 
-def _head(manifest: Manifest, settings: Settings, load: Load) -> int:
+def _head(manifest: Manifest, settings: Settings, load: PeakLoad) -> int:
     form, shape = _form(manifest), manifest.architecture
     tile = min(TILE, shape.vocab_size)
     logits = form.logits * min(settings.head_rows, load.rows) * tile
@@ -221,7 +221,7 @@ def _copied(manifest: Manifest, elements: int) -> int:
     return min(piece_rows(columns) * columns, elements) if manifest.dequantizes else elements
 
 
-def _form(manifest: Manifest) -> _Form:
+def _form(manifest: Manifest) -> _FormConstants:
     if manifest.format is Format.BITSANDBYTES:
         return _TORCH
     if manifest.exporter is Exporter.OPTIMUM:

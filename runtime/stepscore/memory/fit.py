@@ -19,7 +19,7 @@ from stepscore.memory.settings import (
 from stepscore.system import available_bytes
 
 
-def settle(
+def fit_settings(
     manifest: Manifest,
     *,
     residency: Residency = Residency.AUTO,

@@ -44,7 +44,7 @@ class Settings:
     max_batch_tokens: int
     window_tokens: int
     head_rows: int
-    holds_scores: bool = True
+    materializes_scores: bool = True
     """Whether attention has all scores of a batch of short sequences in memory: the CPU's does."""
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 
 import msgspec
 
-from stepscore.report.solutions import Solution
+from stepscore.report.solutions import ReportRecord
 
 GENERATOR = '<meta name="generator" content="stepscore report">'
 """What tells a page of ours from any other file."""
@@ -19,7 +19,7 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the script draws; convention and beta where they are known."""
 
     source: str
-    records: list[Solution]
+    records: list[ReportRecord]
     convention: str | None = None
     beta: str | None = None
     threshold: float | None = None

@@ -42,7 +42,7 @@ class Tokens(msgspec.Struct, frozen=True):
     response_start: int
 
 
-class Solution(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record as the page shows it; one with a fault has nothing else but its id."""
 
     id: str | int
@@ -77,7 +77,7 @@ class _Failed(msgspec.Struct):
     error: Fault
 
 
-def solutions(lines: Iterable[bytes]) -> list[Solution]:
+def solutions(lines: Iterable[bytes]) -> list[ReportRecord]:
     """Read what `stepscore score` wrote; a line that it did not write becomes a record with that fault.
 
     Raises NotScored where no record has rewards: such a file was not scored.
@@ -90,21 +90,21 @@ def solutions(lines: Iterable[bytes]) -> list[Solution]:
     return found
 
 
-def _read(line: bytes, index: int) -> Solution:
+def _read(line: bytes, index: int) -> ReportRecord:
     try:
         return _solution(line)
     except InputError as error:
-        return Solution(parse_line(line, index).id, Fault(error.code, error.message))
+        return ReportRecord(parse_line(line, index).id, Fault(error.code, error.message))
 
 
-def _solution(line: bytes) -> Solution:
+def _solution(line: bytes) -> ReportRecord:
     try:
         fields = msgspec.json.decode(line, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
         raise InvalidJson(f"not a JSON object: {str(error)[:200]}") from None
     if "error" in fields and "step_rewards" not in fields:
         failed = _converted(fields, _Failed)
-        return Solution(failed.id, failed.error)
+        return ReportRecord(failed.id, failed.error)
     scored = _converted(fields, _Scored)
     record = record_from(fields)
     if not record.steps or not len(record.steps) == len(scored.step_rewards) == len(
@@ -114,7 +114,7 @@ def _solution(line: bytes) -> Solution:
             f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards, "
             f"{len(scored.cumulative_rewards)} cumulative_rewards: there must be as many of each"
         )
-    return Solution(
+    return ReportRecord(
         id=scored.id,
         problem=record.problem,
         steps=record.steps,

@@ -16,7 +16,7 @@ import numpy as np
 
 from stepscore.enums import Method, Reducer, Series
 from stepscore.errors import NoAnswer
-from stepscore.jobs.scored_records import Group, Scored
+from stepscore.jobs.scored_records import ProblemKey, Scored
 from stepscore.selection.answers import Comparer, group_answers
 from stepscore.selection.expected_accuracy import (
     MOST_SUBSETS,
@@ -31,7 +31,7 @@ from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect,
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SelectionMethod:
     """How a sample is chosen; `seed` is that of drawn subsets and of the bootstrap."""
 
     method: Method = Method.BEST_OF_N
@@ -50,7 +50,7 @@ class Rule:
 class Problem:
     """The samples of one problem, in the order of the file."""
 
-    group: Group
+    group: ProblemKey
     ids: tuple[str | int, ...]
     offsets: tuple[int, ...]
     scores: np.ndarray  # float64 [N]
@@ -71,7 +71,7 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
     """Samples with an answer equal to this one."""
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class MeanWithInterval(msgspec.Struct, frozen=True):
     """A mean over problems, and its 95 % confidence interval over resampled problems; fractions."""
 
     mean: float
@@ -84,25 +84,25 @@ class Accuracy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     n: int
     num_problems: int
-    chosen: Estimate
-    random: Estimate
-    pass_at_n: Estimate
-    majority: Estimate | None = None
-    over_majority: Estimate | None = None
+    chosen: MeanWithInterval
+    random: MeanWithInterval
+    pass_at_n: MeanWithInterval
+    majority: MeanWithInterval | None = None
+    over_majority: MeanWithInterval | None = None
     """Chosen minus majority, on the same resamples."""
     drawn_subsets: int | None = None
     """Subsets a problem that voting was averaged over; None where it was over all of them."""
 
 
-def gather(records: Iterable[Scored], rule: Rule, comparer: Comparer) -> list[Problem]:
+def group_by_problem(records: Iterable[Scored], rule: SelectionMethod, comparer: Comparer) -> list[Problem]:
     """Group records by problem, in the order of their first samples; compare answers where they matter."""
-    members: dict[Group, list[Scored]] = {}
+    members: dict[ProblemKey, list[Scored]] = {}
     for record in records:
         members.setdefault(record.group, []).append(record)
     return [_problem(group, samples, rule, comparer) for group, samples in members.items()]
 
 
-def choose(problem: Problem, rule: Rule) -> int:
+def select_sample(problem: Problem, rule: SelectionMethod) -> int:
     """Index of the chosen sample; raises NoAnswer where there is nothing to vote for."""
     if rule.method is Method.BEST_OF_N:
         return best_of_n(problem.scores)
@@ -114,7 +114,7 @@ def choose(problem: Problem, rule: Rule) -> int:
     return at
 
 
-def selection(problem: Problem, at: int, rule: Rule) -> Selection:
+def selection(problem: Problem, at: int, rule: SelectionMethod) -> Selection:
     """Say why sample `at` was chosen."""
     answer = problem.answers[at]
     return Selection(
@@ -138,7 +138,9 @@ def usual_sizes(problems: Sequence[Problem]) -> list[int]:
     return sorted({2**power for power in range(most.bit_length())} | {most})
 
 
-def accuracies(problems: Sequence[Problem], rule: Rule, sizes: Iterable[int]) -> Iterator[Accuracy]:
+def accuracies(
+    problems: Sequence[Problem], rule: SelectionMethod, sizes: Iterable[int]
+) -> Iterator[Accuracy]:
     """Judge the rule among n samples, for every n; problems with fewer, or of unknown truth, are left out."""
     for n in sizes:
         judged = [problem for problem in problems if problem.correct is not None and len(problem.ids) >= n]
@@ -146,12 +148,12 @@ def accuracies(problems: Sequence[Problem], rule: Rule, sizes: Iterable[int]) ->
             yield _accuracy(judged, rule, n)
 
 
-def _accuracy(problems: list[Problem], rule: Rule, n: int) -> Accuracy:
+def _accuracy(problems: list[Problem], rule: SelectionMethod, n: int) -> Accuracy:
     figures = np.array([_figures(problem, rule, n) for problem in problems])
     figures = np.column_stack([figures, figures[:, 0] - figures[:, 3]])
     low, high = bootstrap(figures, resamples=RESAMPLES, seed=rule.seed)
     chosen, random, passed, majority, over = (
-        Estimate(*map(float, column)) for column in zip(figures.mean(axis=0), low, high, strict=True)
+        MeanWithInterval(*map(float, column)) for column in zip(figures.mean(axis=0), low, high, strict=True)
     )
     votes = any((problem.codes >= 0).any() for problem in problems)
     compared = votes and rule.method is not Method.MAJORITY
@@ -168,7 +170,7 @@ def _accuracy(problems: list[Problem], rule: Rule, n: int) -> Accuracy:
     )
 
 
-def _figures(problem: Problem, rule: Rule, n: int) -> tuple[float, float, float, float]:
+def _figures(problem: Problem, rule: SelectionMethod, n: int) -> tuple[float, float, float, float]:
     """Expected accuracy among n samples: the rule's, a random sample's, pass@n, the majority's."""
     correct = problem.correct
     assert correct is not None
@@ -185,13 +187,13 @@ def _figures(problem: Problem, rule: Rule, n: int) -> tuple[float, float, float,
     return chosen, float(correct.mean()), pass_at_n(correct, n), majority
 
 
-def _weights(problem: Problem, rule: Rule) -> np.ndarray:
+def _weights(problem: Problem, rule: SelectionMethod) -> np.ndarray:
     if rule.method is Method.WEIGHTED:
         return vote_weights(problem.scores, problem.codes, rule.temperature)
     return np.ones(len(problem.ids), dtype=np.int64)
 
 
-def _problem(group: Group, samples: list[Scored], rule: Rule, comparer: Comparer) -> Problem:
+def _problem(group: ProblemKey, samples: list[Scored], rule: SelectionMethod, comparer: Comparer) -> Problem:
     verdicts = [_is_right(sample, comparer) for sample in samples]
     known = [verdict for verdict in verdicts if verdict is not None]
     correct = np.array(known, dtype=bool) if len(known) == len(samples) else None

@@ -22,11 +22,11 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.cli.main import main
 from stepscore.engine.ort import sessions as provider_module
-from stepscore.engine.ort.engine import Engine, EngineOptions
+from stepscore.engine.ort.engine import EngineOptions, OrtEngine
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
 from stepscore.memory.estimate import residencies
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.scorer import Scorer
 from stepscore_export.backends import optimum_trace as trace_module
 from stepscore_export.backends.optimum import body_of, store_traced
@@ -36,7 +36,7 @@ from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.plan import settle as settled
+from stepscore_export.pipeline.plan import fit_settings as settled
 from stepscore_export.weights.weight_file import SizeOnly
 
 pytestmark = needs_optimum
@@ -125,7 +125,7 @@ def test_a_pair_scores_what_ours_scores(
 def test_neighbours_change_no_log_prob_by_more_than_rounding(traced_pair: Path) -> None:
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (2, 90, 31)]
-    engine = Engine(Pair.open(traced_pair))
+    engine = OrtEngine(Pair.open(traced_pair))
     together = engine.logprobs(sequences)
     for sequence, both in zip(sequences, together, strict=True):
         np.testing.assert_allclose(both, engine.logprobs([sequence])[0], rtol=0, atol=1e-5)
@@ -133,7 +133,7 @@ def test_neighbours_change_no_log_prob_by_more_than_rounding(traced_pair: Path) 
 
 def test_hidden_rows_are_those_of_scored_tokens(traced_pair: Path) -> None:
     batch = pack([np.arange(9), np.arange(5)], [3, 1])
-    hidden, _ = Engine(Pair.open(traced_pair)).trace(batch)
+    hidden, _ = OrtEngine(Pair.open(traced_pair)).trace(batch)
     assert hidden["policy"].shape == (len(batch.score_index), TINY.hidden_size)
 
 
@@ -144,8 +144,8 @@ def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> No
     pair = Pair.open(traced_pair)
     assert residencies(pair.manifest) == [Residency.RESIDENT, Residency.ALTERNATE]
     for ask in (
-        lambda: settle(pair.manifest, residency=Residency.STREAM),
-        lambda: Engine(pair, EngineOptions(residency=Residency.STREAM)),
+        lambda: fit_settings(pair.manifest, residency=Residency.STREAM),
+        lambda: OrtEngine(pair, EngineOptions(residency=Residency.STREAM)),
     ):
         with pytest.raises(PairIncompatible, match="optimum pairs cannot be streamed") as refused:
             ask()
@@ -156,7 +156,7 @@ def test_it_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None
     pair = Pair.open(pair_of(Precision.FP32, Target.CUDA, exporter=Exporter.OPTIMUM))
     resolve = provider_module.resolve
     assert resolve(Provider.AUTO, pair.manifest.target, portable=True) is Provider.CUDA
-    assert Engine(pair, EngineOptions(provider=Provider.CPU)).provider is Provider.CPU
+    assert OrtEngine(pair, EngineOptions(provider=Provider.CPU)).provider is Provider.CPU
 
 
 def test_inspect_says_what_wrote_it(traced_pair: Path) -> None:

@@ -17,7 +17,7 @@ from tests.export.graphs.test_decoder import COMPUTE, every_export, load, nodes
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
@@ -74,10 +74,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrtEngine]:
     output = tmp_path_factory.mktemp("long-pair") / "pair"
     export_pair(model, model, output, ExportOptions(Precision.FP32))
-    opened = Engine(Pair.open(output))
+    opened = OrtEngine(Pair.open(output))
     yield opened
     opened.close()
 
@@ -88,21 +88,21 @@ def sequence() -> NDArray[np.int64]:
     return np.random.default_rng(11).integers(0, TINY.vocab_size, SHORT_TOKENS + 1)
 
 
-def logprobs(engine: Engine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+def logprobs(engine: OrtEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     (results,) = engine.run([pack([tokens], [0])])
     return results["policy"]
 
 
 @pytest.mark.parametrize("length", [SHORT_TOKENS, SHORT_TOKENS + 1])
 def test_both_kernels_agree_with_float64(
-    engine: Engine, model: Path, sequence: NDArray[np.int64], length: int
+    engine: OrtEngine, model: Path, sequence: NDArray[np.int64], length: int
 ) -> None:
     with Checkpoint.open(model) as checkpoint:
         _, truth = hidden_and_logprobs(checkpoint, sequence[:length])
     assert np.abs(logprobs(engine, sequence[:length]) - truth).max() < 1e-5
 
 
-def test_both_kernels_agree_where_they_meet(engine: Engine, sequence: NDArray[np.int64]) -> None:
+def test_both_kernels_agree_where_they_meet(engine: OrtEngine, sequence: NDArray[np.int64]) -> None:
     """A token does not see what follows: one token more changes nothing but the kernel."""
     short, long = logprobs(engine, sequence[:-1]), logprobs(engine, sequence)
     assert np.abs(short - long[:-1]).max() < 1e-5

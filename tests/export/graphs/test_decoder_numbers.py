@@ -14,7 +14,7 @@ from tests.conftest import Checkpoints, PairOf
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Format, Precision, Residency
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
@@ -29,7 +29,7 @@ def batch() -> Batch:
 
 
 def hidden_and_logprobs(pair: Path, batch: Batch, options: EngineOptions) -> list[NDArray[np.floating]]:
-    engine = Engine(Pair.open(pair), options)
+    engine = OrtEngine(Pair.open(pair), options)
     hidden, logprobs = engine.trace(batch)
     engine.close()
     return [*hidden.values(), *logprobs.values()]
@@ -78,7 +78,7 @@ def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
 
 def test_a_token_does_not_see_what_follows(tiny_pair: Path) -> None:
     tokens = np.arange(40, 60)
-    engine = Engine(Pair.open(tiny_pair))
+    engine = OrtEngine(Pair.open(tiny_pair))
     ((whole, _),) = engine.logprobs([tokens])
     ((cut, _),) = engine.logprobs([tokens[:11]])
     engine.close()
@@ -87,7 +87,7 @@ def test_a_token_does_not_see_what_follows(tiny_pair: Path) -> None:
 
 def test_logprobs_are_normalised_over_all_columns(tiny_pair: Path) -> None:
     """Every token of the vocabulary as the second of two: their probabilities add up to one."""
-    engine = Engine(Pair.open(tiny_pair))
+    engine = OrtEngine(Pair.open(tiny_pair))
     scores = engine.logprobs([np.array([5, token]) for token in range(TINY.vocab_size)])
     engine.close()
     for model in (0, 1):
@@ -99,7 +99,7 @@ def test_logprobs_are_normalised_over_all_columns(tiny_pair: Path) -> None:
 def test_every_residency_runs_every_precision(
     pair_of: PairOf, precision: Precision, residency: Residency, batch: Batch
 ) -> None:
-    engine = Engine(Pair.open(pair_of(precision)), EngineOptions(residency=residency))
+    engine = OrtEngine(Pair.open(pair_of(precision)), EngineOptions(residency=residency))
     (scores,) = engine.run([batch])
     engine.close()
     assert set(scores) == {"policy", "reference"}

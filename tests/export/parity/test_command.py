@@ -26,7 +26,7 @@ from stepscore.errors import NonFinite
 from stepscore_export.options import ExportOptions
 from stepscore_export.parity import pytorch
 from stepscore_export.parity import run as parity_command
-from stepscore_export.parity.compare import Solution, compare, profile
+from stepscore_export.parity.compare import ScoredSolution, compare, profile
 from stepscore_export.parity.pytorch import DType, Run
 from stepscore_export.pipeline.export import export_pair
 
@@ -125,7 +125,7 @@ def test_pytorch_at_bf16_is_further_from_the_pair_than_at_fp32(fp32: Path) -> No
 
 def test_rewards_are_compared_from_the_first_log_prob_that_is_summed() -> None:
     policy = np.array([9, 1, 2, 3], np.float32)
-    ours = Solution(1, np.arange(5), (policy, np.zeros(4, np.float32)), np.array([1, 3]), start=1)
+    ours = ScoredSolution(1, np.arange(5), (policy, np.zeros(4, np.float32)), np.array([1, 3]), start=1)
     found = compare([ours], [(policy.astype(np.float64), np.zeros(4))], beta=0.5)
     assert found.step_rewards.tolist() == found.pytorch_step_rewards.tolist() == [0.5, 2.5]
     assert found.positions.tolist() == [2, 3, 4]

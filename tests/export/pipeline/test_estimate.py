@@ -22,7 +22,7 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.plan import settle
+from stepscore_export.pipeline.plan import resolve_options
 
 
 @pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])
@@ -52,7 +52,7 @@ def test_the_weight_file_has_the_predicted_size(
     folder = write_checkpoint(tmp_path / "model", shape)
     pair = export_pair(folder, folder, tmp_path / "pair", options)
     with Checkpoint.open(folder) as checkpoint:
-        settled = settle(options, pair.manifest.distance)
+        settled = resolve_options(options, pair.manifest.distance)
         needs = estimate({"policy": checkpoint, "reference": checkpoint}, settled)
     sizes = {folder: (pair.path / folder / "weights.bin").stat().st_size for folder in needs.weight_bytes}
     assert sizes == needs.weight_bytes

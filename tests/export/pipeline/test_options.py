@@ -11,7 +11,7 @@ from stepscore.artifact.manifest import Distance
 from stepscore.enums import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
-from stepscore_export.pipeline.plan import settle
+from stepscore_export.pipeline.plan import resolve_options
 
 CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
@@ -189,7 +189,7 @@ def test_rows_have_sixteen_bits_on_cuda(precision: Precision) -> None:
 
 
 def settled(distance: Distance, *positional: Any, **options: Any) -> tuple[Any, ...]:
-    found = settle(ExportOptions(*positional, **options), distance)
+    found = resolve_options(ExportOptions(*positional, **options), distance)
     return found.coding, found.difference_precision, found.activations, found.products
 
 
@@ -257,5 +257,5 @@ def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) 
     [{}, {"activations": Activations.INT8}, {"activations": Activations.EXACT}, {"target": Target.CUDA}],
 )
 def test_what_is_settled_stays_so(distance: Distance, asked: dict[str, Any]) -> None:
-    once = settle(ExportOptions(Precision.INT8, **asked), distance)
-    assert settle(once, distance) == once
+    once = resolve_options(ExportOptions(Precision.INT8, **asked), distance)
+    assert resolve_options(once, distance) == once

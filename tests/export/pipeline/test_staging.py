@@ -24,7 +24,7 @@ from stepscore.artifact.manifest import MANIFEST, Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Precision
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
-from stepscore.fileio import unwritable
+from stepscore.fileio import os_errors_as_output_errors
 from stepscore.records import Record
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
@@ -42,7 +42,7 @@ def reseal(source: Path, target: Path, *, beta: float = NEW, force: bool = False
     manifest = Pair.open(source).manifest
     with stage(target, force=force) as staged:
         for unit in manifest.units:
-            with unwritable(target):
+            with os_errors_as_output_errors(target):
                 (staged.folder / unit.folder).mkdir()
         for name in manifest.files:
             staged.write(name, (source / name).read_bytes())

@@ -14,7 +14,7 @@ from stepscore_export.quantization import gptq as feedback
 from stepscore_export.quantization.gptq import (
     DAMPING,
     GROUP,
-    Moments,
+    Hessian,
     quantize_channels_with_feedback,
     quantize_with_feedback,
 )
@@ -49,7 +49,7 @@ def correlated(columns: int, rows: int = 400, seed: int = 1) -> Floats:
 
 
 def spread_of(rows: Floats, group: int = GROUP) -> Floats:
-    moments = Moments(rows.shape[1], group)
+    moments = Hessian(rows.shape[1], group)
     moments.add(rows)
     return moments.spread()
 
@@ -73,7 +73,7 @@ def product_error(weight: Floats, values: Floats, rows: Floats) -> float:
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5))
 def test_moments_added_in_parts_are_those_of_all_rows(lengths: list[int]) -> None:
     rows = correlated(150, sum(lengths))
-    parts = Moments(150)
+    parts = Hessian(150)
     for part in np.split(rows, np.cumsum(lengths)[:-1]):
         parts.add(part)
     np.testing.assert_allclose(parts.spread(), spread_of(rows), rtol=0, atol=1e-3)
@@ -81,7 +81,7 @@ def test_moments_added_in_parts_are_those_of_all_rows(lengths: list[int]) -> Non
 
 def test_the_inputs_that_were_added_stay_as_they_were() -> None:
     rows = correlated(150)
-    moments = Moments(150)
+    moments = Hessian(150)
     moments.add(rows)
     first = moments.spread()
     np.testing.assert_array_equal(rows, correlated(150))

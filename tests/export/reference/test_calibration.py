@@ -18,16 +18,16 @@ from tests.export.reference.test_layerwise_fp32 import sequences
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Precision
 from stepscore.errors import ExportError
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.graphs.decoder import TAPS
+from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.quantization.gptq import GROUP, Moments
+from stepscore_export.quantization.gptq import GROUP, Hessian
 from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle
 from stepscore_export.reference.calibration import Calibration
@@ -72,10 +72,10 @@ def rows_seen(model: ExactModel) -> list[dict[str, Rows]]:
     for _ in range(LAYERS):
         parts: dict[str, list[Rows]] = {}
 
-        def see(name: str, rows: Rows, parts: dict[str, list[Rows]] = parts) -> None:
+        def on_input(name: str, rows: Rows, parts: dict[str, list[Rows]] = parts) -> None:
             parts.setdefault(name, []).append(rows)
 
-        model.advance(see)
+        model.run_next_layer(on_input)
         layers.append(parts)
     return [{name: np.concatenate(rows) for name, rows in parts.items()} for parts in layers]
 
@@ -111,7 +111,7 @@ def test_the_taps_are_what_enters_the_matrices(
     """Of layer 0 for every token; of the last for every token that enters them: its MLP drops the last."""
     truth = [rows_of_oracle(reference, tokens, monkeypatch) for tokens in sequences()]
     found = rows_seen(ExactModel(reference, sequences(), scratch))
-    assert [tuple(layer) for layer in found] == [TAPS] * LAYERS
+    assert [tuple(layer) for layer in found] == [INTERMEDIATE_OUTPUTS] * LAYERS
     for index, layer in enumerate(found):
         for tap, rows in layer.items():
             dropped = index == LAYERS - 1 and tap != "into_qkv"
@@ -135,7 +135,7 @@ def test_the_parts_of_a_large_text_add_up(
     monkeypatch.setattr(exact, "BATCH_ROWS", 64)
     cut = rows_seen(ExactModel(reference, sequences(), scratch))
     for one, other in zip(whole, cut, strict=True):
-        for tap in TAPS:
+        for tap in INTERMEDIATE_OUTPUTS:
             np.testing.assert_allclose(one[tap], other[tap], rtol=0, atol=1e-5)
 
 
@@ -149,7 +149,9 @@ def test_a_spread_is_that_of_the_rows_seen(reference: Checkpoint, scratch: Path)
     measured = Calibration(reference, sequences(), scratch, block_size=32)
     for seen in rows_seen(ExactModel(reference, sequences(), scratch)):
         layer = measured.layer(0)
-        for tap, spread in zip(TAPS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True):
+        for tap, spread in zip(
+            INTERMEDIATE_OUTPUTS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True
+        ):
             np.testing.assert_allclose(spread, spread_of(seen[tap]), rtol=0, atol=1e-4)
     hidden = np.concatenate(list(ExactModel(reference, sequences(), scratch).hidden()))
     np.testing.assert_allclose(measured.head(), spread_of(hidden), rtol=0, atol=1e-4)
@@ -157,7 +159,7 @@ def test_a_spread_is_that_of_the_rows_seen(reference: Checkpoint, scratch: Path)
 
 
 def spread_of(rows: Rows) -> Rows:
-    moments = Moments(rows.shape[1])
+    moments = Hessian(rows.shape[1])
     moments.add(rows)
     return moments.spread()
 
@@ -250,7 +252,7 @@ def test_identical_checkpoints_give_exactly_zero(
 ) -> None:
     model = tiny_checkpoints.reference
     same = Checkpoints(policy=model, reference=model)
-    engine = Engine(exported(same, tmp_path / "pair", form, texts, texts))
+    engine = OrtEngine(exported(same, tmp_path / "pair", form, texts, texts))
     for policy, theirs in engine.logprobs(sequences()):
         np.testing.assert_array_equal(policy, theirs)
     engine.close()

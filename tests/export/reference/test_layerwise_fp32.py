@@ -17,7 +17,7 @@ from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
 from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle
-from stepscore_export.reference.layerwise_fp32 import ExactModel, exact_logprobs
+from stepscore_export.reference.layerwise_fp32 import ExactModel, fp32_logprobs
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 Tokens = NDArray[np.int64]
@@ -101,7 +101,7 @@ def test_both_models_come_out_as_policy_and_reference(tmp_path: Path, scratch: P
         write_checkpoint(tmp_path / name, seed=seed) for name, seed in (("policy", 1), ("reference", 2))
     ]
     with Checkpoint.open(folders[0]) as policy, Checkpoint.open(folders[1]) as reference:
-        ours, theirs = zip(*exact_logprobs(policy, reference, sequences(), scratch), strict=True)
+        ours, theirs = zip(*fp32_logprobs(policy, reference, sequences(), scratch), strict=True)
         assert distance(list(ours), policy, sequences()) <= 1e-4
         assert distance(list(theirs), reference, sequences()) <= 1e-4
 
@@ -126,9 +126,9 @@ def test_one_layer_at_a_time_lies_in_the_scratch_folder(
     seen: list[list[str]] = []
     run_layer = exact._run_layer
 
-    def run(graph: Path, parts: list[exact._Part], see: exact.See | None) -> list[exact.Rows]:
+    def run(graph: Path, parts: list[exact._Part], on_input: exact.OnInput | None) -> list[exact.Rows]:
         seen.append(sorted(path.name for path in scratch.rglob("*") if path.is_file()))
-        return run_layer(graph, parts, see)
+        return run_layer(graph, parts, on_input)
 
     monkeypatch.setattr(exact, "_run_layer", run)
     ExactModel(checkpoint, sequences(), scratch).logprobs()
@@ -138,10 +138,10 @@ def test_one_layer_at_a_time_lies_in_the_scratch_folder(
 
 def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path) -> None:
     model = ExactModel(checkpoint, sequences(), scratch)
-    model.advance()
-    model.advance()
+    model.run_next_layer()
+    model.run_next_layer()
     with pytest.raises(IndexError, match="all 2 layers"):
-        model.advance()
+        model.run_next_layer()
     assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
 
 
@@ -157,7 +157,7 @@ def test_nothing_is_left_when_a_layer_fails_and_it_can_be_run_again(
     with monkeypatch.context() as patch:
         patch.setattr(exact, "_run", fail)
         with pytest.raises(failure):
-            model.advance()
+            model.run_next_layer()
     assert list(scratch.iterdir()) == []
     assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
 
@@ -174,7 +174,7 @@ def test_nothing_is_left_when_a_checkpoint_is_cut_off(checkpoint: Checkpoint, sc
 
 def test_a_scratch_folder_that_is_not_there_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(OutputUnwritable, match="nowhere"):
-        ExactModel(checkpoint, sequences(), tmp_path / "nowhere").advance()
+        ExactModel(checkpoint, sequences(), tmp_path / "nowhere").run_next_layer()
 
 
 def test_a_model_beyond_fp32_is_refused(tmp_path: Path, scratch: Path) -> None:

@@ -29,7 +29,7 @@ from tests.export.pipeline.test_export import ODD
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Precision, Products, Residency, Target
 from stepscore.records import Record
 from stepscore_export.checkpoint.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ def logprobs(
     sequences: list[NDArray[np.int64]] = SEQUENCES,
 ) -> Logprobs:
     """Policy and reference [2, t], all sequences in one batch."""
-    engine = Engine(Pair.open(pair), EngineOptions(residency=residency))
+    engine = OrtEngine(Pair.open(pair), EngineOptions(residency=residency))
     scores = engine.logprobs(sequences)
     engine.close()
     return np.concatenate([np.stack(each) for each in scores], axis=1)

@@ -18,9 +18,9 @@ from tests.conftest import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching import planner as plan_module
-from stepscore.batching.batch import Batch, Group, chunks, pack
+from stepscore.batching.batch import Batch, BatchGroup, chunks, pack
 from stepscore.batching.planner import MAX_PADDING, plan
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -111,7 +111,7 @@ def test_the_index_types_are_those_of_the_graph(drawn: tuple[list[Ids], list[int
     assert batch.total_sequence_length == batch.seqlens_k.max() + 1
     assert (batch.total_sequence_length.dtype, batch.seqlens_k.dtype) == (np.int32, np.int32)
     rest = (batch.input_ids, batch.pad_index, batch.unpad_index, batch.score_index)
-    for array in (*rest, batch.target_rows, batch.target_ids, *batch.pairs):
+    for array in (*rest, batch.target_rows, batch.target_ids, *batch.target_of):
         assert array.dtype == np.int64
 
 
@@ -121,7 +121,7 @@ def test_the_pairs_of_a_sequence_score_its_tokens_behind_the_start(
 ) -> None:
     batch = pack(*drawn, share=share)
     rows = prefix_of_each_row(batch)
-    for pairs, sequence, start in zip(batch.pairs, *drawn, strict=True):
+    for pairs, sequence, start in zip(batch.target_of, *drawn, strict=True):
         scored = [rows[row] for row in batch.score_index[batch.target_rows[pairs]]]
         assert scored == [tuple(sequence[:end].tolist()) for end in range(start + 1, len(sequence))]
         assert np.array_equal(batch.target_ids[pairs], sequence[start + 1 :])
@@ -135,7 +135,7 @@ def test_what_is_scored_is_wanted_by_a_sequence_and_scored_once(drawn: tuple[lis
     assert np.array_equal(np.unique(batch.target_rows), np.arange(len(batch.score_index)))
     pairs = set(zip(batch.target_rows.tolist(), batch.target_ids.tolist(), strict=True))
     assert len(pairs) == len(batch.target_ids)
-    assert np.array_equal(np.unique(np.concatenate(batch.pairs)), np.arange(len(batch.target_ids)))
+    assert np.array_equal(np.unique(np.concatenate(batch.target_of)), np.arange(len(batch.target_ids)))
 
 
 @given(windows())
@@ -161,7 +161,7 @@ def test_without_sharing_every_sequence_has_rows_of_its_own(drawn: tuple[list[Id
     batch = pack(*drawn, share=False)
     assert np.array_equal(batch.input_ids, np.concatenate(sequences))
     assert [len(line) for line in lines_of(batch)] == [len(sequence) for sequence in sequences]
-    assert np.array_equal(np.concatenate(batch.pairs), np.arange(len(batch.target_ids)))
+    assert np.array_equal(np.concatenate(batch.target_of), np.arange(len(batch.target_ids)))
     assert np.array_equal(batch.target_rows, np.arange(len(batch.target_ids)))
 
 
@@ -180,7 +180,7 @@ def test_nothing_cannot_be_packed() -> None:
 # plan
 
 
-def rows_in(groups: list[Group]) -> int:
+def rows_in(groups: list[BatchGroup]) -> int:
     return sum(len(group.batch.input_ids) for group in groups)
 
 
@@ -190,7 +190,7 @@ def test_every_sequence_is_a_member_of_one_group(
 ) -> None:
     groups = plan(*drawn, budget, share=share)
     assert sorted(member for group in groups for member in group.members) == list(range(len(drawn[0])))
-    assert [len(group.members) for group in groups] == [len(group.batch.pairs) for group in groups]
+    assert [len(group.members) for group in groups] == [len(group.batch.target_of) for group in groups]
 
 
 @given(windows(), BUDGETS, SHARE)
@@ -201,7 +201,7 @@ def test_a_group_is_its_members_packed(drawn: tuple[list[Ids], list[int]], budge
         members = [sequences[member] for member in group.members]
         packed = pack(members, [starts[member] for member in group.members], share=share)
         assert sorted(prefix_of_each_row(group.batch)) == sorted(prefix_of_each_row(packed))
-        for pairs, expected in zip(group.batch.pairs, packed.pairs, strict=True):
+        for pairs, expected in zip(group.batch.target_of, packed.target_of, strict=True):
             assert np.array_equal(group.batch.target_ids[pairs], packed.target_ids[expected])
         assert len(group.batch.target_ids) == len(packed.target_ids)
 
@@ -222,7 +222,7 @@ def test_budgets_hold_or_a_line_is_alone(
 def test_scores_are_no_budget_where_attention_does_not_hold_them(
     drawn: tuple[list[Ids], list[int]], budget: int, share: bool
 ) -> None:
-    groups, fewer = (plan(*drawn, budget, share=share, holds_scores=holds) for holds in (True, False))
+    groups, fewer = (plan(*drawn, budget, share=share, materializes_scores=holds) for holds in (True, False))
     assert len(fewer) <= len(groups)
     for group in fewer:
         assert len(group.batch.input_ids) <= budget or len(group.batch.pad_index) == 1
@@ -274,12 +274,12 @@ def test_another_order_of_the_window_scores_the_same(
     for one, other, of in (
         (plan(*drawn, budget), plan(*shuffled, budget), drawn_pairs),
         (plan(*drawn, 1000), plan(*shuffled, 1000), drawn_pairs),
-        ([Group((), pack(*drawn))], [Group((), pack(*shuffled))], drawn_rows),
+        ([BatchGroup((), pack(*drawn))], [BatchGroup((), pack(*shuffled))], drawn_rows),
     ):
         assert of(one) == of(other)
 
 
-def drawn_pairs(groups: list[Group]) -> set[tuple[Prefix, int]]:
+def drawn_pairs(groups: list[BatchGroup]) -> set[tuple[Prefix, int]]:
     return {
         (rows[batch.score_index[row]], int(token))
         for batch in (group.batch for group in groups)
@@ -288,7 +288,7 @@ def drawn_pairs(groups: list[Group]) -> set[tuple[Prefix, int]]:
     }
 
 
-def drawn_rows(groups: list[Group]) -> list[Prefix]:
+def drawn_rows(groups: list[BatchGroup]) -> list[Prefix]:
     return sorted(prefix for group in groups for prefix in prefix_of_each_row(group.batch))
 
 
@@ -358,12 +358,12 @@ def test_chunks_together_are_the_whole_and_a_row_is_in_one(
 
 
 def scored_together_and_alone(
-    engine: Engine, drawn: tuple[list[Ids], list[int]], budget: int
+    engine: OrtEngine, drawn: tuple[list[Ids], list[int]], budget: int
 ) -> Iterator[tuple[Floats, Floats]]:
     """Log-probs [2, L-1] of each sequence, planned with the others and packed by itself."""
     groups = plan(*drawn, budget)
     for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True):
-        for member, pairs in zip(group.members, group.batch.pairs, strict=True):
+        for member, pairs in zip(group.members, group.batch.target_of, strict=True):
             (alone,) = engine.run([pack([drawn[0][member]], [drawn[1][member]])])
             yield (
                 np.stack([logprobs["policy"][pairs], logprobs["reference"][pairs]]),
@@ -372,8 +372,8 @@ def scored_together_and_alone(
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_pair: Path) -> Iterator[Engine]:
-    engine = Engine(Pair.open(tiny_pair))
+def engine(tiny_pair: Path) -> Iterator[OrtEngine]:
+    engine = OrtEngine(Pair.open(tiny_pair))
     yield engine
     engine.close()
 
@@ -381,7 +381,7 @@ def engine(tiny_pair: Path) -> Iterator[Engine]:
 @settings(max_examples=50)
 @given(windows(), BUDGETS)
 def test_planned_together_a_sequence_has_the_logprobs_it_has_alone(
-    engine: Engine, drawn: tuple[list[Ids], list[int]], budget: int
+    engine: OrtEngine, drawn: tuple[list[Ids], list[int]], budget: int
 ) -> None:
     for together, alone in scored_together_and_alone(engine, drawn, budget):
         assert np.abs(together - alone).max() < 1e-5
@@ -399,7 +399,7 @@ def test_with_int8_activations_they_differ_by_less_than_the_pair_is_off(pair_of:
         row[:length]
         for row, length in zip(tokens, (40, 35, 40, 30, 20, 40, 33, 38, 9, 40, 2, 17), strict=True)
     ]
-    engine = Engine(pair)
+    engine = OrtEngine(pair)
     scores = zip(*scored_together_and_alone(engine, (window, [0] * 12), 150), strict=True)
     together, alone = (np.concatenate([each[0] - each[1] for each in some]) for some in scores)
     engine.close()

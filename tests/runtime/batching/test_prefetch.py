@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepscore.batching.prefetch import ahead
+from stepscore.batching.prefetch import prefetch
 
 PATIENCE = 20.0
 """Seconds after which something that must happen has not; nothing waits that long when all is well."""
@@ -24,7 +24,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    return [thread for thread in threading.enumerate() if thread.name == "stepscore-prefetch"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +49,12 @@ class Counting:
 
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_the_items_come_in_order(items: list[int], depth: int) -> None:
-    assert list(ahead(iter(items), depth)) == items
+    assert list(prefetch(iter(items), depth)) == items
 
 
 def test_nothing_is_pulled_before_the_first_next() -> None:
     items = Counting()
-    generator = ahead(items)
+    generator = prefetch(items)
     assert not threads()
     assert items.pulled == 0
     assert next(generator) == 1
@@ -64,7 +64,7 @@ def test_nothing_is_pulled_before_the_first_next() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_depth_items_are_pulled_ahead_and_no_more(depth: int) -> None:
     items = Counting()
-    generator = ahead(items, depth)
+    generator = prefetch(items, depth)
     for taken in range(1, 8):
         assert next(generator) == taken
         wait_for(lambda: items.pulled == taken + depth)  # noqa: B023  called at once
@@ -75,7 +75,7 @@ def test_depth_items_are_pulled_ahead_and_no_more(depth: int) -> None:
 
 def test_the_items_are_pulled_in_one_other_thread() -> None:
     items = Counting()
-    generator = ahead(items)
+    generator = prefetch(items)
     assert [next(generator) for _ in range(5)] == [1, 2, 3, 4, 5]
     generator.close()
     assert len(items.by) == 1
@@ -92,7 +92,7 @@ def test_an_exception_comes_at_its_place(error: type[BaseException]) -> None:
         yield from (1, 2, 3)
         raise error("why")
 
-    generator = ahead(items(), depth=9)
+    generator = prefetch(items(), depth=9)
     assert [next(generator) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(error, match="why"):
         next(generator)
@@ -100,18 +100,18 @@ def test_an_exception_comes_at_its_place(error: type[BaseException]) -> None:
 
 def test_what_cannot_be_iterated_says_so() -> None:
     with pytest.raises(TypeError, match="not iterable"):
-        list(ahead(7))  # type: ignore[arg-type]
+        list(prefetch(7))  # type: ignore[arg-type]
 
 
 def test_after_the_end_there_is_nothing() -> None:
-    generator = ahead([1])
+    generator = prefetch([1])
     assert list(generator) == [1]
     assert list(generator) == []
 
 
 def test_closing_stops_the_thread() -> None:
     items = Counting()
-    generator = ahead(items, depth=3)
+    generator = prefetch(items, depth=3)
     next(generator)
     generator.close()
     wait_for(lambda: not threads())
@@ -120,13 +120,13 @@ def test_closing_stops_the_thread() -> None:
 
 def test_closing_before_the_first_next_starts_nothing() -> None:
     items = Counting()
-    ahead(items).close()
+    prefetch(items).close()
     assert items.pulled == 0
 
 
 def test_an_exception_of_the_reader_stops_the_thread() -> None:
     def read() -> None:
-        for item in ahead(Counting()):
+        for item in prefetch(Counting()):
             if item == 3:
                 raise ValueError("enough")
 
@@ -143,7 +143,7 @@ def test_closing_does_not_wait_for_an_item_that_does_not_come() -> None:
         yield 2
         raise AssertionError("pulled once more")
 
-    generator = ahead(items())
+    generator = prefetch(items())
     assert next(generator) == 1
     generator.close()  # the thread is inside `wait`
     assert threads()
@@ -158,7 +158,7 @@ def test_an_exception_after_closing_is_nobodys() -> None:
         closed.wait(PATIENCE)
         raise ValueError("too late")
 
-    generator = ahead(items())
+    generator = prefetch(items())
     next(generator)
     generator.close()
     closed.set()  # pytest turns an exception that ends a thread into a failure
@@ -178,7 +178,7 @@ def test_no_item_is_kept_that_was_handed_out() -> None:
             alive -= 1
 
     seen = []
-    for _ in ahead(Item() for _ in range(20)):
+    for _ in prefetch(Item() for _ in range(20)):
         seen.append(alive)
     del _
     assert max(seen) <= 3
@@ -187,4 +187,4 @@ def test_no_item_is_kept_that_was_handed_out() -> None:
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_depth_under_1_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        next(ahead([1], depth))
+        next(prefetch([1], depth))

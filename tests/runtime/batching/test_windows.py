@@ -12,7 +12,7 @@ import pytest
 from tests.runtime.test_scorer import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.batching.batch import Batch
-from stepscore.engine.base import Logprobs
+from stepscore.engine.base import PairLogprobs
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
 from stepscore.records import Record, Result
@@ -30,7 +30,7 @@ class Watched:
         self._run = self.scorer._engine.run
         self.scorer._engine.run = self._watched  # type: ignore[method-assign]
 
-    def _watched(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+    def _watched(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         self.windows.append(list(batches))
         for logprobs in self._run(batches):
             self.computed += 1
@@ -60,7 +60,7 @@ def watched(tiny_pair: Path) -> Iterator[Callable[..., Watched]]:
 def test_a_window_is_filled_as_far_as_its_tokens_go(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=250)  # two records of 106 tokens
     one.scorer.score([SOLUTIONS[0]] * 5)
-    assert [sum(len(batch.pairs) for batch in window) for window in one.windows] == [2, 2, 1]
+    assert [sum(len(batch.target_of) for batch in window) for window in one.windows] == [2, 2, 1]
 
 
 def test_a_window_is_never_smaller_than_a_batch(watched: Callable[..., Watched]) -> None:
@@ -153,7 +153,7 @@ def test_what_ends_a_window_ends_the_stream_and_its_reader(
 ) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
 
-    def fail(_: Sequence[Batch]) -> Iterator[Logprobs]:
+    def fail(_: Sequence[Batch]) -> Iterator[PairLogprobs]:
         raise error
 
     stream = one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0])))
@@ -175,6 +175,6 @@ def test_a_stream_that_is_left_is_read_no_further(watched: Callable[..., Watched
 
 def assert_no_reader_is_left() -> None:
     for thread in threading.enumerate():
-        if thread.name == "ahead":
+        if thread.name == "stepscore-prefetch":
             thread.join(20)
             assert not thread.is_alive()

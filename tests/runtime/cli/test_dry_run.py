@@ -16,12 +16,12 @@ from testing.manifests import CODED, manifest
 from tests.runtime.batching.test_windows import Watched
 
 from stepscore.artifact.pair import Pair
-from stepscore.cli.dry_run import memory_facts, survey
+from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
 from stepscore.enums import Convention, Residency, Target
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import Load, estimate
-from stepscore.memory.fit import settle
+from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import BATCH_TOKENS
 from stepscore.records import Record
 
@@ -52,7 +52,7 @@ def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object
         "tokens": False,
     }
     source = io.BytesIO("".join(line + "\n" for line in lines).encode())
-    return dict(survey(pair, source, limit, options | load))
+    return dict(dry_run_facts(pair, source, limit, options | load))
 
 
 def numbers(text: str) -> list[float]:
@@ -81,8 +81,8 @@ def test_it_counts_what_a_run_computes(tiny_pair: Path, cut: dict[str, int]) -> 
     assert numbers(said["batches"]) == [batches, len(watched.windows)]
     assert watched.rows() < sum(lengths)
     pair = Pair.open(tiny_pair)
-    settings = settle(pair.manifest, memory_limit=ENOUGH, **cut)
-    needed = estimate(pair.manifest, settings, Load.of(watched.windows)).total
+    settings = fit_settings(pair.manifest, memory_limit=ENOUGH, **cut)
+    needed = estimate(pair.manifest, settings, PeakLoad.of(watched.windows)).total
     assert numbers(said["memory"]) == pytest.approx([needed / 1e9], abs=0.006)
 
 

@@ -20,7 +20,7 @@ from testing.scored_records import scored
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
 from stepscore.report.page import Page, inert_json, render
-from stepscore.report.solutions import Fault, Solution, solutions
+from stepscore.report.solutions import Fault, ReportRecord, solutions
 from stepscore.scorer import Scorer
 
 text = st.text(st.characters(exclude_categories=["Cs"]))  # JSON that is UTF-8 holds no surrogates
@@ -57,7 +57,7 @@ def data_of(html: str) -> Any:
 def test_any_text_comes_back_from_the_page_and_adds_no_tag(
     problem: str, steps: list[str], source: str
 ) -> None:
-    page = Page(source, [Solution(problem, problem=problem, steps=tuple(steps))])
+    page = Page(source, [ReportRecord(problem, problem=problem, steps=tuple(steps))])
     html, empty = render(page), render(Page("", []))
     (found,) = data_of(html)["records"]
     assert (found["id"], found.get("problem", ""), found["steps"]) == (problem, problem, steps)
@@ -103,7 +103,7 @@ def test_the_aliases_of_the_input_are_read_too() -> None:
 
 def test_an_error_record_keeps_its_code_and_message() -> None:
     _, found = solutions(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
-    assert found == Solution(7, Fault("too_long", "m"))
+    assert found == ReportRecord(7, Fault("too_long", "m"))
 
 
 def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:

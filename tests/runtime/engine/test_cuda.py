@@ -19,7 +19,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider_module
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import CUDA
 from stepscore.enums import Coding, DifferencePrecision, Precision, Products, Provider, Residency, Target
 
@@ -57,12 +57,12 @@ def batch() -> Batch:
 
 @pytest.fixture(scope="module")
 def truth(tiny_pair: Path, batch: Batch) -> NDArray[np.float32]:
-    (logprobs,) = Engine(Pair.open(tiny_pair)).run([batch])
+    (logprobs,) = OrtEngine(Pair.open(tiny_pair)).run([batch])
     return np.concatenate([logprobs["policy"], logprobs["reference"]])
 
 
 def run_on_cuda(pair: Path, batch: Batch, **options: Any) -> NDArray[np.float32]:
-    engine = Engine(Pair.open(pair), EngineOptions(provider=Provider.CUDA, **options))
+    engine = OrtEngine(Pair.open(pair), EngineOptions(provider=Provider.CUDA, **options))
     (logprobs,) = engine.run([batch])
     return np.concatenate([logprobs["policy"], logprobs["reference"]])
 
@@ -79,7 +79,7 @@ def test_residencies_agree(pair: Path, batch: Batch) -> None:
 
 
 def test_hidden_rows_come_as_floats_that_numpy_has(pair: Path, batch: Batch) -> None:
-    hidden, _ = Engine(Pair.open(pair)).trace(batch)
+    hidden, _ = OrtEngine(Pair.open(pair)).trace(batch)
     for rows in hidden.values():
         assert np.isfinite(rows.astype(np.float32)).all()
 

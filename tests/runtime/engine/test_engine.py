@@ -19,9 +19,9 @@ from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.batching.planner import plan
-from stepscore.engine.base import EngineOptions, Logprobs
+from stepscore.engine.base import EngineOptions, PairLogprobs
 from stepscore.engine.ort import engine as engine_module
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Residency
 from stepscore_export.options import ExportOptions
@@ -101,14 +101,14 @@ def long_window() -> list[Batch]:
     return [group.batch for group in groups]
 
 
-def run(pair: Pair, window: Sequence[Batch], residency: Residency, **options: Any) -> list[Logprobs]:
-    engine = Engine(pair, EngineOptions(residency=residency, **options))
+def run(pair: Pair, window: Sequence[Batch], residency: Residency, **options: Any) -> list[PairLogprobs]:
+    engine = OrtEngine(pair, EngineOptions(residency=residency, **options))
     results = list(engine.run(window))
     engine.close()
     return results
 
 
-def assert_same_bits(one: Sequence[Logprobs], other: Sequence[Logprobs]) -> None:
+def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs]) -> None:
     for ours, theirs in zip(one, other, strict=True):
         assert set(ours) == set(theirs) == {"policy", "reference"}
         for name in ours:
@@ -129,7 +129,9 @@ def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
-    monkeypatch.setattr(engine_module, "Sessions", lambda *of, ordered, lean: Sessions(*of, lean=True))
+    monkeypatch.setattr(
+        engine_module, "Sessions", lambda *of, preserve_node_order, low_memory: Sessions(*of, low_memory=True)
+    )
     body = run(pair_in(options), window(), Residency.ALTERNATE)
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
 
@@ -171,7 +173,7 @@ def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
 
 def test_opening_ahead_does_not_change_a_bit(pair_in: PairIn) -> None:
     pair, window = pair_in(INDEPENDENT[0]), short_window()
-    in_time = run(pair, window, Residency.STREAM, ahead=False)
+    in_time = run(pair, window, Residency.STREAM, prefetch_next_layer=False)
     assert_same_bits(run(pair, window, Residency.STREAM), in_time)
 
 
@@ -185,7 +187,7 @@ def test_a_batch_does_not_know_the_others_of_its_window(pair_in: PairIn, residen
 @pytest.mark.parametrize("residency", Residency)
 def test_an_engine_runs_one_window_after_the_other(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
-    engine = Engine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))
+    engine = OrtEngine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))
     once, again = list(engine.run(window)), list(engine.run(window))
     assert list(engine.run([])) == []
     engine.close()

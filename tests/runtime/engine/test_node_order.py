@@ -76,7 +76,7 @@ def test_all_layers_in_one_graph_run_as_they_are_written_too(
     batch = pack(tokens(20, 33), [0, 0])
     rows = np.ones((len(batch.input_ids), pair.manifest.architecture.hidden_size), np.float32)
     with profiled(tmp_path) as ran:
-        session = Sessions(Provider.CPU, ordered=True).open(pair.path / "both" / BODY)
+        session = Sessions(Provider.CPU, preserve_node_order=True).open(pair.path / "both" / BODY)
         feeds = {"rows_reference": rows, "rows_policy": rows}
         feeds |= {name: getattr(batch, name) for name in INDICES}
         session.run(None, feeds)

@@ -18,7 +18,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import engine as engine_module
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Residency
 
@@ -73,7 +73,7 @@ def stages(folder: str) -> list[str]:
 def test_stream_has_two_graphs_open_at_most_or_one(
     tiny_pair: Path, ledger: Ledger, two_batches: list[Batch], ahead: bool, most: int
 ) -> None:
-    run(Pair.open(tiny_pair), two_batches, Residency.STREAM, ahead=ahead)
+    run(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
     assert ledger.opened == [*stages("policy"), *stages("reference")]
     assert ledger.most <= most
     assert ledger.held == []
@@ -93,7 +93,7 @@ def test_rows_do_not_hold_the_weights_they_were_computed_with(
         return open_session(self, path, on_host=on_host)
 
     monkeypatch.setattr(Sessions, "open", noted)
-    run(Pair.open(tiny_pair), two_batches, residency, ahead=False)
+    run(Pair.open(tiny_pair), two_batches, residency, prefetch_next_layer=False)
     assert len(still_mapped) > 4
     assert not any(still_mapped)
 
@@ -101,7 +101,7 @@ def test_rows_do_not_hold_the_weights_they_were_computed_with(
 def test_stream_opens_every_graph_once_a_window(
     coded_pair: Path, ledger: Ledger, two_batches: list[Batch]
 ) -> None:
-    engine = Engine(Pair.open(coded_pair), EngineOptions(residency=Residency.STREAM))
+    engine = OrtEngine(Pair.open(coded_pair), EngineOptions(residency=Residency.STREAM))
     assert ledger.opened == []
     assert len(list(engine.run(two_batches))) == 2
     assert ledger.opened == stages("both")
@@ -110,7 +110,7 @@ def test_stream_opens_every_graph_once_a_window(
 
 
 def test_alternate_has_one_model_open(tiny_pair: Path, ledger: Ledger, two_batches: list[Batch]) -> None:
-    engine = Engine(Pair.open(tiny_pair), EngineOptions(residency=Residency.ALTERNATE))
+    engine = OrtEngine(Pair.open(tiny_pair), EngineOptions(residency=Residency.ALTERNATE))
     assert ledger.opened == []
     list(engine.run(two_batches))
     names = ("embed", "body", "head")
@@ -122,7 +122,7 @@ def test_alternate_has_one_model_open(tiny_pair: Path, ledger: Ledger, two_batch
 def test_resident_opens_all_at_once_and_never_again(
     tiny_pair: Path, ledger: Ledger, two_batches: list[Batch]
 ) -> None:
-    engine = Engine(Pair.open(tiny_pair), EngineOptions(residency=Residency.RESIDENT))
+    engine = OrtEngine(Pair.open(tiny_pair), EngineOptions(residency=Residency.RESIDENT))
     opened = list(ledger.opened)
     assert len(opened) == 6
     list(engine.run(two_batches))
@@ -179,7 +179,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_resident_gives_a_batch_before_it_runs_the_next(
     tiny_pair: Path, ran: list[int], two_batches: list[Batch]
 ) -> None:
-    engine = Engine(Pair.open(tiny_pair), EngineOptions(residency=Residency.RESIDENT))
+    engine = OrtEngine(Pair.open(tiny_pair), EngineOptions(residency=Residency.RESIDENT))
     results = engine.run(two_batches)
     assert ran == []
     next(results)
@@ -228,7 +228,7 @@ def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
 
     monkeypatch.setattr(Sessions, "open", failing)
     with pytest.raises(Broken, match=name):
-        run(Pair.open(tiny_pair), two_batches, Residency.STREAM, ahead=ahead)
+        run(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
     assert len(ran) == completed  # both batches went through every layer before it
     assert not threads()
 

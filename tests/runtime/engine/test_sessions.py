@@ -21,7 +21,7 @@ from stepscore.cli.main import main
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.binding import as_numpy
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.provider_checks import (
     INTEGER_MODEL,
     UNSIGNED_MODEL,
@@ -125,10 +125,10 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
     pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, residency: Residency
 ) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
-    Engine(Pair.open(pair), EngineOptions(residency=residency)).close()
+    OrtEngine(Pair.open(pair), EngineOptions(residency=residency)).close()
     monkeypatch.setattr(provider_module, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="saturates"):
-        Engine(Pair.open(pair), EngineOptions(residency=residency))
+        OrtEngine(Pair.open(pair), EngineOptions(residency=residency))
     with pytest.raises(ProviderUnavailable, match="saturates"):
         Scorer.load(pair)
 
@@ -136,7 +136,7 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding) -> None:
     monkeypatch.setattr(provider_module, "largest_products", saturated)
-    Engine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
+    OrtEngine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,10 @@ def test_a_cuda_session_has_these_settings() -> None:
 
 
 def test_all_sessions_on_a_gpu_share_one_arena(fake_sessions: type[FakeSession]) -> None:
-    for lean in (False, True):
-        session: Any = Sessions(Provider.CUDA, gpu_mem_limit=123, lean=lean).open(Path("body.onnx"))
+    for low_memory in (False, True):
+        session: Any = Sessions(Provider.CUDA, gpu_mem_limit=123, low_memory=low_memory).open(
+            Path("body.onnx")
+        )
         assert session.options.get_session_config_entry("session.use_env_allocators") == "1"
     ((provider, memory, _, arena),) = fake_sessions.arenas
     assert (provider, memory.name, arena.max_mem) == (CUDA, "Cuda", 123)
@@ -255,7 +257,7 @@ def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> Non
 @pytest.mark.usefixtures("fake_sessions")
 @pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
 def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provider: Provider) -> None:
-    session: Any = Sessions(provider, lean=True).open(Path("layer-00.onnx"))
+    session: Any = Sessions(provider, low_memory=True).open(Path("layer-00.onnx"))
     assert session.options.get_session_config_entry("session.disable_prepacking") == "1"
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not session.options.enable_cpu_mem_arena
@@ -263,7 +265,11 @@ def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provi
 
 
 @pytest.mark.usefixtures("fake_sessions")
-@pytest.mark.parametrize("settings", [{"lean": True}, {"ordered": True}], ids=["lean", "ordered"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"low_memory": True}, {"preserve_node_order": True}],
+    ids=["low_memory", "preserve_node_order"],
+)
 def test_an_ordered_session_turns_a_matrix_into_floats_once_and_right_before_its_products(
     settings: dict[str, bool],
 ) -> None:

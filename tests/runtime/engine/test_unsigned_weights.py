@@ -18,7 +18,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort import engine as engine_module
-from stepscore.engine.ort.engine import Engine
+from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights
 from stepscore.enums import Activations, Coding, Precision, Residency
 from stepscore.errors import ManifestInvalid
@@ -83,7 +83,7 @@ def log_probs(pair: Path, residency: Residency, *, ahead: bool = True) -> NDArra
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (60, 33, 2, 90)]
     batches = [group.batch for group in plan(sequences, [0] * 4, max_tokens=100)]
-    engine = Engine(Pair.open(pair), EngineOptions(residency=residency, ahead=ahead))
+    engine = OrtEngine(Pair.open(pair), EngineOptions(residency=residency, prefetch_next_layer=ahead))
     found = [values for of_batch in engine.run(batches) for values in of_batch.values()]
     engine.close()
     return np.concatenate(found)
@@ -104,4 +104,4 @@ def test_residencies_agree_with_unsigned_weights(
     """Packed or not, folded or not: integers have no order."""
     monkeypatch.setattr(engine_module, "needs_unsigned_weights", lambda: True)
     resident = log_probs(pair, Residency.RESIDENT)
-    assert np.array_equal(log_probs(pair, Residency.STREAM, ahead=ahead), resident)
+    assert np.array_equal(log_probs(pair, Residency.STREAM, prefetch_next_layer=ahead), resident)

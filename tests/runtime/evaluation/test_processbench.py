@@ -17,7 +17,7 @@ from testing.shared_data import SHARED_DATA
 
 from stepscore.cli.main import main
 from stepscore.enums import Series
-from stepscore.evaluation.processbench import best_threshold, judge, labelled
+from stepscore.evaluation.processbench import best_threshold, evaluate_processbench, labelled
 from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.scored_records import Scored, read_scored
 from stepscore.scorer import Scorer
@@ -248,7 +248,9 @@ def test_an_oracles_scores_find_every_wrong_step_of_the_real_subset(tmp_path: Pa
             for record in read_scored(file)
             if isinstance(record, Scored)
         ]
-    verdict = judge(samples, best_threshold(samples, "gsm8k", None), series=Series.STEP, beta=None)
+    verdict = evaluate_processbench(
+        samples, best_threshold(samples, "gsm8k", None), series=Series.STEP, beta=None
+    )
     assert len(samples) == 400
     assert verdict.average_f1 == verdict.average_f1_upper_bound
     assert 0.1 < (verdict.average_f1 or 0) < 0.6

@@ -16,21 +16,23 @@ from stepscore.batching.batch import pack
 from stepscore.batching.planner import plan
 from stepscore.enums import Exporter, Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import Estimate, Load, estimate
+from stepscore.memory.estimate import MemoryEstimate, PeakLoad, estimate
 from stepscore.memory.estimate import estimate as memory
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 
 
 @given(MANIFESTS, SETTINGS, LOADS, LOADS)
-def test_a_larger_load_never_takes_less(pair: Manifest, settings: Settings, one: Load, more: Load) -> None:
-    larger = Load(one.rows + more.rows, one.scores + more.scores, one.window_rows + more.window_rows)
+def test_a_larger_load_never_takes_less(
+    pair: Manifest, settings: Settings, one: PeakLoad, more: PeakLoad
+) -> None:
+    larger = PeakLoad(one.rows + more.rows, one.scores + more.scores, one.window_rows + more.window_rows)
     assert estimate(pair, settings, larger).total >= estimate(pair, settings, one).total
 
 
 @given(MANIFESTS, SETTINGS, LOADS, st.integers(1, 10_000))
 def test_larger_chunks_of_the_head_never_take_less(
-    pair: Manifest, settings: Settings, load: Load, more: int
+    pair: Manifest, settings: Settings, load: PeakLoad, more: int
 ) -> None:
     larger = replace(settings, head_rows=settings.head_rows + more)
     assert estimate(pair, larger, load).total >= estimate(pair, settings, load).total
@@ -40,19 +42,19 @@ def test_larger_chunks_of_the_head_never_take_less(
 def test_a_batch_grows_with_its_rows_its_scores_and_the_heads_chunk(pair: Manifest) -> None:
     settings = Settings(Residency.RESIDENT, 4096, 16_384, 256)
 
-    def batch(load: Load, head_rows: int = 256) -> int:
+    def batch(load: PeakLoad, head_rows: int = 256) -> int:
         return estimate(pair, replace(settings, head_rows=head_rows), load).batch
 
-    assert batch(Load(4096, 1, 1)) > batch(Load(2048, 1, 1)) > batch(Load(1, 1, 1)) > 0
-    assert batch(Load(1, 1 << 34, 1)) > batch(Load(1, 1 << 33, 1))
+    assert batch(PeakLoad(4096, 1, 1)) > batch(PeakLoad(2048, 1, 1)) > batch(PeakLoad(1, 1, 1)) > 0
+    assert batch(PeakLoad(1, 1 << 34, 1)) > batch(PeakLoad(1, 1 << 33, 1))
     narrow = msgspec.structs.replace(pair.architecture, intermediate_size=1, hidden_size=1)
     pair = msgspec.structs.replace(pair, architecture=narrow)
-    assert batch(Load(4096, 1, 1), 2048) > batch(Load(4096, 1, 1), 1024)
+    assert batch(PeakLoad(4096, 1, 1), 2048) > batch(PeakLoad(4096, 1, 1), 1024)
 
 
 @given(MANIFESTS, SETTINGS, LOADS)
 def test_rows_of_a_window_wait_only_between_models_or_layers(
-    pair: Manifest, settings: Settings, load: Load
+    pair: Manifest, settings: Settings, load: PeakLoad
 ) -> None:
     one = estimate(pair, settings, load).window
     more = estimate(pair, settings, replace(load, window_rows=2 * load.window_rows + 1)).window
@@ -61,7 +63,7 @@ def test_rows_of_a_window_wait_only_between_models_or_layers(
 
 @given(MANIFESTS, SETTINGS, LOADS)
 def test_a_layer_weighs_no_more_than_a_model_and_a_model_no_more_than_all(
-    pair: Manifest, settings: Settings, load: Load
+    pair: Manifest, settings: Settings, load: PeakLoad
 ) -> None:
     layer, model, all_ = (
         estimate(pair, replace(settings, residency=residency), load).weights
@@ -85,15 +87,15 @@ def test_streaming_weights_do_not_grow_with_depth(
 @given(MANIFESTS, SETTINGS)
 def test_without_a_load_batches_are_full(pair: Manifest, settings: Settings) -> None:
     rows = settings.max_batch_tokens
-    usual = Load.usual(settings)
+    usual = PeakLoad.usual(settings)
     assert estimate(pair, settings) == estimate(pair, settings, usual)
     assert usual.rows == rows
     assert rows <= usual.scores <= 512 * rows
     assert usual.window_rows == max(settings.window_tokens, rows)
 
 
-@given(st.builds(Estimate, *[st.integers(0, 10**12)] * 4))
-def test_the_total_is_the_sum(parts: Estimate) -> None:
+@given(st.builds(MemoryEstimate, *[st.integers(0, 10**12)] * 4))
+def test_the_total_is_the_sum(parts: MemoryEstimate) -> None:
     assert parts.total == parts.process + parts.weights + parts.batch + parts.window
 
 
@@ -103,23 +105,25 @@ def test_the_total_is_the_sum(parts: Estimate) -> None:
 def test_a_load_is_the_most_of_each() -> None:
     two = pack([np.arange(5), np.arange(10, 13)], [0, 0])  # 8 rows, 2 lines of 5
     long = pack([np.arange(7)], [0])  # 7 rows, 1 line of 7
-    both = Load(rows=8, scores=50, window_rows=8, vocabulary=10, positions=10)
-    assert Load.of([[two], [long]]) == both
-    assert Load.of([[long, two], [], [long]]) == replace(both, window_rows=15)
-    assert Load.of([[long]]) == Load(rows=7, scores=49, window_rows=7, vocabulary=7, positions=7)
+    both = PeakLoad(rows=8, scores=50, window_rows=8, vocabulary=10, positions=10)
+    assert PeakLoad.of([[two], [long]]) == both
+    assert PeakLoad.of([[long, two], [], [long]]) == replace(both, window_rows=15)
+    assert PeakLoad.of([[long]]) == PeakLoad(rows=7, scores=49, window_rows=7, vocabulary=7, positions=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
     window = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), np.array([1, 2])]
     batches = [group.batch for group in plan(window, [0, 0, 0], 100)]
-    assert Load.of([batches]) == Load(rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, positions=2 * 4)
+    assert PeakLoad.of([batches]) == PeakLoad(
+        rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, positions=2 * 4
+    )
 
 
 def test_what_optimum_traced_grows_with_the_positions_of_the_padded_view() -> None:
     ours = manifest(precision=Precision.FP32)
     traced = msgspec.structs.replace(ours, exporter=Exporter.OPTIMUM)
     settings = Settings(Residency.RESIDENT, 4096, 16_384, 256)
-    loads = [Load(2048, 1, 1, positions=positions) for positions in (2048, 4096)]
+    loads = [PeakLoad(2048, 1, 1, positions=positions) for positions in (2048, 4096)]
     assert [estimate(ours, settings, load).batch for load in loads] == [
         estimate(ours, settings, loads[0]).batch
     ] * 2
@@ -131,7 +135,7 @@ def test_what_optimum_traced_is_never_streamed(limit: int | None, monkeypatch: p
     monkeypatch.setattr(memory, "available_bytes", lambda: 1)
     pair = msgspec.structs.replace(manifest(precision=Precision.FP16), exporter=Exporter.OPTIMUM)
     try:
-        settings = settle(pair, memory_limit=limit)
+        settings = fit_settings(pair, memory_limit=limit)
     except DoesNotFit:
         assert limit == 18_000_000_000
     else:
@@ -140,4 +144,4 @@ def test_what_optimum_traced_is_never_streamed(limit: int | None, monkeypatch: p
 
 @pytest.mark.parametrize("windows", [[], [[]]])
 def test_without_a_batch_there_is_no_load(windows: list[list[object]]) -> None:
-    assert Load.of(windows) == Load(0, 0, 0, 0)  # type: ignore[arg-type]
+    assert PeakLoad.of(windows) == PeakLoad(0, 0, 0, 0)  # type: ignore[arg-type]

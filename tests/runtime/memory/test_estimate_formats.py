@@ -11,7 +11,7 @@ from stepscore.enums import Format, Precision, Residency
 from stepscore.errors import DoesNotFit, PairIncompatible
 from stepscore.memory.estimate import estimate, residencies
 from stepscore.memory.estimate import estimate as memory
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 
 MODEL_BYTES = 5_000_000_000
 
@@ -37,7 +37,7 @@ def pair() -> Manifest:
 
 def test_resident_holds_both_models_and_alternate_one(pair: Manifest) -> None:
     weights = [
-        estimate(pair, settle(pair, residency=residency)).weights
+        estimate(pair, fit_settings(pair, residency=residency)).weights
         for residency in (Residency.RESIDENT, Residency.ALTERNATE)
     ]
     assert weights == [2 * MODEL_BYTES, MODEL_BYTES]
@@ -50,11 +50,11 @@ def test_smaller_batches_take_less(pair: Manifest) -> None:
 def test_auto_ends_with_one_model_at_a_time(pair: Manifest) -> None:
     assert residencies(pair) == [Residency.RESIDENT, Residency.ALTERNATE]
     needed = total(pair, Residency.ALTERNATE, memory.LEAST_BATCH_TOKENS)
-    assert settle(pair, memory_limit=needed).residency is Residency.ALTERNATE
+    assert fit_settings(pair, memory_limit=needed).residency is Residency.ALTERNATE
     with pytest.raises(DoesNotFit, match="alternate scoring"):
-        settle(pair, memory_limit=needed - 1)
+        fit_settings(pair, memory_limit=needed - 1)
 
 
 def test_a_layer_at_a_time_is_refused_by_name(pair: Manifest) -> None:
     with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed"):
-        settle(pair, residency=Residency.STREAM)
+        fit_settings(pair, residency=Residency.STREAM)

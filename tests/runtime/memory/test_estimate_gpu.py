@@ -13,14 +13,14 @@ from stepscore.enums import Residency, Target
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import check_gpu_limit, estimate
 from stepscore.memory.estimate import estimate as memory
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 
 
 def test_a_pair_for_cuda_is_resident_whatever_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    settings = settle(manifest(target=Target.CUDA))
+    settings = fit_settings(manifest(target=Target.CUDA))
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.CUDA_BATCH_TOKENS)
-    assert not settings.holds_scores
+    assert not settings.materializes_scores
 
 
 def test_a_gpu_holds_weights_once_and_batches_in_16_bits() -> None:
@@ -28,7 +28,7 @@ def test_a_gpu_holds_weights_once_and_batches_in_16_bits() -> None:
     weights = 2 * 2 * 7_615_616_512
     pair = manifest(target=Target.CUDA)
     for rows, measured in ((1024, 32_549), (4096, 33_685), (8192, 35_220)):
-        settings = settle(pair, max_batch_tokens=rows)
+        settings = fit_settings(pair, max_batch_tokens=rows)
         found = estimate(pair, settings)
         others = found.total - found.weights + weights  # the pair of this test has no attention
         assert others / 1e6 == pytest.approx(measured, rel=0.02)
@@ -38,10 +38,10 @@ def test_a_limit_of_a_gpus_memory_chooses_the_residency() -> None:
     pair = manifest(target=Target.CUDA)
     needs = [total(pair, each, 1024) for each in (Residency.RESIDENT, Residency.STREAM)]
     assert needs[0] > needs[1]
-    settings = settle(pair, memory_limit=sum(needs) // 2)
+    settings = fit_settings(pair, memory_limit=sum(needs) // 2)
     assert settings.residency is not Residency.RESIDENT
     with pytest.raises(DoesNotFit):
-        settle(pair, memory_limit=1 << 20)
+        fit_settings(pair, memory_limit=1 << 20)
 
 
 @pytest.mark.parametrize("residency", [Residency.RESIDENT, Residency.ALTERNATE, Residency.STREAM])

@@ -15,7 +15,7 @@ from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
 from stepscore.memory.estimate import estimate as memory
-from stepscore.memory.fit import settle
+from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import usual_head_rows
 from stepscore.system import available_bytes
 
@@ -38,14 +38,14 @@ def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @every_kind
 def test_auto_is_resident_in_full_batches_where_that_fits(pair: Manifest) -> None:
     needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
-    settings = settle(pair, memory_limit=needed)
+    settings = fit_settings(pair, memory_limit=needed)
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
 
 
 @every_kind
 def test_smaller_batches_come_before_another_residency(pair: Manifest) -> None:
     needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
-    settings = settle(pair, memory_limit=needed - 1)
+    settings = fit_settings(pair, memory_limit=needed - 1)
     assert settings.residency is Residency.RESIDENT
     assert settings.max_batch_tokens < memory.BATCH_TOKENS
 
@@ -56,20 +56,20 @@ def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_c
 ) -> None:
     needed = total(pair, Residency.RESIDENT, memory.LEAST_BATCH_TOKENS)
     expected = Residency.STREAM if pair.difference is not None else Residency.ALTERNATE
-    assert settle(pair, memory_limit=needed - 1).residency is expected
+    assert fit_settings(pair, memory_limit=needed - 1).residency is expected
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_where_one_model_does_not_fit_one_layer_is_held_at_a_time(precision: Precision) -> None:
     pair = manifest(precision=precision)
     needed = total(pair, Residency.ALTERNATE, memory.LEAST_BATCH_TOKENS)
-    assert settle(pair, memory_limit=needed - 1).residency is Residency.STREAM
+    assert fit_settings(pair, memory_limit=needed - 1).residency is Residency.STREAM
 
 
 @given(MANIFESTS, st.integers(1, 10**12))
 def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int) -> None:
     try:
-        settings = settle(pair, memory_limit=limit)
+        settings = fit_settings(pair, memory_limit=limit)
     except DoesNotFit:
         settings = None
     else:
@@ -87,10 +87,10 @@ def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int)
 @given(MANIFESTS, st.integers(1, 10**12), st.integers(0, 10**12))
 def test_more_memory_is_never_slower(pair: Manifest, limit: int, more: int) -> None:
     try:
-        tight = settle(pair, memory_limit=limit)
+        tight = fit_settings(pair, memory_limit=limit)
     except DoesNotFit:
         return
-    roomy = settle(pair, memory_limit=limit + more)
+    roomy = fit_settings(pair, memory_limit=limit + more)
     assert SLOWER[roomy.residency] <= SLOWER[tight.residency]
     if roomy.residency is tight.residency:
         assert roomy.max_batch_tokens >= tight.max_batch_tokens
@@ -101,12 +101,12 @@ def test_what_is_given_is_kept(
     pair: Manifest, residency: Residency, tokens: int, window: int, limit: int | None
 ) -> None:
     try:
-        settings = settle(
+        settings = fit_settings(
             pair, residency=residency, max_batch_tokens=tokens, window_tokens=window, memory_limit=limit
         )
     except DoesNotFit:
         assert limit is not None
-        kept = settle(pair, residency=residency, max_batch_tokens=tokens, window_tokens=window)
+        kept = fit_settings(pair, residency=residency, max_batch_tokens=tokens, window_tokens=window)
         assert estimate(pair, kept).total > limit
         return
     assert (settings.residency, settings.max_batch_tokens) == (residency, tokens)
@@ -116,7 +116,7 @@ def test_what_is_given_is_kept(
 @every_kind
 def test_a_given_residency_gets_the_largest_batch_that_fits(pair: Manifest) -> None:
     for residency, tokens in itertools.product(units(pair), BATCHES):
-        settings = settle(pair, residency=residency, memory_limit=total(pair, residency, tokens))
+        settings = fit_settings(pair, residency=residency, memory_limit=total(pair, residency, tokens))
         assert settings.residency is residency
         assert settings.max_batch_tokens >= tokens
 
@@ -125,7 +125,7 @@ def test_a_given_residency_gets_the_largest_batch_that_fits(pair: Manifest) -> N
 def test_no_window_is_smaller_than_a_batch_and_no_chunk_of_the_head_larger(
     pair: Manifest, residency: Residency, tokens: int | None, window: int | None
 ) -> None:
-    settings = settle(pair, residency=residency, max_batch_tokens=tokens, window_tokens=window)
+    settings = fit_settings(pair, residency=residency, max_batch_tokens=tokens, window_tokens=window)
     assert settings.window_tokens >= settings.max_batch_tokens >= settings.head_rows >= 1
     assert settings.head_rows <= usual_head_rows(pair)
 
@@ -133,7 +133,7 @@ def test_no_window_is_smaller_than_a_batch_and_no_chunk_of_the_head_larger(
 @every_kind
 @pytest.mark.usefixtures("free")
 def test_where_nothing_is_free_the_least_is_tried_and_nothing_refused(pair: Manifest) -> None:
-    settings = settle(pair)
+    settings = fit_settings(pair)
     tried = itertools.product(units(pair), BATCHES)
     assert estimate(pair, settings).total == min(total(pair, *each) for each in tried)
 
@@ -142,12 +142,12 @@ def test_where_nothing_is_free_the_least_is_tried_and_nothing_refused(pair: Mani
 def test_without_a_limit_what_is_free_decides(pair: Manifest, free: pytest.MonkeyPatch) -> None:
     needed = total(pair, Residency.RESIDENT, 512)
     free.setattr(memory, "available_bytes", lambda: needed)
-    assert settle(pair) == settle(pair, memory_limit=needed)
+    assert fit_settings(pair) == fit_settings(pair, memory_limit=needed)
 
 
 def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.MonkeyPatch) -> None:
     free.setattr(memory, "available_bytes", lambda: None)
-    settings = settle(manifest())
+    settings = fit_settings(manifest())
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
 
 
@@ -159,7 +159,7 @@ def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
     least = Residency.STREAM if residency is Residency.AUTO else residency
     needed = total(pair, least, memory.LEAST_BATCH_TOKENS)
     with pytest.raises(DoesNotFit) as caught:
-        settle(pair, residency=residency, memory_limit=needed // 2)
+        fit_settings(pair, residency=residency, memory_limit=needed // 2)
     assert f"{least} scoring in batches of {memory.LEAST_BATCH_TOKENS} tokens" in caught.value.message
     named = re.search(r"about ([0-9.]+) GB; the limit is ([0-9.]+) GB", caught.value.message)
     assert named is not None

@@ -20,7 +20,7 @@ _ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 """ONNX's numbers of the types of outputs: numpy has no bfloat16."""
 
 
-def _run(
+def run_bound(
     session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs: Values
 ) -> None:
     """Run a graph on host arrays and OrtValues, into `outputs`."""
@@ -36,12 +36,12 @@ def _run(
         session.run_with_iobinding(binding)
 
 
-def _sizes(batch: Batch) -> dict[str, int]:
+def axis_sizes(batch: Batch) -> dict[str, int]:
     """Return the axes of rows in graphs: computed ones and scored ones."""
     return {"n": len(batch.input_ids), "m": len(batch.score_index)}
 
 
-def _outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
+def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
     """Make room for a graph's outputs; `sizes` says how long its named axes are.
 
     What ONNX Runtime makes by itself belongs to the session, and would hold its weights as long as the next

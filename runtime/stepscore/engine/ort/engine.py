@@ -27,10 +27,10 @@ from stepscore.artifact.graph_contract import (
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.engine.base import EngineOptions, Logprobs, PairEngine
+from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.ort.binding import as_numpy
-from stepscore.engine.ort.graph_loader import _Graphs
-from stepscore.engine.ort.model_runner import _layer_by_layer, _Stages, _Unit
+from stepscore.engine.ort.graph_loader import GraphLoader
+from stepscore.engine.ort.model_runner import Stages, UnitRunner, layer_by_layer
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require, resolve
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Exporter, Provider, Residency
@@ -38,7 +38,7 @@ from stepscore.memory.estimate import check_gpu_limit, check_residency
 from stepscore.memory.settings import usual_head_rows
 
 
-class Engine(PairEngine):
+class OrtEngine(Engine):
     """An open pair of graphs, ready to run windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
@@ -56,23 +56,29 @@ class Engine(PairEngine):
         streams = options.residency is Residency.STREAM
         # On the CPU a matrix is turned into floats piece by piece. An arena has the last pieces at hand for
         # the next, as long as a run is a layer: all layers in one would leave pieces of every size in it.
-        ordered = pair.manifest.dequantizes
-        in_pieces = ordered and self.provider is Provider.CPU
+        preserve_order = pair.manifest.dequantizes
+        in_pieces = preserve_order and self.provider is Provider.CPU
         # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
-        lean = streams and not (options.ahead and (integers or in_pieces))
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit, ordered=ordered, lean=lean)
-        stages = _layer_by_layer(pair.manifest) if in_pieces or streams else _Stages([BODY], [HEAD])
+        low_memory = streams and not (options.prefetch_next_layer and (integers or in_pieces))
+        sessions = Sessions(
+            self.provider,
+            options.threads,
+            options.gpu_mem_limit,
+            preserve_node_order=preserve_order,
+            low_memory=low_memory,
+        )
+        stages = layer_by_layer(pair.manifest) if in_pieces or streams else Stages([BODY], [HEAD])
         # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
         # looked up on the host take as long to copy as a layer takes to compute.
         embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
         self._units = [
-            _Unit(
+            UnitRunner(
                 unit,
-                _Graphs(
+                GraphLoader(
                     pair.path / unit.folder,
                     unit,
                     sessions,
-                    ahead=options.ahead,
+                    prefetch_next_layer=options.prefetch_next_layer,
                     unsigned=unsigned,
                     embed_on_host=embed_on_host,
                 ),
@@ -91,7 +97,7 @@ class Engine(PairEngine):
         if pair.manifest.has_int8_activations:
             needs_unsigned_weights()
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order.
 
         A resident engine gives a batch's as soon as it is done; the others when all are.
@@ -100,17 +106,17 @@ class Engine(PairEngine):
         for window in windows:
             yield from self._run(window)
 
-    def _run(self, window: Sequence[Batch]) -> list[Logprobs]:
-        results: list[Logprobs] = [{} for _ in window]
+    def _run(self, window: Sequence[Batch]) -> list[PairLogprobs]:
+        results: list[PairLogprobs] = [{} for _ in window]
         for unit in self._units:
             for known, (_, logprobs) in zip(results, unit.run(window, self._head_rows), strict=True):
                 known.update(logprobs)
         return results
 
-    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
+    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
         """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
         hidden: dict[ModelName, NDArray[np.floating]] = {}
-        results: Logprobs = {}
+        results: PairLogprobs = {}
         for unit in self._units:
             ((values, logprobs),) = unit.run([batch], self._head_rows)
             hidden |= dict(zip(unit.models, map(as_numpy, values.values()), strict=True))

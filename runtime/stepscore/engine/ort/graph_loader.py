@@ -15,7 +15,7 @@ from stepscore.fileio import read_ahead
 from stepscore.system import give_back_memory
 
 
-class _Graphs:
+class GraphLoader:
     """The graphs over one weight file: opened one after the other, or kept open.
 
     `unsigned` opens those that read integer weights as unsigned numbers.
@@ -27,14 +27,14 @@ class _Graphs:
         unit: Unit,
         sessions: Sessions,
         *,
-        ahead: bool,
+        prefetch_next_layer: bool,
         unsigned: bool,
         embed_on_host: bool,
     ) -> None:
         self._folder = folder
         self._unit = unit
         self._sessions = sessions
-        self._ahead = ahead
+        self._prefetch_next_layer = prefetch_next_layer
         self._unsigned = unsigned
         self._embed_on_host = embed_on_host
         self._kept: dict[str, ort.InferenceSession] = {}
@@ -65,7 +65,7 @@ class _Graphs:
         if self._kept:
             for name in names:
                 yield self._kept[name]
-        elif self._ahead:
+        elif self._prefetch_next_layer:
             yield from self._opened_ahead(names)
         else:
             for index, name in enumerate(names):

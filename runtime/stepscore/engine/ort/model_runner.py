@@ -13,29 +13,30 @@ from numpy.typing import NDArray
 from stepscore.artifact.graph_contract import EMBED, head_files, layer_file
 from stepscore.artifact.manifest import Manifest, ModelName, Unit
 from stepscore.batching.batch import Batch, chunks
-from stepscore.engine.base import LogProbs, Logprobs
-from stepscore.engine.ort.binding import Values, _outputs, _run, _sizes
-from stepscore.engine.ort.graph_loader import _Graphs
+from stepscore.engine.base import LogSoftmaxAccumulator, PairLogprobs
+from stepscore.engine.ort.binding import Values, allocate_outputs, axis_sizes, run_bound
+from stepscore.engine.ort.graph_loader import GraphLoader
 
 
 @dataclass(frozen=True, slots=True)
-class _Stages:
+class Stages:
     """The graphs that rows go through, in order, and those that each give a part of the log-probs."""
 
     layers: Sequence[str]
     heads: Sequence[str]
 
 
-def _layer_by_layer(manifest: Manifest) -> _Stages:
+def layer_by_layer(manifest: Manifest) -> Stages:
+    """Return the stages of a unit that is run one layer at a time."""
     shape = manifest.architecture
     layers = [layer_file(index) for index in range(shape.num_hidden_layers)]
-    return _Stages(layers, head_files(shape.vocab_size))
+    return Stages(layers, head_files(shape.vocab_size))
 
 
-class _Unit:
+class UnitRunner:
     """One or both models: rows from graph to graph."""
 
-    def __init__(self, unit: Unit, graphs: _Graphs, stages: _Stages) -> None:
+    def __init__(self, unit: Unit, graphs: GraphLoader, stages: Stages) -> None:
         self.models = unit.models
         self._graphs = graphs
         self._stages = stages
@@ -44,10 +45,10 @@ class _Unit:
         """Hold all graphs open from now on."""
         self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
 
-    def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, Logprobs]]:
+    def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, PairLogprobs]]:
         """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
         rows = self._embedded(window)
-        sums = [{model: LogProbs.of(batch) for model in self.models} for batch in window]
+        sums = [{model: LogSoftmaxAccumulator.of(batch) for model in self.models} for batch in window]
         with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
             for _ in self._stages.layers:
                 session = next(sessions)
@@ -65,9 +66,9 @@ class _Unit:
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
         # In a function of its own: a table that is not kept is gone before the layers come.
         embed = self._graphs.get(EMBED)
-        rows = [_outputs(embed, _sizes(batch), self._graphs.embed_device) for batch in window]
+        rows = [allocate_outputs(embed, axis_sizes(batch), self._graphs.embed_device) for batch in window]
         for batch, outputs in zip(window, rows, strict=True):
-            _run(embed, {"input_ids": batch.input_ids}, {}, outputs)
+            run_bound(embed, {"input_ids": batch.input_ids}, {}, outputs)
         return rows
 
     def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
@@ -80,8 +81,8 @@ class _Unit:
         }
         wanted = {value.name for value in session.get_inputs()}
         arrays = {key: indices[key] for key in indices.keys() & wanted}
-        outputs = _outputs(session, _sizes(batch), self._graphs.device)
-        _run(session, arrays, rows, outputs)
+        outputs = allocate_outputs(session, axis_sizes(batch), self._graphs.device)
+        run_bound(session, arrays, rows, outputs)
         return {key.removeprefix("next_"): value for key, value in outputs.items()}
 
     def _head(
@@ -90,12 +91,12 @@ class _Unit:
         hidden: Values,
         batch: Batch,
         head_rows: int,
-        sums: Mapping[ModelName, LogProbs],
+        sums: Mapping[ModelName, LogSoftmaxAccumulator],
     ) -> None:
         """Add what this part of the head says of the targets, at most `head_rows` rows at a time."""
         names = [value.name for value in session.get_outputs()]
         for part, rows, targets in chunks(batch, head_rows):
-            outputs = _outputs(session, {"t": len(targets)}, "cpu")
-            _run(session, {"rows": rows, "targets": targets}, hidden, outputs)
+            outputs = allocate_outputs(session, {"t": len(targets)}, "cpu")
+            run_bound(session, {"rows": rows, "targets": targets}, hidden, outputs)
             for model, name in zip(self.models, names, strict=True):
                 sums[model].add(part, outputs[name].numpy())

@@ -27,14 +27,14 @@ class Sessions:
     provider: Provider
     threads: int | None = None
     gpu_mem_limit: int | None = None
-    ordered: bool = False
+    preserve_node_order: bool = False
     """For a graph that turns matrices into floats as it runs: nodes run in the order of the file.
 
     Each is turned right before its product, and only once where it has two. In the usual order what depends
     on nothing may come first, a model's matrices together, and each product gets a DequantizeLinear of its
     own; with ONNX Runtime's optimisations they would be floats from the start.
     """
-    lean: bool = False
+    low_memory: bool = False
     """For a graph that is opened, run and closed: as little memory as it can be run in.
 
     Ordered, and weights are used where they are mapped: nothing is packed, and what was used is given back.
@@ -48,11 +48,11 @@ class Sessions:
         options.intra_op_num_threads = self.threads or available_cores()
         options.enable_mem_pattern = False  # shapes differ from batch to batch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.ordered or self.lean:
+        if self.preserve_node_order or self.low_memory:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if self.lean:
+        if self.low_memory:
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
         else:
@@ -64,7 +64,7 @@ class Sessions:
 
     def _open_cuda(self, source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        if self.lean:  # the others have it already
+        if self.low_memory:  # the others have it already
             options.add_session_config_entry("session.use_env_allocators", "1")
         _share_device_arena(self.gpu_mem_limit)
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.engine.base import EngineOptions, Logprobs, PairEngine
+from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
@@ -35,7 +35,7 @@ T = TypeVar("T")
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes")
 
 
-class TorchEngine(PairEngine):
+class TorchEngine(Engine):
     """An open pair of transformers' models, ready to run windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
@@ -66,7 +66,7 @@ class TorchEngine(PairEngine):
                         f"{name} is not in the manifest, and transformers might read it", hint="remove it"
                     )
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[Logprobs]:
+    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         """Give the log-probs of each batch's pairs, by model, in order; resident, as soon as it is done."""
         windows = [[batch] for batch in batches] if self._kept else [batches]
         for window in windows:
@@ -74,7 +74,7 @@ class TorchEngine(PairEngine):
             for index in range(len(window)):
                 yield {name: results[index] for name, results in of_models.items()}
 
-    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], Logprobs]:
+    def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
         """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
         of_models = self._results(Model.trace, [batch])
         hidden: dict[ModelName, NDArray[np.floating]] = {name: each[0][0] for name, each in of_models.items()}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import TILE
 from stepscore.batching.batch import Batch, chunks
-from stepscore.engine.base import LogProbs
+from stepscore.engine.base import LogSoftmaxAccumulator
 from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 
@@ -60,7 +60,7 @@ class Model:
 
         with torch.inference_mode():
             hidden = self._body(batch)
-            sums = LogProbs.of(batch)
+            sums = LogSoftmaxAccumulator.of(batch)
             for part, rows, targets in chunks(batch, head_rows):
                 for tile in self._tiles(hidden[self._on_device(rows)], self._on_device(targets)):
                     sums.add(part, tile.cpu().numpy())
