@@ -1,0 +1,131 @@
+"""A checkpoint seen through a rotation: the same model, its weights without outlier channels.
+
+Every RMS norm's scale is folded into the matrices that read it, and the residual stream is rotated by R; the
+values of each head are rotated by S between the two matrices around them:
+
+    q, k, gate, up, head    W diag(scale) R            o    R^T W (I x S)
+    v                       (I x S^T) W diag(scale) R  down R^T W
+
+The embedding stays as it is stored: the embed graph multiplies the rows it has looked up with R. Norms have
+the scale 1. A tied head is a matrix of its own here. Nothing is held but one matrix at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.artifact.manifest import Source
+from stepscore_export.checkpoint.checkpoint import EMBEDDING, HEAD, Checkpoint
+from stepscore_export.quantization.rotation import Rotation
+from stepscore_export.quantization.rounding import Floats
+
+RESIDUAL_SEED, VALUES_SEED = 1, 2
+COLUMNS_AT_ONCE = 1024
+"""Columns of a matrix that are rotated at a time: bounds what a product holds."""
+
+_FINAL_NORM = "model.norm.weight"
+_NORM_BEFORE = {
+    "self_attn": "input_layernorm.weight",
+    "mlp": "post_attention_layernorm.weight",
+}
+
+
+class RotatedCheckpoint:
+    """Reads like the checkpoint that it is made of; both models of a pair take the same rotations."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        config = checkpoint.config
+        self.original = checkpoint
+        self.source: Source = checkpoint.source
+        self.config = replace(config, tie_word_embeddings=False)
+        self.residual = Rotation.random(config.hidden_size, RESIDUAL_SEED)
+        self.values = Rotation.random(config.head_dim, VALUES_SEED)
+        self._held: tuple[str, Floats] | None = None
+
+    @property
+    def head_name(self) -> str:
+        """Name of the matrix that turns hidden rows into logits."""
+        return HEAD
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self.original.shape(self._stored_name(name))
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type that holds a tensor: the embedding's own, float32 for what is computed."""
+        return self.original.dtype(name) if name == EMBEDDING else np.dtype(np.float32)
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start:stop] of a tensor, rotated, as float32; CheckpointCorrupt if a value is not finite."""
+        start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
+        if name == EMBEDDING:
+            return self.original.rows(name, start, stop)
+        if name.endswith("norm.weight"):
+            return np.ones(stop - start, np.float32)
+        if name == HEAD:
+            return self._reading(self._stored_name(name), _FINAL_NORM, start, stop)
+        layer, block, kind = _parts(name)
+        if kind in {"o_proj.weight", "down_proj.weight", "v_proj.weight", "v_proj.bias"}:
+            return self._whole(name, layer, kind)[start:stop]
+        if kind.endswith(".bias"):
+            return self.original.rows(name, start, stop)
+        return self._reading(name, f"{layer}.{_NORM_BEFORE[block]}", start, stop)
+
+    def embedded(self, rows: Floats) -> Floats:
+        """Return looked-up rows [n, H] of the embedding as they enter the first layer."""
+        return self.residual.apply(rows)
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Have the kernel read tensors in the background that `rows` will be asked for next."""
+        self.original.read_ahead(map(self._stored_name, names))
+
+    def num_bytes(self) -> int:
+        """Size of the model's tensors as stored."""
+        return self.original.num_bytes()
+
+    def parameters(self) -> int:
+        """Count the numbers in the model's tensors, a tied head once."""
+        return self.original.parameters()
+
+    def _stored_name(self, name: str) -> str:
+        return self.original.head_name if name == HEAD else name
+
+    def _reading(self, name: str, norm: str, start: int, stop: int) -> Floats:
+        """Rows of a matrix that reads the normed residual stream."""
+        return self.residual.apply(self.original.rows(name, start, stop) * self.original.rows(norm))
+
+    def _whole(self, name: str, layer: str, kind: str) -> Floats:
+        """Return a matrix whose rows are mixed; it is held until another one is asked for."""
+        if self._held is None or self._held[0] != name:
+            self._held = None
+            self._held = name, self._mixed(name, layer, kind)
+        return self._held[1]
+
+    def _mixed(self, name: str, layer: str, kind: str) -> Floats:
+        rows = self.original.rows(name)
+        if kind == "v_proj.bias":
+            return self.values.apply(rows.reshape(-1, self.values.size)).reshape(-1)
+        if kind == "v_proj.weight":
+            rows = self.residual.apply(rows * self.original.rows(f"{layer}.{_NORM_BEFORE['self_attn']}"))
+            by_head = rows.reshape(-1, self.values.size, rows.shape[1])
+            for head in by_head:
+                head[:] = self.values.transposed(head)
+            return rows
+        for start in range(0, rows.shape[1], COLUMNS_AT_ONCE):
+            columns = slice(start, start + COLUMNS_AT_ONCE)
+            block = rows[:, columns]
+            if kind == "o_proj.weight":
+                block = self.values.apply(block.reshape(len(rows), -1, self.values.size)).reshape(block.shape)
+            rows[:, columns] = self.residual.transposed(block)
+        return rows
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Split a tensor's name: model.layers.3.mlp.up_proj.weight -> (model.layers.3, mlp, up_proj.weight)."""
+    layer, block, kind = name.rsplit(".", 3)[0], *name.rsplit(".", 3)[1:2], ".".join(name.rsplit(".", 2)[1:])
+    return layer, block, kind
