@@ -23,7 +23,17 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from stepscore.artifact.graph_contract import BODY, EMBED, HEAD
+from stepscore.artifact.graph_contract import (
+    BODY,
+    EMBED,
+    HEAD,
+    HIDDEN,
+    PAD_INDEX,
+    ROWS,
+    SCORE_INDEX,
+    SEQLENS_K,
+    UNPAD_INDEX,
+)
 from stepscore.artifact.manifest import Extent
 from stepscore.errors import ExportError
 from stepscore_export.backends.optimum_trace import INPUTS, OUTPUT
@@ -82,9 +92,7 @@ def body_of(traced: bytes, layers: Sequence[TensorRef], shape: Shape) -> ir.Mode
     inputs = {str(value.name): value for value in code.graph.inputs}
     embedded, hidden = _embedded(inputs[INPUTS[0]]), _hidden(code.graph.outputs[0])
     g = GraphBuilder(BODY.removesuffix(".onnx"), shape)
-    unpad, scored = (
-        g.input(name, INT64, size) for name, size in (("unpad_index", "n"), ("score_index", "m"))
-    )
+    unpad, scored = (g.input(name, INT64, size) for name, size in ((UNPAD_INDEX, "n"), (SCORE_INDEX, "m")))
     padded, mask, positions = _padded(g)
     embedded.replace_all_uses_with(padded)
     inputs["attention_mask"].replace_all_uses_with(mask)
@@ -99,7 +107,7 @@ def body_of(traced: bytes, layers: Sequence[TensorRef], shape: Shape) -> ir.Mode
     code.graph.remove(traced_nodes)
     nodes = [*before, *traced_nodes, *g.tape.nodes[len(before) :]]
     size = ("m", shape.hidden_size)
-    body = g.finish((rows, "hidden", shape.compute, size), nodes=nodes, opset=code.opset_imports[""])
+    body = g.finish((rows, HIDDEN, shape.compute, size), nodes=nodes, opset=code.opset_imports[""])
     RemoveUnusedNodesPass()(body)
     return body
 
@@ -175,9 +183,9 @@ def _attach(g: GraphBuilder, inputs: dict[str, ir.Value], ref: TensorRef) -> Non
 
 def _padded(g: GraphBuilder) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Return the rows [B, S, H], and the mask and the positions of the padded view, int64 [B, S]."""
-    rows = g.input("rows", g.compute, "n", g.shape.hidden_size)
-    pad_index = g.input("pad_index", INT64, "batch", "sequence")
-    seqlens_k = g.input("seqlens_k", INT32, "batch")
+    rows = g.input(ROWS, g.compute, "n", g.shape.hidden_size)
+    pad_index = g.input(PAD_INDEX, INT64, "batch", "sequence")
+    seqlens_k = g.input(SEQLENS_K, INT32, "batch")
     zero, one, first, second = (
         *(g.scalar(f"plan.{value}", value) for value in (0, 1)),
         *(g.constant(f"plan.[{value}]", value) for value in (0, 1)),
