@@ -58,7 +58,7 @@ class LoadedPair:
 
     def window(self, window: Sequence[Tokens]) -> list[PairLogprobs]:
         """Score sequences as one window."""
-        groups = planned(window, self.settings, share=self.share)
+        groups = planned(window, self.settings, self.engine.given, share=self.share)
         results: dict[int, PairLogprobs] = {}
         for group, logprobs in zip(groups, self.engine.run([group.batch for group in groups]), strict=True):
             for member, pairs in zip(group.members, group.batch.target_of, strict=True):

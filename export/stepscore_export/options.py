@@ -49,6 +49,10 @@ class ExportOptions:
     activations: Activations | None = None
     products: Products | None = None
     exporter: Exporter = Exporter.STEPSCORE
+    rotation: bool | None = None
+    """Fold norms and rotate the residual stream and the values of attention; None: where it pays."""
+    prefix: bool = True
+    """Store the results of the template's prefix."""
 
     def __post_init__(self) -> None:
         if self.precision not in Format.ONNX.precisions:
@@ -110,6 +114,13 @@ class ExportOptions:
     def merged(self) -> bool:
         """Whether base and difference are added before the product: a product less, and faster for it."""
         return self.products is not Products.SEPARATE
+
+    @property
+    def rotated(self) -> bool:
+        """Whether weights are rotated: chosen by measurement on a real pair (docs/benchmarks/fidelity.md)."""
+        if self.exporter is Exporter.OPTIMUM or not self.may_be_coded:
+            return False
+        return self.integer_products if self.rotation is None else self.rotation
 
     @property
     def signed_codes(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stepscore.artifact.graph_contract import PREFIX
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore.fileio import os_errors_as_output_errors
@@ -100,7 +101,7 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
         raise OutputExists(f"{target} is not empty and holds no pair", hint="choose another --output")
     if not force:
         raise OutputExists(f"{target} holds a pair already", hint="--force replaces it")
-    foreign = sorted({*entries} - {MANIFEST, TOKENIZER, *UNIT_FOLDERS})
+    foreign = sorted({*entries} - {MANIFEST, TOKENIZER, PREFIX, *UNIT_FOLDERS})
     if foreign:
         raise OutputExists(
             f"{target} holds {foreign[0]}, which is no part of a pair and would be lost",

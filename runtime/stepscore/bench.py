@@ -18,6 +18,7 @@ import numpy as np
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import BatchGroup
+from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.planner import plan
 from stepscore.batching.trie import Int64
 from stepscore.engine import open_engine
@@ -178,7 +179,7 @@ def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) 
     """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
     shared: list[float] = []
     alone: list[float] = []
-    has_shared = _rows(workload, settings, share=True) < _rows(workload, settings, share=False)
+    has_shared = _rows(workload, settings, engine.given, share=True) < _rows(workload, settings, engine.given, share=False)
     for _ in range(repeats):
         shared.append(seconds_of(engine, workload, settings))
         if has_shared:
@@ -192,16 +193,24 @@ def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share:
     """Plan and run a workload once; return the seconds."""
     started = time.perf_counter()
     for window in windows(workload.sequences, settings.window_tokens):
-        for _ in engine.run([group.batch for group in planned(window, settings, share=share)]):
+        groups = planned(window, settings, engine.given, share=share)
+        for _ in engine.run([group.batch for group in groups]):
             pass
     return time.perf_counter() - started
 
 
-def planned(window: Sequence[Int64], settings: Settings, *, share: bool = True) -> list[BatchGroup]:
+def planned(
+    window: Sequence[Int64], settings: Settings, given: GivenRows, *, share: bool = True
+) -> list[BatchGroup]:
     """Cut a window into batches, every token scored."""
     budget = settings.max_batch_tokens
     return plan(
-        window, [0] * len(window), budget, share=share, materializes_scores=settings.materializes_scores
+        window,
+        [0] * len(window),
+        budget,
+        share=share,
+        materializes_scores=settings.materializes_scores,
+        given=given,
     )
 
 
@@ -239,10 +248,10 @@ def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:
         raise type(error)(f"line {number}: {error.message}", hint=error.hint) from None
 
 
-def _rows(workload: Workload, settings: Settings, *, share: bool) -> int:
+def _rows(workload: Workload, settings: Settings, given: GivenRows, *, share: bool) -> int:
     """Return the rows that are computed for a workload."""
     return sum(
         len(group.batch.input_ids)
         for window in windows(workload.sequences, settings.window_tokens)
-        for group in planned(window, settings, share=share)
+        for group in planned(window, settings, given, share=share)
     )

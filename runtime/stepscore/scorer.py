@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
+from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, Window, WindowPlanner
 from stepscore.engine import open_engine
@@ -88,6 +89,7 @@ class Scorer:
             tokens=tokens,
             share=share,
             materializes_scores=settings.materializes_scores,
+            given=GivenRows.of(opened.prefix()),
         )
         beta = opened.manifest.beta if beta is None else beta
         return cls(opened, open_engine(opened, options), windows, beta=beta)

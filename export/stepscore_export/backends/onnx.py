@@ -54,7 +54,7 @@ def graphs_of(
         (checkpoint,) = members.values()
         yield from traced_graphs(weights, trace(checkpoint), shape)
         return
-    yield EMBED, embed_graph(weights.embedding, shape)
+    yield EMBED, embed_graph(weights.embedding, shape, weights.rotation)
     yield from _product_graphs(weights, shape)
     if integers:
         for name, model in _product_graphs(weights, replace(shape, unsigned=True)):

@@ -42,7 +42,7 @@ from stepscore_export.families.qwen2 import Qwen2Config, parse_config, tensor_sh
 __all__ = ["ChatTemplate", "Checkpoint", "Qwen2Config", "check_pair"]
 
 EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 _SAME_SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -93,10 +93,18 @@ class Checkpoint:
         copy = self._head_copy if name == EMBEDDING else None
         if copy is not None and not np.array_equal(values, self._read(copy, start, stop)):
             raise CheckpointCorrupt(
-                f"{_HEAD} differs from {tensor.name}, but config.json ties them",
+                f"{HEAD} differs from {tensor.name}, but config.json ties them",
                 hint="transformers 4 ignores it, 5 uses it: set tie_word_embeddings to what was trained",
             )
         return values
+
+    def embedded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return looked-up rows [n, hidden_size] of the embedding as they enter the first layer."""
+        return rows
+
+    def rotation_matrix(self) -> NDArray[np.float32] | None:
+        """Return what looked-up rows are multiplied with, None if with nothing."""
+        return None
 
     def read_ahead(self, names: Iterable[str]) -> None:
         """Have the kernel read tensors in the background that `rows` will be asked for next."""
@@ -106,7 +114,7 @@ class Checkpoint:
     @property
     def head_name(self) -> str:
         """Name of the matrix that turns hidden rows into logits: a tied model's is its embedding."""
-        return EMBEDDING if self.config.tie_word_embeddings else _HEAD
+        return EMBEDDING if self.config.tie_word_embeddings else HEAD
 
     def num_bytes(self) -> int:
         """Size of the model's tensors as stored."""
@@ -178,14 +186,14 @@ def _match_names(
         if stored not in tensors:
             raise _missing(name, bare)
         check_tensor(tensors[stored], shapes[name])
-    head_copy = tensors.get(_HEAD) if config.tie_word_embeddings else None
+    head_copy = tensors.get(HEAD) if config.tie_word_embeddings else None
     if head_copy is not None:
         check_tensor(head_copy, shapes[EMBEDDING])
     # Rotary frequencies were saved by early versions of transformers and follow from rope_theta. Anything
     # else that is not in the model (adapters, a score head, other norms) would change what it computes.
     unknown = [
         name
-        for name in tensors.keys() - {*stored_names.values(), _HEAD}
+        for name in tensors.keys() - {*stored_names.values(), HEAD}
         if not name.endswith(".rotary_emb.inv_freq")
     ]
     if unknown:
@@ -197,13 +205,13 @@ def _match_names(
 
 
 def _missing(name: str, bare: bool) -> CheckpointCorrupt:
-    if name != _HEAD:
+    if name != HEAD:
         return CheckpointCorrupt(
             f"{name} is missing from the checkpoint", hint="download it again, all shards"
         )
     saved_from = " (it was saved from Qwen2Model, without the head)" if bare else ""
     return CheckpointCorrupt(
-        f"{_HEAD} is missing and config.json does not tie it to the embedding{saved_from}",
+        f"{HEAD} is missing and config.json does not tie it to the embedding{saved_from}",
         hint="take a revision saved from Qwen2ForCausalLM: with a random head every score would be random",
     )
 

@@ -9,9 +9,11 @@ A unit of two models has two streams side by side: `rows_reference` and `rows_po
 
 n tokens of all sequences of a batch are rows, without padding. Only attention sees sequences: `pad_index`
 [B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
-may stand in several sequences (a shared prefix). `score_index` [m] names the rows whose next token is
-scored; the last layer drops the others before its MLP. The head gathers c of the m hidden rows, and
-`targets` are pairs (index into those c, token id): [n, vocabulary] never exists, nor does [c, vocabulary].
+may be in several sequences (a shared prefix). The first g rows that `pad_index` can name are given: their
+keys and values are inputs, and nothing else of them is computed. `score_index` [m] names the computed rows
+whose next token is scored; the last layer drops the others before its MLP, and puts the hidden rows of k given
+ones in front. The head gathers c of these k + m, and `targets` are pairs (index into those c, token id):
+[n, vocabulary] never exists, nor does [c, vocabulary].
 
 Graphs hold no weights: every initializer names bytes of the unit's weights.bin, and the same bytes serve
 the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.microsoft domain.
@@ -25,16 +27,19 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from stepscore.artifact.graph_contract import (
+    GIVEN_HIDDEN,
     HIDDEN,
     INPUT_IDS,
     NEXT_ROWS,
     PAD_INDEX,
     ROWS,
     SCORE_INDEX,
+    SCORED_AXIS,
     SEQLENS_K,
     SHORT_TOKENS,
     TOTAL_SEQUENCE_LENGTH,
     UNPAD_INDEX,
+    given_name,
 )
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.graphs.linear import LinearInputs, Streams
@@ -90,12 +95,15 @@ class _Shared:
         )
 
 
-def embed_graph(embedding: tuple[Table, ...], shape: Shape) -> ir.Model:
-    """Look the tokens up in tables that stay in their file."""
+def embed_graph(embedding: tuple[Table, ...], shape: Shape, rotation: TensorRef | None = None) -> ir.Model:
+    """Look the tokens up in tables that stay in their file, and rotate the rows where the layers are."""
     # input_ids [n] -> rows [n, H]
     g = GraphBuilder("embed", shape)
     ids = g.input(INPUT_IDS, INT64, "n")
-    rows = tuple(g.op("Identity", _looked_up(g, table, ids)) for table in embedding)
+    rows = tuple(_looked_up(g, table, ids) for table in embedding)
+    if rotation is not None:
+        rows = tuple(g.op("MatMul", each, g.weight(rotation)) for each in rows)
+    rows = tuple(g.op("Identity", each) for each in rows)
     return g.finish(*_outputs(shape, ROWS, "n", rows))
 
 
@@ -105,10 +113,11 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     g = GraphBuilder("body", shape)
     rows = _rows_input(g)
     shared = _Shared.declare(g, weights.rotary, scored=True)
-    for layer in weights.layers[:-1]:
-        rows = _summed(g, _layer(g, layer, shared, rows, last=False))
-    hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, last=True))
-    return g.finish(*_outputs(shape, HIDDEN, "m", hidden))
+    given = [_given_input(g, index) for index in range(len(weights.layers))]
+    for layer, known in zip(weights.layers[:-1], given, strict=False):
+        rows = _summed(g, _layer(g, layer, shared, rows, known, last=False))
+    hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, given[-1], last=True))
+    return g.finish(*_outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden)))
 
 
 def layer_graph(
@@ -139,16 +148,33 @@ def _one_layer(
     g = GraphBuilder(f"layer-{index:02d}", shape)
     rows = _rows_input(g)
     shared = _Shared.declare(g, rotary, scored=last)
-    residual = _layer(g, layer, shared, rows, last=last)
+    residual = _layer(g, layer, shared, rows, _given_input(g, index), last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
-        return g, _outputs(shape, HIDDEN, "m", hidden)
+        return g, _outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden))
     return g, _outputs(shape, NEXT_ROWS, "n", _summed(g, residual))
 
 
 def _rows_input(g: GraphBuilder) -> Streams:
     width = g.shape.hidden_size
     return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named(ROWS))
+
+
+def _given_input(g: GraphBuilder, index: int) -> Streams:
+    """Declare the keys and values [g, 2 Nkv D] of given rows, and return them as rows of q, k and v."""
+    shape = g.shape
+    queries = shape.num_attention_heads * shape.head_dim
+    width = 2 * shape.num_key_value_heads * shape.head_dim
+    before = g.constant("before_keys", 0, queries, 0, 0)
+    inputs = (g.input(name, g.compute, "g", width) for name in shape.named(given_name(index)))
+    return tuple(g.op("Pad", each, before) for each in inputs)
+
+
+def _with_given_hidden(g: GraphBuilder, hidden: Streams) -> Streams:
+    # hidden [m, H] -> [k + m, H]
+    width = g.shape.hidden_size
+    given = (g.input(name, g.compute, "k", width) for name in g.shape.named(GIVEN_HIDDEN))
+    return tuple(g.op("Concat", *pair, axis=0) for pair in zip(given, hidden, strict=True))
 
 
 def _summed(g: GraphBuilder, residual: _Residual) -> Streams:
@@ -162,7 +188,9 @@ def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Outpu
     ]
 
 
-def _layer(g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams, *, last: bool) -> _Residual:
+def _layer(
+    g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams, given: Streams, *, last: bool
+) -> _Residual:
     # rows [n, H] -> the same after the layer; the last layer: -> [m, H]
     normed = tuple(
         g.op("SimplifiedLayerNormalization", stream, g.weight(scale), axis=-1, epsilon=epsilon)
@@ -172,7 +200,7 @@ def _layer(g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams,
     if last:
         unpad = g.op("Gather", unpad, shared.score_index)
         rows = tuple(g.op("Gather", stream, shared.score_index) for stream in rows)
-    attended = _attention(g, layer, shared, normed, unpad)
+    attended = _attention(g, layer, shared, normed, given, unpad)
     normed, rows = _norm(g, layer.post_norm, _Residual(rows, attended))
     return _Residual(rows, _mlp(g, layer, normed))
 
@@ -194,15 +222,20 @@ def _norm_stream(
 
 
 def _attention(
-    g: GraphBuilder, layer: LayerWeights, shared: _Shared, normed: Streams, unpad: ir.Value
+    g: GraphBuilder,
+    layer: LayerWeights,
+    shared: _Shared,
+    normed: Streams,
+    given: Streams,
+    unpad: ir.Value,
 ) -> Streams:
     # normed [n, H] -> [len(unpad), H]
     g.taps["into_qkv"] = normed[0]
     projected = LinearInputs(g, normed).matmul(layer.qkv)
     attended = tuple(
-        _attend(g, g.op("Add", qkv, g.weight(bias)), tables, shared, unpad)
-        for qkv, bias, *tables in zip(
-            projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
+        _attend(g, g.op("Concat", known, g.op("Add", qkv, g.weight(bias)), axis=0), tables, shared, unpad)
+        for known, qkv, bias, *tables in zip(
+            given, projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
         )
     )
     g.taps["into_output"] = attended[0]
@@ -212,7 +245,7 @@ def _attention(
 def _attend(
     g: GraphBuilder, qkv: ir.Value, tables: Sequence[TensorRef], shared: _Shared, unpad: ir.Value
 ) -> ir.Value:
-    # qkv [n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
+    # qkv [g + n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
     padded = g.op("Gather", qkv, shared.pad_index)
     cos, sin = (g.weight(table) for table in tables)
     inputs = (padded, None, None, None, None, shared.seqlens_k, shared.total_sequence_length, cos, sin)

@@ -13,6 +13,7 @@ import msgspec
 import onnx_ir as ir
 import onnxruntime as ort
 
+from stepscore.artifact.graph_contract import PREFIX
 from stepscore.artifact.manifest import (
     SCHEMA_VERSION,
     TOKENIZER,
@@ -20,6 +21,8 @@ from stepscore.artifact.manifest import (
     Unit,
 )
 from stepscore.artifact.pair import Pair
+from stepscore.artifact.prefix import Prefix
+from stepscore.batching.given_rows import GivenRows
 from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.engine.pytorch.engine import require_packages
 from stepscore.enums import Activations, Coding, Exporter, Format, Target
@@ -36,10 +39,12 @@ from stepscore_export.pipeline.manifest import Facts, manifest_of, shared_archit
 from stepscore_export.pipeline.plan import check_settled, resolve_options
 from stepscore_export.quantization.error_propagation import NoStatistics, Statistics
 from stepscore_export.reference.calibration import MAX_TOKENS, Calibration
+from stepscore_export.reference.prefix import model_prefix
 from stepscore_export.staging import check_output, stage
 from stepscore_export.validation.measure import FIDELITY_WORK, Progress, measure
 from stepscore_export.validation.selftest import run_selftest
 from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts
+from stepscore_export.weights.rotated_checkpoint import RotatedCheckpoint
 from stepscore_export.weights.weight_file import WeightFile
 from stepscore_export.weights.writer import store_unit
 
@@ -82,10 +87,25 @@ def export_pair(
             for checkpoint in checkpoints.values():
                 trace(checkpoint)  # is kept: what cannot be traced is said before anything is written
         with stage(target, force=force) as staged:
+            views: Members = checkpoints
+            if options.rotated:
+                views = {name: RotatedCheckpoint(each) for name, each in checkpoints.items()}
+            prefix = None
+            if options.prefix and options.exporter is Exporter.STEPSCORE:
+                progress("running the template's prefix in fp32", 0)
+                token_ids = encoder.prefix_ids()
+                prefix = Prefix(
+                    token_ids,
+                    {name: model_prefix(each, token_ids, staged.folder) for name, each in views.items()},
+                )
+                staged.write(PREFIX, prefix.encode())
             statistics: Statistics = NoStatistics()
             if calibrated_on:
                 sequences = [prompt.token_ids for prompt in calibrated_on]
-                statistics = Calibration(reference_model, sequences, staged.folder, options.block_size)
+                given = prefix and (GivenRows(prefix.token_ids), prefix.models["reference"])
+                statistics = Calibration(
+                    views["reference"], sequences, staged.folder, options.block_size, given
+                )
 
             def store(members: Members, name: str) -> Callable[[WeightFile], Weights]:
                 advance = partial(progress, name)
@@ -95,7 +115,7 @@ def export_pair(
 
             units = {
                 folder: (members, write_weights(staged, folder, store(members, name=folder)))
-                for folder, members in unit_members(checkpoints, options).items()
+                for folder, members in unit_members(views, options).items()
             }
             staged.write(TOKENIZER, policy_model.tokenizer_json().encode())
 
@@ -113,13 +133,15 @@ def export_pair(
                     Unit(folder, tuple(members), weights.extents())
                     for folder, (members, weights) in units.items()
                 )
-                return manifest_of(facts, of, stored, staged.files)
+                return manifest_of(
+                    facts, of, stored, staged.files, 0 if prefix is None else len(prefix.token_ids)
+                )
 
             runnable = options if runs_here(options.target) else replace(options, target=Target.CPU)
             staged.write_manifest(write_graphs(runnable))
             gc.collect()
             progress("comparing the staged pair with numpy", 0)
-            selftest = run_selftest(Pair.open(staged.folder), checkpoints)
+            selftest = run_selftest(Pair.open(staged.folder), checkpoints, views)
             measured = measure(staged, checkpoints, texts.name, prompts, progress)
             staged.seal(msgspec.structs.replace(write_graphs(options), selftest=selftest, fidelity=measured))
     return Pair.open(target)
@@ -172,6 +194,7 @@ def export_bitsandbytes(
                 distance=distance,
                 beta=options.beta,
                 template=template,
+                prefix_tokens=0,
                 units=tuple(Unit(name, (name,), {}) for name in checkpoints),
                 selftest=None,
                 fidelity=None,
@@ -181,7 +204,7 @@ def export_bitsandbytes(
             )
             staged.write_manifest(manifest)
             progress("comparing the staged pair with numpy", 0)
-            selftest = run_selftest(Pair.open(staged.folder), checkpoints)
+            selftest = run_selftest(Pair.open(staged.folder), checkpoints, checkpoints)
             measured = measure(staged, checkpoints, texts.name, prompts, progress)
             staged.seal(msgspec.structs.replace(manifest, selftest=selftest, fidelity=measured))
     return Pair.open(target)

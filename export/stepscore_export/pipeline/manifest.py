@@ -35,7 +35,11 @@ class Facts:
 
 
 def manifest_of(
-    facts: Facts, options: ExportOptions, units: tuple[Unit, ...], files: dict[str, FileEntry]
+    facts: Facts,
+    options: ExportOptions,
+    units: tuple[Unit, ...],
+    files: dict[str, FileEntry],
+    prefix_tokens: int,
 ) -> Manifest:
     """Return the manifest of these units and files, not checked and not measured yet."""
     checkpoints = facts.checkpoints
@@ -54,6 +58,7 @@ def manifest_of(
         distance=facts.distance,
         beta=options.beta,
         template=facts.template,
+        prefix_tokens=prefix_tokens,
         units=units,
         selftest=None,
         fidelity=None,

@@ -23,8 +23,8 @@ class Rotation:
     """The orthogonal matrix R = diag(signs) (Q x H_1 x H_2 x ...), [size, size].
 
     `signs` [size] are 1 and -1. The Kronecker factors are a random orthogonal matrix Q of the odd part of
-    the size, and Hadamard matrices of powers of two, H / sqrt(columns). R costs size * sum(factors) products a
-    row where a dense matrix costs size^2.
+    the size, and Hadamard matrices of powers of two, H / sqrt(columns). R costs size * sum(factors) products
+    a row where a dense matrix costs size^2.
     """
 
     signs: Floats

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stepscore.artifact.prefix import ModelPrefix
+from stepscore.batching.given_rows import GivenRows
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation
@@ -26,10 +28,15 @@ class Calibration:
     """Statistics of the reference over token sequences."""
 
     def __init__(
-        self, reference: Checkpoint, sequences: Sequence[NDArray[np.int64]], scratch: Path, block_size: int
+        self,
+        reference: Checkpoint,
+        sequences: Sequence[NDArray[np.int64]],
+        scratch: Path,
+        block_size: int,
+        given: tuple[GivenRows, ModelPrefix] | None = None,
     ) -> None:
         self._group = max(GROUP, block_size)
-        self._model = ExactModel(reference, sequences, scratch)
+        self._model = ExactModel(reference, sequences, scratch, given=given)
 
     def layer(self, index: int) -> LayerErrorPropagation:
         """Run layer `index`, which must be the next one."""

@@ -8,7 +8,7 @@ tokens are held. The head never touches the disk: its logits exist for one block
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,15 +19,17 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import ROWS, WEIGHTS, layer_file
-from stepscore.batching.batch import BatchGroup
+from stepscore.artifact.graph_contract import GIVEN_HIDDEN, ROWS, WEIGHTS, given_name, layer_file
+from stepscore.artifact.prefix import ModelPrefix
+from stepscore.batching.batch import Batch, BatchGroup
+from stepscore.batching.given_rows import NO_ROWS, GivenRows
 from stepscore.batching.planner import plan
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
 from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
 from stepscore_export.graphs.shape import graph_shape
@@ -42,6 +44,9 @@ BATCH_ROWS = 512
 Rows = NDArray[np.float32]
 OnInput = Callable[[str, Rows], None]
 """Called with the name of a tap and rows [n, K]."""
+
+Given = Callable[[Batch, Collection[str]], dict[str, Rows]]
+"""Gives what a layer reads of the rows given to a batch, for a graph with these inputs."""
 
 _PRECISIONS = MappingProxyType(
     {
@@ -88,13 +93,15 @@ class ExactModel:
         sequences: Sequence[NDArray[np.int64]],
         scratch: Path,
         progress: Advance = lambda _count: None,
+        given: tuple[GivenRows, ModelPrefix] | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._scratch = scratch
         self._progress = progress
         self._next_layer = 0
         # No prefix sharing: `on_input` sees a token as often as it occurs, and each row has one target.
-        groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False)
+        rows, self._prefix = given or (NO_ROWS, no_prefix(checkpoint.config))
+        groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False, given=rows)
         self._parts = [_Part(group, _embedded(checkpoint, group.batch.input_ids)) for group in groups]
 
     def run_next_layer(self, on_input: OnInput | None = None) -> None:
@@ -109,7 +116,7 @@ class ExactModel:
         with folder as name:
             graph = self._write_layer(Path(name), self._next_layer, tapped=on_input is not None)
             self._checkpoint.read_ahead(self._names_after(self._next_layer))
-            done = _run_layer(graph, self._parts, on_input)
+            done = _run_layer(graph, self._parts, self._given(self._next_layer), on_input)
         for part, rows in zip(self._parts, done, strict=True):
             part.rows = rows
         self._next_layer += 1
@@ -125,7 +132,7 @@ class ExactModel:
                 hint="its training diverged or its files are damaged; take another revision",
             )
         scores = {
-            member: logprobs[pairs]
+            member: np.concatenate([self._prefix.logprobs[: part.group.batch.num_given], logprobs])[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)
             for member, pairs in zip(part.group.members, part.group.batch.target_of, strict=True)
         }
@@ -135,6 +142,16 @@ class ExactModel:
         """Run what is left and give the rows [m, H] that enter the head, part by part."""
         self._finish()
         return (part.rows for part in self._parts)
+
+    def _given(self, layer: int) -> Given:
+        prefix = self._prefix
+
+        def inputs(batch: Batch, names: Collection[str]) -> dict[str, Rows]:
+            keys_values = {given_name(layer): prefix.keys_values[layer][: batch.num_given]}
+            hidden = {GIVEN_HIDDEN: prefix.hidden[batch.given_scored]}
+            return keys_values | (hidden if GIVEN_HIDDEN in names else {})
+
+        return inputs
 
     def _finish(self) -> None:
         while self._next_layer < self._checkpoint.config.num_hidden_layers:
@@ -164,11 +181,11 @@ class ExactModel:
         return path
 
     def _head(self) -> list[Floats]:
-        """log_softmax(hidden @ head^T) at the targets, [m] of each part: the head is read once, in blocks."""
+        """log_softmax(hidden @ head^T) at the targets, [t] of each part: the head is read once, in blocks."""
         name, config = self._checkpoint.head_name, self._checkpoint.config
         step = max(1, BLOCK_ELEMENTS // config.hidden_size)
         totals = [np.full(len(part.rows), -np.inf) for part in self._parts]
-        chosen = [np.empty(len(part.rows)) for part in self._parts]
+        chosen = [np.empty(len(part.group.batch.target_ids)) for part in self._parts]
         for start in range(0, config.vocab_size, step):
             block = self._checkpoint.rows(name, start, min(start + step, config.vocab_size))
             for part, total, logit in zip(self._parts, totals, chosen, strict=True):
@@ -176,20 +193,30 @@ class ExactModel:
                 np.logaddexp(total, _log_sum_exp(logits), out=total)
                 columns = part.group.batch.target_ids - start
                 here = np.flatnonzero((columns >= 0) & (columns < len(block)))
-                logit[here] = logits[here, columns[here]]
+                logit[here] = logits[part.group.batch.target_rows[here], columns[here]]
             self._progress(block.size)
-        return [logit - total for logit, total in zip(chosen, totals, strict=True)]
+        return [
+            logit - total[part.group.batch.target_rows]
+            for part, logit, total in zip(self._parts, chosen, totals, strict=True)
+        ]
 
 
-def _run_layer(graph: Path, parts: Sequence[_Part], on_input: OnInput | None) -> list[Rows]:
+def no_prefix(config: Qwen2Config) -> ModelPrefix:
+    """Return the results of no tokens at all."""
+    width = 2 * config.num_key_value_heads * config.head_dim
+    shapes = (config.num_hidden_layers, 0, width), (0, config.hidden_size), (0,)
+    return ModelPrefix(*(np.zeros(shape, np.float32) for shape in shapes))
+
+
+def _run_layer(graph: Path, parts: Sequence[_Part], given: Given, on_input: OnInput | None) -> list[Rows]:
     # In a function of its own: the session, which maps the weights, is gone before they are removed.
     session = Sessions(Provider.CPU, low_memory=True).open(graph)
-    return [_run(session, part, on_input) for part in parts]
+    return [_run(session, part, given, on_input) for part in parts]
 
 
-def _run(session: ort.InferenceSession, part: _Part, on_input: OnInput | None) -> Rows:
-    inputs = {value.name for value in session.get_inputs()}
-    rows, *tapped = session.run(None, {ROWS: part.rows, **part.group.batch.feeds(inputs)})
+def _run(session: ort.InferenceSession, part: _Part, given: Given, on_input: OnInput | None) -> Rows:
+    inputs, batch = {value.name for value in session.get_inputs()}, part.group.batch
+    rows, *tapped = session.run(None, {ROWS: part.rows, **batch.feeds(inputs), **given(batch, inputs)})
     if on_input is not None:
         for name, values in zip(INTERMEDIATE_OUTPUTS, tapped, strict=True):
             on_input(name, values)
@@ -200,7 +227,7 @@ def _embedded(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
     """Rows [n, H] of the tokens; each is read once, the table never."""
     tokens, positions = np.unique(token_ids, return_inverse=True)
     rows = np.concatenate([checkpoint.rows(EMBEDDING, token, token + 1) for token in tokens.tolist()])
-    return rows[positions]
+    return checkpoint.embedded(rows)[positions]
 
 
 def _stored_precision(checkpoint: Checkpoint, index: int) -> Precision:

@@ -17,10 +17,17 @@ from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, in_order
 Rows = NDArray[np.float64]
 
 
-def hidden_and_logprobs(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> tuple[Rows, Rows]:
-    """Return the final hidden rows [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L]."""
-    hidden = _body(checkpoint, token_ids)[:-1]
-    return hidden, _log_softmax_at(checkpoint, hidden, token_ids[1:])
+def hidden_and_logprobs(
+    checkpoint: Checkpoint, token_ids: NDArray[np.int64], *, scaled: bool = True
+) -> tuple[Rows, Rows]:
+    """Return the final hidden rows [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L].
+
+    Hidden rows are normed; without `scaled` they lack the scale of the last norm.
+    """
+    rows = _body(checkpoint, token_ids)[:-1]
+    hidden = _norm(checkpoint, "model.norm", rows)
+    logprobs = _log_softmax_at(checkpoint, hidden, token_ids[1:])
+    return hidden if scaled else _normalized(checkpoint, rows), logprobs
 
 
 def _body(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
@@ -35,13 +42,18 @@ def _body(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
         gate = _linear(checkpoint, f"{layer}.mlp.gate_proj", normed)
         up = _linear(checkpoint, f"{layer}.mlp.up_proj", normed)
         rows += _linear(checkpoint, f"{layer}.mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
-    return _norm(checkpoint, "model.norm", rows)
+    return rows
 
 
 def _norm(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
-    scale = np.sqrt(np.mean(rows**2, axis=-1, keepdims=True) + checkpoint.config.rms_norm_eps)
-    normed: Rows = rows / scale * checkpoint.rows(f"{name}.weight")
-    return normed
+    return _normalized(checkpoint, rows) * checkpoint.rows(f"{name}.weight")
+
+
+def _normalized(checkpoint: Checkpoint, rows: Rows) -> Rows:
+    normalized: Rows = rows / np.sqrt(
+        np.mean(rows**2, axis=-1, keepdims=True) + checkpoint.config.rms_norm_eps
+    )
+    return normalized
 
 
 def _linear(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:

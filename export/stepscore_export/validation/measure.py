@@ -64,7 +64,7 @@ def _lean_logprobs(
     pair: Pair, sequences: Sequence[NDArray[np.int64]]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     engine = lean_engine(pair)
-    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
+    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS, given=engine.given)
     scores = {
         member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
         for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True)

@@ -43,19 +43,27 @@ LIMITS = MappingProxyType(
 )
 
 
-def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selftest:
+def run_selftest(
+    pair: Pair, checkpoints: dict[ModelName, Checkpoint], stored: dict[ModelName, Checkpoint]
+) -> Selftest:
     """Return the errors of the worse model; raise SelftestFailed where they are beyond rounding."""
     manifest = pair.manifest
     encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
     token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
     token_ids = token_ids[: manifest.architecture.max_position_embeddings]
     engine = lean_engine(pair)
-    hidden, logprobs = engine.trace(pack([token_ids], [0]))
+    batch = pack([token_ids], [0], given=engine.given)
+    hidden, logprobs = engine.trace(batch)
     hidden_error = logprob_error = 0.0
     for name, checkpoint in checkpoints.items():
-        true_hidden, true_logprobs = hidden_and_logprobs(checkpoint, token_ids)
-        hidden_off = _rms(hidden[name] - true_hidden)
-        logprobs_off = _rms(logprobs[name] - true_logprobs)
+        rotated = stored[name].rotation_matrix() is not None
+        true_hidden, true_logprobs = hidden_and_logprobs(checkpoint, token_ids, scaled=not rotated)
+        if rotated:
+            true_hidden = stored[name].embedded(true_hidden.astype(np.float32)).astype(np.float64)
+        known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
+        hidden_off = _rms(hidden[name] - true_hidden[len(known) :])
+        (pairs,) = batch.target_of
+        logprobs_off = _rms(logprobs[name][pairs] - true_logprobs)
         _check(manifest.precision, f"{name} gives hidden rows", hidden_off / _rms(true_hidden))
         _check(
             manifest.precision, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6)

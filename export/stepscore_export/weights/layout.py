@@ -177,6 +177,8 @@ class UnitWeights:
     norm: Vectors
     head: tuple[HeadTile, ...]
     rotary: RotaryWeights
+    rotation: TensorRef | None = None
+    """[H, H]: what looked-up rows are multiplied with."""
 
     def extents(self) -> dict[str, Extent]:
         """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""

@@ -80,6 +80,10 @@ class RotatedCheckpoint:
         """Return looked-up rows [n, H] of the embedding as they enter the first layer."""
         return self.residual.apply(rows)
 
+    def rotation_matrix(self) -> Floats | None:
+        """Return what looked-up rows are multiplied with, float32 [H, H]."""
+        return self.residual.matrix()
+
     def read_ahead(self, names: Iterable[str]) -> None:
         """Have the kernel read tensors in the background that `rows` will be asked for next."""
         self.original.read_ahead(map(self._stored_name, names))
@@ -116,8 +120,9 @@ class RotatedCheckpoint:
             for head in by_head:
                 head[:] = self.values.transposed(head)
             return rows
-        for start in range(0, rows.shape[1], COLUMNS_AT_ONCE):
-            columns = slice(start, start + COLUMNS_AT_ONCE)
+        step = max(1, COLUMNS_AT_ONCE // self.values.size) * self.values.size
+        for start in range(0, rows.shape[1], step):
+            columns = slice(start, start + step)
             block = rows[:, columns]
             if kind == "o_proj.weight":
                 block = self.values.apply(block.reshape(len(rows), -1, self.values.size)).reshape(block.shape)

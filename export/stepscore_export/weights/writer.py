@@ -51,7 +51,7 @@ def store_unit(
     layers = tuple(writer.layer(index, statistics.layer(index)) for index in range(writer.num_layers))
     norm = writer.final_norm()
     head = writer.head(embedding, statistics.head())
-    return UnitWeights(embedding, layers, norm, head, writer.rotary())
+    return UnitWeights(embedding, layers, norm, head, writer.rotary(), writer.rotation())
 
 
 def rotary_tables(config: Qwen2Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -88,6 +88,13 @@ class UnitWriter:
             self._floats(f"embed{name}", RowStack(each, (EMBEDDING,), self._advance), _stored_dtype(each))
             for each, name in zip(self._checkpoints, self._names, strict=True)
         )
+
+    def rotation(self) -> TensorRef | None:
+        """Store what looked-up rows are multiplied with, where the checkpoints are rotated."""
+        matrix = self._checkpoints[0].rotation_matrix()
+        if matrix is None:
+            return None
+        return self._file.append("rotation", ir.DataType.FLOAT, matrix.shape, (matrix for _ in (1,)))
 
     def layer(self, index: int, spread: LayerErrorPropagation | None = None) -> LayerWeights:
         """Store one decoder layer; errors of its base are carried over where `spread` says how."""

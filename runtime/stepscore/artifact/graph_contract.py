@@ -1,9 +1,12 @@
 """Names and sizes that the exporter and the runtime agree on: graphs, their inputs and outputs, tiles.
 
     embed   INPUT_IDS [n] -> ROWS [n, hidden_size]
-    body    ROWS, the indices of a batch -> HIDDEN [m, hidden_size]                   all layers
-    layer   ROWS, the indices of a batch -> NEXT_ROWS [n, hidden_size]                the last one: HIDDEN
+    body    ROWS, the indices of a batch, given rows -> HIDDEN [k + m, hidden_size]   all layers
+    layer   ROWS, the indices of a batch, given rows -> NEXT_ROWS [n, hidden_size]    the last one: HIDDEN
     head    HIDDEN, CHUNK_ROWS [c], TARGETS [t, 2] -> PARTS [t, 2, tiles]
+
+Given rows: keys and values [g, 2 * kv_heads * head_dim] a layer, before rotary embedding, and what the head
+reads of k of them, GIVEN_HIDDEN [k, hidden_size].
 
 n tokens of a batch, m of them scored, c scored rows of one chunk of the head, t (row, token id) targets. The
 indices of a batch are described in batching/batch.py, the graphs in stepscore_export/graphs/.
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 WEIGHTS = "weights.bin"
+PREFIX = "prefix.npz"
 EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
 
 INPUT_IDS = "input_ids"
@@ -24,6 +28,10 @@ NEXT_ROWS = NEXT + ROWS
 
 PAD_INDEX, UNPAD_INDEX, SEQLENS_K = "pad_index", "unpad_index", "seqlens_k"
 TOTAL_SEQUENCE_LENGTH, SCORE_INDEX = "total_sequence_length", "score_index"
+
+GIVEN_HIDDEN = "given_hidden"
+SCORED_AXIS = "s"
+"""The axis k + m of HIDDEN."""
 
 CHUNK_ROWS, TARGETS, PARTS = "rows", "targets", "parts"
 
@@ -84,6 +92,15 @@ def stream_names(name: str, models: Sequence[str]) -> tuple[str, ...]:
     (('rows',), ('rows_reference', 'rows_policy'))
     """
     return (name,) if len(models) == 1 else tuple(f"{name}_{model}" for model in models)
+
+
+def given_name(layer: int) -> str:
+    """Return the input for the keys and values of given rows of one layer.
+
+    >>> given_name(3)
+    'given_03'
+    """
+    return f"given_{layer:02d}"
 
 
 def piece_rows(columns: int) -> int:

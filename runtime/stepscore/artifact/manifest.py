@@ -39,7 +39,7 @@ from stepscore.enums import (
 )
 from stepscore.prompt.template import Template
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -181,6 +181,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     distance: Distance
     beta: float
     template: Template
+    prefix_tokens: int
+    """How many tokens every record begins with and the pair has results of (artifact/prefix.py); 0: none."""
     units: tuple[Unit, ...]
     selftest: Selftest | None
     fidelity: Fidelity | None

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import msgspec
 
-from stepscore.artifact.graph_contract import EMBED, WEIGHTS, unsigned_file
+from stepscore.artifact.graph_contract import EMBED, PREFIX, WEIGHTS, unsigned_file
 from stepscore.artifact.manifest import (
     CONFIG,
     MANIFEST,
@@ -27,6 +27,7 @@ from stepscore.artifact.manifest import (
     safetensors_files,
     unit_graphs,
 )
+from stepscore.artifact.prefix import Prefix
 from stepscore.enums import Exporter, Format
 from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
 from stepscore.prompt.encoder import PromptEncoder
@@ -74,6 +75,13 @@ class Pair:
     def tokenizer_json(self) -> str:
         """Return the text of tokenizer.json."""
         return (self.path / TOKENIZER).read_text(encoding="utf-8")
+
+    def prefix(self) -> Prefix | None:
+        """Return the results for the tokens that every record begins with, None where the pair has none."""
+        count = self.manifest.prefix_tokens
+        if not count:
+            return None
+        return Prefix.decode((self.path / PREFIX).read_bytes(), self.manifest.architecture, count)
 
     def encoder(self) -> PromptEncoder:
         """Return what turns records into token ids of these models."""
@@ -164,6 +172,10 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
     one_file_each = manifest.exporter is Exporter.STEPSCORE
     if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
         raise ManifestInvalid(f"{path} does not list the graphs of all layers")
+    if not 0 <= manifest.prefix_tokens < manifest.architecture.max_position_embeddings:
+        raise ManifestInvalid(f"{path} gives {manifest.prefix_tokens} tokens of a prefix")
+    if manifest.prefix_tokens and PREFIX not in manifest.files:
+        raise ManifestInvalid(f"{path} does not list {PREFIX}")
     graphs = unit_graphs(manifest)
     twice = [unsigned_file(name) for name in graphs if name != EMBED] if manifest.has_int8_activations else []
     _check_listed(manifest, path, [WEIGHTS, *graphs, *twice])

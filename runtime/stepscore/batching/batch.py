@@ -10,19 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact import graph_contract as contract
+from stepscore.batching.given_rows import NO_ROWS, GivenRows
 from stepscore.batching.trie import Int64, Line, depth_first_lines
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The n distinct prefixes of some sequences, B lines of at most S positions, m scored rows, t pairs.
+    """The n distinct prefixes of some sequences, in B padded sequences of at most S positions.
 
-    `input_ids` int64 [n] are the rows; `pad_index` int64 [B, S] names the row of every position of the
-    padded view (0 where there is none); `unpad_index` int64 [n] names a position b * S + s of every row;
-    `seqlens_k` int32 [B] is each line's length - 1; `score_index` int64 [m] names the rows whose next token
-    is scored; `target_rows` int64 [t] (ascending, into score_index) and `target_ids` int64 [t] are the
-    distinct (row, token) pairs. `target_of[i]` int64 are the indices into the pairs of the log-probs of
-    sequence i, in order; sequences that begin alike share pairs.
+    Rows are numbered from the g given ones on: row r < g is known, row g + i is that of `input_ids[i]`.
+    `input_ids` int64 [n] are computed; `pad_index` int64 [B, S] names the row of every position of the padded
+    view (0 where there is none); `unpad_index` int64 [n] names a position b * S + s of every computed row;
+    `seqlens_k` int32 [B] is each padded sequence's length - 1. The next token is scored of m computed rows,
+    `score_index` int64 [m] (into `input_ids`), and of k given ones, `given_scored` int64 [k];
+    k first, then m, are what the head reads. `target_rows` int64 [t] (ascending, into these k + m) and
+    `target_ids` int64 [t] are the distinct (row, token) pairs. An engine returns g + t log-probs a model:
+    those of the given rows' own tokens, then those of the pairs. `target_of[i]` int64 are the indices into
+    them of the log-probs of sequence i, in order; sequences with a common prefix share them.
     """
 
     input_ids: Int64
@@ -30,9 +34,16 @@ class Batch:
     unpad_index: Int64
     seqlens_k: NDArray[np.int32]
     score_index: Int64
+    given_scored: Int64
     target_rows: Int64
     target_ids: Int64
     target_of: tuple[Int64, ...]
+    num_given: int = 0
+
+    @property
+    def num_scored(self) -> int:
+        """Return k + m, the rows that the head reads."""
+        return len(self.given_scored) + len(self.score_index)
 
     @property
     def total_sequence_length(self) -> NDArray[np.int32]:
@@ -60,12 +71,14 @@ class BatchGroup:
     batch: Batch
 
 
-def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = True) -> Batch:
+def pack(
+    sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = True, given: GivenRows = NO_ROWS
+) -> Batch:
     """Pack sequences into one batch; sequence i is scored from log-prob index starts[i] on.
 
     Log-prob j of a sequence scores its token j + 1, so a sequence of L tokens has the log-probs
-    starts[i] .. L - 2. Without `share`, every sequence has a line and rows of its own. Raises ValueError for
-    no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
+    starts[i] .. L - 2. Without `share`, every sequence has rows of its own; rows that are `given` are not
+    computed. Raises ValueError for no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
 
     >>> batch = pack([np.array([7, 8, 9]), np.array([7, 8, 4, 5]), np.array([7, 8])], [1, 0, 0])
     >>> batch.input_ids.tolist(), batch.pad_index.tolist(), batch.unpad_index.tolist()
@@ -79,7 +92,8 @@ def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = Tru
         raise ValueError("there is nothing to pack")
     check_starts(sequences, starts)
     members = range(len(sequences))
-    return pack_lines(sequences, starts, list(depth_first_lines(sequences, members, share=share)), members)
+    lines = list(depth_first_lines(sequences, members, share=share))
+    return pack_lines(sequences, starts, lines, members, given)
 
 
 def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
@@ -92,8 +106,8 @@ def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
     >>> [(part, rows.tolist(), targets.tolist()) for part, rows, targets in chunks(batch, 2)]
     [(slice(0, 3, None), [0, 1], [[0, 6], [0, 9], [1, 7]]), (slice(3, 4, None), [2], [[0, 8]])]
     """
-    for first in range(0, len(batch.score_index), max_rows):
-        rows = np.arange(first, min(first + max_rows, len(batch.score_index)))
+    for first in range(0, batch.num_scored, max_rows):
+        rows = np.arange(first, min(first + max_rows, batch.num_scored))
         low, high = np.searchsorted(batch.target_rows, [first, first + len(rows)])
         part = slice(int(low), int(high))
         yield part, rows, np.stack([batch.target_rows[part] - first, batch.target_ids[part]], axis=-1)
@@ -107,38 +121,50 @@ def check_starts(sequences: Sequence[Int64], starts: Sequence[int]) -> None:
 
 
 def pack_lines(
-    sequences: Sequence[Int64], starts: Sequence[int], lines: Sequence[Line], members: Sequence[int]
+    sequences: Sequence[Int64],
+    starts: Sequence[int],
+    lines: Sequence[Line],
+    members: Sequence[int],
+    given: GivenRows,
 ) -> Batch:
     """Number the rows line by line. A pair (row, next token) is named by the row that computes the token."""
+    known = [given.match(sequences[line.members[-1]]) for line in lines]
     lengths = np.array([line.length for line in lines])
     shared = np.array([line.shared for line in lines])
+    first_own = np.maximum(shared, [len(rows) for rows in known])
     positions = np.arange(lengths.max())
-    own = (shared[:, None] <= positions) & (positions < lengths[:, None])  # [B, S]
+    own = (first_own[:, None] <= positions) & (positions < lengths[:, None])  # [B, S]
     unpad_index = np.flatnonzero(own)
     pad_index = np.zeros(own.shape, np.int64)
-    pad_index[own] = np.arange(len(unpad_index))
+    pad_index[own] = len(given) + np.arange(len(unpad_index))
+    for path, rows in zip(pad_index, known, strict=True):
+        path[: len(rows)] = rows
     for before, path, common in zip(pad_index, pad_index[1:], shared[1:], strict=False):
         path[:common] = before[:common]
-    input_ids = np.concatenate([sequences[line.members[-1]][line.shared :] for line in lines])
+    input_ids = np.concatenate(
+        [sequences[line.members[-1]][first:] for line, first in zip(lines, first_own, strict=True)]
+    )
 
     paths = {index: path for line, path in zip(lines, pad_index, strict=True) for index in line.members}
     scored = [paths[index][starts[index] + 1 : len(sequences[index])] for index in members]
-    is_scored = np.zeros(len(input_ids), np.bool_)
+    is_scored = np.zeros(len(given) + len(input_ids), np.bool_)
     for rows in scored:
         is_scored[rows] = True
-    targets = np.flatnonzero(is_scored)
+    targets = np.flatnonzero(is_scored[len(given) :])  # into input_ids; tokens of given rows have log-probs
     before_each = pad_index.reshape(-1)[unpad_index - 1]  # the row before each; of no use for a first token
     targets = targets[np.argsort(before_each[targets], kind="stable")]
-    score_index, target_rows = np.unique(before_each[targets], return_inverse=True)
-    pair_of = np.zeros(len(input_ids), np.int64)
-    pair_of[targets] = np.arange(len(targets))
+    scored_rows, target_rows = np.unique(before_each[targets], return_inverse=True)
+    result_of = np.arange(len(given) + len(input_ids))
+    result_of[len(given) + targets] = len(given) + np.arange(len(targets))
     return Batch(
         input_ids=input_ids,
         pad_index=pad_index,
         unpad_index=unpad_index,
         seqlens_k=(lengths - 1).astype(np.int32),
-        score_index=score_index,
+        score_index=scored_rows[scored_rows >= len(given)] - len(given),
+        given_scored=scored_rows[scored_rows < len(given)],
         target_rows=target_rows,
         target_ids=input_ids[targets],
-        target_of=tuple(pair_of[rows] for rows in scored),
+        target_of=tuple(result_of[rows] for rows in scored),
+        num_given=len(given),
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.batching.batch import BatchGroup, check_starts, pack_lines
+from stepscore.batching.given_rows import NO_ROWS, GivenRows
 from stepscore.batching.trie import Int64, Line, depth_first_lines
 
 MAX_PADDING = 4
@@ -34,6 +35,7 @@ def plan(
     *,
     share: bool = True,
     materializes_scores: bool = True,
+    given: GivenRows = NO_ROWS,
 ) -> list[BatchGroup]:
     """Cut a window into batches; each sequence is a member of one group.
 
@@ -42,8 +44,8 @@ def plan(
     in one batch, so that the kernel which computes a sequence does not depend on its neighbours; short ones
     are also kept within MAX_SCORES where attention `materializes_scores`. The trie is walked depth first,
     children in the order of their first sequence in the window, and batches are in the order of theirs:
-    results come out early where related sequences are neighbours, which they need not be. Starts, `share`
-    and errors are those of `pack`.
+    results come out early where related sequences are neighbours, which they need not be. Starts, `share`,
+    `given` and errors are those of `pack`; rows that are given still count as computed ones here.
 
     >>> window = [np.array([7, 8, 9]), np.array([1, 2]), np.array([7, 8, 4, 5])]
     >>> [group.members for group in plan(window, [0, 0, 0], max_tokens=5)]
@@ -59,14 +61,8 @@ def plan(
             materializes_scores=materializes_scores,
         ):
             members = tuple(sorted(member for line in lines for member in line.members))
-            groups.append(BatchGroup(members, pack_lines(sequences, starts, lines, members)))
+            groups.append(BatchGroup(members, pack_lines(sequences, starts, lines, members, given)))
     return sorted(groups, key=lambda group: group.members[0])
-
-
-# The trie
-
-
-# Batches
 
 
 def _cut(lines: Iterable[Line], max_tokens: int, *, materializes_scores: bool) -> Iterator[list[Line]]:

@@ -59,7 +59,7 @@ def _trie(sequences: Sequence[Int64], chosen: Iterable[int]) -> _Node:
     before = np.empty(0, np.int64)
     for index in sorted(keys, key=keys.__getitem__):
         sequence = sequences[index]
-        _close(path, _common_length(before, sequence))
+        _close(path, common_length(before, sequence))
         if path[-1].depth < len(sequence):
             path.append(_Node(len(sequence)))
         path[-1].ending.append(index)
@@ -79,7 +79,8 @@ def _close(path: list[_Node], depth: int) -> None:
         path[-1].first = min(path[-1].first, node.first)
 
 
-def _common_length(one: Int64, other: Int64) -> int:
+def common_length(one: Int64, other: Int64) -> int:
+    """Return how many tokens two sequences have in common from their start."""
     length = min(len(one), len(other))
     different = np.flatnonzero(one[:length] != other[:length])
     return int(different[0]) if different.size else length

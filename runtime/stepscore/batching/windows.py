@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from stepscore.batching.batch import BatchGroup
+from stepscore.batching.given_rows import NO_ROWS, GivenRows
 from stepscore.batching.planner import plan
 from stepscore.enums import Convention
 from stepscore.errors import InputError
@@ -57,6 +58,7 @@ class WindowPlanner:
     tokens: bool = False
     share: bool = True
     materializes_scores: bool = True
+    given: GivenRows = NO_ROWS
 
     def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
         """Encode and plan; an error that no record of its window stands before is a window by itself.
@@ -112,5 +114,6 @@ class WindowPlanner:
             self.max_batch_tokens,
             share=self.share,
             materializes_scores=self.materializes_scores,
+            given=self.given,
         )
         return Window(items, prompts, groups)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
+from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.enums import Convention, Target
 from stepscore.errors import InputError
@@ -62,6 +63,7 @@ def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[
         settings.window_tokens,
         tokens=load["tokens"],
         materializes_scores=settings.materializes_scores,
+        given=GivenRows.of(pair.prefix()),
     )
     tally = _Tally()
     parsed = ((line, line.record) for line in parsed_lines(lines, limit))

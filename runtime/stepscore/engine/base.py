@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
+from stepscore.batching.given_rows import NO_ROWS, GivenRows
 from stepscore.enums import Provider, Residency
 
 PairLogprobs = dict[ModelName, NDArray[np.float32]]
@@ -44,6 +45,8 @@ class Engine(ABC):
 
     provider: Provider
     """What it runs on: cpu or cuda."""
+    given: GivenRows = NO_ROWS
+    """Rows that batches may be planned with: they are known."""
 
     @abstractmethod
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
@@ -56,7 +59,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order."""
+        """Give the log-probs (nats, float32 [g + t], see Batch) of each batch, by model, in order."""
 
     @abstractmethod
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
@@ -70,7 +73,7 @@ class Engine(ABC):
         self, sequences: list[NDArray[np.int64]]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
-        batch = pack(sequences, [0] * len(sequences))
+        batch = pack(sequences, [0] * len(sequences), given=self.given)
         (results,) = self.run([batch])
         return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.target_of]
 

@@ -128,6 +128,13 @@ class PromptEncoder:
         special = self._special.findall(self.template.render(problem, steps)) != self._control_texts
         return EncodedPrompt(np.array(ids, dtype=np.int64), response_start, step_ends, special)
 
+    def prefix_ids(self) -> np.ndarray:
+        """Return the tokens of the template up to the problem: most records begin with all of them.
+
+        The last of them may become another token where a problem begins with white space.
+        """
+        return np.array([*self._lead, *self._encode(self._problem_head).ids], dtype=np.int64)
+
     def texts(self, token_ids: Sequence[int]) -> list[str]:
         """The text that each token adds; a character of several tokens comes with the last of them."""
         stream = DecodeStream(skip_special_tokens=False)

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from stepscore.artifact.graph_contract import SCORED_AXIS
 from stepscore.batching.batch import Batch
 from stepscore.engine.ort.sessions import Sessions, naming_full_memory
 from stepscore.enums import Provider
@@ -37,8 +38,8 @@ def run_bound(
 
 
 def axis_sizes(batch: Batch) -> dict[str, int]:
-    """Return the axes of rows in graphs: computed ones and scored ones."""
-    return {"n": len(batch.input_ids), "m": len(batch.score_index)}
+    """Return the lengths of axes by name: computed rows n, scored ones among them m, all scored rows."""
+    return {"n": len(batch.input_ids), "m": len(batch.score_index), SCORED_AXIS: batch.num_scored}
 
 
 def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:

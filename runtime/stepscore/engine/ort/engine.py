@@ -27,8 +27,10 @@ from stepscore.artifact.graph_contract import (
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
+from stepscore.batching.given_rows import GivenRows
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.ort.binding import as_numpy
+from stepscore.engine.ort.given_values import GivenValues
 from stepscore.engine.ort.graph_loader import GraphLoader
 from stepscore.engine.ort.model_runner import Stages, UnitRunner, layer_by_layer
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require, resolve
@@ -71,6 +73,9 @@ class OrtEngine(Engine):
         # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
         # looked up on the host take as long to copy as a layer takes to compute.
         embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
+        prefix = pair.prefix()
+        self.given = GivenRows.of(prefix)
+        shape, device = pair.manifest.architecture, self.provider.value
         self._units = [
             UnitRunner(
                 unit,
@@ -83,6 +88,7 @@ class OrtEngine(Engine):
                     embed_on_host=embed_on_host,
                 ),
                 stages,
+                GivenValues(unit.models, prefix, shape, device),
             )
             for unit in pair.manifest.units
         ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import onnxruntime as ort
 
 from stepscore.artifact.graph_contract import CHUNK_ROWS, EMBED, NEXT, TARGETS, head_files, layer_file
@@ -13,6 +14,7 @@ from stepscore.artifact.manifest import Manifest, ModelName, Unit
 from stepscore.batching.batch import Batch, chunks
 from stepscore.engine.base import LogSoftmaxAccumulator, PairLogprobs
 from stepscore.engine.ort.binding import Values, allocate_outputs, axis_sizes, run_bound
+from stepscore.engine.ort.given_values import GivenValues
 from stepscore.engine.ort.graph_loader import GraphLoader
 
 
@@ -34,8 +36,9 @@ def layer_by_layer(manifest: Manifest) -> Stages:
 class UnitRunner:
     """One or both models: rows from graph to graph."""
 
-    def __init__(self, unit: Unit, graphs: GraphLoader, stages: Stages) -> None:
+    def __init__(self, unit: Unit, graphs: GraphLoader, stages: Stages, given: GivenValues) -> None:
         self.models = unit.models
+        self._given = given
         self._graphs = graphs
         self._stages = stages
 
@@ -44,7 +47,7 @@ class UnitRunner:
         self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
 
     def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, PairLogprobs]]:
-        """Return hidden rows [m, hidden_size] (on the device) and log-probs of every batch."""
+        """Return hidden rows [k + m, hidden_size] (on the device) and log-probs [g + t] of every batch."""
         rows = self._embedded(window)
         sums = [{model: LogSoftmaxAccumulator.of(batch) for model in self.models} for batch in window]
         with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
@@ -58,7 +61,13 @@ class UnitRunner:
                 for hidden, batch, of_batch in zip(rows, window, sums, strict=True):
                     self._head(session, hidden, batch, head_rows, of_batch)
                 del session
-        logprobs = ({model: each.total() for model, each in of_batch.items()} for of_batch in sums)
+        logprobs = (
+            {
+                model: np.concatenate([self._given.logprobs(model, batch), each.total()])
+                for model, each in of_batch.items()
+            }
+            for batch, of_batch in zip(window, sums, strict=True)
+        )
         return list(zip(rows, logprobs, strict=True))
 
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
@@ -71,7 +80,7 @@ class UnitRunner:
 
     def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
         outputs = allocate_outputs(session, axis_sizes(batch), self._graphs.device)
-        run_bound(session, batch.feeds(_inputs(session)), rows, outputs)
+        run_bound(session, batch.feeds(_inputs(session)), rows | self._given.inputs(session, batch), outputs)
         return {key.removeprefix(NEXT): value for key, value in outputs.items()}
 
     def _head(
