@@ -28,7 +28,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
@@ -63,7 +63,7 @@ def main() -> None:
             print(write_result("memory_export", {"quick": options.quick, "rows": exports}))
 
 
-def _exports(scratch: Path, full: Qwen2Config, precisions: list[str]) -> list[dict[str, Any]]:
+def _exports(scratch: Path, full: DecoderConfig, precisions: list[str]) -> list[dict[str, Any]]:
     rows = []
     for layers in (full.num_hidden_layers, full.num_hidden_layers // 2):
         folders = _checkpoints(scratch / f"{layers}-layers", replace(full, num_hidden_layers=layers))
@@ -86,7 +86,7 @@ def _scoring(scratch: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _checkpoints(folder: Path, shape: Qwen2Config) -> tuple[Path, Path]:
+def _checkpoints(folder: Path, shape: DecoderConfig) -> tuple[Path, Path]:
     reference = write_checkpoint(folder / "reference", shape, seed=1, dtype="bfloat16", shards=2)
     policy = write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16", shards=2, perturb=0.01)
     return policy, reference

@@ -30,7 +30,7 @@ from stepscore.artifact.pair import Pair
 from stepscore_export.backends.onnx import graphs_of, unit_members
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.families.base import DecoderConfig, tensor_shapes
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.manifest import Facts, manifest_of
@@ -43,7 +43,7 @@ BLOCK_BYTES = 1 << 23
 SEED = 1
 
 
-def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) -> Path:
+def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions) -> Path:
     """Write the pair to `folder` / pair, with checkpoints beside it."""
     paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
     output = folder / "pair"
@@ -72,7 +72,7 @@ def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) 
     return Pair.open(output).path
 
 
-def write_hollow_checkpoint(folder: Path, shape: Qwen2Config) -> Path:
+def write_hollow_checkpoint(folder: Path, shape: DecoderConfig) -> Path:
     """Write a checkpoint whose tensors are one hole in a file."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_json(shape, dtype="bfloat16"))

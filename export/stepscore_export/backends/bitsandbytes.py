@@ -14,8 +14,8 @@ from stepscore.enums import Precision
 from stepscore.errors import OutputUnwritable
 from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.backends.base import ExportEstimate
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
 from stepscore_export.options import BitsandbytesOptions
 from stepscore_export.staging import Stage
 

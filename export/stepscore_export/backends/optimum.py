@@ -37,8 +37,9 @@ from stepscore.artifact.graph_contract import (
 from stepscore.artifact.manifest import Extent
 from stepscore.errors import ExportError
 from stepscore_export.backends.optimum_trace import INPUTS, OUTPUT
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
+from stepscore_export.families.base import HEAD as TRACED_HEAD
 from stepscore_export.graphs.builder import INT32, INT64, GraphBuilder
 from stepscore_export.graphs.decoder import embed_graph
 from stepscore_export.graphs.head import head_graph
@@ -48,8 +49,6 @@ from stepscore_export.weights.layout import HeadTile, Table, extent_of
 from stepscore_export.weights.row_blocks import Advance
 from stepscore_export.weights.weight_file import TensorRef, TensorSink
 from stepscore_export.weights.writer import UnitWriter, converted
-
-TRACED_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from stepscore_export.backends.base import ExportEstimate
 from stepscore_export.backends.onnx import Weights, unit_members
 from stepscore_export.backends.optimum import TracedWeights, store_traced
 from stepscore_export.checkpoint.checkpoint import Members
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS
 from stepscore_export.validation.measure import BATCH_TOKENS
@@ -75,7 +75,7 @@ def _memory_bytes(weights: Weights, checkpoints: Members, options: ExportOptions
     return BASE_BYTES + stored + 4 * (copied + ARRAYS * BATCH_ROWS * config.intermediate_size)
 
 
-def _traced_bytes(weights: TracedWeights, config: Qwen2Config) -> int:
+def _traced_bytes(weights: TracedWeights, config: DecoderConfig) -> int:
     """Return the peak of running one whole model that was traced: it has no layers to run one by one.
 
     Its weights in fp32, one matrix twice while they are packed, a batch of the fidelity's texts as padded

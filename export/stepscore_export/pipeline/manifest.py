@@ -20,7 +20,7 @@ from stepscore.enums import Activations, Exporter, Format
 from stepscore.prompt.template import Template
 from stepscore_export.backends.optimum_trace import PACKAGES
 from stepscore_export.checkpoint.checkpoint import Members
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 
 
@@ -73,7 +73,7 @@ def _difference(options: ExportOptions, calibration: str | None) -> Difference |
     return Difference(options.difference_precision, activations, options.products, calibration)
 
 
-def shared_architecture(policy: Qwen2Config, reference: Qwen2Config) -> Architecture:
+def shared_architecture(policy: DecoderConfig, reference: DecoderConfig) -> Architecture:
     """Return the shape of both, and the positions that both have."""
     shared = {key: getattr(policy, key) for key in Architecture.__struct_fields__}
     positions = min(policy.max_position_embeddings, reference.max_position_embeddings)

@@ -26,8 +26,8 @@ from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
 from stepscore.fileio import os_errors_as_output_errors
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
 from stepscore_export.graphs.shape import graph_shape
@@ -120,10 +120,11 @@ class ExactModel:
         with np.errstate(over="ignore", invalid="ignore"):
             parts = self._head()
         if not all(np.isfinite(logprobs).all() for logprobs in parts):
-            raise CheckpointCorrupt(
-                f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
-                hint="its training diverged or its files are damaged; take another revision",
-            )
+            with self._checkpoint.naming():
+                raise CheckpointCorrupt(
+                    f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
+                    hint="its training diverged or its files are damaged; use another revision",
+                )
         scores = {
             member: logprobs[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)

@@ -17,7 +17,7 @@ from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, DifferencePrecision, Format, Precision, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
@@ -43,7 +43,7 @@ def test_the_weight_file_has_the_predicted_size(
     tiny_pair: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    shape: Qwen2Config,
+    shape: DecoderConfig,
     options: ExportOptions,
 ) -> None:
     template = Pair.open(tiny_pair).manifest.template
