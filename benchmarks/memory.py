@@ -27,11 +27,10 @@ from testing.checkpoints import TINY, write_checkpoint
 from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision
-from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import open_plan
 
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
 LONG_TOKENS = 4096
@@ -100,9 +99,9 @@ def _child(*arguments: str) -> dict[str, Any]:
 
 def _export_here(policy: str, reference: str, precision: str, target: str) -> dict[str, Any]:
     options = ExportOptions(precision=Precision(precision))
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate({"policy": first, "reference": second}, options)
-        layers = first.config.num_hidden_layers
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
+        layers = plan.checkpoints["policy"].config.num_hidden_layers
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, force=True)
     return {

@@ -6,7 +6,7 @@ The pair is run by the real runtime, a layer at a time where that can be, as the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,6 +19,7 @@ from stepscore.batching.planner import plan
 from stepscore.errors import SelftestFailed
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.system import give_back_memory
+from stepscore_export.backends.base import Progress
 from stepscore_export.checkpoint.checkpoint import Members
 from stepscore_export.fidelity import FidelityMetrics, Scores, as_float64, fidelity
 from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
@@ -77,17 +78,8 @@ def _digits(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-FIDELITY_WORK = 12 * 10**12
-"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
-of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
-
-
-Progress = Callable[[str, int], None]
-"""Called with what is being done and the number of parameters done since the last call."""
-
-
 def measure(
-    staged: Stage, checkpoints: Members, name: str, prompts: list[EncodedPrompt], progress: Progress
+    staged: Stage, checkpoints: Members, name: str, prompts: Sequence[EncodedPrompt], progress: Progress
 ) -> Fidelity | None:
     """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
     if not prompts:
