@@ -18,7 +18,7 @@ Scores = Sequence[tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fidelity:
+class FidelityMetrics:
     """One way of scoring against another, over all tokens and steps of a set of sequences.
 
     num_tokens: scored tokens, L - 1 of a sequence of L. ratio_rms: rms of the true policy - reference, nats.
@@ -47,7 +47,7 @@ class Fidelity:
 
 def fidelity(
     scores: Scores, truth: Scores, step_ends: Sequence[Ends], threshold: float | None = None
-) -> Fidelity:
+) -> FidelityMetrics:
     """Compare `scores` with `truth`; the threshold is in nats, on the log-ratio summed over one step.
 
     Without a threshold it is `halving_threshold(truth, step_ends)`: the hardest place to agree.
@@ -81,7 +81,7 @@ def fidelity(
     decisions, true_decisions = (
         [first_error(row, threshold) for row in rows] for rows in (steps, true_steps)
     )
-    return Fidelity(
+    return FidelityMetrics(
         num_sequences=len(truth),
         num_tokens=true_ratios.size,
         num_steps=sum(map(len, true_steps)),

@@ -203,6 +203,10 @@ class BitsandbytesOptions:
         _check_beta(self.beta)
 
 
+Options = ExportOptions | BitsandbytesOptions
+"""What an export is asked for; the class says which backends can store it."""
+
+
 def refuse_with_bitsandbytes(given: Sequence[str]) -> None:
     """Raise ExportError where options were given that only ONNX pairs have, such as `--target`."""
     if given:

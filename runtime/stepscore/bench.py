@@ -179,7 +179,8 @@ def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) 
     """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
     shared: list[float] = []
     alone: list[float] = []
-    has_shared = _rows(workload, settings, engine.given, share=True) < _rows(workload, settings, engine.given, share=False)
+    shared_rows, all_rows = (_rows(workload, settings, engine.given, share=share) for share in (True, False))
+    has_shared = shared_rows < all_rows
     for _ in range(repeats):
         shared.append(seconds_of(engine, workload, settings))
         if has_shared:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stepscore.errors import ExportError, ProviderUnavailable
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 OUTPUT = "logits"
@@ -54,7 +54,7 @@ def require_optimum() -> None:
         ) from None
 
 
-def trace(checkpoint: Checkpoint) -> bytes:
+def trace(checkpoint: WeightSource) -> bytes:
     """Return the traced model, an ONNX ModelProto whose parameters are inputs of the graph.
 
     Checkpoints of equal configurations are traced once. Raises ProviderUnavailable, or ExportError where

@@ -127,8 +127,9 @@ def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
 
     Raises UnsupportedArchitecture where the runtime could not use them.
     """
-    template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
-    try:
-        return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
-    except ManifestInvalid as error:
-        raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
+    with policy.naming():
+        template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
+        try:
+            return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
+        except ManifestInvalid as error:
+            raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None

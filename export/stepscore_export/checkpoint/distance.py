@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from stepscore.artifact.manifest import Distance
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.base import EMBEDDING, HEAD, tensor_shapes
 
 SAMPLE_ELEMENTS = 1 << 20  # of each matrix: a norm within 0.1 %
 
@@ -39,7 +39,7 @@ def _matrices(policy: Checkpoint, reference: Checkpoint) -> Iterator[tuple[str, 
             yield name, name, name
     yield EMBEDDING, EMBEDDING, EMBEDDING
     if policy.head_name != EMBEDDING or reference.head_name != EMBEDDING:
-        yield "lm_head.weight", policy.head_name, reference.head_name
+        yield HEAD, policy.head_name, reference.head_name
 
 
 def _sample(shape: tuple[int, ...]) -> list[range]:

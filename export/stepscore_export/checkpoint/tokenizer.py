@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
-from stepscore_export.families.qwen2 import refuse_remote_code
+from stepscore_export.families.supported import default_special_tokens, reject_remote_code
 from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -19,8 +19,6 @@ TEMPLATE = "chat_template.jinja"
 _Container = TypeVar("_Container", dict[str, Any], list[Any])
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# What transformers' Qwen2Tokenizer takes for a key that is left out; null means none.
-_QWEN2_DEFAULTS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +105,13 @@ def _parse(text: str) -> Tokenizer:
 
 def _tokenizer_config(folder: CheckpointFolder) -> dict[str, Any]:
     config = folder.json(TOKENIZER_CONFIG) if folder.has(TOKENIZER_CONFIG) else {}
-    refuse_remote_code(config, TOKENIZER_CONFIG)
+    reject_remote_code(config, TOKENIZER_CONFIG)
     return config
 
 
 def _template_variables(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """transformers' `special_tokens_map`: every special token that is set, by its name."""
-    defaults = _QWEN2_DEFAULTS if str(config.get("tokenizer_class", "")).startswith("Qwen2Tokenizer") else {}
+    defaults = default_special_tokens(str(config.get("tokenizer_class", "")))
     named = {name: config[name] if name in config else defaults.get(name) for name in _SPECIAL}
     if isinstance(extra := config.get("extra_special_tokens"), dict):  # transformers 5: a list, not variables
         named |= extra

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from stepscore.artifact.graph_contract import stream_names
 from stepscore.artifact.manifest import ModelName
-from stepscore_export.checkpoint.checkpoint import Members
+from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions
 
 

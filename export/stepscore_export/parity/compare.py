@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.records import Result
-from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity, halving_threshold, step_sums
+from stepscore_export.fidelity import (
+    FidelityMetrics,
+    Scores,
+    as_float64,
+    fidelity,
+    halving_threshold,
+    step_sums,
+)
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +52,7 @@ class Comparison:
     log-ratio and the pair's minus it, nats. step_rewards, pytorch_step_rewards: float64 [S].
     """
 
-    fidelity: Fidelity
+    fidelity: FidelityMetrics
     threshold: float  # of first errors, on step rewards: half of the solutions fall below it in PyTorch
     positions: NDArray[np.int64]
     log_ratios: Floats

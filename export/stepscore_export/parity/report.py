@@ -13,7 +13,7 @@ from stepscore.artifact.manifest import MANIFEST, Source
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore_export.fidelity import Fidelity
+from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
 from stepscore_export.parity.pytorch import DType
@@ -59,7 +59,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     num_lines: int
     left_out: dict[str, int]  # lines by the code of their error
-    fidelity: Fidelity
+    fidelity: FidelityMetrics
 
     def encode(self) -> bytes:
         """Return the bytes of parity.json."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.prefix import ModelPrefix
 from stepscore.batching.given_rows import GivenRows
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation
 from stepscore_export.quantization.gptq import GROUP, Hessian
@@ -29,7 +29,7 @@ class Calibration:
 
     def __init__(
         self,
-        reference: Checkpoint,
+        reference: WeightSource,
         sequences: Sequence[NDArray[np.int64]],
         scratch: Path,
         block_size: int,

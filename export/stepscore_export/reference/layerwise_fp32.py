@@ -28,8 +28,8 @@ from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
 from stepscore.fileio import os_errors_as_output_errors
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.checkpoint.weight_source import Members, WeightSource
+from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
 from stepscore_export.graphs.shape import graph_shape
@@ -58,8 +58,8 @@ _PRECISIONS = MappingProxyType(
 
 
 def fp32_logprobs(
-    policy: Checkpoint,
-    reference: Checkpoint,
+    policy: WeightSource,
+    reference: WeightSource,
     sequences: Sequence[NDArray[np.int64]],
     scratch: Path,
     progress: Advance = lambda _count: None,
@@ -89,7 +89,7 @@ class ExactModel:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightSource,
         sequences: Sequence[NDArray[np.int64]],
         scratch: Path,
         progress: Advance = lambda _count: None,
@@ -127,10 +127,11 @@ class ExactModel:
         with np.errstate(over="ignore", invalid="ignore"):
             parts = self._head()
         if not all(np.isfinite(logprobs).all() for logprobs in parts):
-            raise CheckpointCorrupt(
-                f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
-                hint="its training diverged or its files are damaged; take another revision",
-            )
+            with self._checkpoint.naming():
+                raise CheckpointCorrupt(
+                    f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
+                    hint="its training diverged or its files are damaged; use another revision",
+                )
         scores = {
             member: np.concatenate([self._prefix.logprobs[: part.group.batch.num_given], logprobs])[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)
@@ -201,7 +202,7 @@ class ExactModel:
         ]
 
 
-def no_prefix(config: Qwen2Config) -> ModelPrefix:
+def no_prefix(config: DecoderConfig) -> ModelPrefix:
     """Return the results of no tokens at all."""
     width = 2 * config.num_key_value_heads * config.head_dim
     shapes = (config.num_hidden_layers, 0, width), (0, config.hidden_size), (0,)
@@ -223,14 +224,14 @@ def _run(session: ort.InferenceSession, part: _Part, given: Given, on_input: OnI
     return np.asarray(rows)
 
 
-def _embedded(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
+def _embedded(checkpoint: WeightSource, token_ids: NDArray[np.int64]) -> Rows:
     """Rows [n, H] of the tokens; each is read once, the table never."""
     tokens, positions = np.unique(token_ids, return_inverse=True)
     rows = np.concatenate([checkpoint.rows(EMBEDDING, token, token + 1) for token in tokens.tolist()])
     return checkpoint.embedded(rows)[positions]
 
 
-def _stored_precision(checkpoint: Checkpoint, index: int) -> Precision:
+def _stored_precision(checkpoint: WeightSource, index: int) -> Precision:
     """What holds every matrix of a layer as it is: the type they share, else fp32."""
     names = [name for name in tensor_shapes(checkpoint.config) if name.startswith(f"model.layers.{index}.")]
     dtypes = {checkpoint.dtype(name) for name in names if len(checkpoint.shape(name)) == 2}

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
 from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, in_order
 
 Rows = NDArray[np.float64]
 
 
 def hidden_and_logprobs(
-    checkpoint: Checkpoint, token_ids: NDArray[np.int64], *, scaled: bool = True
+    checkpoint: WeightSource, token_ids: NDArray[np.int64], *, scaled: bool = True
 ) -> tuple[Rows, Rows]:
     """Return the final hidden rows [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L].
 
@@ -30,7 +30,7 @@ def hidden_and_logprobs(
     return hidden if scaled else _normalized(checkpoint, rows), logprobs
 
 
-def _body(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
+def _body(checkpoint: WeightSource, token_ids: NDArray[np.int64]) -> Rows:
     config = checkpoint.config
     rows = np.concatenate(
         [checkpoint.rows("model.embed_tokens.weight", token, token + 1) for token in token_ids.tolist()]
@@ -45,22 +45,22 @@ def _body(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> Rows:
     return rows
 
 
-def _norm(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
+def _norm(checkpoint: WeightSource, name: str, rows: Rows) -> Rows:
     return _normalized(checkpoint, rows) * checkpoint.rows(f"{name}.weight")
 
 
-def _normalized(checkpoint: Checkpoint, rows: Rows) -> Rows:
+def _normalized(checkpoint: WeightSource, rows: Rows) -> Rows:
     normalized: Rows = rows / np.sqrt(
         np.mean(rows**2, axis=-1, keepdims=True) + checkpoint.config.rms_norm_eps
     )
     return normalized
 
 
-def _linear(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
+def _linear(checkpoint: WeightSource, name: str, rows: Rows) -> Rows:
     return np.concatenate(list(_products(checkpoint, f"{name}.weight", rows)), axis=-1)
 
 
-def _products(checkpoint: Checkpoint, name: str, rows: Rows) -> Iterator[Rows]:
+def _products(checkpoint: WeightSource, name: str, rows: Rows) -> Iterator[Rows]:
     """Give rows @ weight^T in blocks of columns: one is read while others are multiplied."""
     count, columns = checkpoint.shape(name)
     step = max(1, BLOCK_ELEMENTS // columns)
@@ -73,7 +73,7 @@ def _products(checkpoint: Checkpoint, name: str, rows: Rows) -> Iterator[Rows]:
     return in_order(product, blocks)
 
 
-def _attention(checkpoint: Checkpoint, layer: str, normed: Rows) -> Rows:
+def _attention(checkpoint: WeightSource, layer: str, normed: Rows) -> Rows:
     config = checkpoint.config
     length = len(normed)
     query, key, value = (
@@ -94,7 +94,7 @@ def _attention(checkpoint: Checkpoint, layer: str, normed: Rows) -> Rows:
     return _linear(checkpoint, f"{layer}.self_attn.o_proj", attended)
 
 
-def _rotate(checkpoint: Checkpoint, heads: Rows) -> Rows:
+def _rotate(checkpoint: WeightSource, heads: Rows) -> Rows:
     # A pair of numbers (i, i + D/2) of a head is a complex one, turned by position / theta^(2i / D).
     pairs = np.arange(checkpoint.config.head_dim // 2)
     slowness = checkpoint.config.rope_theta ** (2 * pairs / checkpoint.config.head_dim)
@@ -104,7 +104,7 @@ def _rotate(checkpoint: Checkpoint, heads: Rows) -> Rows:
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def _log_softmax_at(checkpoint: Checkpoint, hidden: Rows, targets: NDArray[np.int64]) -> Rows:
+def _log_softmax_at(checkpoint: WeightSource, hidden: Rows, targets: NDArray[np.int64]) -> Rows:
     name = "model.embed_tokens" if checkpoint.config.tie_word_embeddings else "lm_head"
     total = np.full(len(hidden), -np.inf)
     chosen = np.empty(len(hidden))

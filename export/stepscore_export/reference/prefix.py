@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.prefix import ModelPrefix
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
 
 
-def model_prefix(checkpoint: Checkpoint, token_ids: NDArray[np.int64], scratch: Path) -> ModelPrefix:
+def model_prefix(checkpoint: WeightSource, token_ids: NDArray[np.int64], scratch: Path) -> ModelPrefix:
     """Run the tokens [P] through the model, a layer at a time; `scratch` has room for one layer.
 
     Rotated weights give rotated values and hidden rows: those that the graphs of these weights read.
@@ -21,10 +21,10 @@ def model_prefix(checkpoint: Checkpoint, token_ids: NDArray[np.int64], scratch: 
     model = ExactModel(checkpoint, [following], scratch)
     keys_values = []
     for index in range(checkpoint.config.num_hidden_layers):
-        seen: list[Rows] = []
-        model.run_next_layer(lambda name, rows, seen=seen: seen.append(rows) if name == "into_qkv" else None)
+        seen: dict[str, Rows] = {}
+        model.run_next_layer(seen.__setitem__)
         layer = f"model.layers.{index}.self_attn"
-        (entering,) = seen
+        entering = seen["into_qkv"]
         keys_values.append(
             np.concatenate(
                 [

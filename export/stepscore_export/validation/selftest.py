@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stepscore.artifact.manifest import ModelName, Selftest
+from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine import open_engine
@@ -21,7 +21,7 @@ from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
 from stepscore.memory.estimate import residencies
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 PROBLEM = "A box holds 12 pens. How many pens are in 3 boxes?"
@@ -43,9 +43,7 @@ LIMITS = MappingProxyType(
 )
 
 
-def run_selftest(
-    pair: Pair, checkpoints: dict[ModelName, Checkpoint], stored: dict[ModelName, Checkpoint]
-) -> Selftest:
+def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
     """Return the errors of the worse model; raise SelftestFailed where they are beyond rounding."""
     manifest = pair.manifest
     encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)

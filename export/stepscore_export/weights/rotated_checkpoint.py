@@ -13,6 +13,7 @@ the scale 1. A tied head is a matrix of its own here. Nothing is held but one ma
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import Source
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, HEAD, Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
+from stepscore_export.families.base import EMBEDDING, HEAD
 from stepscore_export.quantization.rotation import Rotation
 from stepscore_export.quantization.rounding import Floats
 
@@ -38,10 +40,11 @@ _NORM_BEFORE = {
 class RotatedCheckpoint:
     """Reads like the checkpoint that it is made of; both models of a pair take the same rotations."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: WeightSource) -> None:
         config = checkpoint.config
         self.original = checkpoint
         self.source: Source = checkpoint.source
+        self.folder = checkpoint.folder
         self.config = replace(config, tie_word_embeddings=False)
         self.residual = Rotation.random(config.hidden_size, RESIDUAL_SEED)
         self.values = Rotation.random(config.head_dim, VALUES_SEED)
@@ -87,6 +90,10 @@ class RotatedCheckpoint:
     def read_ahead(self, names: Iterable[str]) -> None:
         """Have the kernel read tensors in the background that `rows` will be asked for next."""
         self.original.read_ahead(map(self._stored_name, names))
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Have errors raised in this context say which model of the pair this is."""
+        return self.original.naming()
 
     def num_bytes(self) -> int:
         """Size of the model's tensors as stored."""

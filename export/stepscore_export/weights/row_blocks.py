@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.weight_source import WeightSource
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -46,7 +46,7 @@ Advance = Callable[[int], None]
 class RowStack:
     """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
 
-    checkpoint: Checkpoint
+    checkpoint: WeightSource
     names: tuple[str, ...]
     advance: Advance
     start: int = 0

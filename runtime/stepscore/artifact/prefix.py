@@ -10,12 +10,15 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import Architecture, ModelName
 from stepscore.errors import ManifestInvalid
+
+T = TypeVar("T", np.float32, np.int64)
 
 _MODELS: tuple[ModelName, ...] = ("policy", "reference")
 
@@ -80,8 +83,8 @@ class Prefix:
 
 
 def _checked(
-    arrays: Mapping[str, NDArray[np.generic]], name: str, shape: tuple[int, ...], dtype: type[np.generic]
-) -> NDArray[np.generic]:
+    arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: type[T]
+) -> NDArray[T]:
     array = arrays[name]
     if array.shape != shape or array.dtype != dtype:
         found, expected = f"{array.dtype} {list(array.shape)}", f"{dtype.__name__} {list(shape)}"

@@ -89,8 +89,9 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
     done = run("export", *models, "--format", of_format, "--output", tmp_path / "pair", "--dry-run")
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        "error: config.json has `quantization_config`: the checkpoint is already quantised (bitsandbytes)",
-        "hint: export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantises it",
+        "error: policy: config.json has `quantization_config`: the checkpoint is already quantized "
+        "(bitsandbytes)",
+        "hint: export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
     ]
 
 

@@ -17,8 +17,9 @@ from stepscore.artifact.manifest import Distance
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
+from stepscore_export.families.base import EMBEDDING
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization import coding as distance_module
 from stepscore_export.quantization.coding import ROUNDING, choose_coding, choose_difference_precision

@@ -34,7 +34,8 @@ from stepscore.errors import (
     UnsupportedArchitecture,
 )
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import parse_config, tensor_shapes
+from stepscore_export.families.base import tensor_shapes
+from stepscore_export.families.supported import read_config
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 SHARDS = [f"model-{index:05d}-of-00003.safetensors" for index in (1, 2, 3)]
@@ -69,7 +70,7 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
             "not a causal language model",
         ),
         ({"hidden_act": "gelu"}, UnsupportedArchitecture, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantised"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantized"),
         ({"use_sliding_window": True}, UnsupportedArchitecture, "use_sliding_window"),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
@@ -329,7 +330,7 @@ JSON = st.recursive(
 )
 def test_any_configuration_is_read_or_refused(changes: dict[str, Any]) -> None:
     try:
-        config = parse_config(config_json(TINY) | changes)
+        _, config = read_config(config_json(TINY) | changes)
     except ExportError:
         return
     assert len(tensor_shapes(config)) == 12 * config.num_hidden_layers + 3 - config.tie_word_embeddings

@@ -10,8 +10,8 @@ import pytest
 from stepscore.artifact.manifest import Distance
 from stepscore.enums import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
+from stepscore_export.backends.graph_backend import resolve_options
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
-from stepscore_export.pipeline.plan import resolve_options
 
 CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

@@ -137,7 +137,7 @@ def test_a_text_that_cannot_be_scored_refuses_the_export_before_anything_is_writ
 def test_large_models_are_measured_on_fewer_of_the_bundled_texts_but_on_all_of_the_users(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepscore_export.pipeline.export.FIDELITY_WORK", 1)
+    monkeypatch.setattr("stepscore_export.pipeline.plan.FIDELITY_WORK", 1)
     models = tiny_checkpoints.policy, tiny_checkpoints.reference
     pair = export_pair(*models, tmp_path / "bundled", ExportOptions(Precision.FP32))
     assert pair.manifest.fidelity is not None
