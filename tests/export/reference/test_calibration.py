@@ -338,7 +338,7 @@ def test_the_command_refuses_it_where_there_is_no_base(
         ([], "mine.jsonl is empty"),
         ([GOOD, "{"], "mine.jsonl, line 2: "),
         ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, line 2: steps[0] is white space"),
-        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "every solution of mine.jsonl is longer than the 512"),
+        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "all solutions of mine.jsonl are longer than the 512"),
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],
 )
