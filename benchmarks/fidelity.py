@@ -55,7 +55,7 @@ from parity_tests.support.storage_forms import (
 
 from stepscore.artifact.pair import Pair
 from stepscore.evaluation.first_error import first_error, processbench_f1
-from stepscore_export.fidelity import Fidelity, Scores, fidelity, step_sums
+from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity, step_sums
 
 STORAGES = (
     FP32,
@@ -115,7 +115,7 @@ class Way:
     """One way of scoring one pair. Of fp64 there is no size: nobody stores it."""
 
     size: Size | None
-    against_fp64: Fidelity
+    against_fp64: FidelityMetrics
     f1: float | None
 
 

@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("bundled") / "int8"
     done = run("export", *MODELS, "--precision", "int8", "--output", output)
     assert done.exit_code == 0, done.stderr
-    assert "bitsandbytes int8, each model on its own" in done.stderr
+    assert "bitsandbytes int8, each model quantized alone" in done.stderr
     assert "self-test on cpu" in done.stderr
     assert "fidelity: log-ratio error" in done.stderr
     return output
@@ -108,7 +108,7 @@ def test_a_dry_run_of_scoring_estimates_its_memory(pair: Path, tmp_path: Path) -
     (tmp_path / "in.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     said = shown("score", pair, tmp_path / "in.jsonl", "--dry-run")
     assert "records 4" in said
-    assert "GB at the peak" in said
+    assert "GB peak" in said
 
 
 def test_a_limit_under_what_the_pair_needs_is_refused(pair: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_limit_under_what_the_pair_needs_is_refused(pair: Path, tmp_path: Path
 
 def test_a_dry_run_of_the_export_says_what_it_needs(tmp_path: Path) -> None:
     said = shown("export", *MODELS, "--precision", "nf4", "--output", tmp_path / "pair", "--dry-run")
-    assert "bitsandbytes nf4, each model on its own" in said
+    assert "bitsandbytes nf4, each model quantized alone" in said
     assert "block size" not in said
     assert list(tmp_path.iterdir()) == []
 

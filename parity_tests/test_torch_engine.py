@@ -35,11 +35,11 @@ from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Format, Precision, Provider, Residency
 from stepscore.errors import IntegrityMismatch, PairIncompatible, ProviderUnavailable, SelftestFailed
-from stepscore_export.backends import bitsandbytes as bitsandbytes_pair
 from stepscore_export.backends.bitsandbytes import weight_bytes
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import BitsandbytesOptions
-from stepscore_export.pipeline.export import export_bitsandbytes
+from stepscore_export.pipeline import export as pipeline
+from stepscore_export.pipeline.export import export_pair
 
 WHOLE_BLOCKS = RandomPair("rows of whole blocks", replace(UNTIED.shape, intermediate_size=320))
 PRECISIONS = Format.BITSANDBYTES.precisions
@@ -76,9 +76,9 @@ def engine(exported: Exported) -> Iterator[Callable[[Precision], Engine]]:
 def export(models: Models, output: Path, precision: Precision) -> Pair:
     """Without a fidelity, which test_bitsandbytes_command looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bitsandbytes_pair, "measure", lambda *_: None)
+        patch.setattr(pipeline, "measure", lambda *_: None)
         options = BitsandbytesOptions(precision)
-        return export_bitsandbytes(models.policy, models.reference, output, options)
+        return export_pair(models.policy, models.reference, output, options)
 
 
 def model_logprobs(model: Model, tokens: list[Tokens]) -> list[npt.NDArray[np.float32]]:

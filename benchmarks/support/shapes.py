@@ -16,7 +16,7 @@ from testing.checkpoints import TINY, write_checkpoint, write_tokenizer
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.manifest import ModelName
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 SEED = 1
 DISTANCE = 0.005
@@ -63,11 +63,11 @@ class Shape(enum.StrEnum):
     QUICK = "quick"
 
     @property
-    def config(self) -> Qwen2Config:
+    def config(self) -> DecoderConfig:
         """Return the shape with all of its layers."""
         return _CONFIGS[self]
 
-    def with_layers(self, layers: int | None) -> Qwen2Config:
+    def with_layers(self, layers: int | None) -> DecoderConfig:
         """Return the shape with fewer layers, or all."""
         return self.config if layers is None else replace(self.config, num_hidden_layers=layers)
 
@@ -80,12 +80,12 @@ _CONFIGS = {
 }
 
 
-def write_models(folder: Path, shape: Qwen2Config) -> Models:
+def write_models(folder: Path, shape: DecoderConfig) -> Models:
     """Write policy and reference, with the real tokenizer where it is there."""
     return Models(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
 
 
-def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
+def write_model(folder: Path, name: ModelName, shape: DecoderConfig) -> Path:
     """Write one of the two, to the folder of its name."""
     perturb = DISTANCE if name == "policy" else 0.0
     checkpoint = write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepscore.artifact import graph_contract as contract
 from stepscore.batching.trie import Int64, Line, depth_first_lines
 
 
@@ -36,6 +38,18 @@ class Batch:
     def total_sequence_length(self) -> NDArray[np.int32]:
         """Return S as the scalar that GroupQueryAttention wants."""
         return np.array(self.pad_index.shape[1], np.int32)
+
+    def feeds(self, inputs: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of this batch that a graph with these input names reads, by name."""
+        arrays: dict[str, NDArray[Any]] = {
+            contract.INPUT_IDS: self.input_ids,
+            contract.PAD_INDEX: self.pad_index,
+            contract.UNPAD_INDEX: self.unpad_index,
+            contract.SEQLENS_K: self.seqlens_k,
+            contract.TOTAL_SEQUENCE_LENGTH: self.total_sequence_length,
+            contract.SCORE_INDEX: self.score_index,
+        }
+        return {name: array for name, array in arrays.items() if name in inputs}
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,23 +53,25 @@ def test_what_only_onnx_pairs_have_is_refused_by_name(tmp_path: Path, option: tu
     done = run("export", *models, "--format", "bitsandbytes", *option)
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        f"error: {option[0]} is a choice for ONNX pairs; bitsandbytes decides for itself",
-        f"hint: drop {option[0]}, or take --format onnx",
+        f"error: {option[0]} is not supported with --format bitsandbytes",
+        f"hint: drop {option[0]}, or use --format onnx",
     ]
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT4])
 def test_a_precision_that_bitsandbytes_does_not_have_is_refused(precision: Precision) -> None:
-    with pytest.raises(ExportError, match=f"bitsandbytes has no {precision} weights") as refused:
+    with pytest.raises(
+        ExportError, match=f"precision {precision} is not supported by bitsandbytes"
+    ) as refused:
         BitsandbytesOptions(precision)
-    assert refused.value.hint == "take --precision int8, nf4 or fp4, or --format onnx"
+    assert refused.value.hint == "use --precision int8, nf4 or fp4, or --format onnx"
 
 
 def test_four_bits_of_bitsandbytes_without_its_format_are_refused(tmp_path: Path) -> None:
     models = ("--policy", "p", "--reference", "r", "--output", tmp_path / "pair")
     done = run("export", *models, "--precision", "nf4")
     assert done.exit_code == 3
-    assert "hint: take --format bitsandbytes, or --precision int4" in done.stderr
+    assert "hint: use --format bitsandbytes, or --precision int4" in done.stderr
 
 
 def test_a_beta_that_is_no_scale_is_refused() -> None:
@@ -89,8 +91,9 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
     done = run("export", *models, "--format", of_format, "--output", tmp_path / "pair", "--dry-run")
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        "error: config.json has `quantization_config`: the checkpoint is already quantised (bitsandbytes)",
-        "hint: export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantises it",
+        "error: policy: config.json has `quantization_config`: the checkpoint is already quantized "
+        "(bitsandbytes)",
+        "hint: export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
     ]
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import onnxruntime as ort
-from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import EMBED, head_files, layer_file
+from stepscore.artifact.graph_contract import CHUNK_ROWS, EMBED, NEXT, TARGETS, head_files, layer_file
 from stepscore.artifact.manifest import Manifest, ModelName, Unit
 from stepscore.batching.batch import Batch, chunks
 from stepscore.engine.base import LogSoftmaxAccumulator, PairLogprobs
@@ -68,22 +66,13 @@ class UnitRunner:
         embed = self._graphs.get(EMBED)
         rows = [allocate_outputs(embed, axis_sizes(batch), self._graphs.embed_device) for batch in window]
         for batch, outputs in zip(window, rows, strict=True):
-            run_bound(embed, {"input_ids": batch.input_ids}, {}, outputs)
+            run_bound(embed, batch.feeds(_inputs(embed)), {}, outputs)
         return rows
 
     def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
-        indices: dict[str, NDArray[Any]] = {
-            "pad_index": batch.pad_index,
-            "unpad_index": batch.unpad_index,
-            "seqlens_k": batch.seqlens_k,
-            "total_sequence_length": batch.total_sequence_length,
-            "score_index": batch.score_index,
-        }
-        wanted = {value.name for value in session.get_inputs()}
-        arrays = {key: indices[key] for key in indices.keys() & wanted}
         outputs = allocate_outputs(session, axis_sizes(batch), self._graphs.device)
-        run_bound(session, arrays, rows, outputs)
-        return {key.removeprefix("next_"): value for key, value in outputs.items()}
+        run_bound(session, batch.feeds(_inputs(session)), rows, outputs)
+        return {key.removeprefix(NEXT): value for key, value in outputs.items()}
 
     def _head(
         self,
@@ -97,6 +86,10 @@ class UnitRunner:
         names = [value.name for value in session.get_outputs()]
         for part, rows, targets in chunks(batch, head_rows):
             outputs = allocate_outputs(session, {"t": len(targets)}, "cpu")
-            run_bound(session, {"rows": rows, "targets": targets}, hidden, outputs)
+            run_bound(session, {CHUNK_ROWS: rows, TARGETS: targets}, hidden, outputs)
             for model, name in zip(self.models, names, strict=True):
                 sums[model].add(part, outputs[name].numpy())
+
+
+def _inputs(session: ort.InferenceSession) -> set[str]:
+    return {value.name for value in session.get_inputs()}
