@@ -30,7 +30,7 @@ from benchmarks.support.workloads import Workload, best_of_8, solution
 from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
 from stepscore.enums import Exporter, Precision
-from stepscore.memory.estimate import residencies
+from stepscore.memory.settings import residencies
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.options import ExportOptions

@@ -25,8 +25,8 @@ from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import EngineOptions, OrtEngine
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
-from stepscore.memory.estimate import residencies
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.settings import residencies
 from stepscore.scorer import Scorer
 from stepscore_export.backends import optimum_trace as trace_module
 from stepscore_export.backends.optimum import body_of, store_traced

@@ -20,8 +20,9 @@ from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
 from stepscore.enums import Convention, Residency, Target
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import BATCH_TOKENS
 from stepscore.records import Record
 
