@@ -260,7 +260,9 @@ def test_one_model_at_a_time_gives_the_same_bits(
 
 
 def test_a_layer_at_a_time_is_refused_by_name(exported: Exported) -> None:
-    with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed") as refused:
+    with pytest.raises(
+        PairIncompatible, match="bitsandbytes pairs do not support --residency stream"
+    ) as refused:
         open_engine(exported(UNTIED, Precision.NF4), EngineOptions(residency=Residency.STREAM))
     assert "alternate" in str(refused.value.hint)
 

@@ -52,7 +52,7 @@ def doctor(ctx: click.Context, pair: Path | None) -> None:
     from stepscore.cli.tables import console, print_facts
 
     found, works = examine(pair)
-    verdict = "scoring works on this machine" if works else "scoring does not work on this machine"
+    verdict = "scoring works here" if works else "scoring does not work here"
     facts = []
     for finding in found:
         facts.append((finding.name, finding.value))

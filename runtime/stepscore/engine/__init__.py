@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Format
+
+ENGINE_GROUP = "stepscore.engines"
+"""Entry point group in which another package registers its engine for a format, by the format's name."""
 
 
 def open_engine(pair: Pair, options: EngineOptions | None = None) -> Engine:
@@ -13,7 +18,13 @@ def open_engine(pair: Pair, options: EngineOptions | None = None) -> Engine:
 
 
 def engine_of(of_format: Format) -> type[Engine]:
-    """Return the engine of a format. Each is imported only here: it needs its own library, and no other's."""
+    """Return the engine of a format: the one registered by another package, else the built-in one.
+
+    It is imported only here, so that a pair needs the library of its own engine and no other.
+    """
+    for registered in entry_points(group=ENGINE_GROUP, name=of_format.value):
+        engine: type[Engine] = registered.load()
+        return engine
     match of_format:
         case Format.ONNX:
             from stepscore.engine.ort.engine import OrtEngine  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """Interface of engines: ort/ runs pairs of ONNX graphs, pytorch/ runs bitsandbytes pairs.
 
-Any other subclass of Engine can be passed to `Scorer.load`.
+Another engine is passed to `Scorer.load`, or registered by its package in the entry point group
+`stepscore.engines` under the name of the format that it runs.
 """
 
 from __future__ import annotations

@@ -147,9 +147,11 @@ def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> No
         lambda: fit_settings(pair.manifest, residency=Residency.STREAM),
         lambda: OrtEngine(pair, EngineOptions(residency=Residency.STREAM)),
     ):
-        with pytest.raises(PairIncompatible, match="optimum pairs cannot be streamed") as refused:
+        with pytest.raises(
+            PairIncompatible, match="optimum pairs do not support --residency stream"
+        ) as refused:
             ask()
-        assert refused.value.hint == "--residency alternate holds one model at a time"
+        assert refused.value.hint == "use --residency alternate, which holds one model at a time"
 
 
 def test_it_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:

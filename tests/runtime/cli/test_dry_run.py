@@ -109,7 +109,7 @@ def test_without_a_record_nothing_is_computed(tiny_pair: Path, lines: list[str])
 
 def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
     said = facts(tiny_pair, LINES, residency=Residency.STREAM, max_batch_tokens=77, window_tokens=1234)
-    assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 rows"
+    assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 tokens"
 
 
 def test_of_a_pair_for_cuda_the_memory_is_the_gpus(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
