@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from stepscore.artifact.pair import Pair
-from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Format
+
+if TYPE_CHECKING:
+    from stepscore.artifact.pair import Pair
+    from stepscore.engine.base import Engine, EngineOptions
 
 ENGINE_GROUP = "stepscore.engines"
 """Entry point group in which another package registers its engine for a format, by the format's name."""
