@@ -30,7 +30,7 @@ from benchmarks.support.workloads import Workload, best_of_8, solution
 from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
 from stepscore.enums import Exporter, Precision
-from stepscore.memory.estimate import residencies
+from stepscore.memory.settings import residencies
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan

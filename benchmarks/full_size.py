@@ -40,8 +40,9 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Convention, DifferencePrecision, Precision, Products, Residency
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan

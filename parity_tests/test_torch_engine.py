@@ -209,13 +209,13 @@ def test_what_lines_share_goes_through_the_matrices_once(
     engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    product = torch_model._product
+    product = torch_model._linear
 
     def counted(matrix: Any, module: Any, given: torch.Tensor) -> torch.Tensor:
         rows.append(given.shape[-2])
         return product(matrix, module, given)
 
-    monkeypatch.setattr(torch_model, "_product", counted)
+    monkeypatch.setattr(torch_model, "_linear", counted)
     prefix = np.arange(40)
     batch = [np.concatenate([prefix, [end, end]]) for end in (50, 51, 52)]
     shared = open_engine(Pair.open(engine_path(engine)))
@@ -260,7 +260,9 @@ def test_one_model_at_a_time_gives_the_same_bits(
 
 
 def test_a_layer_at_a_time_is_refused_by_name(exported: Exported) -> None:
-    with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed") as refused:
+    with pytest.raises(
+        PairIncompatible, match="bitsandbytes pairs do not support --residency stream"
+    ) as refused:
         open_engine(exported(UNTIED, Precision.NF4), EngineOptions(residency=Residency.STREAM))
     assert "alternate" in str(refused.value.hint)
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from stepscore.cli.load_options import beta_option, output_folder_option, quiet_option
 from stepscore.enums import (
     DEFAULT_BETA,
     Activations,
@@ -29,9 +30,7 @@ from stepscore.enums import (
 @click.option(
     "--reference", required=True, help="Model that the policy was trained from: a folder or id@revision."
 )
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="Folder that becomes the pair."
-)
+@output_folder_option("Folder that becomes the pair.", required=True)
 @click.option(
     "--format",
     "of_format",
@@ -89,7 +88,7 @@ from stepscore.enums import (
     show_default=True,
     help="Columns per scale at int8 and int4: 16, 32, 64, 128 or 256.",
 )
-@click.option("--beta", default=DEFAULT_BETA, show_default=True, help="Scale of the rewards.")
+@beta_option(DEFAULT_BETA)
 @click.option(
     "--calibration",
     metavar="FILE.jsonl",
@@ -104,7 +103,7 @@ from stepscore.enums import (
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing pair.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what the export needs, write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@quiet_option
 @click.pass_context
 def export(
     ctx: click.Context,

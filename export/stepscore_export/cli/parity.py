@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
 
+from stepscore.cli.load_options import (
+    beta_option,
+    convention_option,
+    json_option,
+    limit_option,
+    output_folder_option,
+)
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention
 from stepscore_export.parity.pytorch import DType
-
-
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):  # a range lets nan through
-        raise click.BadParameter("must be a finite number")
-    return value
 
 
 @click.command(
@@ -50,22 +50,11 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     show_default=True,
     help="Device of PyTorch; the pair runs on the provider that it was exported for.",
 )
-@click.option(
-    "--convention",
-    type=click.Choice(Convention, case_sensitive=False),
-    default=Convention.CARD.value,
-    show_default=True,
-    help="Where a step ends.",
-)
-@click.option(
-    "--beta",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=_finite,
-    help="Scale of the rewards.  [default: the pair's]",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Compare on the first N lines only.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for parity.json and two plots (SVG).")
+@convention_option
+@beta_option()
+@limit_option("Compare")
+@json_option
+@output_folder_option("Folder for parity.json and two plots (SVG).")
 @click.pass_context
 def parity(
     ctx: click.Context,

@@ -23,8 +23,7 @@ from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.job import parsed_lines
 from stepscore.jobs.jsonl import ParsedLine
-from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import Record, Result
+from stepscore.records import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.checkpoint.tokenizer import tokenizer_difference
@@ -185,17 +184,6 @@ def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) ->
 
 def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left_out: LeftOut) -> _Scored:
     """Score with the pair; as in PyTorch, a first solution is scored unseen by the clock."""
-    encoder = PromptEncoder(
-        pair.tokenizer_json(),
-        pair.manifest.template,
-        max_tokens=pair.manifest.architecture.max_position_embeddings,
-    )
-
-    def start_of(record: Record) -> int:
-        if options.convention is Convention.CARD:
-            return 0
-        return encoder.encode(record.problem, record.steps, options.convention).response_start - 1
-
     solutions = []
     with (
         Scorer.load(pair.path, convention=options.convention, beta=options.beta, tokens=True) as scorer,
@@ -210,8 +198,8 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
             bar.update()
             if isinstance(outcome, StepscoreError):
                 left_out.add(line.index + 1, outcome)
-            elif isinstance(line.record, Record):
-                solutions.append(ScoredSolution.of(line.index + 1, outcome, start_of(line.record)))
+            else:
+                solutions.append(ScoredSolution.of(line.index + 1, outcome, outcome.first_summed))
         return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 

@@ -19,7 +19,7 @@ from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
-from stepscore.memory.estimate import residencies
+from stepscore.memory.settings import residencies
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs

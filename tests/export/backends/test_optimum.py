@@ -25,8 +25,8 @@ from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import EngineOptions, OrtEngine
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
-from stepscore.memory.estimate import residencies
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.settings import residencies
 from stepscore.scorer import Scorer
 from stepscore_export.backends import optimum as backend_module
 from stepscore_export.backends import optimum_trace as trace_module
@@ -148,9 +148,11 @@ def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> No
         lambda: fit_settings(pair.manifest, residency=Residency.STREAM),
         lambda: OrtEngine(pair, EngineOptions(residency=Residency.STREAM)),
     ):
-        with pytest.raises(PairIncompatible, match="optimum pairs cannot be streamed") as refused:
+        with pytest.raises(
+            PairIncompatible, match="optimum pairs do not support --residency stream"
+        ) as refused:
             ask()
-        assert refused.value.hint == "--residency alternate holds one model at a time"
+        assert refused.value.hint == "use --residency alternate, which holds one model at a time"
 
 
 def test_it_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:

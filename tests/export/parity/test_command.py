@@ -181,7 +181,7 @@ def test_an_adapter_beside_the_model_is_refused(int8: Path, tmp_path: Path) -> N
     (policy / "adapter_config.json").write_text("{}")
     done = parity(int8, "--policy", policy)
     assert done.exit_code == 3
-    assert "holds an adapter" in done.stderr
+    assert "contains an adapter" in done.stderr
 
 
 # What it prints and writes
