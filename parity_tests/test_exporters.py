@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parity_tests.support.batches import largest_error
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
 from parity_tests.support.fp64_reference import Numerics
 from parity_tests.support.pair_cache import Workshop, scored
 from parity_tests.support.random_pairs import ODD, TIED, UNTIED, Models, RandomPair
 from parity_tests.support.storage_forms import FP32
-from parity_tests.test_parity import largest_error
 from testing.optimum import TRACED, needs_optimum
 
 from stepscore.artifact.pair import Pair

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from parity_tests.support.batches import batches, few_examples, flat, sequences, token_ids
 from parity_tests.support.fp64_reference import Tokens
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import TIED, UNTIED, Models
@@ -20,21 +20,6 @@ from stepscore.enums import Residency
 
 def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
-
-
-few_examples = settings(max_examples=25, deadline=None)
-
-Logprobs = npt.NDArray[np.float32]
-
-token_ids = st.integers(0, UNTIED.shape.vocab_size - 1)
-sequences = st.lists(token_ids, min_size=2, max_size=60).map(lambda ids: np.asarray(ids, np.int64))
-batches = st.lists(sequences, min_size=1, max_size=6)
-
-
-def flat(scores: list[tuple[Logprobs, Logprobs]]) -> tuple[Logprobs, Logprobs]:
-    """All policy and all reference log-probs of a batch."""
-    policy, reference = zip(*scores, strict=True)
-    return np.concatenate(policy), np.concatenate(reference)
 
 
 @each((*UNCODED, *CODED))

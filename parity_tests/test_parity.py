@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parity_tests.support import model_card as card
+from parity_tests.support.batches import largest_error
 from parity_tests.support.fp64_reference import Numerics, logprobs, pair_logprobs
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import (
@@ -36,14 +37,6 @@ each_rounding = pytest.mark.parametrize(
     [storage for storage in (*UNCODED, *CODED) if storage not in (FP32, INTEGER)],
     ids=lambda storage: storage.name,
 )
-
-
-def largest_error(scores: Scores, truth: Scores) -> float:
-    return max(
-        float(np.abs(ours - theirs).max())
-        for pair in zip(scores, truth, strict=True)
-        for ours, theirs in zip(*pair, strict=True)
-    )
 
 
 # --- fp32: the graph computes what the models say ---------------------------------------------------------

@@ -8,8 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from testing.shared_data import SHARED_DATA
-from testing.tokenizers import (
+from testing.byte_level import (
     CHATML,
     CROSSING,
     FLAGGED,
@@ -20,12 +19,13 @@ from testing.tokenizers import (
     nasty_text,
     trained,
 )
+from testing.shared_data import SHARED_DATA
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepscore.enums import Convention
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.prompt.template import Template
-from tokenizers import Tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"

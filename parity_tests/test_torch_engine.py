@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
+from parity_tests.support.batches import batches, few_examples, flat, largest_error, sequences
 from parity_tests.support.fp64_reference import Numerics, Tokens, logprobs
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import ODD, TIED, UNTIED, WIDE, Models, RandomPair
-from parity_tests.test_laws import batches, few_examples, flat, sequences
-from parity_tests.test_parity import largest_error
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 

@@ -41,6 +41,8 @@ TINY = Qwen2Config(
     rope_theta=10000.0,
     tie_word_embeddings=False,
 )
+# One key head, and sizes that fill no block.
+ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

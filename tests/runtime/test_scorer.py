@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import Checkpoints
+from testing.pairs import Checkpoints
+from testing.solutions import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.batching.batch import Batch
@@ -30,32 +31,11 @@ BETA = 0.001
 TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
 RECORDS = st.builds(Record, TEXTS, st.lists(TEXTS, min_size=1, max_size=5).map(tuple))
 
-SOLUTIONS = [
-    Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),
-    Record("A much longer problem, with 3 pens in each of 12 boxes.", ("12 * 3 = 36.",)),
-    Record("x?", ("First.", "Then, at some length, the same once more.", "Last.", "Done.")),
-    Record("2 + 2?", ("5",)),
-]
-SAMPLES = [
-    Record(f"How many pens are in {problem} boxes of 12?", ("12 pens a box.", f"So {sample}."))
-    for sample in range(3)
-    for problem in range(2)
-]
-
 
 @pytest.fixture(scope="module")
 def scorer(tiny_pair: Path) -> Iterator[Scorer]:
     with Scorer.load(tiny_pair) as scorer:
         yield scorer
-
-
-def load(pair: Path, **choices: object) -> Scorer:
-    return Scorer.load(pair, **choices)  # type: ignore[arg-type]
-
-
-def alone(scorer: Scorer, record: Record) -> Result:
-    (result,) = scorer.score([record])
-    return result
 
 
 def close(one: Result, other: Result, tolerance: float) -> bool:

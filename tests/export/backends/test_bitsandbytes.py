@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.conftest import Checkpoints
-from tests.runtime.artifact.test_pair_formats import torch_pair
+from testing.pairs import Checkpoints
+from testing.uninstalled import uninstall
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
@@ -21,8 +21,6 @@ from stepscore.engine import open_engine
 from stepscore.enums import Format, Precision
 from stepscore.errors import ExportError, ProviderUnavailable
 from stepscore_export.options import BitsandbytesOptions
-
-__all__ = ["torch_pair"]
 
 RECORD = ("--problem", "1 + 1?", "--step", "2.")
 
@@ -141,8 +139,6 @@ def test_without_a_registered_engine_there_is_a_hint(
 
 def test_scoring_it_needs_no_onnxruntime(torch_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets as far as what it does need."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for name in ("stepscore.engine.ort.engine", "stepscore.engine.ort.sessions"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "error: torch is not installed" in run("score", torch_pair, *RECORD).stderr

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from testing.checkpoints import TINY, write_checkpoint
 from testing.optimum import TRACED, needs_optimum
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS
 from stepscore.artifact.manifest import TOKENIZER
@@ -36,7 +36,7 @@ from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.plan import fit_settings as settled
+from stepscore_export.pipeline.plan import resolve_options
 from stepscore_export.weights.weight_file import SizeOnly
 
 pytestmark = needs_optimum
@@ -92,7 +92,7 @@ def test_a_pair_lists_one_body_and_no_layers(traced_pair: Path) -> None:
 
 @pytest.mark.parametrize("precision", FLOATS)
 def test_a_pair_is_tested_and_measured_before_it_is_sealed(pair_of: PairOf, precision: Precision) -> None:
-    manifest = Pair.open(pair_of(precision, exporter=Exporter.OPTIMUM)).manifest
+    manifest = Pair.open(pair_of.measured(precision, exporter=Exporter.OPTIMUM)).manifest
     ours = Pair.open(pair_of(precision)).manifest
     assert manifest.selftest is not None
     assert ours.selftest is not None
@@ -173,7 +173,7 @@ def test_the_weight_file_has_the_predicted_size(
     pair_of: PairOf, tiny_checkpoints: Checkpoints, precision: Precision
 ) -> None:
     pair = Pair.open(pair_of(precision, exporter=Exporter.OPTIMUM))
-    options = settled(replace(TRACED, precision=precision), pair.manifest.distance)
+    options = resolve_options(replace(TRACED, precision=precision), pair.manifest.distance)
     with Checkpoint.open(tiny_checkpoints.policy) as policy:
         needs = estimate({"policy": policy, "reference": policy}, options)
     assert needs.weight_bytes == {

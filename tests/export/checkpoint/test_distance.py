@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import TINY, edit_tensors, tied, weights, write_checkpoint
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.manifest import Distance
 from stepscore.artifact.pair import Pair

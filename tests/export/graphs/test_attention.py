@@ -11,8 +11,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import PairOf
-from tests.export.graphs.test_decoder import COMPUTE, every_export, load, nodes
+from testing.forms import COMPUTE, every_export
+from testing.graphs import load, nodes
+from testing.pairs import PairOf
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair

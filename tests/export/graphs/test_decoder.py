@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,54 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from testing.checkpoints import TINY, tied, write_checkpoint
-from tests.conftest import PairOf
+from testing.forms import COMPUTE, every_export
+from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, nodes, operators
+from testing.pairs import PairOf
 
-from stepscore.artifact.graph_contract import TILE, graph_files
+from stepscore.artifact.graph_contract import TILE
 from stepscore.enums import Coding, Format, Precision, Target
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-
-LAYERS = TINY.num_hidden_layers
-NAMES = graph_files(LAYERS, TINY.vocab_size)
-COMPUTE = {  # what rows are on CUDA
-    Precision.FP16: onnx.TensorProto.FLOAT16,
-    Precision.BF16: onnx.TensorProto.BFLOAT16,
-    Precision.INT8: onnx.TensorProto.FLOAT16,
-    Precision.INT4: onnx.TensorProto.FLOAT16,
-}
-EXPORTS = [
-    *((precision, Target.CPU) for precision in Format.ONNX.precisions),
-    *((precision, Target.CUDA) for precision in COMPUTE),
-]
-every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
-
-
-def load(pair: Path, name: str, model: str = "policy") -> onnx.ModelProto:
-    """One graph, its weights left in their file."""
-    return onnx.load(pair / model / name, load_external_data=False)
-
-
-def external(graph: onnx.ModelProto) -> dict[str, dict[str, str]]:
-    """Where each initializer outside the graph file is."""
-    return {
-        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
-        for tensor in graph.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    }
-
-
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of both branches of an If behind it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from nodes(attribute.g)
-
-
-def operators(graph: onnx.ModelProto) -> Counter[str]:
-    return Counter(node.op_type for node in nodes(graph.graph))
-
 
 # Bytes
 
@@ -160,20 +119,6 @@ def test_the_operators_of_a_float_layer_are_exactly_these(tiny_pair: Path) -> No
 def test_the_last_layer_ends_as_the_body_does(tiny_pair: Path) -> None:
     end = Counter({"SkipSimplifiedLayerNormalization": 1, "Gather": 2, "LessOrEqual": 1})
     assert operators(load(tiny_pair, f"layer-{LAYERS - 1:02d}.onnx")) == FLOAT_LAYER + end
-
-
-def assert_the_body_is_its_layers(pair: Path, model: str) -> None:
-    """Operators and attributes one by one, but for the question of length, which a graph asks once."""
-
-    def steps(name: str) -> list[tuple[str, str]]:
-        return [
-            (node.op_type, "".join(sorted(map(str, node.attribute))) if node.op_type != "If" else "")
-            for node in nodes(load(pair, name, model).graph)
-            if node.op_type != "LessOrEqual"
-        ]
-
-    layers = [step for name in NAMES if name.startswith("layer") for step in steps(name)]
-    assert steps("body.onnx") == layers
 
 
 @every_export

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import write_checkpoint
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.engine.pytorch.loading import Device
@@ -346,9 +347,7 @@ def test_without_pytorch_the_error_says_what_to_install(
 def test_matplotlib_is_needed_for_output_only(
     int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    uninstall(monkeypatch, "matplotlib", "matplotlib")
     assert parity(int8).exit_code == 0
     done = parity(int8, "--output", tmp_path / "out")
     assert done.exit_code == 3

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testing.checkpoints import TINY, tied, write_checkpoint
-from testing.forms import INTEGER, MERGED
-from tests.export.pipeline.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
+from testing.checkpoints import ODD, TINY, tied, write_checkpoint
+from testing.forms import CUDA_PRECISIONS, INTEGER, INTEGER_PRECISIONS, MERGED
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair

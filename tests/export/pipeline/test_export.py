@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from testing.checkpoints import TINY, tied, write_checkpoint, write_tokenizer
-from testing.forms import INTEGER, MERGED
-from tests.conftest import Checkpoints, PairOf
+from testing.checkpoints import ODD, TINY, tied, write_checkpoint, write_tokenizer
+from testing.forms import INTEGER, INTEGER_PRECISIONS, MERGED, every_export
+from testing.pairs import UNMEASURED, Checkpoints, PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
-from stepscore.engine.ort import sessions as provider
-from stepscore.enums import Coding, Format, Precision, Target
+from stepscore.engine.ort import provider_checks
+from stepscore.enums import Coding, Precision, Target
 from stepscore.errors import ProviderUnavailable, SelftestFailed
 from stepscore_export.graphs import builder
 from stepscore_export.options import ExportOptions
@@ -31,10 +31,6 @@ from stepscore_export.weights import difference as coded
 from stepscore_export.weights import layout
 from stepscore_export.weights import writer as model
 from stepscore_export.weights.difference import Role
-
-ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
-CUDA_PRECISIONS = [precision for precision in Format.ONNX.precisions if precision is not Precision.FP32]
-INTEGER_PRECISIONS = (Precision.INT8, Precision.INT4)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -74,14 +70,14 @@ def test_the_same_command_twice_gives_the_same_folder(
 def test_shards_do_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, shards=3)
     reference = write_checkpoint(tmp_path / "reference", seed=1, shards=2)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32), texts=UNMEASURED)
     assert files(pair.path) == files(tiny_pair)
 
 
 def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, layout=5)
     reference = write_checkpoint(tmp_path / "reference", seed=1, layout=5)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32), texts=UNMEASURED)
     assert files(pair.path) == files(tiny_pair)
 
 
@@ -111,13 +107,7 @@ def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
 # The manifest
 
 
-@pytest.mark.parametrize(
-    ("precision", "target"),
-    [
-        *((precision, Target.CPU) for precision in Format.ONNX.precisions),
-        *((precision, Target.CUDA) for precision in CUDA_PRECISIONS),
-    ],
-)
+@every_export
 def test_every_precision_and_target_is_run_before_it_is_sealed(
     pair_of: PairOf, precision: Precision, target: Target
 ) -> None:
@@ -395,7 +385,7 @@ def test_where_integers_saturate_int8_activations_are_refused_before_anything_is
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        provider, "largest_products", lambda _depth, **_: np.full((8, 32), 32_767, np.float32)
+        provider_checks, "largest_products", lambda _depth, **_: np.full((8, 32), 32_767, np.float32)
     )
     with pytest.raises(ProviderUnavailable, match="saturates") as refused:
         export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair")

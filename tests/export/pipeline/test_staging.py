@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.conftest import Checkpoints
+from testing.pairs import Checkpoints
 
 from stepscore.artifact.manifest import MANIFEST, Selftest
 from stepscore.artifact.pair import Pair

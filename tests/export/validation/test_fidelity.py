@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from testing.byte_level import CHATML
 from testing.checkpoints import tiny_tokenizer
 from testing.shared_data import SHARED_DATA
-from testing.tokenizers import CHATML
 
 from stepscore.errors import ExportError
 from stepscore.prompt.encoder import PromptEncoder

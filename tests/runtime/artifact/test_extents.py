@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from testing.checkpoints import tied, write_checkpoint
-from testing.forms import every_form
-from tests.conftest import PairOf
-from tests.export.graphs.test_coded_decoder import pair_in
-from tests.export.graphs.test_decoder import NAMES, every_export, external, load
-from tests.runtime.artifact.test_pair import rewrite
+from testing.forms import every_export, every_form
+from testing.graphs import NAMES, external, load
+from testing.pair_files import rewrite
+from testing.pairs import PairOf
 
 from stepscore.artifact.manifest import MANIFEST, Unit
 from stepscore.artifact.pair import Pair
@@ -65,7 +64,7 @@ def test_layers_read_bytes_of_their_own_and_the_body_those_of_all(
 
 @every_form
 def test_layers_of_a_coded_pair_do_too(pair_of: PairOf, form: ExportOptions) -> None:
-    assert_extents_fit(pair_in(form, pair_of))
+    assert_extents_fit(pair_of.form(form))
 
 
 @every_export
@@ -77,7 +76,7 @@ def test_an_extent_goes_from_the_first_tensor_of_a_graph_to_the_last(
 
 @every_form
 def test_an_extent_of_a_coded_pair_does_too(pair_of: PairOf, form: ExportOptions) -> None:
-    assert_extents_hold_what_is_read(pair_in(form, pair_of))
+    assert_extents_hold_what_is_read(pair_of.form(form))
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])

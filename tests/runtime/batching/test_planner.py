@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
 from testing.forms import INTEGER
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching import planner as plan_module
@@ -389,7 +389,7 @@ def test_planned_together_a_sequence_has_the_logprobs_it_has_alone(
 
 def test_with_int8_activations_they_differ_by_less_than_the_pair_is_off(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
-    pair = Pair.open(pair_of(INTEGER.precision, coding=INTEGER.coding, activations=INTEGER.activations))
+    pair = Pair.open(pair_of.measured.form(INTEGER))
     fidelity = pair.manifest.fidelity
     assert fidelity is not None
     assert fidelity.ratio_error is not None

@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.runtime.test_scorer import SAMPLES, SOLUTIONS, alone, load
+from testing.solutions import SAMPLES, SOLUTIONS, Watched, alone
 
-from stepscore.batching.batch import Batch
-from stepscore.engine.base import PairLogprobs
+from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
 from stepscore.records import Record, Result
-
-
-class Watched:
-    """The tiny pair's scorer, what its engine was asked for, and how far its input was read."""
-
-    def __init__(self, pair: Path, **choices: object) -> None:
-        self.scorer = load(pair, **choices)
-        self.windows: list[list[Batch]] = []
-        self.computed = 0
-        self.read = 0
-        self.readers: set[int] = set()
-        self._run = self.scorer._engine.run
-        self.scorer._engine.run = self._watched  # type: ignore[method-assign]
-
-    def _watched(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        self.windows.append(list(batches))
-        for logprobs in self._run(batches):
-            self.computed += 1
-            yield logprobs
-
-    def source(self, records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
-        for self.read, record in enumerate(records, start=1):
-            self.readers.add(threading.get_ident())
-            yield self.read, record
-
-    def rows(self) -> int:
-        return sum(len(batch.input_ids) for window in self.windows for batch in window)
 
 
 @pytest.fixture
@@ -100,10 +72,10 @@ def test_what_samples_of_one_problem_share_is_computed_once(watched: Callable[..
     assert longest < shared.rows() < 0.7 * tokens
 
 
-def test_response_computes_no_logprob_of_the_prompt(watched: Callable[..., Watched]) -> None:
+def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path, watched: Callable[..., Watched]) -> None:
     record = SOLUTIONS[0]
     one = watched(convention="response")
-    encoder = one.scorer._windows.encoder
+    encoder = Pair.open(tiny_pair).encoder()
     start = encoder.encode(record.problem, record.steps, Convention.RESPONSE).response_start
     result = alone(one.scorer, record)
     (batch,) = one.windows[0]
@@ -153,12 +125,9 @@ def test_what_ends_a_window_ends_the_stream_and_its_reader(
 ) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
 
-    def fail(_: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        raise error
-
     stream = one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0])))
     next(stream)
-    one.scorer._engine.run = fail  # type: ignore[method-assign]
+    one.engine.error = error
     with pytest.raises(error):
         next(stream)
     assert_no_reader_is_left()

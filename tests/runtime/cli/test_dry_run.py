@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from testing.manifests import CODED, manifest
-from tests.runtime.batching.test_windows import Watched
+from testing.solutions import Watched
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.dry_run import dry_run_facts, memory_facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
+from testing.uninstalled import uninstall
 
 from stepscore.artifact.graph_contract import graph_files
 from stepscore.artifact.manifest import (
@@ -200,7 +200,9 @@ def test_doctor_without_a_pair_is_content_with_one_provider() -> None:
 def saturate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that are exact with neither signed nor unsigned weights."""
     saturated = np.full((8, 32), 64 * 32767 / 2, np.float32)
-    monkeypatch.setattr("stepscore.engine.ort.sessions.largest_products", lambda _depth, **_: saturated)
+    monkeypatch.setattr(
+        "stepscore.engine.ort.provider_checks.largest_products", lambda _depth, **_: saturated
+    )
 
 
 def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
@@ -227,7 +229,7 @@ def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.Mon
     def fail(provider: Provider) -> None:
         raise ProviderUnavailable("broken", hint="pip install something")
 
-    monkeypatch.setattr("stepscore.engine.ort.sessions.require", fail)
+    monkeypatch.setattr("stepscore.engine.ort.provider_checks.require", fail)
     done = invoke("doctor")
     assert done.exit_code == 3
     assert "hint: pip install something" in done.stdout
@@ -235,8 +237,7 @@ def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.Mon
 
 
 def test_doctor_without_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "stepscore.engine.ort.sessions")
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     done = invoke("doctor")
     assert done.exit_code == 3
     assert "onnxruntime is not installed" in done.stdout

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeScorer
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.errors import NotFound
@@ -234,11 +235,7 @@ def test_a_pair_that_is_refused_exits_3_with_a_hint(monkeypatch: pytest.MonkeyPa
 def test_without_onnxruntime_the_error_says_what_to_install(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "stepscore.scorer")
-    for name in [name for name in sys.modules if name.startswith(("onnxruntime", "stepscore.engine"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "stepscore.engine.ort.sessions")
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     done = invoke("score", str(tiny_pair), "-", stdin=GOOD)
     assert done.exit_code == 3
     assert "error: onnxruntime is not installed" in done.stderr
@@ -265,7 +262,7 @@ def test_an_interrupted_job_exits_130_and_goes_on_where_it_was(tmp_path: Path) -
     lines = "".join(f'{{"id": {index}, "problem": "p", "steps": ["{index}"]}}\n' for index in range(60))
     source.write_text(lines)
     process = cli("score", "pair", source, "-o", path, env=os.environ | {"FAKE_SECONDS": "0.1"})
-    while not path.exists() or not path.read_bytes():
+    while process.poll() is None and (not path.exists() or not path.read_bytes()):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()

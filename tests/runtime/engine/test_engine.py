@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
+from testing.engine_runs import run
 from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
-from tests.conftest import Checkpoints
+from testing.pairs import Checkpoints
+from testing.sequences import tokens
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.manifest import Selftest
@@ -30,7 +30,6 @@ from stepscore_export.pipeline.export import export_pair
 
 # Beyond SHORT_TOKENS, and wide enough that a product is summed in several parts.
 SHAPE = replace(TINY, hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=2048)
-LAYERS = TINY.num_hidden_layers
 INDEPENDENT = [
     ExportOptions(precision, coding=Coding.INDEPENDENT)
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8)
@@ -78,11 +77,6 @@ def pair_in(long_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFact
     return exported
 
 
-def tokens(*lengths: int) -> list[NDArray[np.int64]]:
-    random = np.random.default_rng(11)
-    return [random.integers(0, TINY.vocab_size, length) for length in lengths]
-
-
 def short_window() -> list[Batch]:
     """Ragged batches, among them shared beginnings, starts behind the first token, and a single row."""
     first, second, *others = tokens(60, 33, 17, 5, 90, 24)
@@ -99,13 +93,6 @@ def long_window() -> list[Batch]:
     groups = plan(sequences, [0, 0, 1000, 0], max_tokens=1500)
     assert [group.batch.pad_index.shape[1] > SHORT_TOKENS for group in groups] == [True, False, True]
     return [group.batch for group in groups]
-
-
-def run(pair: Pair, window: Sequence[Batch], residency: Residency, **options: Any) -> list[PairLogprobs]:
-    engine = OrtEngine(pair, EngineOptions(residency=residency, **options))
-    results = list(engine.run(window))
-    engine.close()
-    return results
 
 
 def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs]) -> None:

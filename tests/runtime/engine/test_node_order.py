@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from testing.engine_runs import run
 from testing.forms import MERGED, TWO_BITS, name_of
-from tests.conftest import PairOf
-from tests.runtime.engine.test_engine import run, tokens
+from testing.pairs import PairOf
+from testing.sequences import tokens
 
 from stepscore.artifact.graph_contract import BODY
 from stepscore.artifact.pair import Pair

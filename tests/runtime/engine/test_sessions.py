@@ -14,11 +14,12 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort import provider_checks
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.binding import as_numpy
 from stepscore.engine.ort.engine import OrtEngine
@@ -107,14 +108,14 @@ def test_integer_products_are_exact_here(depth: int) -> None:
 
 
 def test_unsigned_weights_are_taken_where_signed_ones_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated_if_signed)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated_if_signed)
     assert needs_unsigned_weights()
-    monkeypatch.setattr(provider_module, "largest_products", lambda depth, **_: exact(depth))
+    monkeypatch.setattr(provider_checks, "largest_products", lambda depth, **_: exact(depth))
     assert not needs_unsigned_weights()
 
 
 def test_integer_products_that_saturate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="product of 8-bit integers saturates") as refusal:
         needs_unsigned_weights()
     assert refusal.value.hint == "export the pair with --activations exact"
@@ -126,7 +127,7 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
 ) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
     OrtEngine(Pair.open(pair), EngineOptions(residency=residency)).close()
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="saturates"):
         OrtEngine(Pair.open(pair), EngineOptions(residency=residency))
     with pytest.raises(ProviderUnavailable, match="saturates"):
@@ -135,7 +136,7 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
 
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     OrtEngine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.graph_contract import EMBED, graph_files, unsigned_file
 from stepscore.artifact.manifest import MANIFEST
@@ -79,11 +79,13 @@ def test_it_reads_the_same_bytes_and_turns_each_sign_bit_over_once(pair: Path, n
     assert more == {"BitwiseXor": weights}
 
 
-def log_probs(pair: Path, residency: Residency, *, ahead: bool = True) -> NDArray[np.float32]:
+def log_probs(pair: Path, residency: Residency, *, prefetch_next_layer: bool = True) -> NDArray[np.float32]:
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (60, 33, 2, 90)]
     batches = [group.batch for group in plan(sequences, [0] * 4, max_tokens=100)]
-    engine = OrtEngine(Pair.open(pair), EngineOptions(residency=residency, prefetch_next_layer=ahead))
+    engine = OrtEngine(
+        Pair.open(pair), EngineOptions(residency=residency, prefetch_next_layer=prefetch_next_layer)
+    )
     found = [values for of_batch in engine.run(batches) for values in of_batch.values()]
     engine.close()
     return np.concatenate(found)

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
+from testing.input_lines import BAD_LINES
 from testing.shared_data import SHARED_DATA
-from tests.runtime.jobs.test_jsonl import BAD_LINES
 
 from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch, StepscoreError
 from stepscore.jobs.job import Tally, parsed_lines, run_to_file, run_to_stream

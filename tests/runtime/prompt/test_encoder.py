@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from testing.shared_data import SHARED_DATA
-from testing.tokenizers import (
+from testing.byte_level import (
     CHATML,
     CROSSING,
     FLAGGED,
@@ -24,12 +23,13 @@ from testing.tokenizers import (
     trained,
     without_special,
 )
+from testing.shared_data import SHARED_DATA
+from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
 from stepscore.prompt.template import Template
-from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 CARD, RESPONSE, EXACT = Convention.CARD, Convention.RESPONSE, Convention.EXACT
 LINES = [("Ċ", "Ċ"), (".", "ĊĊ")]  # as in Qwen2: "\n\n" is a token, ".\n\n" is a token
