@@ -21,9 +21,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 DType = Literal["float32", "float16", "bfloat16"]
 

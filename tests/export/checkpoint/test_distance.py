@@ -17,10 +17,10 @@ from stepscore.artifact.manifest import Distance
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
+from stepscore_export.checkpoint import distance as distance_module
 from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.options import ExportOptions
-from stepscore_export.quantization import coding as distance_module
 from stepscore_export.quantization.coding import ROUNDING, choose_coding, choose_difference_precision
 from stepscore_export.quantization.rounding import dequantize, quantize
 
