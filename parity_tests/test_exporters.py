@@ -13,13 +13,13 @@ from parity_tests.support.fp64_reference import Numerics
 from parity_tests.support.pair_cache import Workshop, scored
 from parity_tests.support.random_pairs import ODD, TIED, UNTIED, Models, RandomPair
 from parity_tests.support.storage_forms import FP32
-from testing.optimum import TRACED, needs_optimum
+from testing.optimum_pairs import TRACED
 
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention
 from stepscore_export.fidelity import as_float64
 
-pytestmark = needs_optimum
+pytestmark = pytest.mark.optimum
 WITHIN = 1e-4
 """Nats, the largest of all tokens. Measured: 2e-5."""
 

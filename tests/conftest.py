@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from testing.pair_files import write_torch_pair
 from testing.pairs import Checkpoints, PairOf
 from testing.shared_folder import SharedFolder
@@ -16,11 +14,6 @@ from stepscore.engine.ort.provider_checks import require
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider, Target
 from stepscore.errors import StepscoreError
-
-# No test passes or fails by the clock.
-settings.register_profile("dev", deadline=None, max_examples=20)
-settings.register_profile("ci", deadline=None, max_examples=100)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session")

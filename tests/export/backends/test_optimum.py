@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from testing.checkpoints import TINY, write_checkpoint
-from testing.optimum import TRACED, needs_optimum
+from testing.optimum_pairs import TRACED
 from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS
@@ -39,7 +39,7 @@ from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import resolve_options
 from stepscore_export.weights.weight_file import SizeOnly
 
-pytestmark = needs_optimum
+pytestmark = pytest.mark.optimum
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
 RECORDS = [
     {"problem": "Ann has 3 bags of 4 pens.", "steps": ["3 * 4 = 12.", "So 12."]},

@@ -54,6 +54,7 @@ def test_literals_render_any_text_as_the_template_does(texts: list[tuple[str, st
     ]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -203,6 +204,7 @@ def test_a_missing_template_is_refused(tmp_path: Path) -> None:
         read_chat_template(write_config(tmp_path, chat_template=None))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "config",
     [
@@ -224,6 +226,7 @@ def test_template_variables_are_those_of_transformers(tmp_path: Path, config: di
     assert ours == theirs
 
 
+@pytest.mark.torch
 @pytest.mark.shared_data
 @pytest.mark.skipif(SHARED_DATA is None, reason="no shared data")
 def test_literals_render_real_solutions_as_transformers_does() -> None:

@@ -153,6 +153,7 @@ print(peak - idle)
     assert int(grown.stdout) < 32e6  # blocks of 4 MB
 
 
+@pytest.mark.torch
 def test_transformers_reads_the_same_weights(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_checkpoint(tmp_path, tied(), shards=2)

@@ -32,6 +32,7 @@ from stepscore_export.parity.pytorch import DType, Run
 from stepscore_export.pipeline.export import export_pair
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytestmark = pytest.mark.torch
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 POLICY, REFERENCE = EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference"
