@@ -20,7 +20,7 @@ from stepscore.artifact.manifest import Selftest
 from stepscore.batching.batch import Batch
 from stepscore.engine.base import PairLogprobs
 from stepscore.enums import Convention, Precision
-from stepscore.errors import InvalidRecord, NonFinite, NoSteps, StepscoreError, TooLong
+from stepscore.errors import InvalidRecord, NonFinite, NoSteps, TooLong
 from stepscore.records import Record, Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
@@ -282,7 +282,8 @@ def test_a_context_closes_the_scorer(tiny_pair: Path) -> None:
 
 @pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}])
 def test_an_unknown_choice_is_refused(tiny_pair: Path, choices: dict[str, object]) -> None:
-    with pytest.raises((ValueError, StepscoreError)):
+    (value,) = choices.values()
+    with pytest.raises(ValueError, match=f"'{value}' is not a valid"):
         load(tiny_pair, **choices)
 
 

@@ -101,7 +101,8 @@ def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01, dtype="bfloat16")
     reference = write_checkpoint(tmp_path / "reference", seed=1, dtype="float16", shards=2)
     pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
-    assert pair.manifest.selftest
+    assert pair.manifest.selftest is not None
+    assert pair.manifest.selftest.hidden_error < 1e-5
 
 
 # The manifest

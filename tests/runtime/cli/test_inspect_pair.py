@@ -14,6 +14,7 @@ from testing.uninstalled import uninstall
 
 from stepscore.artifact.graph_contract import graph_files
 from stepscore.artifact.manifest import (
+    MANIFEST,
     SCHEMA_VERSION,
     Architecture,
     Difference,
@@ -40,7 +41,7 @@ from stepscore.enums import (
     Provider,
     Target,
 )
-from stepscore.errors import IntegrityMismatch, ProviderUnavailable
+from stepscore.errors import ProviderUnavailable
 from stepscore.prompt.template import Template
 
 
@@ -114,20 +115,22 @@ def test_inspect_json_is_the_manifest(pair: Pair) -> None:
     assert invoke("inspect", pair.path, "--json").stdout_bytes == pair.manifest.encode()
 
 
-def test_verify_says_that_all_is_intact(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pair, "verify", lambda self: None)
-    done = invoke("verify", pair.path)
-    assert (done.exit_code, done.stdout) == (0, f"{pair.path}: 1 files, 1.5 MB, all intact\n")
+def test_verify_says_that_all_is_intact(tiny_pair: Path) -> None:
+    files = [path for path in tiny_pair.rglob("*") if path.is_file() and path.name != MANIFEST]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    done = invoke("verify", tiny_pair)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"{tiny_pair}: {len(files)} files, {size:.1f} MB, all intact\n",
+    )
 
 
-def test_verify_names_the_faulty_file_and_exits_3(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Pair) -> None:
-        raise IntegrityMismatch("policy/weights.bin is damaged")
-
-    monkeypatch.setattr(Pair, "verify", fail)
-    done = invoke("verify", pair.path)
+def test_verify_names_the_faulty_file_and_exits_3(pair_copy: Path) -> None:
+    with (pair_copy / "policy" / "weights.bin").open("r+b") as weights:
+        weights.write(b"damaged")
+    done = invoke("verify", pair_copy)
     assert (done.exit_code, done.stdout) == (3, "")
-    assert done.stderr == "error: policy/weights.bin is damaged\n"
+    assert done.stderr.startswith("error: policy/weights.bin ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "doctor"])

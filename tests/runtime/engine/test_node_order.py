@@ -64,7 +64,7 @@ def test_lean_graphs_run_as_they_are_written(pair_of: PairOf, tmp_path: Path, fo
     residency = Residency.RESIDENT if form.products is Products.MERGED else Residency.STREAM
     with profiled(tmp_path) as ran:
         run(Pair.open(pair), [pack(tokens(20, 33), [0, 0])], residency)
-    assert ran
+    assert len(ran) > 2
     assert_run_as_written(ran)
 
 

@@ -80,10 +80,6 @@ def test_the_command_line_refuses_it_too(pair_of: PairOf) -> None:
     assert "hint: " in result.stderr
 
 
-def test_the_cpu_is_always_there() -> None:
-    require(Provider.CPU)
-
-
 # Products of 8-bit integers
 
 

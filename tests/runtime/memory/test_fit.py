@@ -17,7 +17,6 @@ from stepscore.memory import fit as fit_module
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import BATCH_TOKENS, LEAST_BATCH_TOKENS, usual_head_rows
-from stepscore.system import available_bytes
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
 
@@ -167,8 +166,3 @@ def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
     assert caught.value.hint is not None
     assert "--memory-limit" in caught.value.hint
     assert caught.value.exit_code == 3
-
-
-def test_what_is_free_is_a_number_of_bytes_or_unknown() -> None:
-    free = available_bytes()
-    assert free is None or 1 << 20 < free < 1 << 50
