@@ -183,7 +183,7 @@ def test_identical_models_agree_to_the_bit(workshop: Workshop, tmp_path: Path) -
 @of_each_kind
 @few_examples
 @given(batch=batches)
-def test_a_batch_gives_each_sequence_what_it_gets_alone(
+def test_batch_gives_each_sequence_its_log_probs_alone(
     engine: Callable[[Precision], Engine], precision: Precision, batch: list[Tokens]
 ) -> None:
     together = flat(engine(precision).logprobs(batch))
@@ -194,7 +194,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(
 @of_each_kind
 @few_examples
 @given(tokens=sequences, tail=batches)
-def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
+def test_appended_tokens_keep_log_probs_of_the_prefix(
     engine: Callable[[Precision], Engine], precision: Precision, tokens: Tokens, tail: list[Tokens]
 ) -> None:
     longer = np.concatenate([tokens, tail[0]])
@@ -204,7 +204,7 @@ def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
         assert np.abs(before - after[: len(before)]).max() <= 1e-5
 
 
-def test_what_lines_share_goes_through_the_matrices_once(
+def test_shared_prefix_is_computed_once(
     engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
@@ -258,7 +258,7 @@ def test_one_model_at_a_time_gives_the_same_bits(
         assert np.array_equal(once["reference"], again["reference"])
 
 
-def test_a_layer_at_a_time_is_refused_by_name(exported: Exported) -> None:
+def test_stream_residency_is_rejected_by_name(exported: Exported) -> None:
     with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed") as refused:
         open_engine(exported(UNTIED, Precision.NF4), EngineOptions(residency=Residency.STREAM))
     assert "alternate" in str(refused.value.hint)

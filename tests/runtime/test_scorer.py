@@ -281,7 +281,7 @@ def test_a_context_closes_the_scorer(tiny_pair: Path) -> None:
 
 
 @pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}])
-def test_an_unknown_choice_is_refused(tiny_pair: Path, choices: dict[str, object]) -> None:
+def test_load_rejects_unknown_choices(tiny_pair: Path, choices: dict[str, object]) -> None:
     (value,) = choices.values()
     with pytest.raises(ValueError, match=f"'{value}' is not a valid"):
         load(tiny_pair, **choices)

@@ -45,7 +45,7 @@ def run(*arguments: object) -> Result:
     ],
     ids=lambda option: option[0],
 )
-def test_what_only_onnx_pairs_have_is_refused_by_name(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_onnx_options_are_rejected_for_bitsandbytes(tmp_path: Path, option: tuple[str, str]) -> None:
     """Even where it is what would be taken anyway: it decides nothing here."""
     models = ("--policy", "p", "--reference", "r", "--output", tmp_path / "pair")
     done = run("export", *models, "--format", "bitsandbytes", *option)
@@ -57,7 +57,7 @@ def test_what_only_onnx_pairs_have_is_refused_by_name(tmp_path: Path, option: tu
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT4])
-def test_a_precision_that_bitsandbytes_does_not_have_is_refused(precision: Precision) -> None:
+def test_precision_without_bitsandbytes_kernel_is_rejected(precision: Precision) -> None:
     with pytest.raises(ExportError, match=f"bitsandbytes has no {precision} weights") as refused:
         BitsandbytesOptions(precision)
     assert refused.value.hint == "take --precision int8, nf4 or fp4, or --format onnx"
@@ -70,13 +70,13 @@ def test_four_bits_of_bitsandbytes_without_its_format_are_refused(tmp_path: Path
     assert "hint: take --format bitsandbytes, or --precision int4" in done.stderr
 
 
-def test_a_beta_that_is_no_scale_is_refused() -> None:
+def test_invalid_beta_is_rejected() -> None:
     with pytest.raises(ExportError, match="beta is 0"):
         BitsandbytesOptions(beta=0.0)
 
 
 @pytest.mark.parametrize("of_format", Format)
-def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
+def test_quantized_checkpoint_is_rejected_for_every_format(
     tiny_checkpoints: Checkpoints, tmp_path: Path, of_format: Format
 ) -> None:
     quantised = shutil.copytree(tiny_checkpoints.policy, tmp_path / "quantised")
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "accelerate", "bitsandbytes"])
-def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
+def test_missing_package_is_named_with_its_extra(
     torch_pair: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     for name in ("torch", "transformers", "accelerate", "bitsandbytes"):
@@ -114,7 +114,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
     assert "scoring cannot work" in done.stdout
 
 
-def test_an_export_says_so_before_it_reads_a_checkpoint(
+def test_missing_package_is_named_before_a_checkpoint_is_read(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -126,7 +126,7 @@ def test_an_export_says_so_before_it_reads_a_checkpoint(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_registered_engine_there_is_a_hint(
+def test_open_engine_without_registered_engine_gives_a_hint(
     torch_pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(**_group: Any) -> EntryPoints:
@@ -137,7 +137,9 @@ def test_without_a_registered_engine_there_is_a_hint(
         open_engine(Pair.open(torch_pair))
 
 
-def test_scoring_it_needs_no_onnxruntime(torch_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_pair_scores_without_onnxruntime(
+    torch_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It gets as far as what it does need."""
     uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -91,7 +91,7 @@ def test_a_pair_lists_one_body_and_no_layers(traced_pair: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", FLOATS)
-def test_a_pair_is_tested_and_measured_before_it_is_sealed(pair_of: PairOf, precision: Precision) -> None:
+def test_traced_pair_is_tested_and_measured_before_sealing(pair_of: PairOf, precision: Precision) -> None:
     manifest = Pair.open(pair_of.measured(precision, exporter=Exporter.OPTIMUM)).manifest
     ours = Pair.open(pair_of(precision)).manifest
     assert manifest.selftest is not None
@@ -110,7 +110,7 @@ def test_the_same_command_twice_gives_the_same_folder(
 
 @pytest.mark.parametrize("residency", [Residency.RESIDENT, Residency.ALTERNATE])
 @pytest.mark.parametrize("share", [True, False])
-def test_a_pair_scores_what_ours_scores(
+def test_traced_pair_scores_as_a_stepscore_export(
     traced_pair: Path, tiny_pair: Path, residency: Residency, share: bool
 ) -> None:
     """Padding, shared prefixes and a lonely short sequence: the same rewards."""
@@ -122,7 +122,7 @@ def test_a_pair_scores_what_ours_scores(
         np.testing.assert_allclose(traced.cumulative_rewards, ours.cumulative_rewards, rtol=0, atol=2e-4)
 
 
-def test_neighbours_change_no_log_prob_by_more_than_rounding(traced_pair: Path) -> None:
+def test_batch_changes_no_log_prob_beyond_rounding(traced_pair: Path) -> None:
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (2, 90, 31)]
     engine = OrtEngine(Pair.open(traced_pair))
@@ -140,7 +140,7 @@ def test_hidden_rows_are_those_of_scored_tokens(traced_pair: Path) -> None:
 # What it runs as
 
 
-def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> None:
+def test_traced_pair_cannot_be_streamed_and_auto_never_does(traced_pair: Path) -> None:
     pair = Pair.open(traced_pair)
     assert residencies(pair.manifest) == [Residency.RESIDENT, Residency.ALTERNATE]
     for ask in (
@@ -152,14 +152,14 @@ def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> No
         assert refused.value.hint == "--residency alternate holds one model at a time"
 
 
-def test_it_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
+def test_traced_pair_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
     pair = Pair.open(pair_of(Precision.FP32, Target.CUDA, exporter=Exporter.OPTIMUM))
     resolve = provider_module.resolve
     assert resolve(Provider.AUTO, pair.manifest.target, portable=True) is Provider.CUDA
     assert OrtEngine(pair, EngineOptions(provider=Provider.CPU)).provider is Provider.CPU
 
 
-def test_inspect_says_what_wrote_it(traced_pair: Path) -> None:
+def test_inspect_shows_the_exporter(traced_pair: Path) -> None:
     shown = CliRunner().invoke(main, ["inspect", str(traced_pair)]).stdout
     assert "exporter      optimum" in shown
     assert "stream" not in shown
@@ -181,7 +181,7 @@ def test_the_weight_file_has_the_predicted_size(
     }
 
 
-def test_a_dry_run_says_what_memory_it_takes_and_traces_nothing(
+def test_dry_run_estimates_memory_without_tracing(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair_module, "trace", lambda _checkpoint: pytest.fail("was traced"))
@@ -258,7 +258,7 @@ def ids_used_twice(graph: ir.Graph) -> None:
         (ids_used_twice, "uses input_ids in Gather, Identity, not in one embedding"),
     ],
 )
-def test_a_trace_that_is_not_what_we_know_is_refused_and_nothing_stays(
+def test_unknown_trace_is_rejected_and_leaves_nothing(
     tiny_checkpoints: Checkpoints,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -276,7 +276,7 @@ def test_a_trace_that_is_not_what_we_know_is_refused_and_nothing_stays(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_cannot_be_traced_is_an_export_error(
+def test_untraceable_code_is_an_export_error(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_model: object) -> bytes:

@@ -118,7 +118,7 @@ def test_templates_are_rendered_as_transformers_does(text: str, expected: Templa
         (PLAIN + "{% if '\n' in messages[1].content %}!{% endif %}", "something else around the answer"),
     ],
 )
-def test_a_template_that_does_not_insert_texts_verbatim_is_refused(text: str, message: str) -> None:
+def test_template_that_alters_texts_is_rejected(text: str, message: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=message):
         literals(template(text))
 
@@ -136,7 +136,7 @@ def test_a_template_that_does_not_insert_texts_verbatim_is_refused(text: str, me
         ("{% include '/etc/passwd' %}", UnsupportedArchitecture, "no loader"),
     ],
 )
-def test_a_template_that_fails_says_why(text: str, error: type[StepscoreError], message: str) -> None:
+def test_failing_template_says_why(text: str, error: type[StepscoreError], message: str) -> None:
     with pytest.raises(error, match=message):
         literals(template(text))
 
@@ -154,13 +154,13 @@ LINES = "{% for i in range(99999) %}"
     ],
     ids=["range", "memory", "output", "recursion"],
 )
-def test_a_template_that_asks_for_too_much_is_stopped(text: str, message: str) -> None:
+def test_template_with_too_much_memory_is_stopped(text: str, message: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=message):
         literals(template(text))
 
 
 @pytest.mark.parametrize("text", [LINES * 3 + "{% endfor %}" * 3, "{% set x = 10**(10**10) %}"])
-def test_a_template_that_never_ends_is_stopped(text: str) -> None:
+def test_endless_template_is_stopped(text: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match="did not finish within 1 seconds"):
         literals(template(text), time_limit=1)
 
@@ -180,12 +180,12 @@ def test_both_layouts_give_the_same_template(tmp_path: Path, layout: Any) -> Non
     assert found == ChatTemplate(CHAT_TEMPLATE, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
 
 
-def test_a_file_of_its_own_wins_over_the_configuration(tmp_path: Path) -> None:
+def test_template_file_wins_over_tokenizer_config(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("file")
     assert read_chat_template(write_config(tmp_path, chat_template="configuration")).text == "file"
 
 
-def test_of_named_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+def test_default_of_named_templates_is_used(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     assert read_chat_template(write_config(tmp_path, chat_template=named)).text == "plain"
 

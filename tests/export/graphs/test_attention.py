@@ -38,7 +38,7 @@ def test_attention_has_no_bias(pair_of: PairOf, precision: Precision, target: Ta
         assert len(node.input) <= 9 or not any(node.input[9:])
 
 
-def test_cpu_attention_names_its_present_outputs_where_sequences_are_long(tiny_pair: Path) -> None:
+def test_cpu_attention_has_present_outputs_for_long_sequences(tiny_pair: Path) -> None:
     """Three named outputs are the kernel that never holds all scores, one is the other."""
     for name in ("body.onnx", "layer-00.onnx", "layer-01.onnx"):
         graph = load(tiny_pair, name).graph

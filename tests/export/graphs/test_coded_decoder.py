@@ -210,7 +210,7 @@ def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, form: ExportOption
 
 
 @every_form
-def test_every_byte_has_one_name_and_every_tensor_one_place(pair_of: PairOf, form: ExportOptions) -> None:
+def test_weight_file_stores_every_tensor_once_without_gaps(pair_of: PairOf, form: ExportOptions) -> None:
     """Without a gap beyond the next page, and nothing twice: there is one base."""
     pair = pair_of.form(form)
     places: dict[str, dict[str, str]] = {}

@@ -159,7 +159,7 @@ def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, pre
     [(Precision.INT4, Target.CPU), (Precision.INT4, Target.CUDA), (Precision.INT8, Target.CUDA)],
 )
 @pytest.mark.parametrize("name", ["body.onnx", "layer-00.onnx"])
-def test_quantised_products_keep_exact_activations(
+def test_matmulnbits_keeps_exact_activations(
     pair_of: PairOf, precision: Precision, target: Target, name: str
 ) -> None:
     levels = [
@@ -192,7 +192,7 @@ def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, target
 
 @pytest.mark.parametrize(("precision", "dtype"), COMPUTE.items())
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_travel_in_sixteen_bits_between_cuda_graphs(
+def test_cuda_graphs_exchange_16_bit_activations(
     pair_of: PairOf, precision: Precision, dtype: int, name: str
 ) -> None:
     graph = load(pair_of(precision, Target.CUDA), name).graph
@@ -206,7 +206,7 @@ def test_rows_travel_in_sixteen_bits_between_cuda_graphs(
 
 
 @pytest.mark.parametrize("precision", Format.ONNX.precisions)
-def test_rows_travel_in_fp32_on_the_cpu(pair_of: PairOf, precision: Precision) -> None:
+def test_cpu_graphs_exchange_fp32_activations(pair_of: PairOf, precision: Precision) -> None:
     graph = load(pair_of(precision), "body.onnx").graph
     assert {value.type.tensor_type.elem_type for value in [graph.input[0], *graph.output]} == {
         onnx.TensorProto.FLOAT
@@ -214,7 +214,7 @@ def test_rows_travel_in_fp32_on_the_cpu(pair_of: PairOf, precision: Precision) -
 
 
 @every_export
-def test_logprobs_leave_in_fp32(pair_of: PairOf, precision: Precision, target: Target) -> None:
+def test_head_returns_fp32_logprobs(pair_of: PairOf, precision: Precision, target: Target) -> None:
     """Softmax too: the cast is before it."""
     graph = load(pair_of(precision, target), "head.onnx").graph
     assert [value.type.tensor_type.elem_type for value in graph.output] == [onnx.TensorProto.FLOAT]
@@ -223,7 +223,7 @@ def test_logprobs_leave_in_fp32(pair_of: PairOf, precision: Precision, target: T
         assert kinds.index("Cast") < kinds.index("LogSoftmax")
 
 
-def test_the_head_has_one_product_and_one_softmax_a_tile_of_the_vocabulary(tmp_path: Path) -> None:
+def test_head_has_one_gemm_and_one_softmax_per_vocabulary_tile(tmp_path: Path) -> None:
     shape = replace(TINY, vocab_size=2 * TILE + 5)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)

@@ -44,9 +44,7 @@ def test_the_body_equals_its_layers_one_by_one(pair_of: PairOf, precision: Preci
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 31])
-def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
-    tiny_pair: Path, batch: Batch, rows: int
-) -> None:
+def test_head_chunk_size_changes_no_number(tiny_pair: Path, batch: Batch, rows: int) -> None:
     whole = hidden_and_logprobs(tiny_pair, batch, EngineOptions())
     chunked = hidden_and_logprobs(tiny_pair, batch, EngineOptions(head_rows=rows))
     for one, other in zip(whole, chunked, strict=True):
@@ -55,7 +53,7 @@ def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 @pytest.mark.parametrize("tile", [64, 100, 319])
-def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
+def test_vocabulary_tile_size_changes_no_number(
     tiny_checkpoints: Checkpoints,
     pair_of: PairOf,
     tmp_path: Path,

@@ -82,9 +82,7 @@ def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tm
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", Precision.BF16), ("float16", Precision.FP16)])
-def test_storing_what_the_source_stores_loses_nothing(
-    tmp_path: Path, dtype: str, precision: Precision
-) -> None:
+def test_export_at_the_source_precision_is_exact(tmp_path: Path, dtype: str, precision: Precision) -> None:
     """A 16-bit source at its own precision and at fp32: the same numbers, bit by bit."""
     folders = [
         write_checkpoint(tmp_path / name, seed=1, perturb=perturb, dtype=dtype)  # type: ignore[arg-type]
@@ -97,7 +95,7 @@ def test_storing_what_the_source_stores_loses_nothing(
     assert errors[0] == errors[1]
 
 
-def test_mixed_sources_make_a_pair(tmp_path: Path) -> None:
+def test_sources_of_different_dtypes_make_an_exact_pair(tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01, dtype="bfloat16")
     reference = write_checkpoint(tmp_path / "reference", seed=1, dtype="float16", shards=2)
     pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
@@ -363,7 +361,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("refused", REFUSED)
-def test_what_is_refused_exits_3_with_an_error_and_perhaps_a_hint(
+def test_rejected_export_exits_3_with_an_error(
     models: list[str | Path],
     tmp_path: Path,
     tiny_pair: Path,
@@ -382,7 +380,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_where_integers_saturate_int8_activations_are_refused_before_anything_is_written(
+def test_int8_activations_are_rejected_on_saturating_cpus(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

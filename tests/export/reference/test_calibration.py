@@ -63,7 +63,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
     return read_texts(path)
 
 
-# --- what enters the matrices -------------------------------------------------------------------------------
+# What enters the matrices
 
 
 def rows_seen(model: ExactModel) -> list[dict[str, Rows]]:
@@ -121,14 +121,14 @@ def test_the_taps_are_what_enters_the_matrices(
                 np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
 
 
-def test_looking_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
+def test_observing_inputs_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
     seen, unseen = (ExactModel(reference, ragged(), scratch) for _ in range(2))
     rows_seen(seen)
     for one, other in zip(seen.logprobs(), unseen.logprobs(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
-def test_the_parts_of_a_large_text_add_up(
+def test_parts_of_a_large_text_add_up_to_the_whole(
     reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rows_seen(ExactModel(reference, ragged(), scratch))
@@ -198,7 +198,7 @@ def test_an_export_runs_no_more_than_the_limit(
     assert given == [1]
 
 
-# --- the pair -----------------------------------------------------------------------------------------------
+# The pair
 
 
 def exported(
@@ -231,7 +231,7 @@ def test_a_calibrated_pair_says_so_and_is_measured(
     [MERGED[Precision.INT4], SEPARATE[Precision.INT4], INTEGER],
     ids=["merged", "separate", "int8-activations"],
 )
-def test_it_is_rounded_for_its_text(
+def test_calibration_lowers_the_error_on_its_text(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
 ) -> None:
     """Every code may be another; how far the numbers of that text are off falls."""
@@ -287,7 +287,7 @@ def test_a_pair_without_a_base_has_nothing_to_calibrate(
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the command --------------------------------------------------------------------------------------------
+# The command
 
 
 def export(checkpoints: Checkpoints, output: Path, *arguments: object) -> Result:
@@ -320,7 +320,7 @@ def test_the_same_calibration_gives_the_same_bytes(tiny_checkpoints: Checkpoints
 @pytest.mark.parametrize(
     "choice", [["--coding", "independent"], ["--precision", "fp32"]], ids=["independent", "fp32"]
 )
-def test_the_command_refuses_it_where_there_is_no_base(
+def test_calibration_is_rejected_without_a_base(
     tiny_checkpoints: Checkpoints, tmp_path: Path, choice: list[str], more: list[str]
 ) -> None:
     data = write(tmp_path / "mine.jsonl", GOOD)

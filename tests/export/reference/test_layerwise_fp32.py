@@ -65,7 +65,7 @@ def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
     ],
     ids=["fp32", "bf16", "fp16", "tied bf16", "odd"],
 )
-def test_it_agrees_with_float64_within_1e_4_nats(
+def test_layerwise_fp32_is_within_1e_4_nats_of_float64(
     tmp_path: Path, scratch: Path, shape: Qwen2Config, dtype: DType
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", shape, seed=1, dtype=dtype, scale=1.5)
@@ -115,7 +115,7 @@ def test_progress_hears_of_the_matrices_of_layers_and_head(
     assert sum(counts) == sum(math.prod(size) for size in shapes if len(size) == 2)
 
 
-# --- what lies on the disk ----------------------------------------------------------------------------------
+# What lies on the disk
 
 
 def test_one_layer_at_a_time_lies_in_the_scratch_folder(
@@ -144,7 +144,7 @@ def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_nothing_is_left_when_a_layer_fails_and_it_can_be_run_again(
+def test_failed_layer_leaves_nothing_and_can_be_run_again(
     checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
 ) -> None:
     model = ExactModel(checkpoint, ragged(), scratch)
@@ -160,7 +160,7 @@ def test_nothing_is_left_when_a_layer_fails_and_it_can_be_run_again(
     assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
 
-def test_nothing_is_left_when_a_checkpoint_is_cut_off(checkpoint: Checkpoint, scratch: Path) -> None:
+def test_truncated_checkpoint_leaves_nothing(checkpoint: Checkpoint, scratch: Path) -> None:
     model = ExactModel(checkpoint, ragged(), scratch)
     weights = checkpoint.folder / "model.safetensors"
     with weights.open("r+b") as file:

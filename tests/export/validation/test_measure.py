@@ -49,7 +49,7 @@ def test_an_fp32_pair_is_as_good_as_exact(measured_pair_of: PairOf) -> None:
     assert (found.correlation, found.step_signs, found.first_errors) == (1, 1, 1)
 
 
-def test_it_is_measured_on_the_bundled_texts_that_fit(measured_pair_of: PairOf) -> None:
+def test_fidelity_is_measured_on_bundled_texts_that_fit(measured_pair_of: PairOf) -> None:
     found = fidelity_of(measured_pair_of())
     assert found.data == "bundled"
     assert 4 <= found.num_sequences <= 12
@@ -65,7 +65,7 @@ def test_it_is_measured_on_the_bundled_texts_that_fit(measured_pair_of: PairOf) 
     ],
     ids=name_of,
 )
-def test_a_coded_pair_is_nearer_than_two_models_on_their_own(
+def test_coded_pair_halves_the_error_of_independent_models(
     measured_pair_of: PairOf, options: ExportOptions
 ) -> None:
     independent = measured_pair_of(options.precision)
@@ -127,7 +127,7 @@ def test_a_text_of_the_user_is_used_named_and_printed(tiny_checkpoints: Checkpoi
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],
 )
-def test_a_text_that_cannot_be_scored_refuses_the_export_before_anything_is_written(
+def test_unusable_fidelity_data_is_rejected_before_writing(
     tiny_checkpoints: Checkpoints, tmp_path: Path, lines: list[str], error: str, arguments: list[str]
 ) -> None:
     data = write(tmp_path / "mine.jsonl", *lines)
@@ -140,7 +140,7 @@ def test_a_text_that_cannot_be_scored_refuses_the_export_before_anything_is_writ
     assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
-def test_large_models_are_measured_on_fewer_of_the_bundled_texts_but_on_all_of_the_users(
+def test_large_models_use_fewer_bundled_texts_but_all_user_texts(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stepscore_export.pipeline.export.FIDELITY_WORK", 1)

@@ -94,7 +94,9 @@ def test_identical_checkpoints_have_rewards_of_exactly_zero(
 
 
 @a_form_of_each_kind
-def test_odd_shapes_keep_the_laws(tmp_path: Path, export_of: ExportOf, form: ExportOptions) -> None:
+def test_odd_shapes_agree_across_residencies_and_give_zero_for_equal_models(
+    tmp_path: Path, export_of: ExportOf, form: ExportOptions
+) -> None:
     """Rows that fill no block, one key head, a vocabulary that fills nothing."""
     policy = write_checkpoint(tmp_path / "policy", ODD, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", ODD, seed=1)
@@ -114,7 +116,7 @@ def test_resident_equals_streamed(pair_of: PairOf, form: ExportOptions) -> None:
     assert np.abs(resident - streamed).max() < 1e-5
 
 
-def test_int8_activations_resident_and_streamed_differ_by_less_than_the_pair_is_off(pair_of: PairOf) -> None:
+def test_int8_activations_streamed_stay_within_the_pairs_error(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
     fidelity = Pair.open(pair_of.measured.form(INTEGER)).manifest.fidelity
     assert fidelity is not None

@@ -56,26 +56,26 @@ def assert_extents_hold_what_is_read(pair: Path) -> None:
 
 
 @every_export
-def test_layers_read_bytes_of_their_own_and_the_body_those_of_all(
+def test_layer_extents_are_disjoint_and_the_body_spans_them(
     pair_of: PairOf, precision: Precision, target: Target
 ) -> None:
     assert_extents_fit(pair_of(precision, target))
 
 
 @every_form
-def test_layers_of_a_coded_pair_do_too(pair_of: PairOf, form: ExportOptions) -> None:
+def test_layer_extents_of_a_coded_pair_are_disjoint(pair_of: PairOf, form: ExportOptions) -> None:
     assert_extents_fit(pair_of.form(form))
 
 
 @every_export
-def test_an_extent_goes_from_the_first_tensor_of_a_graph_to_the_last(
+def test_extent_spans_the_tensors_a_graph_reads(
     pair_of: PairOf, precision: Precision, target: Target
 ) -> None:
     assert_extents_hold_what_is_read(pair_of(precision, target))
 
 
 @every_form
-def test_an_extent_of_a_coded_pair_does_too(pair_of: PairOf, form: ExportOptions) -> None:
+def test_extent_of_a_coded_pair_spans_the_tensors_a_graph_reads(pair_of: PairOf, form: ExportOptions) -> None:
     assert_extents_hold_what_is_read(pair_of.form(form))
 
 
@@ -94,7 +94,7 @@ def test_a_tied_head_reads_the_bytes_of_the_embedding(tmp_path: Path, precision:
 
 @pytest.mark.parametrize("unit", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_without_an_extent_is_missed(pair_copy: Path, name: str, unit: int) -> None:
+def test_graph_without_extent_is_rejected(pair_copy: Path, name: str, unit: int) -> None:
     rewrite(pair_copy, lambda manifest: manifest["units"][unit]["extents"].pop(name))
     with pytest.raises(ManifestInvalid, match=f"does not say what .*/{name} reads of weights.bin"):
         Pair.open(pair_copy)

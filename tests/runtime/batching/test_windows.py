@@ -41,7 +41,7 @@ def test_a_window_is_never_smaller_than_a_batch(watched: Callable[..., Watched])
     assert [len(window) for window in one.windows] == [1, 1]
 
 
-def test_a_record_longer_than_a_window_is_one(watched: Callable[..., Watched]) -> None:
+def test_record_longer_than_a_window_is_its_own_window(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=1)
     assert len(one.scorer.score(SOLUTIONS)) == len(one.windows) == len(SOLUTIONS)
 
@@ -62,7 +62,7 @@ def test_nothing_is_read_before_the_first_result_is_asked_for(watched: Callable[
     assert next(stream)[0] == 1
 
 
-def test_what_samples_of_one_problem_share_is_computed_once(watched: Callable[..., Watched]) -> None:
+def test_common_prefix_of_samples_is_computed_once(watched: Callable[..., Watched]) -> None:
     """They need not be neighbours."""
     shared, apart = watched(), watched(share=False)
     tokens = sum(result.num_tokens for result in shared.scorer.score(SAMPLES))
@@ -110,7 +110,7 @@ def test_an_error_without_a_record_before_it_comes_at_once(watched: Callable[...
     assert isinstance(next(stream)[1], Result)
 
 
-def test_what_the_callers_iterator_raises_is_raised_here(watched: Callable[..., Watched]) -> None:
+def test_stream_raises_errors_of_the_input_iterator(watched: Callable[..., Watched]) -> None:
     def source() -> Iterator[tuple[int, Record]]:
         yield 1, SOLUTIONS[0]
         raise OSError("the disk is gone")
@@ -120,7 +120,7 @@ def test_what_the_callers_iterator_raises_is_raised_here(watched: Callable[..., 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_ends_a_window_ends_the_stream_and_its_reader(
+def test_engine_error_ends_the_stream_and_its_reader(
     watched: Callable[..., Watched], error: type[BaseException]
 ) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
@@ -133,7 +133,7 @@ def test_what_ends_a_window_ends_the_stream_and_its_reader(
     assert_no_reader_is_left()
 
 
-def test_a_stream_that_is_left_is_read_no_further(watched: Callable[..., Watched]) -> None:
+def test_abandoned_stream_reads_no_further(watched: Callable[..., Watched]) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
     for number, _ in one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0]))):
         if number == 3:

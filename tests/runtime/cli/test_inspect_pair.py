@@ -49,7 +49,7 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-# inspect and verify.
+# Inspect and verify
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_verify_names_the_faulty_file_and_exits_3(pair_copy: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "doctor"])
-def test_what_is_no_pair_exits_3(command: str) -> None:
+def test_missing_pair_exits_3(command: str) -> None:
     done = invoke(command, "no/such/folder")
     assert done.exit_code == 3
     assert "is not a folder" in done.output
@@ -176,11 +176,11 @@ def test_inspect_shows_the_fidelity(
     assert f"fidelity {said}" in shown
 
 
-def test_inspect_of_a_pair_without_a_fidelity_says_nothing_of_it(pair: Pair) -> None:
+def test_inspect_omits_a_missing_fidelity(pair: Pair) -> None:
     assert "fidelity" not in invoke("inspect", pair.path).stdout
 
 
-# doctor.
+# Doctor
 
 
 def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
@@ -196,7 +196,7 @@ def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
         assert fact in done.stdout
 
 
-def test_doctor_without_a_pair_is_content_with_one_provider() -> None:
+def test_doctor_without_a_pair_needs_one_working_provider() -> None:
     assert invoke("doctor").exit_code == 0
 
 
@@ -222,7 +222,7 @@ def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
     assert "scoring cannot work" in done.stdout
 
 
-def test_doctor_of_any_other_pair_does_not_care(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_ignores_saturation_for_other_pairs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     saturate(monkeypatch)
     assert invoke("doctor", pair.path).exit_code == 0
     assert invoke("doctor").exit_code == 0

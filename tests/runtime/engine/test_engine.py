@@ -112,7 +112,7 @@ Window = Callable[[], list[Batch]]
 
 @every_window
 @every_pair
-def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
+def test_body_and_layers_give_the_same_bits_in_equal_sessions(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
@@ -134,7 +134,7 @@ def test_resident_and_alternate_give_the_same_bits(
 
 @every_window
 @every_pair
-def test_stream_gives_the_same_but_for_rounding(
+def test_stream_agrees_with_resident_within_rounding(
     pair_in: PairIn, options: ExportOptions, window: Window
 ) -> None:
     """ONNX Runtime sums a product in another order where it may pack the matrix, as lean sessions do not."""
@@ -150,7 +150,7 @@ UNPACKED = [*MERGED.values(), INTEGER]
 
 @every_window
 @pytest.mark.parametrize("options", UNPACKED, ids=name_of)
-def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
+def test_stream_equals_resident_bitwise_without_prepacking(
     pair_in: PairIn, options: ExportOptions, window: Window
 ) -> None:
     """Integers have no order; base plus difference is not there when a session is opened."""
@@ -158,21 +158,21 @@ def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), resident)
 
 
-def test_opening_ahead_does_not_change_a_bit(pair_in: PairIn) -> None:
+def test_prefetch_does_not_change_a_bit(pair_in: PairIn) -> None:
     pair, window = pair_in(INDEPENDENT[0]), short_window()
     in_time = run(pair, window, Residency.STREAM, prefetch_next_layer=False)
     assert_same_bits(run(pair, window, Residency.STREAM), in_time)
 
 
 @pytest.mark.parametrize("residency", Residency)
-def test_a_batch_does_not_know_the_others_of_its_window(pair_in: PairIn, residency: Residency) -> None:
+def test_batches_of_a_window_are_independent(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     alone = [run(pair_in(INDEPENDENT[0]), [batch], residency)[0] for batch in window]
     assert_same_bits(run(pair_in(INDEPENDENT[0]), window, residency), alone)
 
 
 @pytest.mark.parametrize("residency", Residency)
-def test_an_engine_runs_one_window_after_the_other(pair_in: PairIn, residency: Residency) -> None:
+def test_engine_runs_several_windows(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     engine = OrtEngine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))
     once, again = list(engine.run(window)), list(engine.run(window))

@@ -54,7 +54,7 @@ def profiled(folder: Path) -> Iterator[dict[Path, list[str]]]:
 
 
 @pytest.mark.parametrize("form", STREAMED, ids=name_of)
-def test_lean_graphs_run_as_they_are_written(pair_of: PairOf, tmp_path: Path, form: ExportOptions) -> None:
+def test_low_memory_graphs_run_in_file_order(pair_of: PairOf, tmp_path: Path, form: ExportOptions) -> None:
     pair = pair_of(
         form.precision,
         coding=form.coding,
@@ -69,7 +69,7 @@ def test_lean_graphs_run_as_they_are_written(pair_of: PairOf, tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
-def test_all_layers_in_one_graph_run_as_they_are_written_too(
+def test_whole_body_runs_in_file_order_if_preserved(
     pair_of: PairOf, tmp_path: Path, form: ExportOptions
 ) -> None:
     """As they do on CUDA; otherwise matrices of all layers would be floats before the first product."""

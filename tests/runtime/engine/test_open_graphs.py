@@ -73,7 +73,7 @@ def stages(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("ahead", "most"), [(True, 2), (False, 1)])
-def test_stream_has_two_graphs_open_at_most_or_one(
+def test_stream_opens_at_most_two_graphs_or_one(
     tiny_pair: Path, ledger: Ledger, two_batches: list[Batch], ahead: bool, most: int
 ) -> None:
     run_window(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
@@ -85,7 +85,7 @@ def test_stream_has_two_graphs_open_at_most_or_one(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="shows its mapped files on Linux only")
 @pytest.mark.parametrize("residency", [Residency.STREAM, Residency.ALTERNATE])
-def test_rows_do_not_hold_the_weights_they_were_computed_with(
+def test_activations_do_not_keep_released_weights_mapped(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch], residency: Residency
 ) -> None:
     """An output that ONNX Runtime allocates keeps its session, and the session maps the weight file."""
@@ -201,7 +201,7 @@ def test_resident_gives_a_batch_before_it_runs_the_next(
 
 
 @pytest.mark.parametrize(("residency", "graphs"), [(Residency.ALTERNATE, 1), (Residency.STREAM, LAYERS)])
-def test_the_others_take_a_window_through_one_graph_after_the_other(
+def test_alternate_and_stream_run_the_window_graph_by_graph(
     tiny_pair: Path, ran: list[int], two_batches: list[Batch], residency: Residency, graphs: int
 ) -> None:
     run_window(Pair.open(tiny_pair), two_batches, residency)
@@ -221,7 +221,7 @@ def threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize(("name", "completed"), [("layer-00", 0), ("layer-01", 2), ("head-00", 4)])
-def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
+def test_unopenable_graph_raises_in_turn_and_leaves_no_thread(
     tiny_pair: Path,
     monkeypatch: pytest.MonkeyPatch,
     ran: list[int],

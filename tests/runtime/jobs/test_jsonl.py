@@ -84,7 +84,7 @@ def test_an_id_is_a_string_or_an_integer_and_comes_back_as_it_was(given_id: obje
 
 
 @pytest.mark.parametrize("line", [b'{"problem": "p", "steps": ["s"]}', b'{"id": null, "problem": "p"}', b"{"])
-def test_without_a_readable_id_the_lines_index_is_the_id(line: bytes) -> None:
+def test_line_without_readable_id_gets_its_index(line: bytes) -> None:
     assert parse_line(line, 5).id == 5
 
 
@@ -113,7 +113,7 @@ def test_other_fields_pass_through_byte_for_byte() -> None:
     )
 
 
-def test_a_field_with_the_name_of_an_output_gives_way_to_ours() -> None:
+def test_output_fields_replace_input_fields_of_the_same_name() -> None:
     parsed = parse_line(
         json.dumps(dict.fromkeys(OUTPUT_NAMES, "stale") | {"problem": "p", "steps": ["s"]}).encode(), 0
     )

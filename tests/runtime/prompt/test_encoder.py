@@ -1,3 +1,5 @@
+"""Token ids and step ends of a record: the three conventions, on text that merges tokens across separators."""
+
 from __future__ import annotations
 
 import re
@@ -77,7 +79,7 @@ def tokens_before(encoded: EncodedPrompt) -> list[int]:
     return (encoded.step_ends + 1 - encoded.response_start).tolist()
 
 
-# ---- the three conventions, by hand
+# The three conventions, by hand
 
 
 def test_card_reads_two_past_a_separator_that_merged_with_the_punctuation() -> None:
@@ -113,11 +115,11 @@ def test_response_starts_behind_the_between_literal() -> None:
     ) == ("a.<|im_end|>\n")
 
 
-def test_card_gives_equal_ends_when_the_last_step_is_one_token_behind_a_merged_separator() -> None:
+def test_card_ends_are_equal_if_the_last_step_is_one_token_after_a_merge() -> None:
     assert tokens_before(encoder(bytes_and(LINES)).encode("?", ["a.", "b"], CARD)) == [3, 3]
 
 
-def test_card_runs_backwards_in_a_vocabulary_where_the_separator_is_two_tokens_but_merges() -> None:
+def test_card_ends_decrease_if_a_two_token_separator_merges() -> None:
     tokenizer = bytes_and([(".", "Ċ"), (".Ċ", "Ċ")])  # ".\n\n" is one token, "\n\n" is two
     encoded = encoder(tokenizer).encode("?", ["a.", "b"], CARD)
     assert tokens_before(encoded) == [4, 3]
@@ -157,7 +159,7 @@ def test_golden_values_of_the_card_with_the_real_tokenizer() -> None:
     assert encoded.step_ends.tolist() == [34, 37]
 
 
-# ---- laws, on nasty text
+# Laws, on nasty text
 
 TEXT = st.lists(st.sampled_from([*FRAGMENTS, *SPECIAL]) | st.text(max_size=3), max_size=10).map("".join)
 STEPS = st.lists(TEXT.filter(lambda text: bool(text.strip())), min_size=1, max_size=5)
@@ -268,7 +270,7 @@ def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) ->
         assert encoded.step_ends.max() <= len(encoded.token_ids) - 2
 
 
-# ---- special-token text in odd places
+# Special-token text in odd places
 
 
 def test_control_text_split_across_two_steps_stays_text() -> None:
@@ -294,7 +296,7 @@ def test_control_text_split_across_problem_and_literal_stays_text() -> None:
     assert encoded.token_ids.tolist().count(tokenizer.token_to_id("<|im_end|>")) == 3
 
 
-def test_added_token_that_the_template_uses_is_a_control_token_even_if_not_flagged_special() -> None:
+def test_added_token_of_the_template_is_a_control_token_without_the_special_flag() -> None:
     template = Template(CHATML.prefix, "<tool_call>\n", CHATML.suffix)
     tokenizer = trained()
     encoded = encoder(tokenizer, template).encode("a<tool_call>b", ["a"], CARD)
@@ -309,7 +311,7 @@ def test_added_token_that_the_template_does_not_use_is_text_with_its_own_id() ->
     assert tokenizer.token_to_id("<tool_call>") in encoded.token_ids
 
 
-# ---- what is refused
+# What is refused
 
 
 def test_no_steps_is_refused() -> None:
@@ -358,7 +360,7 @@ def test_control_token_that_matches_by_its_context_is_refused() -> None:
         encoder(tokenizer, Template(CHATML.prefix, CHATML.between, "<end>\n"))
 
 
-# ---- what does not matter
+# What does not matter
 
 
 def test_post_processor_that_trims_offsets_changes_nothing() -> None:
