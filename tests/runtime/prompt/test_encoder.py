@@ -1,4 +1,4 @@
-"""Token ids and step ends of a record: the three conventions, on text that merges tokens across separators."""
+"""Token ids and step ends of a record: three conventions, and text that merges tokens across separators."""
 
 from __future__ import annotations
 
