@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from testing.hypothesis_profiles import load_profile
 from testing.optimum_pairs import why_not
 
-# No test passes or fails by the clock.
-settings.register_profile("dev", deadline=None, max_examples=20)
-settings.register_profile("ci", deadline=None, max_examples=100)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+load_profile()
 
 PARITY_TESTS = Path(__file__).parent / "parity_tests"
 

@@ -10,6 +10,7 @@ from typing import Any
 from testing.checkpoints import TINY, write_checkpoint
 from testing.shared_folder import SharedFolder, name_of
 
+from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Target
 from stepscore.records import Record
 from stepscore_export.families.qwen2 import Qwen2Config
@@ -20,6 +21,11 @@ from stepscore_export.validation.texts import Texts
 UNMEASURED = Texts(None, ())
 """No texts: an export on them skips the fidelity measurement, half of its time."""
 ONE_TEXT = Texts(None, (Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),))
+
+
+def export_unmeasured(policy: Path, reference: Path, output: Path, options: ExportOptions) -> Pair:
+    """Export a pair whose manifest has no fidelity, for tests of everything else."""
+    return export_pair(policy, reference, output, options, texts=UNMEASURED)
 
 
 @dataclass(frozen=True)

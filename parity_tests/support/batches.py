@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import settings
 from hypothesis import strategies as st
 from parity_tests.support.random_pairs import UNTIED
+from testing.hypothesis_profiles import examples
 
 from stepscore_export.fidelity import Scores
 
 Logprobs = npt.NDArray[np.float32]
 
-few_examples = settings(max_examples=25, deadline=None)
+few_examples = examples(25)
 
 token_ids = st.integers(0, UNTIED.shape.vocab_size - 1)
 sequences = st.lists(token_ids, min_size=2, max_size=60).map(lambda ids: np.asarray(ids, np.int64))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import TINY, write_checkpoint
-from testing.pairs import Checkpoints
+from testing.hypothesis_profiles import examples
+from testing.pairs import Checkpoints, export_unmeasured
 from testing.solutions import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.artifact.manifest import Selftest
@@ -25,7 +26,6 @@ from stepscore.records import Record, Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair
 
 BETA = 0.001
 TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
@@ -79,7 +79,7 @@ def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
     assert outcomes[1] is given_error
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(st.sampled_from(SOLUTIONS) | st.none(), min_size=1, max_size=12), st.integers(1, 400))
 def test_errors_do_not_change_a_bit_of_the_other_numbers(
     scorer: Scorer, records: list[Record | None], budget: int
@@ -104,7 +104,7 @@ def test_score_raises_the_first_error_with_its_position(scorer: Scorer) -> None:
 # Neighbours
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(RECORDS, min_size=1, max_size=6))
 def test_the_batch_changes_no_number_beyond_rounding(scorer: Scorer, records: list[Record]) -> None:
     together = scorer.score(records)
@@ -132,7 +132,7 @@ def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None
     )
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
 def test_the_window_and_its_order_change_no_number_beyond_rounding(
     scorer: Scorer, records: list[Record], window_tokens: int
@@ -210,7 +210,7 @@ def test_equal_models_give_exactly_zero(
     tiny_checkpoints: Checkpoints, tmp_path: Path, precision: Precision
 ) -> None:
     model = tiny_checkpoints.policy
-    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(precision))
+    pair = export_unmeasured(model, model, tmp_path / "pair", ExportOptions(precision))
     with load(pair.path) as scorer:
         for result in scorer.score(SOLUTIONS):
             assert set(result.step_rewards) == {0.0}
@@ -220,7 +220,7 @@ def test_swapped_models_flip_every_sign(
     tiny_checkpoints: Checkpoints, tmp_path: Path, scorer: Scorer
 ) -> None:
     models = tiny_checkpoints.reference, tiny_checkpoints.policy
-    swapped = export_pair(*models, tmp_path / "pair", ExportOptions(Precision.FP32))
+    swapped = export_unmeasured(*models, tmp_path / "pair", ExportOptions(Precision.FP32))
     with load(swapped.path) as other:
         for one, flipped in zip(scorer.score(SOLUTIONS), other.score(SOLUTIONS), strict=True):
             assert one.cumulative_rewards == [-reward for reward in flipped.cumulative_rewards]
@@ -315,7 +315,7 @@ def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     model = write_checkpoint(tmp_path / "model", shape, seed=1)
-    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))
+    pair = export_unmeasured(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, str(pair.path)], check=True, capture_output=True, text=True
     )

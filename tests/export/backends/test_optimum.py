@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from testing.checkpoints import TINY, write_checkpoint
 from testing.optimum_pairs import TRACED
-from testing.pairs import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS
 from stepscore.artifact.manifest import TOKENIZER
@@ -35,7 +35,6 @@ from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import resolve_options
 from stepscore_export.weights.weight_file import SizeOnly
 
@@ -104,7 +103,7 @@ def test_the_same_command_twice_gives_the_same_folder(
     traced_pair: Path, tiny_checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     trace_module._traced.cache_clear()
-    again = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+    again = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert again.fingerprint == Pair.open(traced_pair).fingerprint
 
 
@@ -272,7 +271,7 @@ def test_unknown_trace_is_rejected_and_leaves_nothing(
 
     monkeypatch.setattr(pair_module, "trace", changed)
     with pytest.raises(ExportError, match="^the traced graph .*" + message):
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+        export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,7 +284,7 @@ def test_untraceable_code_is_an_export_error(
     trace_module._traced.cache_clear()
     monkeypatch.setattr(trace_module, "_export", fails)
     with pytest.raises(ExportError, match=r"cannot be traced: no symbolic for aten::new$"):
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+        export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,7 +302,7 @@ def test_models_of_other_constants_are_traced_on_their_own(tmp_path: Path) -> No
             ("reference", {"rms_norm_eps": 1e-2}, 4),
         )
     ]
-    pair = export_pair(*folders, tmp_path / "pair", TRACED)
+    pair = export_unmeasured(*folders, tmp_path / "pair", TRACED)
     assert pair.manifest.selftest is not None
     assert pair.manifest.selftest.logprob_error < 1e-4
 

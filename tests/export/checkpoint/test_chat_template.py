@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import CHAT_TEMPLATE, write_json, write_tokenizer
+from testing.hypothesis_profiles import examples
 from testing.shared_data import SHARED_DATA
 
 from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchitecture
@@ -44,7 +45,7 @@ def test_qwen_maths_template_brings_its_system_turn() -> None:
     assert literals(template(CHAT_TEMPLATE)) == QWEN_MATH
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=5))
 def test_literals_render_any_text_as_the_template_does(texts: list[tuple[str, str]]) -> None:
     rendered = sandbox.render(CHAT_TEMPLATE, {}, [conversation(problem, answer) for problem, answer in texts])

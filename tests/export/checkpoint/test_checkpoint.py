@@ -110,7 +110,6 @@ def test_rotary_frequencies_are_ignored(folder: Path) -> None:
     assert_same(everything(folder), weights(TINY))
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from([EMBEDDING, NORM]),
     start=st.integers(-400, 400),
@@ -162,7 +161,7 @@ def test_transformers_reads_the_same_weights(tmp_path: Path) -> None:
     assert_same(everything(folder), theirs)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 2000), value=st.integers(0, 255))
 def test_a_damaged_header_is_refused_or_harmless(folder: Path, position: int, value: int) -> None:
     path = folder / "model.safetensors"

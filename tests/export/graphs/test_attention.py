@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
 from testing.forms import COMPUTE, every_export
 from testing.graphs import load, nodes
-from testing.pairs import PairOf
+from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair
@@ -22,7 +22,6 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 # Which kernel
@@ -77,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrtEngine]:
     output = tmp_path_factory.mktemp("long-pair") / "pair"
-    export_pair(model, model, output, ExportOptions(Precision.FP32))
+    export_unmeasured(model, model, output, ExportOptions(Precision.FP32))
     opened = OrtEngine(Pair.open(output))
     yield opened
     opened.close()

@@ -12,12 +12,11 @@ import pytest
 from testing.checkpoints import TINY, tied, write_checkpoint
 from testing.forms import COMPUTE, every_export
 from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, nodes, operators
-from testing.pairs import PairOf
+from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import TILE
 from stepscore.enums import Coding, Format, Precision, Target
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 
 # Bytes
 
@@ -72,7 +71,7 @@ def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: T
 def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
-    pair = export_pair(
+    pair = export_unmeasured(
         policy, reference, tmp_path / "pair", ExportOptions(precision, coding=Coding.INDEPENDENT)
     ).path
     assert external(load(pair, "embed.onnx")) == external(load(pair, "head.onnx"))
@@ -216,7 +215,7 @@ def test_head_has_one_gemm_and_one_softmax_per_vocabulary_tile(tmp_path: Path) -
     shape = replace(TINY, vocab_size=2 * TILE + 5)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     found = operators(load(pair, "head.onnx"))
     assert found["Gemm"] == 3
     assert found["LogSoftmax"] == 3

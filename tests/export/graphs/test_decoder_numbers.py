@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from testing.pairs import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
@@ -17,7 +17,6 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Format, Precision, Residency
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.weights import writer as model_module
 
 
@@ -66,7 +65,7 @@ def test_vocabulary_tile_size_changes_no_number(
     usual = pair_of(precision)  # is kept for other tests: made with the usual tiles
     monkeypatch.setattr(model_module, "TILE", tile)
     options = ExportOptions(precision, coding=Coding.INDEPENDENT)
-    tiled = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
+    tiled = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     every_token = pack([np.arange(TINY.vocab_size)], [0])
     whole = hidden_and_logprobs(usual, every_token, EngineOptions())
     parts = hidden_and_logprobs(tiled.path, every_token, EngineOptions())
@@ -114,7 +113,7 @@ def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> N
     shape = replace(TINY, num_hidden_layers=depth)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     resident = hidden_and_logprobs(pair, batch, EngineOptions(residency=Residency.RESIDENT))
     for residency in Residency:
         other = hidden_and_logprobs(pair, batch, EngineOptions(residency=residency))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import write_checkpoint
+from testing.pairs import export_unmeasured
 from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
@@ -29,7 +30,6 @@ from stepscore_export.parity import pytorch
 from stepscore_export.parity import run as parity_command
 from stepscore_export.parity.compare import ScoredSolution, compare, profile
 from stepscore_export.parity.pytorch import DType, Run
-from stepscore_export.pipeline.export import export_pair
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.torch
@@ -49,13 +49,13 @@ def _one_thread() -> None:
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "int8"
     options = ExportOptions(Precision.INT8, activations=Activations.EXACT)
-    return export_pair(POLICY, REFERENCE, folder, options).path
+    return export_unmeasured(POLICY, REFERENCE, folder, options).path
 
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "fp32"
-    return export_pair(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
+    return export_unmeasured(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
 
 
 def arguments(pair: Path, *more: object, data: object = PROBLEMS, limit: int = 3) -> list[str]:
@@ -244,7 +244,7 @@ def test_output_holds_the_report_and_two_plots_and_nothing_else(int8: Path, tmp_
 
 def test_equal_models_have_plots_too(tmp_path: Path) -> None:
     """Log-ratios are zero throughout, which a log scale cannot show."""
-    pair = export_pair(REFERENCE, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    pair = export_unmeasured(REFERENCE, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     done = parity(pair, "--policy", REFERENCE, "--json", "--output", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["fidelity"]

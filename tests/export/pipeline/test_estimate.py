@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from testing.checkpoints import ODD, TINY, tied, write_checkpoint
 from testing.forms import CUDA_PRECISIONS, INTEGER, INTEGER_PRECISIONS, MERGED
+from testing.pairs import export_unmeasured
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
@@ -20,7 +21,6 @@ from stepscore_export.families.qwen2 import Qwen2Config
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import resolve_options
 
 
@@ -49,7 +49,7 @@ def test_the_weight_file_has_the_predicted_size(
     monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     folder = write_checkpoint(tmp_path / "model", shape)
-    pair = export_pair(folder, folder, tmp_path / "pair", options)
+    pair = export_unmeasured(folder, folder, tmp_path / "pair", options)
     with Checkpoint.open(folder) as checkpoint:
         settled = resolve_options(options, pair.manifest.distance)
         needs = estimate({"policy": checkpoint, "reference": checkpoint}, settled)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import ODD, TINY, tied, write_checkpoint, write_tokenizer
 from testing.forms import INTEGER, INTEGER_PRECISIONS, MERGED, every_export
-from testing.pairs import UNMEASURED, Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
@@ -70,14 +70,14 @@ def test_the_same_command_twice_gives_the_same_folder(
 def test_shards_do_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, shards=3)
     reference = write_checkpoint(tmp_path / "reference", seed=1, shards=2)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32), texts=UNMEASURED)
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
     assert files(pair.path) == files(tiny_pair)
 
 
 def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", seed=1, perturb=0.01, layout=5)
     reference = write_checkpoint(tmp_path / "reference", seed=1, layout=5)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32), texts=UNMEASURED)
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
     assert files(pair.path) == files(tiny_pair)
 
 
@@ -89,7 +89,7 @@ def test_export_at_the_source_precision_is_exact(tmp_path: Path, dtype: str, pre
         for name, perturb in (("policy", 0.01), ("reference", 0.0))
     ]
     errors = [
-        export_pair(*folders, tmp_path / which, ExportOptions(which)).manifest.selftest
+        export_unmeasured(*folders, tmp_path / which, ExportOptions(which)).manifest.selftest
         for which in (precision, Precision.FP32)
     ]
     assert errors[0] == errors[1]
@@ -98,7 +98,7 @@ def test_export_at_the_source_precision_is_exact(tmp_path: Path, dtype: str, pre
 def test_sources_of_different_dtypes_make_an_exact_pair(tmp_path: Path) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01, dtype="bfloat16")
     reference = write_checkpoint(tmp_path / "reference", seed=1, dtype="float16", shards=2)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32))
     assert pair.manifest.selftest is not None
     assert pair.manifest.selftest.hidden_error < 1e-5
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from testing.hypothesis_profiles import examples
 
 from stepscore_export.quantization import gptq as feedback
 from stepscore_export.quantization.gptq import (
@@ -209,7 +210,7 @@ def test_products_with_correlated_inputs_are_nearer_than_those_of_nearest_roundi
 
 
 @every_form
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 1000), size=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_every_code_fits_its_bits(
     seed: int, size: float, bits: int, block_size: int, *, asymmetric: bool
@@ -289,7 +290,7 @@ def test_channels_keep_layout_and_scales_and_are_nearer_in_products(columns: int
     assert errors[0] < 0.8 * errors[1]
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 1000))
 def test_channel_codes_are_never_minus_128(seed: int) -> None:
     """Rows at the end of the scale throughout: what is carried over pushes them beyond it."""

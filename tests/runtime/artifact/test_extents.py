@@ -11,14 +11,13 @@ from testing.checkpoints import tied, write_checkpoint
 from testing.forms import every_export, every_form
 from testing.graphs import NAMES, external, load
 from testing.pair_files import rewrite
-from testing.pairs import PairOf
+from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.manifest import MANIFEST, Unit
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Target
 from stepscore.errors import ManifestInvalid
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 
 NO_GRAPHS_OWN = ("norm", "rotary")  # tensors that several graphs read, and nobody's extent covers
 Place = tuple[int, int]
@@ -83,7 +82,7 @@ def test_extent_of_a_coded_pair_spans_the_tensors_a_graph_reads(pair_of: PairOf,
 def test_a_tied_head_reads_the_bytes_of_the_embedding(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "model", tied(), seed=1)
     options = ExportOptions(precision, coding=Coding.INDEPENDENT)
-    pair = export_pair(folder, folder, tmp_path / "pair", options).path
+    pair = export_unmeasured(folder, folder, tmp_path / "pair", options).path
     assert_extents_fit(pair)
     assert_extents_hold_what_is_read(pair)
     assert all(unit.extents["head.onnx"] == unit.extents["embed.onnx"] for unit in units(pair))

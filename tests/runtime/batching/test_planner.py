@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
 from testing.forms import INTEGER
+from testing.hypothesis_profiles import examples
 from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
@@ -378,7 +379,7 @@ def engine(tiny_pair: Path) -> Iterator[OrtEngine]:
     engine.close()
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(windows(), BUDGETS)
 def test_planned_sequence_has_its_logprobs_alone(
     engine: OrtEngine, drawn: tuple[list[Ids], list[int]], budget: int

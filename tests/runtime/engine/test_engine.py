@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-from testing.checkpoints import TINY, write_checkpoint
+from testing.checkpoints import TINY
 from testing.engine_runs import run
 from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
-from testing.pairs import Checkpoints
+from testing.pairs import Checkpoints, PairOf
 from testing.sequences import tokens
+from testing.shared_folder import SharedFolder
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
-from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.batching.planner import plan
@@ -25,8 +24,6 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Residency
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair
 
 # Beyond SHORT_TOKENS, and wide enough that a product is summed in several parts.
 SHAPE = replace(TINY, hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=2048)
@@ -51,30 +48,11 @@ every_pair = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def long_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    """Two models that take more tokens than the kernel for short sequences."""
-    folder = tmp_path_factory.mktemp("long")
-    return Checkpoints(
-        policy=write_checkpoint(folder / "policy", SHAPE, seed=1, perturb=0.01),
-        reference=write_checkpoint(folder / "reference", SHAPE, seed=1),
-    )
-
-
-@pytest.fixture(scope="module")
-def pair_in(long_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairIn:
-    """Exports at the first request; what is measured on the way is measured by the tests of it."""
-    folder = tmp_path_factory.mktemp("long-pairs")
-    models = long_checkpoints
-
-    @cache
-    def exported(options: ExportOptions) -> Pair:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
-            patch.setattr(pair_module, "measure", lambda *_: None)
-            output = folder / str(len(list(folder.iterdir())))
-            return export_pair(models.policy, models.reference, output, options)
-
-    return exported
+def pair_in(shared_folder: SharedFolder) -> PairIn:
+    """Pairs of two models that take more tokens than the kernel for short sequences."""
+    folder = shared_folder.once("long-checkpoints", lambda place: Checkpoints.write(place, SHAPE))
+    pair_of = PairOf(Checkpoints.at(folder), shared_folder)
+    return lambda options: Pair.open(pair_of.form(options))
 
 
 def short_window() -> list[Batch]:
@@ -106,7 +84,9 @@ def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs])
 # The same bits
 
 
-every_window = pytest.mark.parametrize("window", [short_window, long_window])
+every_window = pytest.mark.parametrize(
+    "window", [short_window, pytest.param(long_window, marks=pytest.mark.slow)]
+)
 Window = Callable[[], list[Batch]]
 
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
+from testing.hypothesis_profiles import examples
 from testing.input_lines import BAD_LINES
 from testing.shared_data import SHARED_DATA
 
@@ -170,7 +171,7 @@ def test_memory_does_not_grow_with_the_number_of_lines() -> None:
 # Resume
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), window=st.integers(1, 5))
 def test_an_output_cut_anywhere_is_completed_to_the_same_bytes(
     tmp_path: Path, data: st.DataObject, window: int

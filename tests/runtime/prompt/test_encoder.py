@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testing.byte_level import (
     CHATML,
@@ -25,6 +25,7 @@ from testing.byte_level import (
     trained,
     without_special,
 )
+from testing.hypothesis_profiles import examples
 from testing.shared_data import SHARED_DATA
 from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
@@ -185,7 +186,7 @@ def no_private_use(text: str) -> bool:
         pytest.param(trained(), BEGUN_ANSWER, id="begun answer"),
     ],
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT.filter(no_private_use), steps=STEPS.filter(lambda steps: no_private_use("".join(steps))))
 def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     tokenizer: Tokenizer, template: Template, problem: str, steps: list[str]
@@ -202,7 +203,7 @@ def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     assert encoded.step_ends.tolist() == ends
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_special_token_text_never_becomes_a_control_token_and_is_flagged(
     problem: str, steps: list[str]
@@ -215,7 +216,7 @@ def test_special_token_text_never_becomes_a_control_token_and_is_flagged(
     assert encoded.special_text == any(text in problem + "\0" + "\n\n".join(steps) for text in SPECIAL)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str, steps: list[str]) -> None:
     tokenizer = trained(added=FLAGGED)
@@ -227,7 +228,7 @@ def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str,
         assert "\n" in token or token in ("<left>", "<right>")  # flagged so that they swallow the separator
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS, others=STEPS)
 def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], others: list[str]) -> None:
     tokenizer = encoder(trained())
@@ -238,7 +239,7 @@ def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], other
     np.testing.assert_array_equal(one.token_ids[: end + 2], other.token_ids[: end + 2])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
     problem: str, steps: list[str]
@@ -250,7 +251,7 @@ def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
     np.testing.assert_array_equal(now.token_ids, later.token_ids[: len(now.token_ids)])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) -> None:
     tokenizer = trained()
@@ -260,7 +261,7 @@ def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) 
     assert "".join(texts) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) -> None:
     for convention in Convention:
