@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 DEMO := .venv-demo
 VENV_T5 := .venv-t5
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# One thread a worker: two that wait for each other's BLAS threads take ten times as long for small products.
+PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
 
 POLICY ?= examples/pair/policy
@@ -34,7 +36,7 @@ test: $(VENV)/.done ## all tests
 	HYPOTHESIS_PROFILE=ci $(PYTEST)
 
 test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
-	$(VENV_T5)/bin/python -m pytest -n 2 --dist worksteal $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
+	OMP_NUM_THREADS=1 $(VENV_T5)/bin/python $(PYTEST_OPTIONS) $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
 
 lint: $(VENV)/.done ## ruff, rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
