@@ -118,20 +118,18 @@ def test_progress_hears_of_the_matrices_of_layers_and_head(
 # What lies on the disk
 
 
-def test_one_layer_at_a_time_lies_in_the_scratch_folder(
-    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    run_layer = exact._run_layer
+def test_one_layer_at_a_time_lies_in_the_scratch_folder(checkpoint: Checkpoint, scratch: Path) -> None:
+    seen: set[tuple[str, ...]] = set()
 
-    def run(graph: Path, parts: list[exact._Part], on_input: exact.OnInput | None) -> list[exact.Rows]:
-        seen.append(sorted(path.name for path in scratch.rglob("*") if path.is_file()))
-        return run_layer(graph, parts, on_input)
+    def look(_name: str, _rows: exact.Rows) -> None:
+        seen.add(tuple(sorted(path.name for path in scratch.rglob("*") if path.is_file())))
 
-    monkeypatch.setattr(exact, "_run_layer", run)
-    ExactModel(checkpoint, ragged(), scratch).logprobs()
-    assert seen == [["layer-00.onnx", "weights.bin"], ["layer-01.onnx", "weights.bin"]]
-    assert list(scratch.iterdir()) == []
+    model = ExactModel(checkpoint, ragged(), scratch)
+    for layer in range(2):
+        seen.clear()
+        model.run_next_layer(look)
+        assert seen == {(f"layer-{layer:02d}.onnx", "weights.bin")}
+        assert list(scratch.iterdir()) == []
 
 
 def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path) -> None:
@@ -145,17 +143,15 @@ def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path)
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_failed_layer_leaves_nothing_and_can_be_run_again(
-    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+    checkpoint: Checkpoint, scratch: Path, failure: type[BaseException]
 ) -> None:
     model = ExactModel(checkpoint, ragged(), scratch)
 
     def fail(*_: object) -> None:
         raise failure
 
-    with monkeypatch.context() as patch:
-        patch.setattr(exact, "_run", fail)
-        with pytest.raises(failure):
-            model.run_next_layer()
+    with pytest.raises(failure):
+        model.run_next_layer(fail)
     assert list(scratch.iterdir()) == []
     assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
