@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.reporting.cpu_tables import beam_search, latency, operators
 from benchmarks.reporting.fidelity_tables import fidelity, matrix, summary
 from benchmarks.reporting.gpu_tables import gpu
-from benchmarks.reporting.memory_tables import full_size, memory, residency
+from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
 from benchmarks.reporting.table import Results, Table, markdown
 from benchmarks.reporting.throughput_tables import profile, sharing, throughput, verdicts
 
@@ -27,6 +27,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "memory": memory,
     "residency": residency,
     "full_size": full_size,
+    "full_size_scoring": full_size_scoring,
     "products": operators,
     "fidelity": fidelity,
     "beam_search": beam_search,

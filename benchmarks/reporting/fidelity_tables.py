@@ -106,9 +106,8 @@ def summary(results: Results) -> list[Table]:
         if (row["format"], row["precision"]) in SUMMARY and "skipped" not in row
     ]
     rows.sort(key=lambda row: list(SUMMARY.values()).index(row[0]))
-    caption = "Speed, error, disk and peak memory of a pair by engine"
     headings = ["engine", "tokens/s", "log-ratio error", "disk, MB", "peak memory, MB"]
-    return [Table(caption, headings, rows)] * bool(rows)
+    return [Table("", headings, rows)] * bool(rows)
 
 
 def _form(way: str) -> str:

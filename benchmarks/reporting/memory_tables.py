@@ -28,6 +28,23 @@ def full_size(results: Results) -> list[Table]:
     ]
 
 
+def full_size_scoring(results: Results) -> list[Table]:
+    """Return memory and speed of scoring with a pair of the real size, for docs/memory.md."""
+    rows = [
+        [
+            *row["step"].removeprefix("score ").rsplit(", ", 1),
+            f"{row['peak_mb']:,}",
+            f"{row['estimated_mb']:,}",
+            f"{row['tokens_per_second']:.1f}",
+        ]
+        for result in of_kind(results, "full_size")
+        for row in result["rows"]
+        if "tokens_per_second" in row
+    ]
+    headings = ["form", "residency", "peak memory, MB", "estimated, MB", "tokens/s"]
+    return [Table("", headings, rows)] * bool(rows)
+
+
 def residency(results: Results) -> list[Table]:
     """Return peak memory next to its estimate, and the speed of streaming by the size of the window."""
     return [

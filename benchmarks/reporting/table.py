@@ -16,7 +16,7 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A caption, a heading for each column, and rows of cells; the first column is text.
+    """A caption (or none), a heading for each column, and rows of cells; the first column is text.
 
     A folded table holds what few readers need (rounds, spread); pages show its caption until it is opened.
     """
@@ -53,7 +53,7 @@ def markdown(table: Table) -> str:
     if table.folded:
         summary = f"<details><summary>{escape(table.caption, quote=False)}</summary>"
         return "\n\n".join([summary, *paragraphs, "</details>"])
-    return "\n\n".join([table.caption, *paragraphs])
+    return "\n\n".join([*([table.caption] if table.caption else []), *paragraphs])
 
 
 def of_kind(results: Results, kind: str) -> list[Result]:
