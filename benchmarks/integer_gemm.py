@@ -67,11 +67,11 @@ def measure(pair: Path, tokens: Tokens, threads: int, repeats: int) -> dict[str,
         kernels = [
             kernel for stage in STAGES for kernel in after_first_run(of_stages(recorded, stage), repeats + 1)
         ]
-        products = [(kernel.gemm, kernel.microseconds) for kernel in kernels if kernel.gemm is not None]
-        counts = Counter(gemm for gemm, _ in products)
+        gemms = [(kernel.gemm, kernel.microseconds) for kernel in kernels if kernel.gemm is not None]
+        counts = Counter(gemm for gemm, _ in gemms)
         alone = {gemm: best_alone(gemm, threads, Path(scratch)) for gemm in counts}
         cold = {gemm: median_from_memory(gemm, threads, Path(scratch)) for gemm in counts}
-    spent = sum(microseconds for _, microseconds in products)
+    spent = sum(microseconds for _, microseconds in gemms)
     operations = sum(gemm.operations * count for gemm, count in counts.items())
     in_run = operations / spent / 1e3
     best, from_memory = (

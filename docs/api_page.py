@@ -48,12 +48,12 @@ def signature(node: ast.FunctionDef) -> str:
     >>> print(signature(ast.parse("def f(x: int, *, y: str = 'a') -> None: pass").body[0]))
     def f(x: int, *, y: str = 'a') -> None
     """
-    arguments = ast.unparse(node.args)
+    arguments = list(_split(node.args))
     returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
-    line = f"def {node.name}({arguments}){returns}"
+    line = f"def {node.name}({', '.join(arguments)}){returns}"
     if len(line) <= LINE:
         return line
-    return f"def {node.name}(\n{''.join(f'    {each},{chr(10)}' for each in _split(node.args))}){returns}"
+    return f"def {node.name}(\n{''.join(f'    {each},{chr(10)}' for each in arguments)}){returns}"
 
 
 def _split(arguments: ast.arguments) -> Iterator[str]:
@@ -75,15 +75,17 @@ def _argument(argument: ast.arg, default: ast.expr | None) -> str:
 
 
 def _outline(node: ast.ClassDef) -> str:
-    """Return the head of a class, its bases included, and its public fields."""
+    """Return the head of a class with its bases, its public fields, and the signature of `__init__`."""
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     fields = [
         ast.unparse(each)
         for each in node.body
         if isinstance(each, ast.AnnAssign | ast.Assign) and not ast.unparse(each).startswith("_")
     ]
-    lines = [f"class {node.name}({bases})" if bases else f"class {node.name}"]
-    return "\n".join([*lines, *(f"    {field}" for field in fields)])
+    methods = (each for each in node.body if isinstance(each, ast.FunctionDef))
+    made = [signature(method) for method in methods if method.name == "__init__"]
+    head = f"class {node.name}({bases}):" if bases else f"class {node.name}:"
+    return "\n".join([head, textwrap.indent("\n".join([*fields, *made]) or "...", "    ")])
 
 
 def _members(node: ast.ClassDef, *, is_enum: bool) -> Iterator[str]:
@@ -98,14 +100,15 @@ def _members(node: ast.ClassDef, *, is_enum: bool) -> Iterator[str]:
         yield "\n".join(described) + "\n"
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and _is_public(method) and not is_enum:
-            kinds = [ast.unparse(each) for each in method.decorator_list]
-            decorators = "".join(f"@{kind}\n" for kind in kinds)
-            yield f"#### {node.name}.{method.name.strip('_')}\n"
+            decorators = "".join(f"@{ast.unparse(each)}\n" for each in method.decorator_list)
+            yield f"#### `{node.name}.{method.name}`\n"
             yield f"```python\n{decorators}{signature(method)}\n```\n\n{_prose(ast.get_docstring(method))}\n"
 
 
 def _is_public(method: ast.FunctionDef) -> bool:
-    return not method.name.startswith("_") or method.name == "__call__"
+    """Return whether a method is documented; of an overloaded one, its implementation is."""
+    overload = any(ast.unparse(each) == "overload" for each in method.decorator_list)
+    return not overload and (not method.name.startswith("_") or method.name == "__call__")
 
 
 def _literal(node: ast.stmt) -> str | None:
@@ -119,7 +122,7 @@ def _literal(node: ast.stmt) -> str | None:
 
 
 def _prose(docstring: str | None) -> str:
-    """Return a docstring as Markdown: doctests in fences, `::` before a literal block as a colon.
+    """Return a docstring as Markdown: doctests in fences, a colon for `::`, no `<` that begins a tag.
 
     >>> print(_prose("Add.\\n\\n>>> 1 + 1\\n2"))
     Add.
@@ -129,6 +132,13 @@ def _prose(docstring: str | None) -> str:
     2
     ```
     """
-    paragraphs = re.split(r"\n{2,}", docstring or "")
-    fenced = [f"```pycon\n{each}\n```" if each.startswith(">>>") else each for each in paragraphs]
-    return re.sub(r"::(?=\n|$)", ":", "\n\n".join(fenced))
+    return "\n\n".join(map(_paragraph, re.split(r"\n{2,}", docstring or "")))
+
+
+def _paragraph(text: str) -> str:
+    if text.startswith(">>>"):
+        return f"```pycon\n{text}\n```"
+    if text.startswith("    "):
+        return text
+    parts = re.split(r"(`[^`]*`)", text.removesuffix(":") if text.endswith("::") else text)
+    return "".join(part if part.startswith("`") else re.sub(r"<(?=\w)", "&lt;", part) for part in parts)

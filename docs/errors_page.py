@@ -33,12 +33,12 @@ scored becomes a line `{"id": ..., "error": {"code": ..., "message": ...}}`, and
 
 
 def page(root: Path) -> str:
-    """Return the page: a section for each branch of the tree, its classes with their code in a table."""
+    """Return the page: a section for each branch of the tree, a row for each of its classes."""
     hints = _hints(root)
     sections = []
     for branch in _below(StepscoreError):
         sections += [f"## {branch.__name__}\n", f"{getdoc(branch)} Exit code {branch.exit_code}.\n"]
-        rows = [_row(each, hints) for each in _below(branch)]
+        rows = [_row(each, hints) for each in [branch, *_below(branch)]]
         sections.append(
             "\n".join(["| code | class | meaning | what to do |", "|---|---|---|---|", *rows]) + "\n"
         )

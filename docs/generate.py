@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from benchmarks.reporting.docs_tables import regenerated
+from benchmarks.reporting.docs_tables import MARKED, regenerated
 from benchmarks.reporting.plots import all_plots
 from benchmarks.support.results import RESULTS, read_results
 from stepscore.jobs.schema import json_schemas
@@ -57,7 +57,7 @@ def generated(root: Path) -> dict[str, str]:
     marked = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     pages = {path.relative_to(root).as_posix(): _read(path) for path in marked}
     return {
-        **{name: regenerated(text, results) for name, text in pages.items() if "<!-- bench:" in text},
+        **{name: regenerated(text, results) for name, text in pages.items() if MARKED.search(text)},
         **{f"benchmarks/plots/{name}.svg": svg for name, svg in all_plots(results).items()},
         "docs/api.md": api_page.page([stepscore, stepscore_export]),
         "docs/cli.md": cli_page.page(),
