@@ -124,13 +124,10 @@ def _literal(node: ast.stmt) -> str | None:
 def _prose(docstring: str | None) -> str:
     """Return a docstring as Markdown: doctests in fences, a colon for `::`, no `<` that begins a tag.
 
-    >>> print(_prose("Add.\\n\\n>>> 1 + 1\\n2"))
-    Add.
+    >>> print(_prose("Return `<a>-<b>`, or <c>::\\n\\n    x < y"))
+    Return `<a>-<b>`, or &lt;c>:
     <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+        x < y
     """
     return "\n\n".join(map(_paragraph, re.split(r"\n{2,}", docstring or "")))
 

@@ -19,12 +19,12 @@ import msgspec
 from benchmarks.reporting.docs_tables import MARKED, regenerated
 from benchmarks.reporting.plots import all_plots
 from benchmarks.support.results import RESULTS, read_results
-from stepscore.jobs.schema import json_schemas
 
 import stepscore
 import stepscore_export
 from docs import api_page, cli_page, errors_page, schema_page
 from stepscore.artifact.manifest import Manifest
+from stepscore.jobs.schema import json_schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_DIFF_LINES = 60
