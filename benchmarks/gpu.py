@@ -43,7 +43,7 @@ ERROR_LINES = 8
 
 def main() -> None:
     """Run the parts; write results/gpu.json after each of them."""
-    options = _options()
+    options = parsed_options()
     if options.child:
         part, scratch, *arguments = options.child
         print(json.dumps(PARTS[part](Path(scratch), *arguments)))
@@ -56,7 +56,7 @@ def main() -> None:
         (scratch / SHAPE).write_text(json.dumps(asdict(shape)))
         result: dict[str, Any] = {"quick": options.quick, "gpu": gpu_facts(), "shape": asdict(shape)}
         result["rows"] = rows = []
-        for part, *arguments in _parts(options):
+        for part, *arguments in parts(options):
             if time.perf_counter() - started > options.seconds:
                 row = {"part": part, "arguments": arguments, "skipped": f"after {options.seconds} seconds"}
             else:
@@ -66,7 +66,8 @@ def main() -> None:
     print(path)
 
 
-def _options() -> argparse.Namespace:
+def parsed_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = benchmark_parser(__doc__)
     add_child(parser)
     parser.add_argument("--layers", type=int, help="use fewer layers than the shape has")
@@ -78,17 +79,17 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _parts(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def parts(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Yield the parts and their arguments, the most important first."""
     forms = [form for form in MEASURED if form in options.forms]
-    parts: list[tuple[str, ...]] = [("floor",), ("fidelity", *forms)]
-    parts += [("pair", form, Residency.RESIDENT) for form in forms if form in MAIN_FORMS]
-    parts += [("profile", form) for form in forms if form in MAIN_FORMS]
-    parts += [("peer", "fp16"), ("pair", CODED, Residency.STREAM), ("pair", "bf16", Residency.RESIDENT)]
-    parts += [("peer", "bf16"), ("pair", "fp16", Residency.STREAM), ("peer", "int8")]
-    parts += [("pair", SEPARATE, Residency.RESIDENT), ("pair", "fp16", Residency.ALTERNATE), ("peer", "nf4")]
+    chosen: list[tuple[str, ...]] = [("floor",), ("fidelity", *forms)]
+    chosen += [("pair", form, Residency.RESIDENT) for form in forms if form in MAIN_FORMS]
+    chosen += [("profile", form) for form in forms if form in MAIN_FORMS]
+    chosen += [("peer", "fp16"), ("pair", CODED, Residency.STREAM), ("pair", "bf16", Residency.RESIDENT)]
+    chosen += [("peer", "bf16"), ("pair", "fp16", Residency.STREAM), ("peer", "int8")]
+    chosen += [("pair", SEPARATE, Residency.RESIDENT), ("pair", "fp16", Residency.ALTERNATE), ("peer", "nf4")]
     return (
-        part for part in parts if part[0] in options.only and (part[0] != "pair" or part[1] in options.forms)
+        part for part in chosen if part[0] in options.only and (part[0] != "pair" or part[1] in options.forms)
     )
 
 
