@@ -1,4 +1,7 @@
-"""Contenders of a benchmark that need no model; in a file of their own that their processes import fast."""
+"""Contenders of a benchmark that need no model.
+
+Their processes import this file: nothing of the benchmarks is in it, so that they start fast.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+from numpy.typing import NDArray
 
 from stepscore.errors import ProviderUnavailable
+
+Tokens = NDArray[np.int64]
+PairLogprobs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -19,10 +25,10 @@ class Echo:
     name: str
     threads: int = 1
 
-    def prepare(self, models: Models) -> None:
+    def prepare(self, models: object) -> None:
         pass
 
-    def load(self, models: Models) -> Echo:
+    def load(self, models: object) -> Echo:
         return self
 
     def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
@@ -31,19 +37,19 @@ class Echo:
 
 @dataclass(frozen=True)
 class Missing(Echo):
-    def load(self, models: Models) -> Echo:
+    def load(self, models: object) -> Echo:
         raise ModuleNotFoundError("no such package", name="peer_package")
 
 
 @dataclass(frozen=True)
 class Refusing(Echo):
-    def load(self, models: Models) -> Echo:
+    def load(self, models: object) -> Echo:
         raise ProviderUnavailable("this CPU saturates", hint="none")
 
 
 @dataclass(frozen=True)
 class Full(Echo):
-    def load(self, models: Models) -> Echo:
+    def load(self, models: object) -> Echo:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 

@@ -1,10 +1,10 @@
-"""A pair of the real size that holds nothing: real graphs, real work and memory, random weights, little disk.
+"""Write a hollow pair of the real size: real graphs, work and memory, random weights, little disk.
 
-A GPU machine that is lent for minutes cannot be given 30 GB of weights, nor make and export them in time. The
-pair is written by the export's own code; only its weight file is another one: matrices are drawn from a seed,
-a short block of numbers over and over, and all layers name the bytes of the first. Each still has
-initializers of its own, which take memory on the device as different ones would; a streamed layer comes from
-the page cache. Rewards of such a pair mean nothing. Its checkpoints are files of zeros that take no disk.
+A GPU machine that is lent for minutes cannot receive 30 GB of weights, nor make and export them in time. The
+export's own code writes the pair; only its weight file differs: matrices repeat a short block of random
+numbers, and all layers refer to the bytes of the first. Each layer still has separate initializers, which
+need as much device memory as different ones; a streamed layer is read from the page cache. Rewards of such a
+pair are meaningless. Its checkpoints are sparse files of zeros that use no disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SEED = 1
 
 
 def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions) -> Path:
-    """Write the pair to `folder` / pair, with checkpoints beside it."""
+    """Write the pair to `folder` / pair, and its checkpoints next to it."""
     paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
     output = folder / "pair"
     distance = Distance(DISTANCE, {})
@@ -81,7 +81,7 @@ def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions
 
 
 def write_hollow_checkpoint(folder: Path, shape: DecoderConfig) -> Path:
-    """Write a checkpoint whose tensors are one hole in a file."""
+    """Write a checkpoint whose tensors are a hole in a sparse file."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_json(shape, dtype="bfloat16"))
     write_tokenizer_of(folder)
@@ -98,7 +98,7 @@ def write_hollow_checkpoint(folder: Path, shape: DecoderConfig) -> Path:
 
 
 class RandomWeights:
-    """A weight file whose matrices are random and whose layers are the first one (a TensorSink)."""
+    """A weight file of random matrices in which all layers share the bytes of the first (a TensorSink)."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -110,7 +110,7 @@ class RandomWeights:
     def append(
         self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
     ) -> TensorRef:
-        """Write a tensor of the first layer, or of none; `blocks` are looked at only if they are small."""
+        """Write a tensor, unless it is of a later layer; `blocks` are read only if they are small."""
         key = re.sub(r"^layers\.\d+\.", "layers.0.", name)
         if key not in self._known:
             self._file.write(b"\0" * (-self.num_bytes % ALIGNMENT))
@@ -128,7 +128,7 @@ class RandomWeights:
             return b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
         if name.endswith((".codes", ".zeros")):
             return self._random.bytes(BLOCK_BYTES)
-        if name.endswith(".scales"):  # of codes that are uniform: 2 bits less than the largest, 1 / 60 in all
+        if name.endswith(".scales"):  # RMS of uniform codes, so that weights have an RMS of 1 / 60
             codes = 4.6 if ".difference" in name else 73
             size = DISTANCE if ".difference" in name else 1.0
             return np.full(BLOCK_BYTES // 4, size / 60 / codes).astype(numpy_dtype(dtype)).tobytes()

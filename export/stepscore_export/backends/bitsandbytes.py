@@ -46,11 +46,11 @@ class BitsandbytesBackend(Backend[None]):
         require_packages()
 
     def resolve(self, distance: Distance, *, calibrated: bool) -> Self:
-        """Return the backend as it is, nothing is left open; ExportError for a calibration."""
+        """Return the same backend, whose options leave nothing open; ExportError for a calibration."""
         if calibrated:
             raise ExportError(
-                "a calibration is an option for ONNX pairs; bitsandbytes quantizes without data",
-                hint="drop it, or use --format onnx",
+                "--calibration is not supported with --format bitsandbytes",
+                hint="drop --calibration, or use --format onnx",
             )
         return self
 
@@ -143,7 +143,7 @@ def write_model(staged: Stage, name: str, checkpoint: WeightSource, precision: P
     for path in sorted(folder.iterdir()):
         if path.name == CONFIG or ".safetensors" in path.suffixes:
             path.chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it its owner's alone
-            staged.take(path)
+            staged.register(path)
         else:
             path.unlink()
 

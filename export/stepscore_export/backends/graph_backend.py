@@ -123,8 +123,8 @@ def resolve_options(options: ExportOptions, distance: Distance) -> ExportOptions
             options,
             coding=Coding.DIFFERENCE,
             difference_precision=choose_difference_precision(options, distance),
-            activations=Activations.INT8 if options.integer_products else Activations.EXACT,
-            products=None if options.integer_products else products,
+            activations=Activations.INT8 if options.has_int8_activations else Activations.EXACT,
+            products=None if options.has_int8_activations else products,
         )
     return replace(
         options,

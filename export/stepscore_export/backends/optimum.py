@@ -64,7 +64,7 @@ class OptimumBackend(GraphBackend[TracedWeights]):
     def check(self, *, calibrated: bool) -> None:
         """Raise ExportError for a calibration: nothing is quantized."""
         if calibrated:
-            raise ExportError("--exporter optimum has no --calibration", hint=OPTIMUM_HINT)
+            raise ExportError("--calibration is not supported with --exporter optimum", hint=OPTIMUM_HINT)
 
     @property
     def storage(self) -> Storage:

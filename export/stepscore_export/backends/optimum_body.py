@@ -32,7 +32,7 @@ from stepscore_export.weights.weight_file import TensorRef
 
 
 def body_of(traced: bytes, layers: Sequence[TensorRef], shape: Shape) -> ir.Model:
-    """Return the traced model between its embedding and its head, on the plan's inputs."""
+    """Return the traced model between its embedding and its head, on the inputs of a packed batch."""
     # rows [n, H], indices -> hidden [m, H]
     code = ir.from_proto(onnx.load_model_from_string(traced))
     _check_interface(code.graph)
@@ -64,39 +64,39 @@ def _check_interface(graph: ir.Graph) -> None:
     missing = [name for name in INPUTS if name not in found]
     outputs = [str(value.name) for value in graph.outputs]
     if missing or outputs != [OUTPUT]:
-        _refuse(f"has the inputs {_listed(found)} and the outputs {_listed(outputs)}")
+        _reject(f"has the inputs {_listed(found)} and the outputs {_listed(outputs)}")
 
 
 def _embedded(input_ids: ir.Value) -> ir.Value:
-    """Return the rows [B, S, H] that the token ids are looked up as: all that they are used for."""
+    """Return the embedded tokens [B, S, H], the only use of the token ids."""
     nodes = [node for node, _ in input_ids.uses()]
     if [node.op_type for node in nodes] != ["Gather"] or _named(nodes[0].inputs[0]) != EMBEDDING:
-        _refuse(f"uses input_ids in {_listed([node.op_type for node in nodes])}, not in one embedding")
+        _reject(f"uses input_ids in {_listed([node.op_type for node in nodes])}, expected one Gather")
     return nodes[0].outputs[0]
 
 
 def _hidden(logits: ir.Value) -> ir.Value:
-    """Return the rows [B, S, H] that enter the head."""
+    """Return the hidden states [B, S, H] that enter the head."""
     product = logits.producer()
     if product is None or product.op_type != "MatMul":
-        _refuse(f"makes its logits with {product.op_type if product else 'nothing'}, not with a product")
+        _reject(f"computes its logits with {product.op_type if product else 'nothing'}, expected MatMul")
     rows, matrix = product.inputs
     transposed = None if matrix is None else matrix.producer()
     if rows is None or transposed is None or _named(transposed.inputs[0]) != HEAD_WEIGHT:
-        _refuse("multiplies its last rows with something else than the head")
+        _reject(f"computes its logits with a MatMul that does not use {HEAD_WEIGHT}")
     return rows
 
 
 def _attach(g: GraphBuilder, inputs: dict[str, ir.Value], ref: TensorRef) -> None:
-    """Let the bytes of the weight file take the place of a parameter."""
+    """Replace a parameter of the traced code by the bytes of the weight file."""
     parameter = inputs.get(ref.name)
     if parameter is None:
-        _refuse(f"has no parameter {ref.name}, only {_listed(inputs)}")
+        _reject(f"has no parameter {ref.name}, only {_listed(inputs)}")
     places = [parameter]
     if len(ref.shape) == 2:
         nodes = [node for node, _ in parameter.uses()]
         if any(node.op_type != "Transpose" for node in nodes):
-            _refuse(f"uses {ref.name} in {_listed(node.op_type for node in nodes)}, not transposed")
+            _reject(f"uses {ref.name} in {_listed(node.op_type for node in nodes)}, expected Transpose")
         places = [node.outputs[0] for node in nodes]
     weight = g.weight(ref)
     for place in places:
@@ -104,7 +104,7 @@ def _attach(g: GraphBuilder, inputs: dict[str, ir.Value], ref: TensorRef) -> Non
 
 
 def _padded(g: GraphBuilder) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Return the rows [B, S, H], and the mask and the positions of the padded view, int64 [B, S]."""
+    """Return embedded tokens [B, S, H], and the mask and positions of the padded view, int64 [B, S]."""
     rows = g.input(ROWS, g.compute, "n", g.shape.hidden_size)
     pad_index = g.input(PAD_INDEX, INT64, "batch", "sequence")
     seqlens_k = g.input(SEQLENS_K, INT32, "batch")
@@ -128,9 +128,9 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
 
 
-def _refuse(what: str) -> NoReturn:
+def _reject(what: str) -> NoReturn:
     raise ExportError(
         f"the traced graph {what}",
-        hint="take --exporter stepscore, or the versions of optimum-onnx, torch and transformers in "
+        hint="use --exporter stepscore, or the versions of optimum-onnx, torch and transformers in "
         "constraints.txt",
     )

@@ -11,9 +11,9 @@ n tokens of all sequences of a batch are rows, without padding. Only attention s
 [B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
 may be in several sequences (a shared prefix). The first g rows that `pad_index` can name are given: their
 keys and values are inputs, and nothing else of them is computed. `score_index` [m] names the computed rows
-whose next token is scored; the last layer drops the others before its MLP, and puts the hidden rows of k given
-ones in front. The head gathers c of these k + m, and `targets` are pairs (index into those c, token id):
-[n, vocabulary] never exists, nor does [c, vocabulary].
+whose next token is scored; the last layer drops the others before its MLP, and puts the hidden states of k
+given ones in front. The head gathers c of these k + m, and `targets` are pairs (index into those c, token
+id): [n, vocabulary] is never materialized, nor is [c, vocabulary].
 
 Graphs hold no weights: every initializer names bytes of the unit's weights.bin, and the same bytes serve
 the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.microsoft domain.
@@ -200,7 +200,7 @@ def _layer(
     if last:
         unpad = g.op("Gather", unpad, shared.score_index)
         rows = tuple(g.op("Gather", stream, shared.score_index) for stream in rows)
-    attended = _attention(g, layer, shared, normed, given, unpad)
+    attended = _attention(g, layer, shared, normed, given=given, unpad=unpad)
     normed, rows = _norm(g, layer.post_norm, _Residual(rows, attended))
     return _Residual(rows, _mlp(g, layer, normed))
 
@@ -226,6 +226,7 @@ def _attention(
     layer: LayerWeights,
     shared: _Shared,
     normed: Streams,
+    *,
     given: Streams,
     unpad: ir.Value,
 ) -> Streams:

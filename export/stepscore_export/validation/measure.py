@@ -1,6 +1,7 @@
-"""What a sealed pair says of itself: its rewards against both checkpoints in fp32, on a text.
+"""Measures the fidelity of a staged pair: its rewards against both checkpoints in fp32, on the same text.
 
-The pair is run by the real runtime, a layer at a time where that can be, as the checkpoints are (exact.py).
+The runtime runs the pair, one layer at a time where it supports that; so are the checkpoints run
+(reference/layerwise_fp32.py).
 """
 
 from __future__ import annotations
@@ -31,23 +32,21 @@ BATCH_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Encoded texts and the checkpoints' log-probs of them."""
+    """Encoded texts, and the log-probs that the checkpoints give them."""
 
     name: str
     prompts: Sequence[EncodedPrompt]
     truth: Scores
 
     def measure_fidelity(self, pair: Pair) -> Fidelity:
-        """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
+        """Score the texts with the pair and compare; SelftestFailed where a log-prob is not finite."""
         sequences = [prompt.token_ids for prompt in self.prompts]
         scores = as_float64(_lean_logprobs(pair, sequences))
         if not all(np.isfinite(values).all() for each in scores for values in each):
             raise SelftestFailed(
-                "the staged pair gives log-probs that are not finite", hint="try another precision"
+                "the staged pair gives log-probs that are NaN or infinite", hint="use another --precision"
             )
-        return _rounded(
-            fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts]), self.name
-        )
+        return rounded(fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts]), self.name)
 
 
 def _lean_logprobs(
@@ -63,7 +62,7 @@ def _lean_logprobs(
     return [scores[index] for index in range(len(scores))]
 
 
-def _rounded(metrics: FidelityMetrics, data: str) -> Fidelity:
+def rounded(metrics: FidelityMetrics, data: str) -> Fidelity:
     """Return what a manifest keeps: four significant digits, no value where the error is infinite.
 
     With four digits manifests are equal on most machines, although their sums differ in the last bits.
@@ -81,7 +80,7 @@ def _digits(value: float) -> float | None:
 def measure(
     staged: Stage, checkpoints: Members, name: str, prompts: Sequence[EncodedPrompt], progress: Progress
 ) -> Fidelity | None:
-    """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
+    """Score the texts with the checkpoints and the staged pair; None where no bundled text fits the model."""
     if not prompts:
         return None
     progress("running both checkpoints in fp32", 0)

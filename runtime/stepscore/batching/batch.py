@@ -1,4 +1,4 @@
-"""Packed batches: one row per distinct prefix, and the indices that attention and head read."""
+"""Packed batches: one token per distinct prefix, and the indices that attention and the head read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from stepscore.artifact import graph_contract as contract
 from stepscore.batching.given_rows import NO_ROWS, GivenRows
-from stepscore.batching.trie import Int64, Line, depth_first_lines
+from stepscore.batching.trie import Int64, LeafPath, leaf_paths
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The n distinct prefixes of some sequences, in B padded sequences of at most S positions.
+    """n packed tokens, one per distinct prefix; a padded view of B sequences [B, S]; t targets.
 
-    Rows are numbered from the g given ones on: row r < g is known, row g + i is that of `input_ids[i]`.
-    `input_ids` int64 [n] are computed; `pad_index` int64 [B, S] names the row of every position of the padded
-    view (0 where there is none); `unpad_index` int64 [n] names a position b * S + s of every computed row;
-    `seqlens_k` int32 [B] is each padded sequence's length - 1. The next token is scored of m computed rows,
-    `score_index` int64 [m] (into `input_ids`), and of k given ones, `given_scored` int64 [k];
-    k first, then m, are what the head reads. `target_rows` int64 [t] (ascending, into these k + m) and
-    `target_ids` int64 [t] are the distinct (row, token) pairs. An engine returns g + t log-probs a model:
-    those of the given rows' own tokens, then those of the pairs. `target_of[i]` int64 are the indices into
-    them of the log-probs of sequence i, in order; sequences with a common prefix share them.
+    The first g packed tokens are given (given_rows.py), the other n are computed: packed token g + i is
+    `input_ids[i]`, int64 [n]. `pad_index` int64 [B, S] is the packed token of each position of the padded
+    view (0 for padding); `unpad_index` int64 [n] is a position b * S + s of each computed one; `seqlens_k`
+    int32 [B] is the length - 1 of each sequence of the view. Scored (their next token is a target) are
+    k given ones, `given_scored` int64 [k], and m computed ones, `score_index` int64 [m], an index into
+    input_ids. Target i is the pair (scored token `target_rows[i]`, an index into these k + m, next token
+    `target_ids[i]`), both int64 [t], `target_rows` ascending. An engine returns g + t log-probs: those of the
+    given tokens themselves, then those of the targets. `target_of[i]` int64 are the indices into them of
+    sequence i's log-probs, in order; sequences with a common prefix share targets.
     """
 
     input_ids: Int64
@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def total_sequence_length(self) -> NDArray[np.int32]:
-        """Return S as the scalar that GroupQueryAttention wants."""
+        """Return S as the int32 scalar that GroupQueryAttention expects."""
         return np.array(self.pad_index.shape[1], np.int32)
 
     def feeds(self, inputs: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -65,7 +65,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchGroup:
-    """A batch of a window: `members[i]` is the window's sequence that `batch.target_of[i]` belongs to."""
+    """A batch of a window: `batch.target_of[i]` belongs to sequence `members[i]` of the window."""
 
     members: tuple[int, ...]
     batch: Batch
@@ -74,11 +74,11 @@ class BatchGroup:
 def pack(
     sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = True, given: GivenRows = NO_ROWS
 ) -> Batch:
-    """Pack sequences into one batch; sequence i is scored from log-prob index starts[i] on.
+    """Pack sequences into one batch; the log-probs of sequence i are computed from index starts[i] on.
 
-    Log-prob j of a sequence scores its token j + 1, so a sequence of L tokens has the log-probs
-    starts[i] .. L - 2. Without `share`, every sequence has rows of its own; rows that are `given` are not
-    computed. Raises ValueError for no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
+    Log-prob j of a sequence is that of its token j + 1, so a sequence of L tokens gets the log-probs
+    starts[i] .. L - 2. Without `share`, common prefixes are computed for every sequence, as far as they are
+    not `given`. Raises ValueError for no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
 
     >>> batch = pack([np.array([7, 8, 9]), np.array([7, 8, 4, 5]), np.array([7, 8])], [1, 0, 0])
     >>> batch.input_ids.tolist(), batch.pad_index.tolist(), batch.unpad_index.tolist()
@@ -92,15 +92,15 @@ def pack(
         raise ValueError("there is nothing to pack")
     check_starts(sequences, starts)
     members = range(len(sequences))
-    lines = list(depth_first_lines(sequences, members, share=share))
-    return pack_lines(sequences, starts, lines, members, given)
+    paths = list(leaf_paths(sequences, members, share=share))
+    return pack_paths(sequences, starts, paths, members, given)
 
 
 def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
-    """Cut the scored rows into chunks for the head; a row and all its targets are in one chunk.
+    """Cut the scored tokens into chunks for the head; a token and all its targets are in one chunk.
 
-    Yields (slice of the pairs, rows int64 [c], targets int64 [p, 2]) where targets are (index into rows,
-    token id).
+    Yields (slice of the targets, rows int64 [c], targets int64 [p, 2]): `rows` are the scored tokens of the
+    chunk, and a target is (index into rows, token id).
 
     >>> batch = pack([np.array([5, 6, 7, 8]), np.array([5, 9])], [0, 0])
     >>> [(part, rows.tolist(), targets.tolist()) for part, rows, targets in chunks(batch, 2)]
@@ -120,38 +120,39 @@ def check_starts(sequences: Sequence[Int64], starts: Sequence[int]) -> None:
             raise ValueError(f"start {start} is outside the log-probs of {len(sequence)} tokens")
 
 
-def pack_lines(
+def pack_paths(
     sequences: Sequence[Int64],
     starts: Sequence[int],
-    lines: Sequence[Line],
+    paths: Sequence[LeafPath],
     members: Sequence[int],
     given: GivenRows,
 ) -> Batch:
-    """Number the rows line by line. A pair (row, next token) is named by the row that computes the token."""
-    known = [given.match(sequences[line.members[-1]]) for line in lines]
-    lengths = np.array([line.length for line in lines])
-    shared = np.array([line.shared for line in lines])
+    """Number the packed tokens path by path; a target is known by the packed token that it predicts."""
+    known = [given.match(sequences[path.members[-1]]) for path in paths]
+    lengths = np.array([path.length for path in paths])
+    shared = np.array([path.shared for path in paths])
     first_own = np.maximum(shared, [len(rows) for rows in known])
     positions = np.arange(lengths.max())
     own = (first_own[:, None] <= positions) & (positions < lengths[:, None])  # [B, S]
     unpad_index = np.flatnonzero(own)
     pad_index = np.zeros(own.shape, np.int64)
     pad_index[own] = len(given) + np.arange(len(unpad_index))
-    for path, rows in zip(pad_index, known, strict=True):
-        path[: len(rows)] = rows
-    for before, path, common in zip(pad_index, pad_index[1:], shared[1:], strict=False):
-        path[:common] = before[:common]
+    for row, rows in zip(pad_index, known, strict=True):
+        row[: len(rows)] = rows
+    for before, row, common in zip(pad_index, pad_index[1:], shared[1:], strict=False):
+        row[:common] = before[:common]
     input_ids = np.concatenate(
-        [sequences[line.members[-1]][first:] for line, first in zip(lines, first_own, strict=True)]
+        [sequences[path.members[-1]][first:] for path, first in zip(paths, first_own, strict=True)]
     )
 
-    paths = {index: path for line, path in zip(lines, pad_index, strict=True) for index in line.members}
-    scored = [paths[index][starts[index] + 1 : len(sequences[index])] for index in members]
+    tokens_of = {index: row for path, row in zip(paths, pad_index, strict=True) for index in path.members}
+    scored = [tokens_of[index][starts[index] + 1 : len(sequences[index])] for index in members]
     is_scored = np.zeros(len(given) + len(input_ids), np.bool_)
     for rows in scored:
         is_scored[rows] = True
-    targets = np.flatnonzero(is_scored[len(given) :])  # into input_ids; tokens of given rows have log-probs
-    before_each = pad_index.reshape(-1)[unpad_index - 1]  # the row before each; of no use for a first token
+    targets = np.flatnonzero(is_scored[len(given) :])  # into input_ids: given tokens have their log-probs
+    # The token before each; meaningless for a first token.
+    before_each = pad_index.reshape(-1)[unpad_index - 1]
     targets = targets[np.argsort(before_each[targets], kind="stable")]
     scored_rows, target_rows = np.unique(before_each[targets], return_inverse=True)
     result_of = np.arange(len(given) + len(input_ids))

@@ -21,12 +21,12 @@ from stepscore_export.backends.optimum_trace import require_optimum
         ),
         (
             {"optimum-onnx": "0.1.0", "torch": "2.13.0", "transformers": "5.2.0"},
-            "transformers 5.2.0 is installed; optimum-onnx needs one before 4.58",
+            "transformers 5.2.0 is installed; optimum-onnx needs a version before 4.58",
             "transformers<4.58",
         ),
     ],
 )
-def test_what_is_missing_is_said_with_how_to_get_it(
+def test_require_optimum_names_missing_packages_and_how_to_install_them(
     monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], message: str, hint: str
 ) -> None:
     def version(name: str) -> str:

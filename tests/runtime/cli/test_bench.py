@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stepscore.artifact.pair import Pair
-from stepscore.bench import Choices, Workload, facts, measure, random_workloads, text_workload
+from stepscore.bench import BenchOptions, Workload, facts, measure, random_workloads, text_workload
 from stepscore.cli.bench import bench
 from stepscore.errors import InvalidRecord, NoSteps
 from stepscore.prompt.encoder import PromptEncoder
@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 
 def encoder_of(pair: Path) -> PromptEncoder:
     opened = Pair.open(pair)
-    return PromptEncoder(opened.tokenizer_json(), opened.manifest.template, max_tokens=512)
+    return opened.encoder()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_table_says_what_was_timed(tiny_pair: Path) -> None:
+def test_bench_prints_a_table_of_timings(tiny_pair: Path) -> None:
     result = run(tiny_pair, "--repeats", "1")
     assert result.exit_code == 0
     for wanted in ("loading", "first result", "128 random tokens", "512 random tokens", "peak memory"):
@@ -45,7 +45,7 @@ def test_a_table_says_what_was_timed(tiny_pair: Path) -> None:
     assert "2,048 random tokens" not in result.stdout  # the tiny model has 512 positions
 
 
-def test_json_holds_the_same_for_machines(tiny_pair: Path, data: Path) -> None:
+def test_bench_json_has_the_numbers_of_the_table(tiny_pair: Path, data: Path) -> None:
     result = run(tiny_pair, data, "--repeats", "2", "--threads", "1", "--json")
     report = json.loads(result.stdout)
     (timing,) = report["timings"]
@@ -84,11 +84,11 @@ def test_tokens_are_input_tokens(tiny_pair: Path) -> None:
 def test_sharing_is_timed_only_where_something_is_shared(tiny_pair: Path) -> None:
     apart = Workload("apart", [np.arange(10, 20), np.arange(30, 40)])
     together = Workload("together", [np.arange(10, 20), np.arange(10, 22)])
-    report = measure(Pair.open(tiny_pair), [apart, together], Choices(repeats=1))
+    report = measure(Pair.open(tiny_pair), [apart, together], BenchOptions(repeats=1))
     first, second = report.timings
     assert first.sharing is None
     assert second.sharing is not None
-    assert "sharing makes it" in dict(facts(report))["together"]
+    assert "x from prefix sharing" in dict(facts(report))["together"]
 
 
 def test_random_workloads_fit_the_model() -> None:

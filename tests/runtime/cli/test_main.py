@@ -29,7 +29,7 @@ def invoke(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
 
 
-# Tables.
+# Tables
 
 
 class Terminal(io.StringIO):
@@ -88,7 +88,7 @@ def test_colour_is_for_terminals_and_no_color_is_honoured(monkeypatch: pytest.Mo
     assert "31m" not in table([-0.1], colour=True)
 
 
-# The real scorer.
+# The real scorer
 
 
 def test_the_commands_work_on_a_real_pair(tiny_pair: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_commands_work_on_a_real_pair(tiny_pair: Path) -> None:
         assert invoke(command, tiny_pair).exit_code == 0
 
 
-# Plug-ins.
+# Plug-ins
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_plug_in_is_a_command() -> None:
 def test_a_broken_plug_in_says_so_and_breaks_nothing_else(arguments: list[str]) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 3
-    assert f"error: the command {arguments[0]} cannot be loaded" in done.stderr
+    assert f"error: cannot load the command {arguments[0]}" in done.stderr
     assert "cannot be loaded" in invoke("--help").stdout
     assert invoke("score", "pair", "-", stdin=GOOD).exit_code == 0
 

@@ -57,7 +57,7 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
     return run_of(write(tmp_path / "one.jsonl", *GSM8K)), run_of(write(tmp_path / "two.jsonl", *MATH))
 
 
-# ---- figures
+# Figures
 
 
 def test_accuracies_and_f1_are_the_official_ones_and_the_average_is_unweighted(
@@ -105,8 +105,8 @@ def test_no_threshold_does_better_than_the_upper_bound(both: tuple[Path, Path]) 
     holds()
     done = evaluate(*both)
     assert "upper bound F1" in done.stdout
-    assert "best for its own labels; no result" in done.stdout
-    assert "threshold -125 nats, -0.125 as reward at beta 0.001; chosen on gsm8k" in done.stdout
+    assert "chosen on each subset's own labels; not a reportable result" in done.stdout
+    assert "threshold -125 nats, reward -0.125 at beta 0.001; chosen on gsm8k" in done.stdout
 
 
 def test_a_subset_with_correct_samples_only_has_no_f1(tmp_path: Path, both: tuple[Path, Path]) -> None:
@@ -130,7 +130,7 @@ def test_a_subset_is_what_ids_begin_with_or_the_name_of_the_file(tmp_path: Path)
     assert [subset["name"] for subset in found["subsets"]] == ["mine", "omni-math"]
 
 
-# ---- files
+# Files
 
 
 def test_the_two_files_a_subset_are_the_official_scripts(both: tuple[Path, Path], tmp_path: Path) -> None:
@@ -144,9 +144,7 @@ def test_the_two_files_a_subset_are_the_official_scripts(both: tuple[Path, Path]
     ]
 
 
-def test_with_a_pair_files_are_scored_first_and_never_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_with_a_pair_scores_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorers: list[FakeScorer] = []
 
     def load(pair: object, **options: Any) -> FakeScorer:
@@ -168,7 +166,7 @@ def test_with_a_pair_files_are_scored_first_and_never_twice(
     assert figures(tmp_path / "out" / "set.scored.jsonl", "--threshold-from", "set") == kept
 
 
-# ---- what goes wrong
+# What goes wrong
 
 
 def test_records_that_cannot_be_judged_are_counted_named_and_left_out(
@@ -194,27 +192,27 @@ def test_files_of_different_runs_are_not_comparable(both: tuple[Path, Path], nam
     run_of(both[1], **{name: other})
     done = evaluate(*both)
     assert done.exit_code == 3
-    assert f"were scored with another {name}" in done.stderr
+    assert f"were scored with different {name}s" in done.stderr
 
 
 def test_nats_need_the_beta_of_the_run(tmp_path: Path) -> None:
     path = write(tmp_path / "s", *GSM8K)
     assert "give --beta" in evaluate(path, "--threshold", "1").stderr
-    assert "as reward (give --beta to see it in nats)" in evaluate(path).stdout
+    assert "(give --beta to see it in nats)" in evaluate(path).stdout
     assert figures(path, "--beta", "0.05")["threshold"]["nats"] == -2.5
 
 
 def test_an_unknown_subset_is_answered_with_those_there_are(both: tuple[Path, Path]) -> None:
     done = evaluate(*both, "--threshold-from", "olympiadbench")
     assert done.exit_code == 3
-    assert "hint: choose it on one of these: --threshold-from gsm8k, math" in done.stderr
+    assert "hint: use --threshold-from with one of: gsm8k, math" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--threshold", "1", "--threshold-from", "gsm8k"], "not both"),
-        (["--convention", "exact"], "--convention belongs to --pair"),
+        (["--convention", "exact"], "--convention needs --pair"),
         (["--beta", "0.05"], "was scored with 0.001"),
         (["--threshold", "nan"], "finite"),
     ],
@@ -225,7 +223,7 @@ def test_usage_errors_exit_2(both: tuple[Path, Path], options: list[str], messag
     assert message in done.stderr
 
 
-# ---- real text
+# Real text
 
 
 @pytest.mark.shared_data

@@ -14,10 +14,8 @@ from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
-from stepscore.memory.estimate import estimate as memory
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.settings import usual_head_rows
-from stepscore.system import available_bytes
+from stepscore.memory.settings import BATCH_TOKENS, LEAST_BATCH_TOKENS, usual_head_rows
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
 
@@ -31,43 +29,43 @@ def units(pair: Manifest) -> list[Residency]:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with no memory free."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 0)
     return monkeypatch
 
 
 @every_kind
 def test_auto_is_resident_in_full_batches_where_that_fits(pair: Manifest) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, BATCH_TOKENS)
     settings = fit_settings(pair, memory_limit=needed)
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
 
 
 @every_kind
 def test_smaller_batches_come_before_another_residency(pair: Manifest) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, BATCH_TOKENS)
     settings = fit_settings(pair, memory_limit=needed - 1)
     assert settings.residency is Residency.RESIDENT
-    assert settings.max_batch_tokens < memory.BATCH_TOKENS
+    assert settings.max_batch_tokens < BATCH_TOKENS
 
 
 @every_kind
-def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_coded_pair(
+def test_auto_alternates_or_streams_if_both_models_do_not_fit(
     pair: Manifest,
 ) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, LEAST_BATCH_TOKENS)
     expected = Residency.STREAM if pair.difference is not None else Residency.ALTERNATE
     assert fit_settings(pair, memory_limit=needed - 1).residency is expected
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
-def test_where_one_model_does_not_fit_one_layer_is_held_at_a_time(precision: Precision) -> None:
+def test_auto_streams_if_one_model_does_not_fit(precision: Precision) -> None:
     pair = manifest(precision=precision)
-    needed = total(pair, Residency.ALTERNATE, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, Residency.ALTERNATE, LEAST_BATCH_TOKENS)
     assert fit_settings(pair, memory_limit=needed - 1).residency is Residency.STREAM
 
 
 @given(MANIFESTS, st.integers(1, 10**12))
-def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int) -> None:
+def test_auto_chooses_the_fastest_settings_that_fit(pair: Manifest, limit: int) -> None:
     try:
         settings = fit_settings(pair, memory_limit=limit)
     except DoesNotFit:
@@ -75,8 +73,8 @@ def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int)
     else:
         assert estimate(pair, settings).total <= limit
     for residency in units(pair):
-        tokens = memory.BATCH_TOKENS
-        while tokens >= memory.LEAST_BATCH_TOKENS:
+        tokens = BATCH_TOKENS
+        while tokens >= LEAST_BATCH_TOKENS:
             if settings and (residency, tokens) == (settings.residency, settings.max_batch_tokens):
                 return
             assert total(pair, residency, tokens) > limit
@@ -97,7 +95,7 @@ def test_more_memory_is_never_slower(pair: Manifest, limit: int, more: int) -> N
 
 
 @given(MANIFESTS, RESIDENCIES, *[st.integers(1, 100_000)] * 2, st.none() | st.integers(10**10, 10**13))
-def test_what_is_given_is_kept(
+def test_given_settings_are_kept(
     pair: Manifest, residency: Residency, tokens: int, window: int, limit: int | None
 ) -> None:
     try:
@@ -132,43 +130,36 @@ def test_no_window_is_smaller_than_a_batch_and_no_chunk_of_the_head_larger(
 
 @every_kind
 @pytest.mark.usefixtures("free")
-def test_where_nothing_is_free_the_least_is_tried_and_nothing_refused(pair: Manifest) -> None:
+def test_auto_uses_the_least_if_nothing_is_free(pair: Manifest) -> None:
     settings = fit_settings(pair)
     tried = itertools.product(units(pair), BATCHES)
     assert estimate(pair, settings).total == min(total(pair, *each) for each in tried)
 
 
 @every_kind
-def test_without_a_limit_what_is_free_decides(pair: Manifest, free: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_the_default_limit(pair: Manifest, free: pytest.MonkeyPatch) -> None:
     needed = total(pair, Residency.RESIDENT, 512)
-    free.setattr(memory, "available_bytes", lambda: needed)
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: needed)
     assert fit_settings(pair) == fit_settings(pair, memory_limit=needed)
 
 
-def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.MonkeyPatch) -> None:
-    free.setattr(memory, "available_bytes", lambda: None)
+def test_auto_is_resident_if_free_memory_is_unknown(free: pytest.MonkeyPatch) -> None:
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: None)
     settings = fit_settings(manifest())
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
 
 
 @every_kind
 @pytest.mark.parametrize("residency", Residency)
-def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
-    pair: Manifest, residency: Residency
-) -> None:
+def test_unreachable_limit_is_rejected_with_need_and_limit(pair: Manifest, residency: Residency) -> None:
     least = Residency.STREAM if residency is Residency.AUTO else residency
-    needed = total(pair, least, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, least, LEAST_BATCH_TOKENS)
     with pytest.raises(DoesNotFit) as caught:
         fit_settings(pair, residency=residency, memory_limit=needed // 2)
-    assert f"{least} scoring in batches of {memory.LEAST_BATCH_TOKENS} tokens" in caught.value.message
+    assert f"{least} scoring in batches of {LEAST_BATCH_TOKENS} tokens" in caught.value.message
     named = re.search(r"about ([0-9.]+) GB; the limit is ([0-9.]+) GB", caught.value.message)
     assert named is not None
     assert [float(text) for text in named.groups()] == pytest.approx([needed / 1e9, needed / 2e9], abs=0.06)
     assert caught.value.hint is not None
     assert "--memory-limit" in caught.value.hint
     assert caught.value.exit_code == 3
-
-
-def test_what_is_free_is_a_number_of_bytes_or_unknown() -> None:
-    free = available_bytes()
-    assert free is None or 1 << 20 < free < 1 << 50
