@@ -29,13 +29,10 @@ from benchmarks.support.workloads import Workload, best_of_8, solution
 from stepscore.artifact.pair import Pair
 from stepscore.bench import rate
 from stepscore.enums import Exporter, Precision
-from stepscore.memory.estimate import residencies
-from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.checkpoint.distance import measure_distance
+from stepscore.memory.settings import residencies
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.pipeline.plan import resolve_options
+from stepscore_export.pipeline.plan import open_plan
 
 SOLUTION_TOKENS = 512
 EXPORTERS, RESIDENCY = "benchmarks.exporter_comparison", "benchmarks.residency"
@@ -78,9 +75,8 @@ def main() -> None:
 def _export(folder: str, exporter: str, output: str) -> dict[str, Any]:
     options = ExportOptions(Precision.FP32, exporter=Exporter(exporter))
     policy, reference = Path(folder) / "policy", Path(folder) / "reference"
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        settled = resolve_options(options, measure_distance(first, second))
-        expected = estimate({"policy": first, "reference": second}, settled)
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
     started = time.perf_counter()
     pair = export_pair(policy, reference, output, options)
     return {

@@ -58,7 +58,7 @@ from parity_tests.support.storage_forms import (
 
 from stepscore.artifact.pair import Pair
 from stepscore.evaluation.first_error import first_error, processbench_f1
-from stepscore_export.fidelity import Fidelity, Scores, fidelity, step_sums
+from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity, step_sums
 
 STORAGES = (
     FP32,
@@ -118,7 +118,7 @@ class Way:
     """One way of scoring one pair; fp64 has no size, since it is the truth and not stored."""
 
     size: StoredSize | None
-    against_fp64: Fidelity
+    against_fp64: FidelityMetrics
     f1: float | None
 
 

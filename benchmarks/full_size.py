@@ -38,12 +38,12 @@ from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, DifferencePrecision, Precision, Products, Residency
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore.memory.peak import PeakLoad
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate as estimate_export
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import open_plan
 from stepscore_export.validation.texts import Texts, bundled_texts
 
 CODED = ExportOptions(
@@ -125,8 +125,8 @@ def _anonymous_peak() -> Iterator[list[int]]:
 
 def _export(policy: str, reference: str, target: str, form: str) -> dict[str, Any]:
     options, texts = (CODED, bundled_texts()) if form == "coded" else (PLAIN, Texts(None, ONE_TEXT))
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate_export({"policy": first, "reference": second}, options)
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, texts=texts)
     return {

@@ -27,11 +27,10 @@ from testing.checkpoints import TINY, write_checkpoint
 from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision
-from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import open_plan
 
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
 LONG_TOKENS = 4096
@@ -61,7 +60,7 @@ def main() -> None:
             print(write_result("memory_export", result, quick=options.quick))
 
 
-def _exports(scratch: Path, full: Qwen2Config, precisions: list[str]) -> list[dict[str, Any]]:
+def _exports(scratch: Path, full: DecoderConfig, precisions: list[str]) -> list[dict[str, Any]]:
     rows = []
     for layers in (full.num_hidden_layers, full.num_hidden_layers // 2):
         folders = _checkpoints(scratch / f"{layers}-layers", replace(full, num_hidden_layers=layers))
@@ -82,7 +81,7 @@ def _scoring(scratch: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _checkpoints(folder: Path, shape: Qwen2Config) -> tuple[Path, Path]:
+def _checkpoints(folder: Path, shape: DecoderConfig) -> tuple[Path, Path]:
     reference = write_checkpoint(folder / "reference", shape, seed=1, dtype="bfloat16", shards=2)
     policy = write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16", shards=2, perturb=0.01)
     return policy, reference
@@ -90,9 +89,9 @@ def _checkpoints(folder: Path, shape: Qwen2Config) -> tuple[Path, Path]:
 
 def _export_here(policy: str, reference: str, precision: str, target: str) -> dict[str, Any]:
     options = ExportOptions(precision=Precision(precision))
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate({"policy": first, "reference": second}, options)
-        layers = first.config.num_hidden_layers
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
+        layers = plan.checkpoints["policy"].config.num_hidden_layers
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, force=True)
     return {

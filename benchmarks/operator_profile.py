@@ -33,7 +33,7 @@ from stepscore.batching.batch import pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Activations, Precision, Products
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 
@@ -74,7 +74,7 @@ def main() -> None:
     print(write_result(name, result, quick=options.quick))
 
 
-def _exported(scratch: Path, full: Qwen2Config, layers: int) -> Iterator[Path]:
+def _exported(scratch: Path, full: DecoderConfig, layers: int) -> Iterator[Path]:
     """Yield a pair of each form, one at a time; the models are half a percent apart."""
     shape = replace(full, num_hidden_layers=layers)
     models = [

@@ -41,8 +41,9 @@ from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Provider, Residency, Target
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import Settings
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import safe_open
 
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -44,7 +44,7 @@ def gguf_name(name: str) -> str:
     return f"blk.{index}.{LAYER_NAMES[module]}.{kind}"
 
 
-def write_q8_0(checkpoint: Path, config: Qwen2Config, path: Path) -> Path:
+def write_q8_0(checkpoint: Path, config: DecoderConfig, path: Path) -> Path:
     """Write the checkpoint's safetensors as one GGUF file; matrices are quantized in blocks of 32 columns."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants  # noqa: PLC0415 - an extra
 
@@ -66,7 +66,7 @@ def write_q8_0(checkpoint: Path, config: Qwen2Config, path: Path) -> Path:
     return path
 
 
-def _add_config(writer: GGUFWriter, config: Qwen2Config) -> None:
+def _add_config(writer: GGUFWriter, config: DecoderConfig) -> None:
     from gguf import LlamaFileType  # noqa: PLC0415
 
     writer.add_context_length(config.max_position_embeddings)

@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks.peers.contender import Checkpoints, SequenceLogprobs, Tokens
 
 from stepscore.artifact.pair import Pair
-from stepscore.bench import planned, windows
+from stepscore.batching.windows import fill_windows
+from stepscore.bench import planned
 from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Residency
@@ -53,7 +54,7 @@ class LoadedPair:
 
     def logprobs(self, sequences: Sequence[Tokens]) -> list[SequenceLogprobs]:
         """Score window by window; planning is timed too."""
-        cut = windows(sequences, self.settings.window_tokens)
+        cut = fill_windows(sequences, self.settings.window_tokens, len)
         return [each for window in cut for each in self.window(window)]
 
     def window(self, window: Sequence[Tokens]) -> list[SequenceLogprobs]:

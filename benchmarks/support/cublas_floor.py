@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.transformers_gpu import DEVICE
 
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ HEAD_TOKENS = 4096
 WARM_UPS, REPEATS = 3, 5
 
 
-def measure_floor(shape: Qwen2Config) -> dict[str, Any]:
+def measure_floor(shape: DecoderConfig) -> dict[str, Any]:
     """Time the GEMMs of a layer and of the head; tokens/s are those of a pair that had nothing else."""
     import torch  # noqa: PLC0415
 
@@ -38,7 +38,7 @@ def measure_floor(shape: Qwen2Config) -> dict[str, Any]:
     return row
 
 
-def layer_gemms(shape: Qwen2Config) -> dict[str, tuple[int, int]]:
+def layer_gemms(shape: DecoderConfig) -> dict[str, tuple[int, int]]:
     """Return depth and columns of each GEMM of a layer."""
     heads = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
     hidden, wide = shape.hidden_size, shape.intermediate_size

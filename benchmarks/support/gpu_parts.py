@@ -30,7 +30,7 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Products, Provider, Residency
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import CUDA_BATCH_TOKENS, Settings
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import Texts, bundled_texts
 
@@ -212,5 +212,5 @@ def _text(scratch: Path, opened: Pair) -> list[Tokens]:
         return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
 
 
-def _shape(scratch: Path) -> Qwen2Config:
-    return Qwen2Config(**json.loads((scratch / SHAPE).read_text()))
+def _shape(scratch: Path) -> DecoderConfig:
+    return DecoderConfig(**json.loads((scratch / SHAPE).read_text()))

@@ -25,30 +25,29 @@ from numpy.typing import NDArray
 from testing.checkpoints import config_json, write_json
 
 from stepscore.artifact.graph_contract import WEIGHTS
-from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry, Unit
+from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry
 from stepscore.artifact.pair import Pair
-from stepscore_export.backends.onnx import graphs_of, unit_members
+from stepscore_export.backends.base import StoredUnit
+from stepscore_export.backends.onnx import OnnxBackend
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
-from stepscore_export.graphs.shape import graph_shape
+from stepscore_export.families.base import DecoderConfig, tensor_shapes
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.manifest import Facts, manifest_of
-from stepscore_export.pipeline.plan import resolve_options
+from stepscore_export.pipeline.manifest import manifest_of
+from stepscore_export.quantization.error_propagation import NoStatistics
 from stepscore_export.weights.weight_file import ALIGNMENT, TensorRef, numpy_dtype
-from stepscore_export.weights.writer import store_unit
 
 DISTANCE = 0.005
 BLOCK_BYTES = 1 << 23
 SEED = 1
 
 
-def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) -> Path:
+def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions) -> Path:
     """Write the pair to `folder` / pair, and its checkpoints next to it."""
     paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
     output = folder / "pair"
     distance = Distance(DISTANCE, {})
-    options = resolve_options(options, distance)
+    backend = OnnxBackend(options).resolve(distance, calibrated=False)
     with Checkpoint.open(paths["policy"]) as policy, Checkpoint.open(paths["reference"]) as reference:
         checkpoints: Members = {"policy": policy, "reference": reference}
         files: dict[str, FileEntry] = {}
@@ -58,21 +57,29 @@ def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) 
             files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
         units = []
-        for name, members in unit_members(checkpoints, options).items():
+        for name, members in backend.units(checkpoints).items():
             (output / name).mkdir(parents=True)
             with RandomWeights(output / name / WEIGHTS) as file:
-                weights = store_unit(members, file, options, lambda _count: None)
+                weights = backend.write_unit(members, file, NoStatistics(), lambda _count: None)
             files[f"{name}/{WEIGHTS}"] = FileEntry(file.num_bytes, "0" * 64)
-            for graph, model in graphs_of(members, weights, graph_shape(members, options), integers=False):
+            unit = StoredUnit(name, members, weights, weights.extents())
+            for graph, model in backend.graphs(unit):
                 write(f"{name}/{graph}", ir.to_proto(model).SerializeToString(deterministic=True))
-            units.append(Unit(name, tuple(members), weights.extents()))
+            units.append(unit)
         write(TOKENIZER, policy.tokenizer_json().encode())
-        facts = Facts(checkpoints, prompt_template(policy)[0], distance, None)
-        (output / MANIFEST).write_bytes(manifest_of(facts, options, tuple(units), files).encode())
+        manifest = manifest_of(
+            checkpoints,
+            template=prompt_template(policy)[0],
+            distance=distance,
+            storage=backend.storage,
+            units=units,
+            files=files,
+        )
+        (output / MANIFEST).write_bytes(manifest.encode())
     return Pair.open(output).path
 
 
-def write_hollow_checkpoint(folder: Path, shape: Qwen2Config) -> Path:
+def write_hollow_checkpoint(folder: Path, shape: DecoderConfig) -> Path:
     """Write a checkpoint whose tensors are a hole in a sparse file."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_json(shape, dtype="bfloat16"))

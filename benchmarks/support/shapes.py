@@ -17,7 +17,7 @@ from testing.checkpoints import TINY, write_checkpoint, write_tokenizer
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.manifest import ModelName
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 SEED = 1
 DISTANCE = 0.005
@@ -64,11 +64,11 @@ class ModelShape(enum.StrEnum):
     QUICK = "quick"
 
     @property
-    def config(self) -> Qwen2Config:
+    def config(self) -> DecoderConfig:
         """Return the shape with all of its layers."""
         return _CONFIGS[self]
 
-    def with_layers(self, layers: int | None) -> Qwen2Config:
+    def with_layers(self, layers: int | None) -> DecoderConfig:
         """Return the shape with fewer layers, or all."""
         return self.config if layers is None else replace(self.config, num_hidden_layers=layers)
 
@@ -81,7 +81,7 @@ _CONFIGS = {
 }
 
 
-def shape_facts(shape: ModelShape, config: Qwen2Config) -> dict[str, Any]:
+def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
     """Return the measured configuration, and how many layers its shape has, as a result holds them."""
     return {
         "shape": {"name": shape.value, **asdict(config)},
@@ -89,12 +89,12 @@ def shape_facts(shape: ModelShape, config: Qwen2Config) -> dict[str, Any]:
     }
 
 
-def write_models(folder: Path, shape: Qwen2Config) -> Checkpoints:
+def write_models(folder: Path, shape: DecoderConfig) -> Checkpoints:
     """Write policy and reference, with the real tokenizer if the shared data is here."""
     return Checkpoints(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
 
 
-def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
+def write_model(folder: Path, name: ModelName, shape: DecoderConfig) -> Path:
     """Write one of the two models, to the folder of its name."""
     perturb = DISTANCE if name == "policy" else 0.0
     checkpoint = write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)

@@ -18,7 +18,7 @@ from benchmarks.peers.optimum_ort import OptimumOrt
 from benchmarks.peers.transformers_card import TransformersCard
 from benchmarks.support.worker import Skipped, take_turns
 
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.families.base import tensor_shapes
 
 SHAPE = replace(tied(TINY), max_position_embeddings=256)
 SEQUENCES = [np.random.default_rng(0).integers(0, SHAPE.vocab_size, length) for length in (40, 150, 2)]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from testing.checkpoints import TINY, DType, edit_tensors, tied, write_checkpoint
 
 from stepscore.errors import CheckpointCorrupt, OutputUnwritable
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
 from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle
 from stepscore_export.reference.layerwise_fp32 import ExactModel, fp32_logprobs
@@ -25,7 +25,9 @@ Tokens = NDArray[np.int64]
 ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=1001)
 
 
-def sequences(shape: Qwen2Config = TINY, lengths: tuple[int, ...] = (2, 3, 90, 17, 300, 64)) -> list[Tokens]:
+def sequences(
+    shape: DecoderConfig = TINY, lengths: tuple[int, ...] = (2, 3, 90, 17, 300, 64)
+) -> list[Tokens]:
     random = np.random.default_rng(7)
     return [random.integers(0, shape.vocab_size, length) for length in lengths]
 
@@ -66,7 +68,7 @@ def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
     ids=["fp32", "bf16", "fp16", "tied bf16", "odd"],
 )
 def test_it_agrees_with_float64_within_1e_4_nats(
-    tmp_path: Path, scratch: Path, shape: Qwen2Config, dtype: DType
+    tmp_path: Path, scratch: Path, shape: DecoderConfig, dtype: DType
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", shape, seed=1, dtype=dtype, scale=1.5)
     with Checkpoint.open(folder) as checkpoint:
@@ -108,7 +110,7 @@ def test_both_models_come_out_as_policy_and_reference(tmp_path: Path, scratch: P
 
 @pytest.mark.parametrize("shape", [TINY, tied()], ids=["untied", "tied"])
 def test_progress_hears_of_the_matrices_of_layers_and_head(
-    tmp_path: Path, scratch: Path, shape: Qwen2Config
+    tmp_path: Path, scratch: Path, shape: DecoderConfig
 ) -> None:
     counts: list[int] = []
     with Checkpoint.open(write_checkpoint(tmp_path / "model", shape)) as checkpoint:

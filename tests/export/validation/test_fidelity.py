@@ -238,5 +238,5 @@ def test_what_is_longer_than_the_model_is_left_out(tmp_path: Path) -> None:
 
 def test_a_file_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     texts = read_texts(write(tmp_path / "mine.jsonl", GOOD))
-    with pytest.raises(ExportError, match=r"every solution of mine\.jsonl is longer than the 16 positions"):
+    with pytest.raises(ExportError, match=r"all solutions of mine\.jsonl are longer than the 16 positions"):
         encode_texts(texts, encoder(16))

@@ -305,7 +305,7 @@ def test_a_file_that_is_no_output_of_ours_is_refused(tmp_path: Path, fingerprint
     path.write_text("precious\n")
     if fingerprint is not None:
         fingerprint_path(path).write_bytes(fingerprint)
-    refused(path, as_input(MIXED), OutputExists, "is no output of stepscore")
+    refused(path, as_input(MIXED), OutputExists, "was not written by stepscore")
 
 
 def test_an_empty_file_is_begun_whatever_stands_beside_it(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/out", "x" * 300])
 def test_an_output_that_cannot_be_opened_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputUnwritable, match="cannot be written"):
+    with pytest.raises(OutputUnwritable, match="cannot write"):
         run(tmp_path / name, as_input(MIXED))
 
 
@@ -361,7 +361,7 @@ def test_a_full_disk_is_an_error_and_the_job_goes_on_later(tmp_path: Path) -> No
         text=True,
         check=False,
     )
-    assert "error: the output cannot be written: File too large" in done.stderr
+    assert "error: cannot write the output: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 3
     assert path.stat().st_size == 1024

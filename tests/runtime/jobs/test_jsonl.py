@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from testing.fake_scorer import FakeResult
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.jobs.jsonl import MAX_LINE_BYTES, OUTPUT_NAMES, output_line, parse_line, read_lines
+from stepscore.jobs.jsonl import MAX_LINE_BYTES, output_line, parse_line, read_lines
+from stepscore.jobs.schema import OUTPUT_NAMES
 from stepscore.records import Record, record_from
 
 GOOD = b'{"id": "a", "problem": "1+1?", "steps": ["2", "Done."]}'
@@ -169,6 +170,7 @@ def test_a_field_with_the_name_of_an_output_gives_way_to_ours() -> None:
         "step_rewards": RESULT.step_rewards,
         "outcome_reward": RESULT.outcome_reward,
         "num_tokens": 9,
+        "response_start": 1,
         "step_ends": [3, 7],
     }
 
@@ -177,7 +179,8 @@ def test_the_fields_come_in_a_fixed_order_after_those_passed_through() -> None:
     parsed = parse_line(b'{"label": -1, "problem": "p", "id": 7, "steps": ["s"]}', 0)
     assert list(json.loads(output_line(parsed, RESULT))) == [
         *("label", "problem", "steps"),
-        *("id", "cumulative_rewards", "step_rewards", "outcome_reward", "num_tokens", "step_ends"),
+        *("id", "cumulative_rewards", "step_rewards", "outcome_reward"),
+        *("num_tokens", "response_start", "step_ends"),
     ]
 
 
@@ -198,7 +201,10 @@ def test_rewards_read_back_to_the_same_float64(values: list[float]) -> None:
 def test_logprobs_are_the_shortest_decimals_of_their_float32(values: list[float]) -> None:
     array = np.array(values, np.float32)
     result = FakeResult(
-        [0.0], [0.0], 0.0, len(array) + 1, [0], False, np.arange(len(array) + 1), array, -array
+        *([0.0], [0.0], 0.0, len(array) + 1, [0]),
+        token_ids=np.arange(len(array) + 1),
+        policy_logprobs=array,
+        reference_logprobs=-array,
     )
     line = output_line(parse_line(GOOD, 0), result)
     answer = json.loads(line)

@@ -14,9 +14,8 @@ from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
-from stepscore.memory.estimate import estimate as memory
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.settings import usual_head_rows
+from stepscore.memory.settings import BATCH_TOKENS, LEAST_BATCH_TOKENS, usual_head_rows
 from stepscore.system import available_bytes
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
@@ -31,30 +30,30 @@ def units(pair: Manifest) -> list[Residency]:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with no memory free."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 0)
     return monkeypatch
 
 
 @every_kind
 def test_auto_is_resident_in_full_batches_where_that_fits(pair: Manifest) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, BATCH_TOKENS)
     settings = fit_settings(pair, memory_limit=needed)
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
 
 
 @every_kind
 def test_smaller_batches_come_before_another_residency(pair: Manifest) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, BATCH_TOKENS)
     settings = fit_settings(pair, memory_limit=needed - 1)
     assert settings.residency is Residency.RESIDENT
-    assert settings.max_batch_tokens < memory.BATCH_TOKENS
+    assert settings.max_batch_tokens < BATCH_TOKENS
 
 
 @every_kind
 def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_coded_pair(
     pair: Manifest,
 ) -> None:
-    needed = total(pair, Residency.RESIDENT, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, Residency.RESIDENT, LEAST_BATCH_TOKENS)
     expected = Residency.STREAM if pair.difference is not None else Residency.ALTERNATE
     assert fit_settings(pair, memory_limit=needed - 1).residency is expected
 
@@ -62,7 +61,7 @@ def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_c
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_where_one_model_does_not_fit_one_layer_is_held_at_a_time(precision: Precision) -> None:
     pair = manifest(precision=precision)
-    needed = total(pair, Residency.ALTERNATE, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, Residency.ALTERNATE, LEAST_BATCH_TOKENS)
     assert fit_settings(pair, memory_limit=needed - 1).residency is Residency.STREAM
 
 
@@ -75,8 +74,8 @@ def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int)
     else:
         assert estimate(pair, settings).total <= limit
     for residency in units(pair):
-        tokens = memory.BATCH_TOKENS
-        while tokens >= memory.LEAST_BATCH_TOKENS:
+        tokens = BATCH_TOKENS
+        while tokens >= LEAST_BATCH_TOKENS:
             if settings and (residency, tokens) == (settings.residency, settings.max_batch_tokens):
                 return
             assert total(pair, residency, tokens) > limit
@@ -141,14 +140,14 @@ def test_where_nothing_is_free_the_least_is_tried_and_nothing_refused(pair: Mani
 @every_kind
 def test_without_a_limit_what_is_free_decides(pair: Manifest, free: pytest.MonkeyPatch) -> None:
     needed = total(pair, Residency.RESIDENT, 512)
-    free.setattr(memory, "available_bytes", lambda: needed)
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: needed)
     assert fit_settings(pair) == fit_settings(pair, memory_limit=needed)
 
 
 def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.MonkeyPatch) -> None:
-    free.setattr(memory, "available_bytes", lambda: None)
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: None)
     settings = fit_settings(manifest())
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
 
 
 @every_kind
@@ -157,10 +156,10 @@ def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
     pair: Manifest, residency: Residency
 ) -> None:
     least = Residency.STREAM if residency is Residency.AUTO else residency
-    needed = total(pair, least, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, least, LEAST_BATCH_TOKENS)
     with pytest.raises(DoesNotFit) as caught:
         fit_settings(pair, residency=residency, memory_limit=needed // 2)
-    assert f"{least} scoring in batches of {memory.LEAST_BATCH_TOKENS} tokens" in caught.value.message
+    assert f"{least} scoring in batches of {LEAST_BATCH_TOKENS} tokens" in caught.value.message
     named = re.search(r"about ([0-9.]+) GB; the limit is ([0-9.]+) GB", caught.value.message)
     assert named is not None
     assert [float(text) for text in named.groups()] == pytest.approx([needed / 1e9, needed / 2e9], abs=0.06)
