@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 DEMO := .venv-demo
 VENV_T5 := .venv-t5
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
+# One thread a worker: two that wait for each other's BLAS threads take ten times as long for small products.
+PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
 
 POLICY ?= examples/pair/policy
@@ -14,7 +17,7 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-transformers5 quick-test lint types ci export peers \
+.PHONY: help setup demo check test test-transformers5 lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
     bench-exporters bench-matrix bench-beam-search bench-gpu bench-report docs docs-check browser report-picture \
     example clean
@@ -27,14 +30,14 @@ setup: $(VENV)/.done ## the development environment: torch, transformers, test t
 demo: $(DEMO)/.done ## export the bundled pair, score its test problems, show the wrong steps (no torch)
 	$(DEMO)/bin/python examples/demo.py
 
+check: lint types ## lint, types and the fast tests, in under a minute: the loop while you work
+	HYPOTHESIS_PROFILE=dev $(PYTEST) -q -m "not slow and not torch and not browser and not optimum"
+
 test: $(VENV)/.done ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	HYPOTHESIS_PROFILE=ci $(PYTEST)
 
 test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
-	$(VENV_T5)/bin/python -m pytest -n 2 --dist worksteal $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
-
-quick-test: $(VENV)/.done ## the tests that need no PyTorch
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests runtime export
+	OMP_NUM_THREADS=1 $(VENV_T5)/bin/python $(PYTEST_OPTIONS) $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
 
 lint: $(VENV)/.done ## ruff, rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from problems import Sample, make_drill
-from tokenizers import Encoding
 
 SEPARATOR = "\n\n"
 HEADER_TOKENS = 3  # <|im_start|> assistant \n

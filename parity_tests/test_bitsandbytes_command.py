@@ -78,7 +78,7 @@ def test_bad_lines_become_error_records_and_the_run_goes_on(pair: Path, tmp_path
     assert codes == [None, None, "invalid_json", "no_steps", None, None]
 
 
-def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(pair: Path, tmp_path: Path) -> None:
+def test_interrupted_run_resumes_to_the_same_bytes(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     score = ("score", pair, tmp_path / "in.jsonl", "--max-batch-tokens", 1)
     for name in ("whole", "cut"):
@@ -96,7 +96,7 @@ def test_residency_changes_no_reward(pair: Path) -> None:
     assert shown(*score, "--residency", "alternate") == shown(*score, "--residency", "resident")
 
 
-def test_streaming_is_refused_before_anything_is_loaded(pair: Path, tmp_path: Path) -> None:
+def test_stream_residency_is_rejected_before_loading(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(LINES[0], encoding="utf-8")
     for dry_run in ([], ["--dry-run"]):
         done = run("score", pair, tmp_path / "in.jsonl", "--residency", "stream", *dry_run)
@@ -108,7 +108,7 @@ def test_streaming_is_refused_before_anything_is_loaded(pair: Path, tmp_path: Pa
         ]
 
 
-def test_inspect_says_what_is_stored_and_what_it_takes(pair: Path) -> None:
+def test_inspect_shows_storage_and_memory(pair: Path) -> None:
     said = shown("inspect", pair)
     for fact in (
         "format bitsandbytes",
@@ -123,7 +123,7 @@ def test_inspect_says_what_is_stored_and_what_it_takes(pair: Path) -> None:
     assert "stream" not in said
 
 
-def test_verify_and_doctor_know_it(pair: Path) -> None:
+def test_verify_and_doctor_support_bitsandbytes_pairs(pair: Path) -> None:
     assert "5 files" in shown("verify", pair)
     said = shown("doctor", pair)
     assert "for PyTorch (bitsandbytes)" in said
@@ -137,19 +137,19 @@ def test_a_dry_run_of_scoring_estimates_its_memory(pair: Path, tmp_path: Path) -
     assert "GB, estimated peak" in said
 
 
-def test_a_limit_under_what_the_pair_needs_is_refused(pair: Path, tmp_path: Path) -> None:
+def test_memory_limit_below_the_need_is_rejected(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(LINES[0], encoding="utf-8")
     done = run("score", pair, tmp_path / "in.jsonl", "--memory-limit", "10MB")
     assert done.exit_code == 3
     assert "scoring in batches of 128 tokens needs about" in done.stderr
 
 
-def test_a_dry_run_of_the_export_says_what_it_needs(tmp_path: Path) -> None:
+def test_export_dry_run_prints_disk_and_memory(tmp_path: Path) -> None:
     said = shown("export", *MODELS, "--precision", "nf4", "--output", tmp_path / "pair", "--dry-run")
     assert "bitsandbytes nf4, each model quantized alone" in said
     assert "block size" not in said
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bench_times_it(pair: Path) -> None:
+def test_bench_times_bitsandbytes_pairs(pair: Path) -> None:
     assert "128 random tokens" in shown("bench", pair, "--repeats", 1)

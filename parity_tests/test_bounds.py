@@ -117,7 +117,7 @@ def test_int4_finds_the_first_error_of_fp32_in_97_of_100_solutions(bench: Bench)
     [(INT8_INT4.calibrated(), 1e-3), (INT4_INT4.calibrated(), 1e-3), (INTEGER, 0.01)],
     ids=["int8 + int4", "int4 + int4", "int8 activations"],
 )
-def test_streamed_layer_by_layer_it_is_the_same(bench: Bench, storage: Storage, limit: float) -> None:
+def test_int8_plus_int4_keeps_its_error_when_streamed(bench: Bench, storage: Storage, limit: float) -> None:
     """But for int8 activations, of which the last bit of a residual sum can move a code: 0.5 % measured."""
     result = bench.against(bench.scores(storage)[:NUM_STREAMED], bench.streamed(storage))
     assert result.ratio_error <= limit

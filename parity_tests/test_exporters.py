@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parity_tests.support.batches import largest_error
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
 from parity_tests.support.fp64_reference import Numerics
 from parity_tests.support.pair_cache import Workshop, scored
 from parity_tests.support.random_pairs import ODD, TIED, UNTIED, Models, RandomPair
 from parity_tests.support.storage_forms import FP32
-from parity_tests.test_parity import largest_error
-from testing.optimum import TRACED, needs_optimum
+from testing.optimum_pairs import TRACED
 
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention
 from stepscore_export.fidelity import as_float64
 
-pytestmark = needs_optimum
+pytestmark = pytest.mark.optimum
 WITHIN = 1e-4
 """Nats, the largest of all tokens. Measured: 2e-5."""
 
@@ -31,7 +31,7 @@ each_pair = pytest.mark.parametrize("pair", [TIED, UNTIED, ODD, ALONE], ids=lamb
 
 
 @each_pair
-def test_both_give_the_same_log_probs_of_a_random_pair(workshop: Workshop, pair: RandomPair) -> None:
+def test_both_exporters_agree_on_random_pairs(workshop: Workshop, pair: RandomPair) -> None:
     models = workshop.models(pair)
     ours, traced = (
         as_float64(workshop.engine(models, options).logprobs(pair.sequences()))
@@ -41,13 +41,13 @@ def test_both_give_the_same_log_probs_of_a_random_pair(workshop: Workshop, pair:
 
 
 @each_pair
-def test_what_is_traced_is_within_1e_4_nats_of_float64(workshop: Workshop, pair: RandomPair) -> None:
+def test_traced_pair_is_within_1e_4_nats_of_float64(workshop: Workshop, pair: RandomPair) -> None:
     engine = workshop.engine(workshop.models(pair), TRACED)
     scores = as_float64(engine.logprobs(pair.sequences()))
     assert largest_error(scores, workshop.reference(pair, Numerics.FP64)) <= WITHIN
 
 
-def test_both_give_the_same_log_probs_of_the_example_pair(workshop: Workshop) -> None:
+def test_both_exporters_agree_on_the_example_pair(workshop: Workshop) -> None:
     models = Models(EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference")
     encoder = Pair.open(workshop.exported(models, FP32.options)).encoder()
     lines = PROBLEMS.read_text(encoding="utf-8").splitlines()[:48]
@@ -61,7 +61,7 @@ def test_both_give_the_same_log_probs_of_the_example_pair(workshop: Workshop) ->
     assert sum(len(policy) for policy, _ in ours) > 5000
 
 
-def test_a_pair_of_equal_models_gives_exactly_0(workshop: Workshop) -> None:
+def test_traced_pair_of_equal_models_gives_exactly_zero(workshop: Workshop) -> None:
     policy = workshop.models(TIED).policy
     engine = workshop.engine(Models(policy, policy), TRACED)
     for mine, theirs in engine.logprobs(TIED.sequences()):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from parity_tests.support.batches import batches, few_examples, flat, sequences, token_ids
 from parity_tests.support.fp64_reference import Tokens
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import TIED, UNTIED, Models
@@ -20,21 +20,6 @@ from stepscore.enums import Residency
 
 def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
-
-
-few_examples = settings(max_examples=25, deadline=None)
-
-Logprobs = npt.NDArray[np.float32]
-
-token_ids = st.integers(0, UNTIED.shape.vocab_size - 1)
-sequences = st.lists(token_ids, min_size=2, max_size=60).map(lambda ids: np.asarray(ids, np.int64))
-batches = st.lists(sequences, min_size=1, max_size=6)
-
-
-def flat(scores: list[tuple[Logprobs, Logprobs]]) -> tuple[Logprobs, Logprobs]:
-    """All policy and all reference log-probs of a batch."""
-    policy, reference = zip(*scores, strict=True)
-    return np.concatenate(policy), np.concatenate(reference)
 
 
 @each((*UNCODED, *CODED))
@@ -58,9 +43,7 @@ def test_swapped_roles_swap_the_log_probs_to_the_bit(workshop: Workshop, storage
 
 @few_examples
 @given(tokens=sequences, tail=st.lists(token_ids, min_size=1, max_size=60))
-def test_tokens_to_come_change_nothing_to_the_bit(
-    workshop: Workshop, tokens: Tokens, tail: list[int]
-) -> None:
+def test_later_tokens_do_not_change_a_bit(workshop: Workshop, tokens: Tokens, tail: list[int]) -> None:
     """Log-prob j scores token j + 1: tokens from `cut` on are not seen by the first cut - 1 of them."""
     engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     cut = len(tokens) - min(len(tokens) - 1, len(tail))
@@ -71,7 +54,7 @@ def test_tokens_to_come_change_nothing_to_the_bit(
 
 @few_examples
 @given(tokens=sequences, tail=st.lists(token_ids, min_size=1, max_size=60))
-def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
+def test_appended_tokens_keep_log_probs_of_the_prefix(
     workshop: Workshop, tokens: Tokens, tail: list[int]
 ) -> None:
     engine = workshop.engine(workshop.models(UNTIED), FP32.options)
@@ -82,7 +65,7 @@ def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
 
 @few_examples
 @given(batch=batches)
-def test_a_batch_gives_each_sequence_what_it_gets_alone(workshop: Workshop, batch: list[Tokens]) -> None:
+def test_batch_gives_each_sequence_its_log_probs_alone(workshop: Workshop, batch: list[Tokens]) -> None:
     engine = workshop.engine(workshop.models(UNTIED), FP32.options)
     together = flat(engine.logprobs(batch))
     alone = flat([engine.logprobs([tokens])[0] for tokens in batch])
@@ -91,7 +74,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(workshop: Workshop, batc
 
 @few_examples
 @given(prefix=sequences, tails=st.lists(st.lists(token_ids, max_size=20), min_size=2, max_size=5))
-def test_a_prefix_in_common_changes_nothing(
+def test_common_prefix_changes_no_log_prob(
     workshop: Workshop, prefix: Tokens, tails: list[list[int]]
 ) -> None:
     engine = workshop.engine(workshop.models(UNTIED), FP32.options)
@@ -102,7 +85,7 @@ def test_a_prefix_in_common_changes_nothing(
 
 
 @each(tuple(storage for storage in (*UNCODED, *CODED) if storage is not INTEGER))
-def test_layer_by_layer_is_the_whole_body(workshop: Workshop, storage: Storage) -> None:
+def test_streamed_layers_equal_the_whole_body(workshop: Workshop, storage: Storage) -> None:
     """The same operators over the same weights, but for where the residual sum is closed.
 
     Where activations are rounded, the last bit of that sum can move a code: see test_bounds.
@@ -113,7 +96,7 @@ def test_layer_by_layer_is_the_whole_body(workshop: Workshop, storage: Storage) 
     assert np.abs(np.asarray(whole) - np.asarray(layers)).max() <= 1e-5
 
 
-def test_the_chunk_of_the_head_changes_nothing(workshop: Workshop) -> None:
+def test_head_chunk_size_changes_no_log_prob(workshop: Workshop) -> None:
     models = workshop.models(UNTIED)
     whole = flat(workshop.engine(models, FP32.options).logprobs(UNTIED.sequences()))
     three_rows = EngineOptions(head_rows=3)

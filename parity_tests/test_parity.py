@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parity_tests.support import model_card as card
+from parity_tests.support.batches import largest_error
 from parity_tests.support.fp64_reference import Numerics, logprobs, pair_logprobs
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import (
@@ -38,15 +39,7 @@ each_rounding = pytest.mark.parametrize(
 )
 
 
-def largest_error(scores: Scores, truth: Scores) -> float:
-    return max(
-        float(np.abs(ours - theirs).max())
-        for pair in zip(scores, truth, strict=True)
-        for ours, theirs in zip(*pair, strict=True)
-    )
-
-
-# --- fp32: the graph computes what the models say ---------------------------------------------------------
+# Fp32: the graph computes what the models say
 
 
 @each_pair
@@ -76,12 +69,12 @@ def test_the_exporters_own_oracle_is_the_float64_reference(workshop: Workshop, p
     assert np.abs(ours - truth).max() < 1e-10
 
 
-# --- lower precision: only the weights are rounded --------------------------------------------------------
+# Lower precision: only the weights are rounded
 
 
 @each_small_pair
 @each_rounding
-def test_a_storage_rounds_the_weights_and_nothing_else(
+def test_storage_costs_only_the_rounding_of_weights(
     workshop: Workshop, tmp_path: Path, pair: RandomPair, storage: Storage
 ) -> None:
     """Against fp64 on the rounded weights: activations stay exact. Measured 2.3e-5 at most."""
@@ -92,9 +85,7 @@ def test_a_storage_rounds_the_weights_and_nothing_else(
     assert largest_error(scores, truth) <= 1e-4
 
 
-def test_a_head_of_152_064_columns_at_8_bits_rounds_the_weights_and_nothing_else(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_wide_head_at_8_bits_costs_only_the_rounding_of_weights(workshop: Workshop, tmp_path: Path) -> None:
     models, sequences = workshop.models(WIDE), WIDE.sequences([2, 64])
     rounded = rounded_models(models, tmp_path, INT8.options)
     truth = logprobs(rounded.policy, sequences, Numerics.FP64)
@@ -119,7 +110,7 @@ def test_fp16_storage_is_nearer_to_float64_than_a_pytorch_fp16_model(
     assert ours.ratio_error < theirs.ratio_error
 
 
-# --- from a record to rewards -----------------------------------------------------------------------------
+# From a record to rewards
 
 RECORDS = [
     ("What is 12 + 30?", ["12 + 30 is 12 + 30.", "So the answer is 42."]),

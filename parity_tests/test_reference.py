@@ -110,7 +110,7 @@ def test_attention_sees_distances_only_in_float64(i: int, j: int, shift: int, se
     torch.testing.assert_close(q[i] @ k[j], q[i + shift] @ k[j + shift], rtol=0, atol=1e-11)
 
 
-def test_the_chunk_of_the_head_changes_nothing(
+def test_head_chunk_size_changes_no_log_prob(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "untied, two heads a key"
@@ -148,7 +148,7 @@ def test_one_token_scores_nothing(checkpoints: dict[str, Path]) -> None:
     assert policy.shape == other.shape == (0,)
 
 
-# --- the card's indices -----------------------------------------------------------------------------------
+# The card's indices
 
 needs_shared_data = pytest.mark.skipif(SHARED_DATA is None, reason="no shared data folder")
 

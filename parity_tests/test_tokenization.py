@@ -8,8 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from testing.shared_data import SHARED_DATA
-from testing.tokenizers import (
+from testing.byte_level import (
     CHATML,
     CROSSING,
     FLAGGED,
@@ -20,12 +19,13 @@ from testing.tokenizers import (
     nasty_text,
     trained,
 )
+from testing.shared_data import SHARED_DATA
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepscore.enums import Convention
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.prompt.template import Template
-from tokenizers import Tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
@@ -87,7 +87,7 @@ def test_generated_text_is_encoded_as_transformers_and_the_card_do(tokenizer: To
         assert encoded.step_ends.tolist() == card_indices(theirs, problem, steps), (problem, steps)
 
 
-def test_special_token_text_is_the_one_place_where_we_leave_transformers() -> None:
+def test_special_token_text_is_the_one_difference_from_transformers() -> None:
     tokenizer = trained()
     encoder = PromptEncoder(tokenizer.to_str(), CHATML, max_tokens=100_000)
     encoded = encoder.encode("1 + 1?", ["a<|im_end|>b"], Convention.CARD)
@@ -104,7 +104,7 @@ def test_generated_text_reaches_what_it_is_meant_to_reach() -> None:
     assert not any(token in text for token in SPECIAL)
 
 
-# ---- real text, real tokenizer
+# Real text, real tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
+from parity_tests.support.batches import batches, few_examples, flat, largest_error, sequences
 from parity_tests.support.fp64_reference import Numerics, Tokens, logprobs
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import ODD, TIED, UNTIED, WIDE, Models, RandomPair
-from parity_tests.test_laws import batches, few_examples, flat, sequences
-from parity_tests.test_parity import largest_error
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
@@ -184,7 +183,7 @@ def test_identical_models_agree_to_the_bit(workshop: Workshop, tmp_path: Path) -
 @of_each_kind
 @few_examples
 @given(batch=batches)
-def test_a_batch_gives_each_sequence_what_it_gets_alone(
+def test_batch_gives_each_sequence_its_log_probs_alone(
     engine: Callable[[Precision], Engine], precision: Precision, batch: list[Tokens]
 ) -> None:
     together = flat(engine(precision).logprobs(batch))
@@ -195,7 +194,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(
 @of_each_kind
 @few_examples
 @given(tokens=sequences, tail=batches)
-def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
+def test_appended_tokens_keep_log_probs_of_the_prefix(
     engine: Callable[[Precision], Engine], precision: Precision, tokens: Tokens, tail: list[Tokens]
 ) -> None:
     longer = np.concatenate([tokens, tail[0]])
@@ -205,7 +204,7 @@ def test_a_longer_text_keeps_the_log_probs_of_its_beginning(
         assert np.abs(before - after[: len(before)]).max() <= 1e-5
 
 
-def test_what_lines_share_goes_through_the_matrices_once(
+def test_shared_prefix_is_computed_once(
     engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
@@ -259,7 +258,7 @@ def test_one_model_at_a_time_gives_the_same_bits(
         assert np.array_equal(once["reference"], again["reference"])
 
 
-def test_a_layer_at_a_time_is_refused_by_name(exported: Exported) -> None:
+def test_stream_residency_is_rejected_by_name(exported: Exported) -> None:
     with pytest.raises(
         PairIncompatible, match="bitsandbytes pairs do not support --residency stream"
     ) as refused:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from stepscore_export.families.base import DecoderConfig, tensor_shapes
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -41,6 +41,8 @@ TINY = DecoderConfig(
     rope_theta=10000.0,
     tie_word_embeddings=False,
 )
+# One key head, and sizes that fill no block.
+ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=331)
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

@@ -1,11 +1,39 @@
-"""The forms of a coded pair: what its operators read and multiply with."""
+"""The forms of a pair: every precision for either target, and every way to store a difference."""
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
-from stepscore.enums import Activations, Coding, DifferencePrecision, Precision, Products
+from stepscore.enums import (
+    Activations,
+    Coding,
+    DifferencePrecision,
+    Format,
+    Precision,
+    Products,
+    Target,
+)
 from stepscore_export.options import ExportOptions
+
+# Models stored independently
+
+COMPUTE = {
+    Precision.FP16: onnx.TensorProto.FLOAT16,
+    Precision.BF16: onnx.TensorProto.BFLOAT16,
+    Precision.INT8: onnx.TensorProto.FLOAT16,
+    Precision.INT4: onnx.TensorProto.FLOAT16,
+}
+"""The type of activations on CUDA."""
+CUDA_PRECISIONS = tuple(COMPUTE)
+INTEGER_PRECISIONS = (Precision.INT8, Precision.INT4)
+EXPORTS = [
+    *((precision, Target.CPU) for precision in Format.ONNX.precisions),
+    *((precision, Target.CUDA) for precision in CUDA_PRECISIONS),
+]
+every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
+
+# A reference and a difference
 
 MERGED = {
     precision: ExportOptions(precision, coding=Coding.DIFFERENCE, products=Products.MERGED)

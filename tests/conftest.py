@@ -1,66 +1,36 @@
-"""What many tests share, made once a session: two tiny checkpoints and the pairs exported from them."""
+"""What many tests share, made once a run: two tiny checkpoints and the pairs exported from them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import settings
-from testing.checkpoints import write_checkpoint
+from testing.pair_files import write_torch_pair
+from testing.pairs import Checkpoints, PairOf
+from testing.shared_folder import SharedFolder
 
 from stepscore.engine.ort.provider_checks import require
 from stepscore.engine.ort.sessions import Sessions
-from stepscore.enums import Coding, Precision, Provider, Target
+from stepscore.enums import Precision, Provider, Target
 from stepscore.errors import StepscoreError
-from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
-
-settings.register_profile("stepscore", deadline=None)  # no test passes or fails by the clock
-settings.load_profile("stepscore")
-
-PairOf = Callable[..., Path]
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """A random reference and the policy: the same weights plus a difference of 1 %."""
-
-    policy: Path
-    reference: Path
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    return Checkpoints(
-        policy=write_checkpoint(folder / "policy", seed=1, perturb=0.01),
-        reference=write_checkpoint(folder / "reference", seed=1),
-    )
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
+    """What several processes of a run make once, and read."""
+    return SharedFolder.of_this_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def pair_of(tiny_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairOf:
-    """pair_of(precision, target): a folder nobody may write to; exported at the first request.
+def tiny_checkpoints(shared_folder: SharedFolder) -> Checkpoints:
+    return Checkpoints.at(shared_folder.once("checkpoints", Checkpoints.write))
 
-    Models are coded independently unless asked otherwise: pair_of(precision, coding=Coding.DIFFERENCE).
-    """
-    folder = tmp_path_factory.mktemp("pairs")
 
-    @cache
-    def exported(options: ExportOptions) -> Path:
-        models, output = tiny_checkpoints, folder / str(len(list(folder.iterdir())))
-        return export_pair(models.policy, models.reference, output, options).path
-
-    def pair_of(precision: Precision = Precision.FP32, target: Target = Target.CPU, **other: Any) -> Path:
-        options = {"coding": Coding.INDEPENDENT} | other
-        return exported(ExportOptions(precision=precision, target=target, **options))
-
-    return pair_of
+@pytest.fixture(scope="session")
+def pair_of(tiny_checkpoints: Checkpoints, shared_folder: SharedFolder) -> PairOf:
+    """pair_of(precision, target): a folder nobody may write to; exported at the first request."""
+    return PairOf(tiny_checkpoints, shared_folder)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +43,12 @@ def tiny_pair(pair_of: PairOf) -> Path:
 def pair_copy(tiny_pair: Path, tmp_path: Path) -> Path:
     """A copy of the tiny pair to damage."""
     return shutil.copytree(tiny_pair, tmp_path / "pair")
+
+
+@pytest.fixture
+def torch_pair(tiny_pair: Path, tmp_path: Path) -> Path:
+    """A pair of the format bitsandbytes whose models nobody loads."""
+    return write_torch_pair(tmp_path / "torch", tiny_pair)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,39 @@ def test_upward_import_is_found(module: str, source: str) -> None:
 def test_no_file_is_named_like_a_module_of_the_standard_library() -> None:
     named = {module.rpartition(".")[2] for module in modules()}
     assert named & sys.stdlib_module_names == set()
+
+
+# Outside the packages
+
+OUTSIDE = ("tests", "testing", "benchmarks", "parity_tests", "examples")
+ALLOWED = {
+    "testing": set(),
+    "examples": {"testing"},
+    "parity_tests": {"testing"},
+    "benchmarks": {"testing", "parity_tests"},
+    "tests": {"testing", "benchmarks"},
+}
+
+
+def folders_imported(folder: str) -> set[str]:
+    """The folders outside the packages that the files of one import, itself left out."""
+    found: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found & set(OUTSIDE) - {folder}
+
+
+@pytest.mark.parametrize("folder", OUTSIDE)
+def test_shared_test_code_is_in_testing_and_tests_are_imported_by_nobody(folder: str) -> None:
+    assert folders_imported(folder) <= ALLOWED[folder]
+
+
+def test_files_of_testing_are_named_like_no_package_that_is_installed() -> None:
+    """They run as scripts too: then the folder is searched before all others."""
+    names = [path.stem for path in (ROOT / "testing").glob("*.py")]
+    elsewhere = [path for path in sys.path if path and Path(path) != ROOT]
+    assert [name for name in names if PathFinder.find_spec(name, elsewhere)] == []

@@ -84,7 +84,7 @@ def _pytorch(
         yield logits.to(softmax).log_softmax(dim=-1).gather(1, ids[1:, None])[:, 0]
 
 
-# --- Qwen2, written out -----------------------------------------------------------------------------------
+# Qwen2, written out
 
 
 @dataclass(frozen=True, slots=True)

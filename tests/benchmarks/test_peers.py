@@ -20,6 +20,8 @@ from benchmarks.support.worker import Skipped, take_turns
 
 from stepscore_export.families.base import tensor_shapes
 
+pytestmark = pytest.mark.torch
+
 SHAPE = replace(tied(TINY), max_position_embeddings=256)
 SEQUENCES = [np.random.default_rng(0).integers(0, SHAPE.vocab_size, length) for length in (40, 150, 2)]
 

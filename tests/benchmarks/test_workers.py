@@ -22,7 +22,7 @@ from benchmarks.support.workloads import Workload
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
 from testing.fake_contenders import Crashing, Echo, Full, Missing, Refusing
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import OrtEngine

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from testing.pairs import export_unmeasured
 
 from stepscore.enums import Precision
 from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
@@ -15,7 +16,6 @@ from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import tensor_shapes
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 POLICY, REFERENCE = EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference"
@@ -56,10 +56,10 @@ def test_the_splits_share_no_problem() -> None:
     assert splits[0].isdisjoint(splits[1])
 
 
-def test_it_finds_the_first_wrong_step_by_the_cards_convention(tmp_path: Path) -> None:
+def test_example_pair_finds_first_wrong_steps_by_the_card_convention(tmp_path: Path) -> None:
     """Measured 0.952 at fp32; the threshold is from the other split."""
     problems, split = records("problems.jsonl"), records("threshold.jsonl")
-    pair = export_pair(POLICY, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32))
+    pair = export_unmeasured(POLICY, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32))
     with Scorer.load(pair.path) as scorer:
         scores = [result.step_rewards for result in scorer.score(split)]
         threshold = choose_threshold(scores, [record["label"] for record in split])

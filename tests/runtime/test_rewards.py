@@ -1,3 +1,5 @@
+"""Log-ratios to cumulative and step rewards: the formula and the laws that follow from it."""
+
 from __future__ import annotations
 
 import math

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import Checkpoints
+from testing.hypothesis_profiles import examples
+from testing.pairs import Checkpoints, export_unmeasured
+from testing.solutions import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
@@ -27,23 +29,10 @@ from stepscore.records import Record, Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair
 
 BETA = 0.001
 TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
 RECORDS = st.builds(Record, TEXTS, st.lists(TEXTS, min_size=1, max_size=5).map(tuple))
-
-SOLUTIONS = [
-    Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),
-    Record("A much longer problem, with 3 pens in each of 12 boxes.", ("12 * 3 = 36.",)),
-    Record("x?", ("First.", "Then, at some length, the same once more.", "Last.", "Done.")),
-    Record("2 + 2?", ("5",)),
-]
-SAMPLES = [
-    Record(f"How many pens are in {problem} boxes of 12?", ("12 pens a box.", f"So {sample}."))
-    for sample in range(3)
-    for problem in range(2)
-]
 
 
 class Wrapped(Engine):
@@ -83,15 +72,6 @@ def engine(tiny_pair: Path) -> Iterator[Engine]:
 def scorer(tiny_pair: Path) -> Iterator[Scorer]:
     with Scorer.load(tiny_pair) as scorer:
         yield scorer
-
-
-def load(pair: Path, **choices: object) -> Scorer:
-    return Scorer.load(pair, **choices)  # type: ignore[arg-type]
-
-
-def alone(scorer: Scorer, record: Record) -> Result:
-    (result,) = scorer.score([record])
-    return result
 
 
 def close(one: Result, other: Result, tolerance: float) -> bool:
@@ -135,7 +115,7 @@ def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
     assert outcomes[1] is given_error
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(st.sampled_from(SOLUTIONS) | st.none(), min_size=1, max_size=12), st.integers(1, 400))
 def test_errors_do_not_change_a_bit_of_the_other_numbers(
     tiny_pair: Path, engine: Engine, records: list[Record | None], budget: int
@@ -158,7 +138,7 @@ def test_score_raises_the_first_error_with_its_position(scorer: Scorer) -> None:
 # Neighbours
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(RECORDS, min_size=1, max_size=6))
 def test_the_batch_changes_no_number_beyond_rounding(scorer: Scorer, records: list[Record]) -> None:
     together = scorer.score(records)
@@ -186,7 +166,7 @@ def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None
     )
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
 def test_the_window_and_its_order_change_no_number_beyond_rounding(
     tiny_pair: Path, engine: Engine, scorer: Scorer, records: list[Record], window_tokens: int
@@ -269,7 +249,7 @@ def test_equal_models_give_exactly_zero(
     tiny_checkpoints: Checkpoints, tmp_path: Path, precision: Precision
 ) -> None:
     model = tiny_checkpoints.policy
-    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(precision))
+    pair = export_unmeasured(model, model, tmp_path / "pair", ExportOptions(precision))
     with load(pair.path) as scorer:
         for result in scorer.score(SOLUTIONS):
             assert set(result.step_rewards) == {0.0}
@@ -279,7 +259,7 @@ def test_swapped_models_flip_every_sign(
     tiny_checkpoints: Checkpoints, tmp_path: Path, scorer: Scorer
 ) -> None:
     models = tiny_checkpoints.reference, tiny_checkpoints.policy
-    swapped = export_pair(*models, tmp_path / "pair", ExportOptions(Precision.FP32))
+    swapped = export_unmeasured(*models, tmp_path / "pair", ExportOptions(Precision.FP32))
     with load(swapped.path) as other:
         for one, flipped in zip(scorer.score(SOLUTIONS), other.score(SOLUTIONS), strict=True):
             assert one.cumulative_rewards == [-reward for reward in flipped.cumulative_rewards]
@@ -337,7 +317,7 @@ def test_a_context_closes_the_engine_that_it_was_given(tiny_pair: Path, engine: 
 
 
 @pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}, {"residency": "some"}])
-def test_an_unknown_choice_is_refused(tiny_pair: Path, choices: dict[str, object]) -> None:
+def test_load_rejects_unknown_choices(tiny_pair: Path, choices: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=rf"'{next(iter(choices.values()))}' is not a valid "):
         load(tiny_pair, **choices)
 
@@ -370,7 +350,7 @@ def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     model = write_checkpoint(tmp_path / "model", shape, seed=1)
-    pair = export_pair(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))
+    pair = export_unmeasured(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, str(pair.path)], check=True, capture_output=True, text=True
     )

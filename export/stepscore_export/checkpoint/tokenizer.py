@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tokenizers import Tokenizer
+
 from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
 from stepscore_export.families.supported import default_special_tokens, reject_remote_code
-from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

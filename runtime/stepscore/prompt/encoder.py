@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
 from stepscore.prompt.template import SEPARATOR, Template
-from tokenizers import AddedToken, Encoding, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

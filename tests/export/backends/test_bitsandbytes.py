@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.conftest import Checkpoints
-from tests.runtime.artifact.test_pair_formats import torch_pair
+from testing.pairs import Checkpoints
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.enums import Format, Precision
 from stepscore.errors import ExportError
 from stepscore_export.options import BitsandbytesOptions
-
-__all__ = ["torch_pair"]
 
 RECORD = ("--problem", "1 + 1?", "--step", "2.")
 
@@ -42,7 +40,7 @@ def run(*arguments: object) -> Result:
     ],
     ids=lambda option: option[0],
 )
-def test_what_only_onnx_pairs_have_is_refused_by_name(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_onnx_options_are_rejected_for_bitsandbytes(tmp_path: Path, option: tuple[str, str]) -> None:
     """Even where it is what would be taken anyway: it decides nothing here."""
     models = ("--policy", "p", "--reference", "r", "--output", tmp_path / "pair")
     done = run("export", *models, "--format", "bitsandbytes", *option)
@@ -54,7 +52,7 @@ def test_what_only_onnx_pairs_have_is_refused_by_name(tmp_path: Path, option: tu
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT4])
-def test_a_precision_that_bitsandbytes_does_not_have_is_refused(precision: Precision) -> None:
+def test_precision_without_bitsandbytes_kernel_is_rejected(precision: Precision) -> None:
     with pytest.raises(
         ExportError, match=f"precision {precision} is not supported by bitsandbytes"
     ) as refused:
@@ -69,13 +67,13 @@ def test_four_bits_of_bitsandbytes_without_its_format_are_refused(tmp_path: Path
     assert "hint: use --format bitsandbytes, or --precision int4" in done.stderr
 
 
-def test_a_beta_that_is_no_scale_is_refused() -> None:
+def test_invalid_beta_is_rejected() -> None:
     with pytest.raises(ExportError, match="beta is 0"):
         BitsandbytesOptions(beta=0.0)
 
 
 @pytest.mark.parametrize("of_format", Format)
-def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
+def test_quantized_checkpoint_is_rejected_for_every_format(
     tiny_checkpoints: Checkpoints, tmp_path: Path, of_format: Format
 ) -> None:
     quantised = shutil.copytree(tiny_checkpoints.policy, tmp_path / "quantised")
@@ -96,7 +94,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_for_every_format(
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "accelerate", "bitsandbytes"])
-def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
+def test_missing_package_is_named_with_its_extra(
     torch_pair: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     for name in ("torch", "transformers", "accelerate", "bitsandbytes"):
@@ -114,7 +112,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
     assert "scoring does not work" in done.stdout
 
 
-def test_an_export_says_so_before_it_reads_a_checkpoint(
+def test_missing_package_is_named_before_a_checkpoint_is_read(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -126,10 +124,10 @@ def test_an_export_says_so_before_it_reads_a_checkpoint(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scoring_it_needs_no_onnxruntime(torch_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_pair_scores_without_onnxruntime(
+    torch_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It gets as far as what it does need."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for name in ("stepscore.engine.ort.engine", "stepscore.engine.ort.sessions"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "error: torch is not installed" in run("score", torch_pair, *RECORD).stderr

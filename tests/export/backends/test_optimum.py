@@ -13,8 +13,8 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from testing.checkpoints import TINY, write_checkpoint
-from testing.optimum import TRACED, needs_optimum
-from tests.conftest import Checkpoints, PairOf
+from testing.optimum_pairs import TRACED
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, WEIGHTS
 from stepscore.artifact.manifest import TOKENIZER
@@ -35,12 +35,11 @@ from stepscore_export.backends.optimum_body import body_of
 from stepscore_export.backends.optimum_trace import trace
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.shape import graph_shape
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
 from stepscore_export.quantization.error_propagation import NoStatistics
 from stepscore_export.weights.weight_file import SizeOnly
 
-pytestmark = needs_optimum
+pytestmark = pytest.mark.optimum
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
 RECORDS = [
     {"problem": "Ann has 3 bags of 4 pens.", "steps": ["3 * 4 = 12.", "So 12."]},
@@ -92,8 +91,8 @@ def test_a_pair_lists_one_body_and_no_layers(traced_pair: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", FLOATS)
-def test_a_pair_is_tested_and_measured_before_it_is_sealed(pair_of: PairOf, precision: Precision) -> None:
-    manifest = Pair.open(pair_of(precision, exporter=Exporter.OPTIMUM)).manifest
+def test_traced_pair_is_tested_and_measured_before_sealing(pair_of: PairOf, precision: Precision) -> None:
+    manifest = Pair.open(pair_of.measured(precision, exporter=Exporter.OPTIMUM)).manifest
     ours = Pair.open(pair_of(precision)).manifest
     assert manifest.selftest is not None
     assert ours.selftest is not None
@@ -105,13 +104,13 @@ def test_the_same_command_twice_gives_the_same_folder(
     traced_pair: Path, tiny_checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     trace_module._traced.cache_clear()
-    again = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+    again = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert again.fingerprint == Pair.open(traced_pair).fingerprint
 
 
 @pytest.mark.parametrize("residency", [Residency.RESIDENT, Residency.ALTERNATE])
 @pytest.mark.parametrize("share", [True, False])
-def test_a_pair_scores_what_ours_scores(
+def test_traced_pair_scores_as_a_stepscore_export(
     traced_pair: Path, tiny_pair: Path, residency: Residency, share: bool
 ) -> None:
     """Padding, shared prefixes and a lonely short sequence: the same rewards."""
@@ -123,7 +122,7 @@ def test_a_pair_scores_what_ours_scores(
         np.testing.assert_allclose(traced.cumulative_rewards, ours.cumulative_rewards, rtol=0, atol=2e-4)
 
 
-def test_neighbours_change_no_log_prob_by_more_than_rounding(traced_pair: Path) -> None:
+def test_batch_changes_no_log_prob_beyond_rounding(traced_pair: Path) -> None:
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (2, 90, 31)]
     engine = OrtEngine(Pair.open(traced_pair))
@@ -141,7 +140,7 @@ def test_hidden_rows_are_those_of_scored_tokens(traced_pair: Path) -> None:
 # What it runs as
 
 
-def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> None:
+def test_traced_pair_cannot_be_streamed_and_auto_never_does(traced_pair: Path) -> None:
     pair = Pair.open(traced_pair)
     assert residencies(pair.manifest) == [Residency.RESIDENT, Residency.ALTERNATE]
     for ask in (
@@ -155,14 +154,14 @@ def test_it_cannot_be_streamed_and_nothing_chooses_that(traced_pair: Path) -> No
         assert refused.value.hint == "use --residency alternate, which holds one model at a time"
 
 
-def test_it_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
+def test_traced_pair_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
     pair = Pair.open(pair_of(Precision.FP32, Target.CUDA, exporter=Exporter.OPTIMUM))
     resolve = provider_module.resolve
     assert resolve(Provider.AUTO, pair.manifest.target, portable=True) is Provider.CUDA
     assert OrtEngine(pair, EngineOptions(provider=Provider.CPU)).provider is Provider.CPU
 
 
-def test_inspect_says_what_wrote_it(traced_pair: Path) -> None:
+def test_inspect_shows_the_exporter(traced_pair: Path) -> None:
     shown = CliRunner().invoke(main, ["inspect", str(traced_pair)]).stdout
     assert "exporter      optimum" in shown
     assert "stream" not in shown
@@ -184,7 +183,7 @@ def test_the_weight_file_has_the_predicted_size(
     }
 
 
-def test_a_dry_run_says_what_memory_it_takes_and_traces_nothing(
+def test_dry_run_estimates_memory_without_tracing(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "trace", lambda _checkpoint: pytest.fail("was traced"))
@@ -261,7 +260,7 @@ def ids_used_twice(graph: ir.Graph) -> None:
         (ids_used_twice, "uses input_ids in Gather, Identity, expected one Gather"),
     ],
 )
-def test_a_trace_that_is_not_what_we_know_is_refused_and_nothing_stays(
+def test_unknown_trace_is_rejected_and_leaves_nothing(
     tiny_checkpoints: Checkpoints,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -275,11 +274,11 @@ def test_a_trace_that_is_not_what_we_know_is_refused_and_nothing_stays(
 
     monkeypatch.setattr(backend_module, "trace", changed)
     with pytest.raises(ExportError, match="^the traced graph .*" + message):
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+        export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_cannot_be_traced_is_an_export_error(
+def test_untraceable_code_is_an_export_error(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_model: object) -> bytes:
@@ -288,7 +287,7 @@ def test_code_that_cannot_be_traced_is_an_export_error(
     trace_module._traced.cache_clear()
     monkeypatch.setattr(trace_module, "_export", fails)
     with pytest.raises(ExportError, match=r"cannot be traced: no symbolic for aten::new$"):
-        export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
+        export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,7 +305,7 @@ def test_models_of_other_constants_are_traced_on_their_own(tmp_path: Path) -> No
             ("reference", {"rms_norm_eps": 1e-2}, 4),
         )
     ]
-    pair = export_pair(*folders, tmp_path / "pair", TRACED)
+    pair = export_unmeasured(*folders, tmp_path / "pair", TRACED)
     assert pair.manifest.selftest is not None
     assert pair.manifest.selftest.logprob_error < 1e-4
 

@@ -26,7 +26,7 @@ from stepscore_export.backends.optimum_trace import require_optimum
         ),
     ],
 )
-def test_what_is_missing_is_said_with_how_to_get_it(
+def test_require_optimum_names_missing_packages_and_how_to_install_them(
     monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], message: str, hint: str
 ) -> None:
     def version(name: str) -> str:

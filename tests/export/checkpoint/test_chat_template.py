@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import CHAT_TEMPLATE, write_json, write_tokenizer
+from testing.hypothesis_profiles import examples
 from testing.shared_data import SHARED_DATA
 
 from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchitecture
@@ -44,7 +45,7 @@ def test_qwen_maths_template_brings_its_system_turn() -> None:
     assert literals(template(CHAT_TEMPLATE)) == QWEN_MATH
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=5))
 def test_literals_render_any_text_as_the_template_does(texts: list[tuple[str, str]]) -> None:
     rendered = sandbox.render(CHAT_TEMPLATE, {}, [conversation(problem, answer) for problem, answer in texts])
@@ -54,6 +55,7 @@ def test_literals_render_any_text_as_the_template_does(texts: list[tuple[str, st
     ]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -120,7 +122,7 @@ def test_templates_are_rendered_as_transformers_does(text: str, expected: Templa
         ),
     ],
 )
-def test_a_template_that_does_not_insert_texts_verbatim_is_refused(text: str, message: str) -> None:
+def test_template_that_alters_texts_is_rejected(text: str, message: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=message):
         literals(template(text))
 
@@ -138,7 +140,7 @@ def test_a_template_that_does_not_insert_texts_verbatim_is_refused(text: str, me
         ("{% include '/etc/passwd' %}", UnsupportedArchitecture, "no loader"),
     ],
 )
-def test_a_template_that_fails_says_why(text: str, error: type[StepscoreError], message: str) -> None:
+def test_failing_template_says_why(text: str, error: type[StepscoreError], message: str) -> None:
     with pytest.raises(error, match=message):
         literals(template(text))
 
@@ -156,13 +158,13 @@ LINES = "{% for i in range(99999) %}"
     ],
     ids=["range", "memory", "output", "recursion"],
 )
-def test_a_template_that_asks_for_too_much_is_stopped(text: str, message: str) -> None:
+def test_template_with_too_much_memory_is_stopped(text: str, message: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=message):
         literals(template(text))
 
 
 @pytest.mark.parametrize("text", [LINES * 3 + "{% endfor %}" * 3, "{% set x = 10**(10**10) %}"])
-def test_a_template_that_never_ends_is_stopped(text: str) -> None:
+def test_endless_template_is_stopped(text: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match="did not finish within 1 seconds"):
         literals(template(text), time_limit=1)
 
@@ -182,12 +184,12 @@ def test_both_layouts_give_the_same_template(tmp_path: Path, layout: Any) -> Non
     assert found == ChatTemplate(CHAT_TEMPLATE, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
 
 
-def test_a_file_of_its_own_wins_over_the_configuration(tmp_path: Path) -> None:
+def test_template_file_wins_over_tokenizer_config(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("file")
     assert read_chat_template(write_config(tmp_path, chat_template="configuration")).text == "file"
 
 
-def test_of_named_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+def test_default_of_named_templates_is_used(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     assert read_chat_template(write_config(tmp_path, chat_template=named)).text == "plain"
 
@@ -206,6 +208,7 @@ def test_a_missing_template_is_refused(tmp_path: Path) -> None:
         read_chat_template(write_config(tmp_path, chat_template=None))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "config",
     [
@@ -227,6 +230,7 @@ def test_template_variables_are_those_of_transformers(tmp_path: Path, config: di
     assert ours == theirs
 
 
+@pytest.mark.torch
 @pytest.mark.shared_data
 @pytest.mark.skipif(SHARED_DATA is None, reason="no shared data")
 def test_literals_render_real_solutions_as_transformers_does() -> None:

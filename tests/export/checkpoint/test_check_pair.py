@@ -40,7 +40,7 @@ def check(policy: Path, reference: Path) -> None:
         {"vocab_size": 328},
     ],
 )
-def test_models_of_other_shapes_are_no_pair(tmp_path: Path, change: dict[str, int]) -> None:
+def test_check_pair_rejects_models_of_different_shapes(tmp_path: Path, change: dict[str, int]) -> None:
     policy, reference = pair_of(tmp_path, replace(TINY, **change))
     with pytest.raises(PairIncompatible, match=next(iter(change))):
         check(policy, reference)
@@ -66,7 +66,7 @@ def respell(tokenizer: dict[str, Any]) -> None:
     del tokenizer["truncation"]
 
 
-def test_a_tokenizer_spelled_otherwise_is_the_same(tmp_path: Path) -> None:
+def test_equivalent_tokenizers_are_a_pair(tmp_path: Path) -> None:
     policy, reference = pair_of(tmp_path)
     respelled = json.loads((reference / "tokenizer.json").read_text())
     respell(respelled)
@@ -91,7 +91,7 @@ def _swap_two_tokens(tokenizer: dict[str, Any]) -> None:
     ],
     ids=["vocabulary", "merges", "model", "added tokens", "normalizer", "pre-tokenizer"],
 )
-def test_tokenizers_with_other_rules_are_no_pair(
+def test_check_pair_rejects_tokenizers_with_different_rules(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], part: str
 ) -> None:
     policy, reference = pair_of(tmp_path)

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import TINY, edit_tensors, tied, weights, write_checkpoint
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.manifest import Distance
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
+from stepscore_export.checkpoint import distance as distance_module
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.families.base import EMBEDDING
 from stepscore_export.options import ExportOptions
-from stepscore_export.quantization import coding as distance_module
 from stepscore_export.quantization.coding import ROUNDING, choose_coding, choose_difference_precision
 from stepscore_export.quantization.rounding import dequantize, quantize
 
@@ -85,7 +85,7 @@ def test_a_sampled_matrix_counts_by_its_size(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("elements", [64, 1000, 1 << 15])
-def test_no_more_is_read_of_a_matrix_than_the_sample(
+def test_distance_reads_only_the_sampled_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
     monkeypatch.setattr(distance_module, "SAMPLE_ELEMENTS", elements)
@@ -114,7 +114,7 @@ def test_a_mixed_pair_compares_the_heads_that_are_used(tmp_path: Path) -> None:
     assert by_matrix[HEAD] == pytest.approx(float(expected))
 
 
-def test_the_same_model_is_no_distance_away(tiny_checkpoints: Checkpoints) -> None:
+def test_distance_of_a_model_to_itself_is_zero(tiny_checkpoints: Checkpoints) -> None:
     found = measured(tiny_checkpoints.policy, tiny_checkpoints.policy)
     assert found.overall == 0
     assert set(found.by_matrix.values()) == {0}
@@ -124,7 +124,7 @@ def test_the_same_model_is_no_distance_away(tiny_checkpoints: Checkpoints) -> No
 
 
 @pytest.mark.parametrize("bits", ROUNDING)
-def test_rounding_has_the_error_the_table_says(bits: int) -> None:
+def test_rounding_error_matches_its_table(bits: int) -> None:
     weight = np.random.default_rng(1).standard_normal((64, 1024), np.float32)
     error = dequantize(quantize(weight, bits, 32), bits, 1024) - weight
     assert np.linalg.norm(error) / np.linalg.norm(weight) == pytest.approx(ROUNDING[bits], rel=0.15)
@@ -132,7 +132,7 @@ def test_rounding_has_the_error_the_table_says(bits: int) -> None:
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
 @pytest.mark.parametrize("difference", DifferencePrecision)
-def test_identical_models_are_coded_and_unrelated_ones_are_not_at_eight_bits(
+def test_int8_codes_identical_models_and_not_unrelated_ones(
     precision: Precision, difference: DifferencePrecision
 ) -> None:
     options = ExportOptions(precision, difference_precision=difference)
@@ -146,7 +146,7 @@ def test_identical_models_are_coded_and_unrelated_ones_are_not_at_eight_bits(
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
-def test_coding_ends_where_the_errors_are_equal(precision: Precision) -> None:
+def test_coding_threshold_is_where_errors_are_equal(precision: Precision) -> None:
     """|D| = sqrt(2) |W|: at the end the difference has the bits of the base."""
     for options in (ExportOptions(precision), ExportOptions(precision, activations=Activations.EXACT)):
         assert choose_coding(options, Distance(0.99 * math.sqrt(2), {})) is Coding.DIFFERENCE
@@ -157,13 +157,13 @@ EVEN = math.sqrt(2) * ROUNDING[8] / ROUNDING[4]
 """|D| / |W| where an int4 difference is as far off as two models at int8."""
 
 
-def test_with_a_difference_of_four_bits_that_was_asked_for_coding_ends_earlier() -> None:
+def test_requested_int4_difference_lowers_the_coding_threshold() -> None:
     options = ExportOptions(Precision.INT8, difference_precision=DifferencePrecision.INT4)
     assert choose_coding(options, Distance(0.99 * EVEN, {})) is Coding.DIFFERENCE
     assert choose_coding(options, Distance(1.01 * EVEN, {})) is Coding.INDEPENDENT
 
 
-def test_a_difference_has_eight_bits_where_four_do_not_pay_beside_an_int8_base() -> None:
+def test_difference_has_8_bits_if_4_add_error_to_an_int8_base() -> None:
     exact = ExportOptions(Precision.INT8, activations=Activations.EXACT)
     near, far = Distance(0.99 * EVEN, {}), Distance(1.01 * EVEN, {})
     assert choose_difference_precision(exact, near) is DifferencePrecision.INT4
@@ -176,14 +176,14 @@ def test_a_difference_has_eight_bits_where_four_do_not_pay_beside_an_int8_base()
 
 @pytest.mark.parametrize("asked", DifferencePrecision)
 @pytest.mark.parametrize("overall", [0.0, 1.0])
-def test_a_difference_precision_of_the_user_stands(asked: DifferencePrecision, overall: float) -> None:
+def test_requested_difference_precision_is_kept(asked: DifferencePrecision, overall: float) -> None:
     options = ExportOptions(Precision.INT8, difference_precision=asked)
     assert choose_difference_precision(options, Distance(overall, {})) is asked
 
 
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 @pytest.mark.parametrize("overall", [0.0, 5.0])
-def test_a_choice_of_the_user_stands(coding: Coding, overall: float) -> None:
+def test_requested_coding_is_kept(coding: Coding, overall: float) -> None:
     assert choose_coding(ExportOptions(Precision.INT8, coding=coding), Distance(overall, {})) is coding
 
 
@@ -210,7 +210,7 @@ def test_identical_models_are_stored_as_a_difference(tiny_checkpoints: Checkpoin
     assert "quantized alone" not in done.stderr
 
 
-def test_unrelated_models_are_stored_on_their_own_and_the_export_says_so(
+def test_unrelated_models_are_stored_independently_with_a_message(
     tiny_checkpoints: Checkpoints, unrelated: Path, tmp_path: Path
 ) -> None:
     done = export(unrelated, tiny_checkpoints.reference, tmp_path / "pair", "--precision", "int8")
@@ -220,7 +220,7 @@ def test_unrelated_models_are_stored_on_their_own_and_the_export_says_so(
     assert f"each model was quantized alone: |policy - reference| is {apart} of |reference|" in done.stderr
 
 
-def test_unrelated_models_are_coded_where_the_user_says_so(
+def test_unrelated_models_are_coded_on_request(
     tiny_checkpoints: Checkpoints, unrelated: Path, tmp_path: Path
 ) -> None:
     options = ["--coding", "difference", "--activations", "exact", "--quiet"]
@@ -240,7 +240,7 @@ def test_the_distance_is_in_every_manifest(
     assert expected.overall == pytest.approx(0.01, rel=0.05)
 
 
-def test_inspect_and_a_dry_run_print_it_alike(
+def test_inspect_and_dry_run_print_the_same_distance(
     tiny_pair: Path, tiny_checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     planned = export(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", "--dry-run")
@@ -264,7 +264,7 @@ def test_inspect_and_a_dry_run_print_it_alike(
     ],
     ids=["default", "exact", "cuda", "int4", "independent", "fp16"],
 )
-def test_a_dry_run_says_how_the_pair_would_be_coded(
+def test_dry_run_prints_the_chosen_coding(
     tiny_checkpoints: Checkpoints, tmp_path: Path, arguments: list[str], plan: str
 ) -> None:
     output = tmp_path / "pair"

@@ -324,7 +324,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*config_json(TINY), *config_json(TINY, layout=5), "rope_scaling"]), JSON)
 )
@@ -345,7 +344,7 @@ TOKENIZER_KEYS = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     config=st.dictionaries(
         st.sampled_from([*TOKENIZER_KEYS, "extra_special_tokens", "tokenizer_class"]), JSON

@@ -11,8 +11,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import PairOf
-from tests.export.graphs.test_decoder import COMPUTE, every_export, load, nodes
+from testing.forms import COMPUTE, every_export
+from testing.graphs import load, nodes
+from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair
@@ -21,7 +22,6 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 # Which kernel
@@ -37,7 +37,7 @@ def test_attention_has_no_bias(pair_of: PairOf, precision: Precision, target: Ta
         assert len(node.input) <= 9 or not any(node.input[9:])
 
 
-def test_cpu_attention_names_its_present_outputs_where_sequences_are_long(tiny_pair: Path) -> None:
+def test_cpu_attention_has_present_outputs_for_long_sequences(tiny_pair: Path) -> None:
     """Three named outputs are the kernel that never holds all scores, one is the other."""
     for name in ("body.onnx", "layer-00.onnx", "layer-01.onnx"):
         graph = load(tiny_pair, name).graph
@@ -76,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrtEngine]:
     output = tmp_path_factory.mktemp("long-pair") / "pair"
-    export_pair(model, model, output, ExportOptions(Precision.FP32))
+    export_unmeasured(model, model, output, ExportOptions(Precision.FP32))
     opened = OrtEngine(Pair.open(output))
     yield opened
     opened.close()

@@ -102,7 +102,7 @@ def chosen(g: GraphBuilder) -> ir.Model:
 @pytest.mark.parametrize(
     ("condition", "expected"), [(True, [[6, -10], [9, 25]]), (False, [[9, -15], [0, 0]])]
 )
-def test_a_choice_runs_one_of_its_branches_over_values_of_the_graph(
+def test_if_runs_one_branch_on_values_of_the_graph(
     g: GraphBuilder, condition: bool, expected: list[list[float]]
 ) -> None:
     model = ir.to_proto(chosen(g)).SerializeToString()
@@ -111,7 +111,7 @@ def test_a_choice_runs_one_of_its_branches_over_values_of_the_graph(
     np.testing.assert_array_equal(found, np.array(expected, np.float32))
 
 
-def test_a_name_in_a_branch_is_none_of_the_graph_around_it(g: GraphBuilder) -> None:
+def test_branch_names_are_local_to_the_branch(g: GraphBuilder) -> None:
     proto = ir.to_proto(chosen(g)).graph
     outside = {name for node in proto.node for name in node.output}
     for node in proto.node:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import onnx
 import pytest
-from testing.checkpoints import TINY
 from testing.forms import (
     INTEGER,
     MERGED,
@@ -18,37 +16,19 @@ from testing.forms import (
     every_form,
     name_of,
 )
-from tests.conftest import PairOf
-from tests.export.graphs.test_decoder import (
-    NAMES,
-    assert_the_body_is_its_layers,
-    external,
-    load,
-    operators,
-)
+from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, operators
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Products, Target
 from stepscore_export.options import ExportOptions
 
-LAYERS = TINY.num_hidden_layers
 MATRICES = 5 * LAYERS  # qkv, output, gate, up, down
 INT8, INT4 = onnx.TensorProto.INT8, onnx.TensorProto.INT4
 CODED = {"coding": Coding.DIFFERENCE}
 
 
-def pair_in(form: ExportOptions, pair_of: PairOf) -> Path:
-    return pair_of(
-        form.precision,
-        form.target,
-        coding=form.coding,
-        difference_precision=form.difference_precision,
-        activations=form.activations,
-        products=form.products,
-    )
-
-
-# Operators
+# Operators: two exact snapshots, and what must hold of any graph
 
 STREAMS = Counter(  # of a body: what two models need for themselves, whatever the form
     {
@@ -67,25 +47,27 @@ STREAMS = Counter(  # of a body: what two models need for themselves, whatever t
 
 
 @pytest.mark.parametrize("form", [*MERGED.values(), TWO_BITS[Products.MERGED]], ids=name_of)
-def test_a_merged_body_adds_the_parts_and_multiplies_twice(pair_of: PairOf, form: ExportOptions) -> None:
-    found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
+def test_merged_body_adds_the_parts_and_has_two_gemms_per_matrix(
+    pair_of: PairOf, form: ExportOptions
+) -> None:
+    found = operators(load(pair_of.form(form), "body.onnx", "both"))
     matrix = Counter({"Range": 2, "GatherBlockQuantized": 2, "Add": 1, "Gemm": 2})
     assert found == STREAMS + times(MATRICES, matrix)
 
 
 @pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
-def test_merged_for_cuda_it_turns_codes_into_floats_with_a_standard_operator(
+def test_merged_body_for_cuda_dequantizes_with_a_standard_operator(
     pair_of: PairOf, form: ExportOptions
 ) -> None:
-    found = operators(load(pair_in(replace(form, target=Target.CUDA), pair_of), "body.onnx", "both"))
+    found = operators(load(pair_of.form(replace(form, target=Target.CUDA)), "body.onnx", "both"))
     assert found["DequantizeLinear"] == 2 * MATRICES
     assert found["GatherBlockQuantized"] == 0
 
 
 @pytest.mark.parametrize("form", [*SEPARATE.values(), TWO_BITS[Products.SEPARATE]], ids=name_of)
-def test_a_separate_body_multiplies_three_times(pair_of: PairOf, form: ExportOptions) -> None:
-    found = operators(load(pair_in(form, pair_of), "body.onnx", "both"))
-    assert found == STREAMS + times(MATRICES, Counter({"MatMulNBits": 3, "Add": 1}))
+def test_separate_body_has_three_matmuls_per_matrix(pair_of: PairOf, form: ExportOptions) -> None:
+    found = operators(load(pair_of.form(form), "body.onnx", "both"))
+    assert (found["Gemm"], found["MatMulNBits"]) == (0, 3 * MATRICES)
 
 
 ROUNDED = Counter(  # rows to codes: the scale, and the codes
@@ -114,9 +96,9 @@ REST = Counter(  # what the codes leave: the codes' values, then codes again; it
 )
 
 
-def test_a_body_with_int8_activations_multiplies_integers_only(pair_of: PairOf) -> None:
+def test_int8_activations_body_multiplies_integers_only(pair_of: PairOf) -> None:
     """Gate and up share their rows: four times a layer reference, difference and policy are rounded."""
-    found = operators(load(pair_in(INTEGER, pair_of), "body.onnx", "both"))
+    found = operators(load(pair_of.form(INTEGER), "body.onnx", "both"))
     product = Counter({"MatMulIntegerToFloat": 3, "Mul": 3, "Add": 2})
     fine = Counter({"MatMulIntegerToFloat": 1, "Add": 1})
     layer = times(4, times(3, ROUNDED) + Counter({"Sub": 1})) + times(5, product)
@@ -150,7 +132,7 @@ def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, pro
 
 @every_form
 def test_the_body_is_its_layers_operator_by_operator(pair_of: PairOf, form: ExportOptions) -> None:
-    assert_the_body_is_its_layers(pair_in(form, pair_of), "both")
+    assert_the_body_is_its_layers(pair_of.form(form), "both")
 
 
 # Bits
@@ -169,7 +151,7 @@ EIGHT_BITS = ("qkv", "output", "head")
 def test_four_bit_pairs_have_eight_bit_attention_and_head(
     pair_of: PairOf, form: ExportOptions, operator: str, codes: int
 ) -> None:
-    pair = pair_in(form, pair_of)
+    pair = pair_of.form(form)
     found = {}
     for name in ("body.onnx", "head.onnx"):
         for node in load(pair, name, "both").graph.node:
@@ -183,7 +165,7 @@ def test_four_bit_pairs_have_eight_bit_attention_and_head(
 
 
 def test_four_bit_pairs_have_eight_bit_attention_and_head_merged_for_cuda(pair_of: PairOf) -> None:
-    pair = pair_in(replace(MERGED[Precision.INT4], target=Target.CUDA), pair_of)
+    pair = pair_of.form(replace(MERGED[Precision.INT4], target=Target.CUDA))
     found = {
         tensor.name: tensor.data_type
         for name in ("body.onnx", "head.onnx")
@@ -212,7 +194,7 @@ def expected_bits(name: str) -> tuple[int, int]:
 
 @every_form
 def test_a_coded_pair_is_one_unit_of_both_models(pair_of: PairOf, form: ExportOptions) -> None:
-    pair = pair_in(form, pair_of)
+    pair = pair_of.form(form)
     units = [(unit.folder, unit.models) for unit in Pair.open(pair).manifest.units]
     assert units == [("both", ("reference", "policy"))]
     found = [path.relative_to(pair).as_posix() for path in pair.rglob("weights.bin")]
@@ -221,7 +203,7 @@ def test_a_coded_pair_is_one_unit_of_both_models(pair_of: PairOf, form: ExportOp
 
 @every_form
 def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, form: ExportOptions) -> None:
-    pair = pair_in(form, pair_of)
+    pair = pair_of.form(form)
     in_layers: dict[str, dict[str, str]] = {}
     for name in NAMES:
         if name.startswith("layer"):
@@ -230,9 +212,9 @@ def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, form: ExportOption
 
 
 @every_form
-def test_every_byte_has_one_name_and_every_tensor_one_place(pair_of: PairOf, form: ExportOptions) -> None:
+def test_weight_file_stores_every_tensor_once_without_gaps(pair_of: PairOf, form: ExportOptions) -> None:
     """Without a gap beyond the next page, and nothing twice: there is one base."""
-    pair = pair_in(form, pair_of)
+    pair = pair_of.form(form)
     places: dict[str, dict[str, str]] = {}
     for name in NAMES:
         places |= external(load(pair, name, "both"))
@@ -249,7 +231,7 @@ def test_every_byte_has_one_name_and_every_tensor_one_place(pair_of: PairOf, for
 @every_form
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions, name: str) -> None:
-    path = pair_in(form, pair_of) / "both" / name
+    path = pair_of.form(form) / "both" / name
     graph = load(path.parents[1], name, "both").graph
     inside = [each for each in graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
     assert all(math.prod(each.dims) <= 2 for each in inside)

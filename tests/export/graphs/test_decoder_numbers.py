@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
@@ -17,7 +17,6 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Format, Precision, Residency
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.weights import writer as model_module
 
 
@@ -44,9 +43,7 @@ def test_the_body_equals_its_layers_one_by_one(pair_of: PairOf, precision: Preci
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 31])
-def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
-    tiny_pair: Path, batch: Batch, rows: int
-) -> None:
+def test_head_chunk_size_changes_no_number(tiny_pair: Path, batch: Batch, rows: int) -> None:
     whole = hidden_and_logprobs(tiny_pair, batch, EngineOptions())
     chunked = hidden_and_logprobs(tiny_pair, batch, EngineOptions(head_rows=rows))
     for one, other in zip(whole, chunked, strict=True):
@@ -55,7 +52,7 @@ def test_the_size_of_the_heads_chunks_does_not_change_the_numbers(
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 @pytest.mark.parametrize("tile", [64, 100, 319])
-def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
+def test_vocabulary_tile_size_changes_no_number(
     tiny_checkpoints: Checkpoints,
     pair_of: PairOf,
     tmp_path: Path,
@@ -68,7 +65,7 @@ def test_the_size_of_the_vocabularys_tiles_does_not_change_the_numbers(
     usual = pair_of(precision)  # is kept for other tests: made with the usual tiles
     monkeypatch.setattr(model_module, "TILE", tile)
     options = ExportOptions(precision, coding=Coding.INDEPENDENT)
-    tiled = export_pair(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
+    tiled = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     every_token = pack([np.arange(TINY.vocab_size)], [0])
     whole = hidden_and_logprobs(usual, every_token, EngineOptions())
     parts = hidden_and_logprobs(tiled.path, every_token, EngineOptions())
@@ -116,7 +113,7 @@ def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> N
     shape = replace(TINY, num_hidden_layers=depth)
     policy = write_checkpoint(tmp_path / "policy", shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
-    pair = export_pair(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     resident = hidden_and_logprobs(pair, batch, EngineOptions(residency=Residency.RESIDENT))
     for residency in Residency:
         other = hidden_and_logprobs(pair, batch, EngineOptions(residency=residency))

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import write_checkpoint
+from testing.pairs import export_unmeasured
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.engine.pytorch.loading import Device
@@ -28,9 +30,9 @@ from stepscore_export.parity import pytorch
 from stepscore_export.parity import run as parity_command
 from stepscore_export.parity.compare import ScoredSolution, compare, profile
 from stepscore_export.parity.pytorch import DType, Run
-from stepscore_export.pipeline.export import export_pair
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytestmark = pytest.mark.torch
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 POLICY, REFERENCE = EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference"
@@ -47,13 +49,13 @@ def _one_thread() -> None:
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "int8"
     options = ExportOptions(Precision.INT8, activations=Activations.EXACT)
-    return export_pair(POLICY, REFERENCE, folder, options).path
+    return export_unmeasured(POLICY, REFERENCE, folder, options).path
 
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "fp32"
-    return export_pair(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
+    return export_unmeasured(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
 
 
 def arguments(pair: Path, *more: object, data: object = PROBLEMS, limit: int = 3) -> list[str]:
@@ -187,7 +189,7 @@ def test_an_adapter_beside_the_model_is_refused(int8: Path, tmp_path: Path) -> N
 # What it prints and writes
 
 
-def test_it_prints_a_table_on_stdout_and_nothing_on_stderr(
+def test_parity_prints_a_table_on_stdout_and_nothing_on_stderr(
     int8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the folder of the pair: a long path would go on in a second line."""
@@ -242,7 +244,7 @@ def test_output_holds_the_report_and_two_plots_and_nothing_else(int8: Path, tmp_
 
 def test_equal_models_have_plots_too(tmp_path: Path) -> None:
     """Log-ratios are zero throughout, which a log scale cannot show."""
-    pair = export_pair(REFERENCE, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32)).path
+    pair = export_unmeasured(REFERENCE, REFERENCE, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     done = parity(pair, "--policy", REFERENCE, "--json", "--output", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["fidelity"]
@@ -254,7 +256,7 @@ def test_data_may_come_from_standard_input(int8: Path) -> None:
     assert report(int8, data="-", stdin=problem(0) + "\n")["data"] == "-"
 
 
-def test_it_runs_as_a_process_of_its_own(int8: Path) -> None:
+def test_parity_runs_as_a_process(int8: Path) -> None:
     code = "from stepscore.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments(int8, "--json")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -263,7 +265,7 @@ def test_it_runs_as_a_process_of_its_own(int8: Path) -> None:
     assert json.loads(done.stdout)["fidelity"] == pytest.approx(report(int8)["fidelity"], rel=0.01)
 
 
-def test_its_help_needs_no_heavy_import() -> None:
+def test_parity_help_imports_nothing_heavy() -> None:
     code = "import sys, stepscore_export.cli.parity; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert {"torch", "transformers", "matplotlib", "numpy", "onnxruntime"}.isdisjoint(done.stdout.split())
@@ -283,7 +285,7 @@ def test_bad_lines_are_named_and_counted_and_the_rest_is_compared(int8: Path, tm
     assert (found["num_lines"], found["fidelity"]["num_sequences"]) == (4, 2)
 
 
-def test_of_many_bad_lines_ten_are_named(int8: Path, tmp_path: Path) -> None:
+def test_first_ten_bad_lines_are_named(int8: Path, tmp_path: Path) -> None:
     done = parity(int8, data=lines(tmp_path, problem(0), *["{"] * 30), limit=100)
     assert done.stderr.count("is skipped") == 10
     assert "30 lines are skipped in all (invalid_json 30)" in done.stderr
@@ -315,7 +317,9 @@ def no_number(monkeypatch: pytest.MonkeyPatch, *positions: int) -> None:
     monkeypatch.setattr(pytorch, "score", spoiled)
 
 
-def test_what_pytorch_has_no_number_for_is_left_out(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solutions_with_non_finite_pytorch_numbers_are_skipped(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_number(monkeypatch, 1)
     done = parity(int8, "--json", limit=3)
     assert done.exit_code == 1
@@ -323,7 +327,9 @@ def test_what_pytorch_has_no_number_for_is_left_out(int8: Path, monkeypatch: pyt
     assert json.loads(done.stdout)["fidelity"]["num_sequences"] == 2
 
 
-def test_if_pytorch_has_no_number_at_all_it_is_an_error(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_without_finite_pytorch_numbers_is_an_error(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_number(monkeypatch, 0, 1)
     done = parity(int8, limit=2)
     assert (done.exit_code, done.stdout) == (NonFinite.exit_code, "")
@@ -334,7 +340,7 @@ def test_if_pytorch_has_no_number_at_all_it_is_an_error(int8: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
-def test_without_pytorch_the_error_says_what_to_install(
+def test_parity_without_pytorch_says_what_to_install(
     int8: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -346,9 +352,7 @@ def test_without_pytorch_the_error_says_what_to_install(
 def test_matplotlib_is_needed_for_output_only(
     int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    uninstall(monkeypatch, "matplotlib", "matplotlib")
     assert parity(int8).exit_code == 0
     done = parity(int8, "--output", tmp_path / "out")
     assert done.exit_code == 3
@@ -388,9 +392,7 @@ def test_checkpoints_of_another_name_are_a_warning(int8: Path) -> None:
     assert json.loads(done.stdout)["fidelity"]["correlation"] < -0.9
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_scored(
-    int8: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_checkpoint_is_rejected_before_scoring(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity_command, "_score", None)
     done = parity(int8, "--policy", "no such folder")
     assert done.exit_code == 3
@@ -398,11 +400,11 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_scored(
 
 
 @pytest.mark.parametrize("beta", ["0", "-1", "nan", "inf"])
-def test_a_beta_that_is_no_positive_number_is_a_usage_error(int8: Path, beta: str) -> None:
+def test_invalid_beta_is_a_usage_error(int8: Path, beta: str) -> None:
     assert parity(int8, "--beta", beta).exit_code == 2
 
 
-def test_output_that_is_a_file_or_a_pair_is_refused_and_kept(int8: Path, tmp_path: Path) -> None:
+def test_output_over_a_file_or_pair_is_rejected(int8: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     before = sorted(path.name for path in int8.iterdir())
     for output in (tmp_path / "file", int8):

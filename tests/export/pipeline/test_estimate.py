@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testing.checkpoints import TINY, tied, write_checkpoint
-from testing.forms import INTEGER, MERGED
-from tests.export.pipeline.test_export import CUDA_PRECISIONS, INTEGER_PRECISIONS, ODD
+from testing.checkpoints import ODD, TINY, tied, write_checkpoint
+from testing.forms import CUDA_PRECISIONS, INTEGER, INTEGER_PRECISIONS, MERGED
+from testing.pairs import export_unmeasured
 
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
@@ -20,7 +20,6 @@ from stepscore_export.checkpoint import chat_template
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
 
 
@@ -49,7 +48,7 @@ def test_the_weight_file_has_the_predicted_size(
     monkeypatch.setattr(chat_template, "literals", lambda _chat_template: template)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     folder = write_checkpoint(tmp_path / "model", shape)
-    pair = export_pair(folder, folder, tmp_path / "pair", options)
+    pair = export_unmeasured(folder, folder, tmp_path / "pair", options)
     with open_plan(folder, folder, options) as plan:
         needs = plan.needs
     sizes = {folder: (pair.path / folder / "weights.bin").stat().st_size for folder in needs.weight_bytes}

@@ -35,7 +35,7 @@ def test_block_sizes_without_a_kernel_are_refused(block_size: int) -> None:
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-def test_block_sizes_with_a_kernel_are_not(block_size: int) -> None:
+def test_block_sizes_with_a_kernel_are_accepted(block_size: int) -> None:
     assert ExportOptions(Precision.INT8, block_size=block_size).block_size == block_size
 
 
@@ -53,7 +53,7 @@ def test_four_bits_of_bitsandbytes_are_refused_for_onnx(precision: Precision) ->
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_beta_that_is_no_scale_is_refused(beta: float) -> None:
+def test_invalid_beta_is_rejected(beta: float) -> None:
     assert refusal(beta=beta).message == f"beta is {beta}, expected a positive number"
 
 
@@ -123,7 +123,7 @@ def test_int8_activations_want_eight_bit_weights(options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("products", Products)
-def test_int8_activations_leave_no_choice_of_products(products: Products) -> None:
+def test_products_option_is_rejected_with_int8_activations(products: Products) -> None:
     refused = refusal(Precision.INT8, activations=Activations.INT8, products=products)
     assert refused.message == "--products requires exact activations"
     assert refused.hint == "drop --products, or use --activations exact"
@@ -150,7 +150,7 @@ EXACT_ACTIVATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("asked", EXACT_ACTIVATIONS)
-def test_where_that_cannot_be_or_products_are_asked_for_activations_are_exact_with_four_bits(
+def test_exact_activations_come_with_a_4_bit_difference(
     asked: dict[str, Any],
 ) -> None:
     options = ExportOptions(**asked)
@@ -176,12 +176,12 @@ def test_a_difference_has_the_bits_that_were_asked_for(asked: DifferencePrecisio
 
 
 @pytest.mark.parametrize("precision", Format.ONNX.precisions)
-def test_rows_are_fp32_on_the_cpu(precision: Precision) -> None:
+def test_activations_are_fp32_on_the_cpu(precision: Precision) -> None:
     assert ExportOptions(precision).compute == ir.DataType.FLOAT
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, *INTEGERS])
-def test_rows_have_sixteen_bits_on_cuda(precision: Precision) -> None:
+def test_activations_have_16_bits_on_cuda(precision: Precision) -> None:
     expected = ir.DataType.BFLOAT16 if precision is Precision.BF16 else ir.DataType.FLOAT16
     assert ExportOptions(precision, Target.CUDA).compute == expected
 
@@ -197,13 +197,13 @@ def settled(distance: Distance, *positional: Any, **options: Any) -> tuple[Any, 
 INDEPENDENT = (Coding.INDEPENDENT, None, Activations.EXACT, None)
 
 
-def test_close_models_at_int8_are_multiplied_in_integers_on_the_cpu() -> None:
+def test_close_models_at_int8_get_int8_activations_on_the_cpu() -> None:
     assert settled(CLOSE) == (Coding.DIFFERENCE, INT8, Activations.INT8, None)
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
 @pytest.mark.parametrize("target", Target)
-def test_with_exact_activations_they_are_merged(precision: Precision, target: Target) -> None:
+def test_close_models_with_exact_activations_are_merged(precision: Precision, target: Target) -> None:
     found = settled(CLOSE, precision, target, activations=Activations.EXACT)
     assert found == (Coding.DIFFERENCE, INT4, Activations.EXACT, Products.MERGED)
     if target is Target.CUDA or precision is Precision.INT4:
@@ -226,11 +226,11 @@ def test_a_difference_of_two_bits_is_merged_as_well() -> None:
 
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("products", Products)
-def test_products_that_were_asked_for_stand(target: Target, products: Products) -> None:
+def test_requested_products_are_kept(target: Target, products: Products) -> None:
     assert settled(CLOSE, Precision.INT8, target, products=products)[3] is products
 
 
-def test_int8_activations_settle_for_an_eight_bit_difference_and_no_products() -> None:
+def test_int8_activations_resolve_to_an_8_bit_difference() -> None:
     expected = (Coding.DIFFERENCE, INT8, Activations.INT8, None)
     assert settled(CLOSE, Precision.INT8, activations=Activations.INT8) == expected
 
@@ -248,7 +248,7 @@ def test_float_pairs_are_independent_however_close(precision: Precision) -> None
 
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 @pytest.mark.parametrize("distance", [CLOSE, FAR])
-def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) -> None:
+def test_requested_coding_is_kept(coding: Coding, distance: Distance) -> None:
     assert settled(distance, Precision.INT8, coding=coding)[0] is coding
 
 
@@ -257,6 +257,6 @@ def test_a_coding_that_was_asked_for_stands(coding: Coding, distance: Distance) 
     "asked",
     [{}, {"activations": Activations.INT8}, {"activations": Activations.EXACT}, {"target": Target.CUDA}],
 )
-def test_what_is_settled_stays_so(distance: Distance, asked: dict[str, Any]) -> None:
+def test_resolved_options_resolve_to_themselves(distance: Distance, asked: dict[str, Any]) -> None:
     once = resolve_options(ExportOptions(Precision.INT8, **asked), distance)
     assert resolve_options(once, distance) == once

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.conftest import Checkpoints
+from testing.pairs import Checkpoints
 
 from stepscore.artifact.manifest import MANIFEST, Selftest
 from stepscore.artifact.pair import Pair
@@ -164,7 +164,7 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("old", [None, OLD], ids=["fresh", "replacing"])
-def test_killed_at_any_change_leaves_no_pair_the_old_one_or_the_new_one(
+def test_kill_at_any_change_leaves_the_old_pair_or_the_new_one(
     tiny_pair: Path, target: Path, tmp_path: Path, old: float | None
 ) -> None:
     if old:
@@ -335,7 +335,7 @@ def test_exports_to_neighbours_do_not_disturb_each_other(tiny_pair: Path, target
     assert beta_of(target.with_name("other")) == NEW
 
 
-def test_of_many_exports_at_once_one_wins(tiny_pair: Path, target: Path) -> None:
+def test_one_of_many_concurrent_exports_wins(tiny_pair: Path, target: Path) -> None:
     target.parent.mkdir()
     children = []
     for _ in range(6):
@@ -399,7 +399,7 @@ NEVER = [
     ("occupy", "force"),
     [*((occupy, True) for occupy in NEVER), *((occupy, False) for occupy in [*NEVER, a_pair])],
 )
-def test_what_is_not_ours_to_replace_is_refused_and_untouched(
+def test_force_rejects_and_keeps_foreign_outputs(
     tiny_pair: Path, target: Path, occupy: Callable[[Path, Path], None], *, force: bool
 ) -> None:
     target.parent.mkdir()
@@ -432,13 +432,13 @@ def test_force_replaces_a_damaged_pair(tiny_pair: Path, target: Path) -> None:
 # Nothing is left behind
 
 
-def test_success_leaves_nothing_hidden(tiny_pair: Path, target: Path) -> None:
+def test_successful_export_leaves_no_hidden_files(tiny_pair: Path, target: Path) -> None:
     reseal(tiny_pair, target)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OutputUnwritable])
-def test_failure_leaves_nothing(target: Path, error: type[BaseException]) -> None:
+def test_failed_export_leaves_nothing(target: Path, error: type[BaseException]) -> None:
     def fail() -> None:
         with stage(target, force=False) as staged:
             staged.write("half", b"done")
@@ -449,7 +449,7 @@ def test_failure_leaves_nothing(target: Path, error: type[BaseException]) -> Non
     assert list(target.parent.iterdir()) == []
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(tiny_pair: Path, target: Path) -> None:
+def test_next_export_removes_leftovers_of_a_killed_one(tiny_pair: Path, target: Path) -> None:
     left = target.with_name(f".{target.name}.stage") / "policy"
     left.mkdir(parents=True)
     (left / "weights.bin").write_bytes(b"half")

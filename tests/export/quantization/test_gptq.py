@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from testing.hypothesis_profiles import examples
 
 from stepscore_export.quantization import gptq as feedback
 from stepscore_export.quantization.gptq import (
@@ -67,7 +68,7 @@ def product_error(weight: Floats, values: Floats, rows: Floats) -> float:
     return float(np.linalg.norm(rows @ (weight - values).T))
 
 
-# --- the spread ---------------------------------------------------------------------------------------------
+# The spread
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5))
@@ -122,7 +123,7 @@ def test_a_column_that_is_always_zero_spreads_nothing_and_takes_nothing() -> Non
 
 
 @pytest.mark.parametrize("columns", [150, 300])
-def test_groups_know_nothing_of_each_other_nor_of_the_padding(columns: int) -> None:
+def test_groups_are_independent_of_each_other_and_of_padding(columns: int) -> None:
     rows = correlated(columns)
     alone = [spread_of(rows[:, start : start + GROUP])[0] for start in range(0, columns, GROUP)]
     np.testing.assert_allclose(spread_of(rows), np.stack(alone), rtol=0, atol=1e-6)
@@ -130,12 +131,12 @@ def test_groups_know_nothing_of_each_other_nor_of_the_padding(columns: int) -> N
     np.testing.assert_array_equal(spread_of(rows)[-1][-padding:], np.eye(GROUP)[-padding:])
 
 
-# --- blocks -------------------------------------------------------------------------------------------------
+# Blocks
 
 
 @every_form
 @every_width
-def test_without_correlation_it_is_nearest(
+def test_uncorrelated_inputs_give_nearest_rounding(
     columns: int, bits: int, block_size: int, *, asymmetric: bool
 ) -> None:
     """To the bit: with an identity, and with moments that are exactly diagonal."""
@@ -153,7 +154,7 @@ def test_without_correlation_it_is_nearest(
             np.testing.assert_array_equal(found.zeros, nearest.zeros)
 
 
-def test_white_noise_leaves_all_but_a_few_codes_as_they_are() -> None:
+def test_white_noise_changes_few_codes() -> None:
     """As far as the moments of a sample are diagonal."""
     weight, spread = drawn(150), spread_of(drawn(150, 50_000, seed=1))
     found, nearest = quantize_with_feedback(weight, spread, 4, 32), quantize(weight, 4, 32)
@@ -163,7 +164,7 @@ def test_white_noise_leaves_all_but_a_few_codes_as_they_are() -> None:
 
 @every_form
 @every_width
-def test_it_has_the_layout_of_nearest_rounding(
+def test_gptq_has_the_layout_of_nearest_rounding(
     columns: int, bits: int, block_size: int, *, asymmetric: bool
 ) -> None:
     weight, spread = drawn(columns), spread_of(correlated(columns))
@@ -209,7 +210,7 @@ def test_products_with_correlated_inputs_are_nearer_than_those_of_nearest_roundi
 
 
 @every_form
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 1000), size=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_every_code_fits_its_bits(
     seed: int, size: float, bits: int, block_size: int, *, asymmetric: bool
@@ -240,7 +241,7 @@ def test_zeros_stay_zero(columns: int, bits: int, block_size: int, *, asymmetric
     np.testing.assert_array_equal(dequantize(found, bits, columns), weight)
 
 
-def test_rows_do_not_depend_on_each_other() -> None:
+def test_rows_are_rounded_independently() -> None:
     """So a matrix may be rounded a row block at a time."""
     weight, spread = drawn(150), spread_of(correlated(150))
     whole = quantize_with_feedback(weight, spread, 4, 32)
@@ -266,7 +267,7 @@ def test_a_block_may_be_as_wide_as_its_group() -> None:
     assert errors[0] < 0.8 * errors[1]
 
 
-# --- channels -----------------------------------------------------------------------------------------------
+# Channels
 
 
 @every_width
@@ -289,9 +290,9 @@ def test_channels_keep_layout_and_scales_and_are_nearer_in_products(columns: int
     assert errors[0] < 0.8 * errors[1]
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 1000))
-def test_the_code_that_has_no_mirror_image_is_never_a_channels(seed: int) -> None:
+def test_channel_codes_are_never_minus_128(seed: int) -> None:
     """Rows at the end of the scale throughout: what is carried over pushes them beyond it."""
     weight = np.sign(drawn(150, 5, seed)) * np.float32(0.999) ** np.arange(150, dtype=np.float32)
     found = quantize_channels_with_feedback(weight, spread_of(correlated(150, seed=seed)))

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from testing.hypothesis_profiles import examples
 from testing.matrices import BITS, BLOCK_SIZES, Weight, weights
 
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights
@@ -40,7 +41,7 @@ def test_matmulnbits_computes_with_what_dequantize_gives(
     assert np.abs(_matmulnbits(activations, quantized, bits, block_size) - expected).max() < 1e-4
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(weights(smallest=2**-3), BITS, BLOCK_SIZES)
 def test_matmulnbits_times_the_identity_is_dequantize(weight: Weight, bits: int, block_size: int) -> None:
     quantized = quantize(weight, bits, block_size)
@@ -134,7 +135,7 @@ def _dequantizelinear(quantized: Quantized, bits: int, block_size: int) -> NDArr
     return _run(node, tensors, {}, (rows, blocks * block_size))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(weights(smallest=2**-3), st.integers(1, 9), st.integers(0, 1000))
 def test_matmulintegertofloat_computes_with_channels_what_numpy_does(
     weight: Weight, rows: int, seed: int

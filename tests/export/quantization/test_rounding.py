@@ -33,7 +33,7 @@ def test_error_is_at_most_one_step(
 
 
 @given(weights(), BITS, BLOCK_SIZES)
-def test_error_is_at_most_half_a_step_but_where_an_entry_mirrors_the_largest(
+def test_error_is_at_most_half_a_step_except_opposite_the_largest(
     weight: Weight, bits: int, block_size: int
 ) -> None:
     quantized = quantize(weight, bits, block_size)
@@ -90,7 +90,7 @@ def test_columns_are_padded_with_zeros(weight: Weight, bits: int, block_size: in
 
 
 @given(weights(), BITS, BLOCK_SIZES)
-def test_rows_do_not_know_each_other(weight: Weight, bits: int, block_size: int) -> None:
+def test_rows_are_rounded_independently(weight: Weight, bits: int, block_size: int) -> None:
     whole = quantize(weight, bits, block_size)
     for index in range(len(weight)):
         alone = quantize(weight[index : index + 1], bits, block_size)

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
 from testing.forms import INTEGER, MERGED, SEPARATE, a_form_of_each_kind
-from tests.conftest import Checkpoints
-from tests.export.reference.test_layerwise_fp32 import sequences
+from testing.pairs import Checkpoints
+from testing.sequences import ragged
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
@@ -64,7 +64,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
     return read_texts(path)
 
 
-# --- what enters the matrices -------------------------------------------------------------------------------
+# What enters the matrices
 
 
 def rows_seen(model: ExactModel) -> list[dict[str, Rows]]:
@@ -110,8 +110,8 @@ def test_the_taps_are_what_enters_the_matrices(
     reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of layer 0 for every token; of the last for every token that enters them: its MLP drops the last."""
-    truth = [rows_of_oracle(reference, tokens, monkeypatch) for tokens in sequences()]
-    found = rows_seen(ExactModel(reference, sequences(), scratch))
+    truth = [rows_of_oracle(reference, tokens, monkeypatch) for tokens in ragged()]
+    found = rows_seen(ExactModel(reference, ragged(), scratch))
     assert [tuple(layer) for layer in found] == [INTERMEDIATE_OUTPUTS] * LAYERS
     for index, layer in enumerate(found):
         for tap, rows in layer.items():
@@ -122,39 +122,39 @@ def test_the_taps_are_what_enters_the_matrices(
                 np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
 
 
-def test_looking_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
-    seen, unseen = (ExactModel(reference, sequences(), scratch) for _ in range(2))
+def test_observing_inputs_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
+    seen, unseen = (ExactModel(reference, ragged(), scratch) for _ in range(2))
     rows_seen(seen)
     for one, other in zip(seen.logprobs(), unseen.logprobs(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
-def test_the_parts_of_a_large_text_add_up(
+def test_parts_of_a_large_text_add_up_to_the_whole(
     reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rows_seen(ExactModel(reference, sequences(), scratch))
+    whole = rows_seen(ExactModel(reference, ragged(), scratch))
     monkeypatch.setattr(exact, "BATCH_ROWS", 64)
-    cut = rows_seen(ExactModel(reference, sequences(), scratch))
+    cut = rows_seen(ExactModel(reference, ragged(), scratch))
     for one, other in zip(whole, cut, strict=True):
         for tap in INTERMEDIATE_OUTPUTS:
             np.testing.assert_allclose(one[tap], other[tap], rtol=0, atol=1e-5)
 
 
 def test_the_head_reads_the_hidden_rows(reference: Checkpoint, scratch: Path) -> None:
-    found = np.concatenate(list(ExactModel(reference, sequences(), scratch).hidden()))
-    truth = [oracle.hidden_and_logprobs(reference, tokens)[0] for tokens in sequences()]
+    found = np.concatenate(list(ExactModel(reference, ragged(), scratch).hidden()))
+    truth = [oracle.hidden_and_logprobs(reference, tokens)[0] for tokens in ragged()]
     np.testing.assert_allclose(found, np.concatenate(truth), rtol=0, atol=1e-4)
 
 
 def test_a_spread_is_that_of_the_rows_seen(reference: Checkpoint, scratch: Path) -> None:
-    measured = Calibration(reference, sequences(), scratch, block_size=32)
-    for seen in rows_seen(ExactModel(reference, sequences(), scratch)):
+    measured = Calibration(reference, ragged(), scratch, block_size=32)
+    for seen in rows_seen(ExactModel(reference, ragged(), scratch)):
         layer = measured.layer(0)
         for tap, spread in zip(
             INTERMEDIATE_OUTPUTS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True
         ):
             np.testing.assert_allclose(spread, spread_of(seen[tap]), rtol=0, atol=1e-4)
-    hidden = np.concatenate(list(ExactModel(reference, sequences(), scratch).hidden()))
+    hidden = np.concatenate(list(ExactModel(reference, ragged(), scratch).hidden()))
     np.testing.assert_allclose(measured.head(), spread_of(hidden), rtol=0, atol=1e-4)
     assert list(scratch.iterdir()) == []
 
@@ -169,7 +169,7 @@ def spread_of(rows: Rows) -> Rows:
 def test_a_group_is_never_narrower_than_a_block(
     reference: Checkpoint, scratch: Path, block_size: int, group: int
 ) -> None:
-    layer = Calibration(reference, sequences(), scratch, block_size).layer(0)
+    layer = Calibration(reference, ragged(), scratch, block_size).layer(0)
     assert layer.down is not None
     assert layer.down.shape == (1, group, group)
 
@@ -199,7 +199,7 @@ def test_an_export_runs_no_more_than_the_limit(
     assert given == [1]
 
 
-# --- the pair -----------------------------------------------------------------------------------------------
+# The pair
 
 
 def exported(
@@ -232,7 +232,7 @@ def test_a_calibrated_pair_says_so_and_is_measured(
     [MERGED[Precision.INT4], SEPARATE[Precision.INT4], INTEGER],
     ids=["merged", "separate", "int8-activations"],
 )
-def test_it_is_rounded_for_its_text(
+def test_calibration_lowers_the_error_on_its_text(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
 ) -> None:
     """Every code may be another; how far the numbers of that text are off falls."""
@@ -254,7 +254,7 @@ def test_identical_checkpoints_give_exactly_zero(
     model = tiny_checkpoints.reference
     same = Checkpoints(policy=model, reference=model)
     engine = OrtEngine(exported(same, tmp_path / "pair", form, texts, texts))
-    for policy, theirs in engine.logprobs(sequences()):
+    for policy, theirs in engine.logprobs(ragged()):
         np.testing.assert_array_equal(policy, theirs)
     engine.close()
 
@@ -288,7 +288,7 @@ def test_a_pair_without_a_base_has_nothing_to_calibrate(
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the command --------------------------------------------------------------------------------------------
+# The command
 
 
 def export(checkpoints: Checkpoints, output: Path, *arguments: object) -> Result:
@@ -321,7 +321,7 @@ def test_the_same_calibration_gives_the_same_bytes(tiny_checkpoints: Checkpoints
 @pytest.mark.parametrize(
     "choice", [["--coding", "independent"], ["--precision", "fp32"]], ids=["independent", "fp32"]
 )
-def test_the_command_refuses_it_where_there_is_no_base(
+def test_calibration_is_rejected_without_a_base(
     tiny_checkpoints: Checkpoints, tmp_path: Path, choice: list[str], more: list[str]
 ) -> None:
     data = write(tmp_path / "mine.jsonl", GOOD)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from testing.checkpoints import TINY, DType, edit_tensors, tied, write_checkpoint
+from testing.checkpoints import ODD, TINY, DType, edit_tensors, tied, write_checkpoint
+from testing.sequences import Tokens, ragged
 
 from stepscore.errors import CheckpointCorrupt, OutputUnwritable
 from stepscore_export.checkpoint.checkpoint import Checkpoint
@@ -20,16 +21,7 @@ from stepscore_export.reference import numpy_forward as oracle
 from stepscore_export.reference.layerwise_fp32 import ExactModel, fp32_logprobs
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
-Tokens = NDArray[np.int64]
-
-ODD = replace(TINY, hidden_size=72, intermediate_size=99, num_key_value_heads=1, head_dim=48, vocab_size=1001)
-
-
-def sequences(
-    shape: DecoderConfig = TINY, lengths: tuple[int, ...] = (2, 3, 90, 17, 300, 64)
-) -> list[Tokens]:
-    random = np.random.default_rng(7)
-    return [random.integers(0, shape.vocab_size, length) for length in lengths]
+MANY_COLUMNS = replace(ODD, vocab_size=1001)
 
 
 @pytest.fixture
@@ -55,7 +47,7 @@ def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks are multiplied in two threads and read in one: a file has one position."""
-    (tokens,) = sequences(lengths=(90,))
+    (tokens,) = ragged(lengths=(90,))
     at_once = hidden_and_logprobs(checkpoint, tokens)
     monkeypatch.setattr(oracle, "BLOCK_ELEMENTS", 2 * TINY.hidden_size)
     for ours, theirs in zip(hidden_and_logprobs(checkpoint, tokens), at_once, strict=True):
@@ -64,17 +56,23 @@ def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(TINY, "float32"), (TINY, "bfloat16"), (TINY, "float16"), (tied(), "bfloat16"), (ODD, "float32")],
+    [
+        (TINY, "float32"),
+        (TINY, "bfloat16"),
+        (TINY, "float16"),
+        (tied(), "bfloat16"),
+        (MANY_COLUMNS, "float32"),
+    ],
     ids=["fp32", "bf16", "fp16", "tied bf16", "odd"],
 )
-def test_it_agrees_with_float64_within_1e_4_nats(
+def test_layerwise_fp32_is_within_1e_4_nats_of_float64(
     tmp_path: Path, scratch: Path, shape: DecoderConfig, dtype: DType
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", shape, seed=1, dtype=dtype, scale=1.5)
     with Checkpoint.open(folder) as checkpoint:
-        ours = ExactModel(checkpoint, sequences(shape), scratch).logprobs()
+        ours = ExactModel(checkpoint, ragged(shape), scratch).logprobs()
         assert [logprobs.dtype for logprobs in ours] == [np.float64] * len(ours)
-        assert distance(ours, checkpoint, sequences(shape)) <= 1e-4
+        assert distance(ours, checkpoint, ragged(shape)) <= 1e-4
 
 
 def test_a_layer_of_two_storage_types_is_exact_too(tmp_path: Path, scratch: Path) -> None:
@@ -82,18 +80,16 @@ def test_a_layer_of_two_storage_types_is_exact_too(tmp_path: Path, scratch: Path
     name = "model.layers.1.mlp.up_proj.weight"
     edit_tensors(folder / "model.safetensors", lambda t: t.update({name: t[name].astype(np.float16)}))
     with Checkpoint.open(folder) as checkpoint:
-        assert (
-            distance(ExactModel(checkpoint, sequences(), scratch).logprobs(), checkpoint, sequences()) <= 1e-4
-        )
+        assert distance(ExactModel(checkpoint, ragged(), scratch).logprobs(), checkpoint, ragged()) <= 1e-4
 
 
 def test_small_batches_and_head_blocks_change_nothing_but_rounding(
     checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = ExactModel(checkpoint, sequences(), scratch).logprobs()
+    whole = ExactModel(checkpoint, ragged(), scratch).logprobs()
     monkeypatch.setattr(exact, "BATCH_ROWS", 64)
     monkeypatch.setattr(exact, "BLOCK_ELEMENTS", 7 * TINY.hidden_size)
-    cut = ExactModel(checkpoint, sequences(), scratch).logprobs()
+    cut = ExactModel(checkpoint, ragged(), scratch).logprobs()
     for one, other in zip(whole, cut, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
@@ -103,9 +99,9 @@ def test_both_models_come_out_as_policy_and_reference(tmp_path: Path, scratch: P
         write_checkpoint(tmp_path / name, seed=seed) for name, seed in (("policy", 1), ("reference", 2))
     ]
     with Checkpoint.open(folders[0]) as policy, Checkpoint.open(folders[1]) as reference:
-        ours, theirs = zip(*fp32_logprobs(policy, reference, sequences(), scratch), strict=True)
-        assert distance(list(ours), policy, sequences()) <= 1e-4
-        assert distance(list(theirs), reference, sequences()) <= 1e-4
+        ours, theirs = zip(*fp32_logprobs(policy, reference, ragged(), scratch), strict=True)
+        assert distance(list(ours), policy, ragged()) <= 1e-4
+        assert distance(list(theirs), reference, ragged()) <= 1e-4
 
 
 @pytest.mark.parametrize("shape", [TINY, tied()], ids=["untied", "tied"])
@@ -114,58 +110,54 @@ def test_progress_hears_of_the_matrices_of_layers_and_head(
 ) -> None:
     counts: list[int] = []
     with Checkpoint.open(write_checkpoint(tmp_path / "model", shape)) as checkpoint:
-        ExactModel(checkpoint, sequences(), scratch, counts.append).logprobs()
+        ExactModel(checkpoint, ragged(), scratch, counts.append).logprobs()
     shapes = [size for name, size in tensor_shapes(TINY).items() if name != EMBEDDING]
     assert sum(counts) == sum(math.prod(size) for size in shapes if len(size) == 2)
 
 
-# --- what lies on the disk ----------------------------------------------------------------------------------
+# What lies on the disk
 
 
-def test_one_layer_at_a_time_lies_in_the_scratch_folder(
-    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    run_layer = exact._run_layer
+def test_one_layer_at_a_time_lies_in_the_scratch_folder(checkpoint: Checkpoint, scratch: Path) -> None:
+    seen: set[tuple[str, ...]] = set()
 
-    def run(graph: Path, parts: list[exact._Part], on_input: exact.OnInput | None) -> list[exact.Rows]:
-        seen.append(sorted(path.name for path in scratch.rglob("*") if path.is_file()))
-        return run_layer(graph, parts, on_input)
+    def look(_name: str, _rows: exact.Rows) -> None:
+        seen.add(tuple(sorted(path.name for path in scratch.rglob("*") if path.is_file())))
 
-    monkeypatch.setattr(exact, "_run_layer", run)
-    ExactModel(checkpoint, sequences(), scratch).logprobs()
-    assert seen == [["layer-00.onnx", "weights.bin"], ["layer-01.onnx", "weights.bin"]]
-    assert list(scratch.iterdir()) == []
+    model = ExactModel(checkpoint, ragged(), scratch)
+    for layer in range(2):
+        seen.clear()
+        model.run_next_layer(look)
+        assert seen == {(f"layer-{layer:02d}.onnx", "weights.bin")}
+        assert list(scratch.iterdir()) == []
 
 
 def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint, scratch: Path) -> None:
-    model = ExactModel(checkpoint, sequences(), scratch)
+    model = ExactModel(checkpoint, ragged(), scratch)
     model.run_next_layer()
     model.run_next_layer()
     with pytest.raises(IndexError, match="all 2 layers"):
         model.run_next_layer()
-    assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
+    assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_nothing_is_left_when_a_layer_fails_and_it_can_be_run_again(
-    checkpoint: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+def test_failed_layer_leaves_nothing_and_can_be_run_again(
+    checkpoint: Checkpoint, scratch: Path, failure: type[BaseException]
 ) -> None:
-    model = ExactModel(checkpoint, sequences(), scratch)
+    model = ExactModel(checkpoint, ragged(), scratch)
 
     def fail(*_: object) -> None:
         raise failure
 
-    with monkeypatch.context() as patch:
-        patch.setattr(exact, "_run", fail)
-        with pytest.raises(failure):
-            model.run_next_layer()
+    with pytest.raises(failure):
+        model.run_next_layer(fail)
     assert list(scratch.iterdir()) == []
-    assert distance(model.logprobs(), checkpoint, sequences()) <= 1e-4
+    assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
 
-def test_nothing_is_left_when_a_checkpoint_is_cut_off(checkpoint: Checkpoint, scratch: Path) -> None:
-    model = ExactModel(checkpoint, sequences(), scratch)
+def test_truncated_checkpoint_leaves_nothing(checkpoint: Checkpoint, scratch: Path) -> None:
+    model = ExactModel(checkpoint, ragged(), scratch)
     weights = checkpoint.folder / "model.safetensors"
     with weights.open("r+b") as file:
         file.truncate(weights.stat().st_size // 2)
@@ -176,7 +168,7 @@ def test_nothing_is_left_when_a_checkpoint_is_cut_off(checkpoint: Checkpoint, sc
 
 def test_a_scratch_folder_that_is_not_there_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(OutputUnwritable, match="nowhere"):
-        ExactModel(checkpoint, sequences(), tmp_path / "nowhere").run_next_layer()
+        ExactModel(checkpoint, ragged(), tmp_path / "nowhere").run_next_layer()
 
 
 def test_a_model_beyond_fp32_is_refused(tmp_path: Path, scratch: Path) -> None:
@@ -186,4 +178,4 @@ def test_a_model_beyond_fp32_is_refused(tmp_path: Path, scratch: Path) -> None:
         Checkpoint.open(folder) as checkpoint,
         pytest.raises(CheckpointCorrupt, match="NaN or infinite in fp32"),
     ):
-        ExactModel(checkpoint, sequences(), scratch).logprobs()
+        ExactModel(checkpoint, ragged(), scratch).logprobs()

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from testing.byte_level import CHATML
 from testing.checkpoints import tiny_tokenizer
 from testing.shared_data import SHARED_DATA
-from testing.tokenizers import CHATML
 
 from stepscore.errors import ExportError
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore_export.fidelity import Ends, Scores, as_float64, fidelity, halving_threshold, step_sums
 from stepscore_export.validation.texts import bundled_texts, encode_texts, read_texts
 
-# --- the numbers --------------------------------------------------------------------------------------------
+# The numbers
 
 
 def random_scores(seed: int, sequences: int = 5) -> tuple[Scores, list[Ends]]:
@@ -66,7 +66,7 @@ def test_a_relative_error_scales_with_the_error(seed: int, factor: float) -> Non
 
 
 @given(SEEDS)
-def test_what_both_models_get_wrong_alike_is_an_error_of_log_probs_only(seed: int) -> None:
+def test_common_error_of_both_models_cancels_in_log_ratios(seed: int) -> None:
     truth, ends = random_scores(seed)
     found = fidelity([(policy + 0.25, reference + 0.25) for policy, reference in truth], truth, ends)
     assert found.logprob_rms == pytest.approx(0.25)
@@ -152,7 +152,7 @@ def test_a_sequence_alone_is_judged_by_signs() -> None:
         ([(np.zeros(3), np.zeros(5))], [(np.zeros(5), np.zeros(3))], ENDS),
     ],
 )
-def test_what_does_not_fit_together_is_refused(scores: Scores, truth: Scores, ends: list[Ends]) -> None:
+def test_mismatched_scores_are_rejected(scores: Scores, truth: Scores, ends: list[Ends]) -> None:
     with pytest.raises(ValueError, match="sequence"):
         fidelity(scores, truth, ends)
 
@@ -162,7 +162,7 @@ def test_float32_scores_become_float64() -> None:
     assert policy.dtype == reference.dtype == np.float64
 
 
-# --- the texts ----------------------------------------------------------------------------------------------
+# The texts
 
 
 def encoder(max_tokens: int) -> PromptEncoder:
@@ -200,7 +200,7 @@ def test_the_bundled_texts_are_about_two_thousand_tokens_of_qwen() -> None:
     assert 1500 <= sum(len(prompt.token_ids) for prompt in encoded) <= 2100
 
 
-def test_a_file_is_read_as_score_reads_it(tmp_path: Path) -> None:
+def test_file_is_read_like_input_of_score(tmp_path: Path) -> None:
     alias = '{"id": 3, "query": "2 + 2?", "answer": ["4"], "label": -1}'
     texts = read_texts(write(tmp_path / "mine.jsonl", GOOD, alias))
     assert texts.name == "mine.jsonl"
@@ -230,13 +230,13 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_texts(tmp_path / "mine.jsonl")
 
 
-def test_what_is_longer_than_the_model_is_left_out(tmp_path: Path) -> None:
+def test_texts_longer_than_the_model_are_skipped(tmp_path: Path) -> None:
     long = GOOD.replace("1 + 1?", "1 + 1? " * 100)
     texts = read_texts(write(tmp_path / "mine.jsonl", long, GOOD))
     assert len(encode_texts(texts, encoder(512))) == 1
 
 
-def test_a_file_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+def test_file_without_fitting_texts_is_rejected(tmp_path: Path) -> None:
     texts = read_texts(write(tmp_path / "mine.jsonl", GOOD))
     with pytest.raises(ExportError, match=r"all solutions of mine\.jsonl are longer than the 16 positions"):
         encode_texts(texts, encoder(16))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import TINY, write_checkpoint
 from testing.forms import INTEGER, MERGED, name_of
-from tests.conftest import Checkpoints, PairOf
+from testing.pairs import Checkpoints, PairOf
 
 from stepscore.artifact.manifest import Fidelity
 from stepscore.artifact.pair import Pair
@@ -40,15 +40,20 @@ def error_of(pair: Path) -> float:
 # The numbers
 
 
-def test_an_fp32_pair_is_as_good_as_exact(tiny_pair: Path) -> None:
-    found = fidelity_of(tiny_pair)
-    assert error_of(tiny_pair) < 1e-3
+@pytest.fixture(scope="module")
+def measured_pair_of(pair_of: PairOf) -> PairOf:
+    return pair_of.measured
+
+
+def test_an_fp32_pair_is_as_good_as_exact(measured_pair_of: PairOf) -> None:
+    found = fidelity_of(measured_pair_of())
+    assert error_of(measured_pair_of()) < 1e-3
     assert found.logprob_rms < 1e-5
     assert (found.correlation, found.step_signs, found.first_errors) == (1, 1, 1)
 
 
-def test_it_is_measured_on_the_bundled_texts_that_fit(tiny_pair: Path) -> None:
-    found = fidelity_of(tiny_pair)
+def test_fidelity_is_measured_on_bundled_texts_that_fit(measured_pair_of: PairOf) -> None:
+    found = fidelity_of(measured_pair_of())
     assert found.data == "bundled"
     assert 4 <= found.num_sequences <= 12
     assert found.num_steps > found.num_sequences
@@ -63,15 +68,16 @@ def test_it_is_measured_on_the_bundled_texts_that_fit(tiny_pair: Path) -> None:
     ],
     ids=name_of,
 )
-def test_a_coded_pair_is_nearer_than_two_models_on_their_own(pair_of: PairOf, options: ExportOptions) -> None:
-    form = {"activations": options.activations, "products": options.products}
-    coded = pair_of(options.precision, coding=options.coding, **form)
-    assert error_of(coded) < error_of(pair_of(options.precision)) / 2
+def test_coded_pair_halves_the_error_of_independent_models(
+    measured_pair_of: PairOf, options: ExportOptions
+) -> None:
+    independent = measured_pair_of(options.precision)
+    assert error_of(measured_pair_of.form(options)) < error_of(independent) / 2
 
 
-def test_more_bits_mean_a_smaller_error(pair_of: PairOf) -> None:
+def test_more_bits_mean_a_smaller_error(measured_pair_of: PairOf) -> None:
     order = [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4]
-    errors = [error_of(pair_of(precision)) for precision in order]
+    errors = [error_of(measured_pair_of(precision)) for precision in order]
     assert errors == sorted(errors)
 
 
@@ -124,7 +130,7 @@ def test_a_text_of_the_user_is_used_named_and_printed(tiny_checkpoints: Checkpoi
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],
 )
-def test_a_text_that_cannot_be_scored_refuses_the_export_before_anything_is_written(
+def test_unusable_fidelity_data_is_rejected_before_writing(
     tiny_checkpoints: Checkpoints, tmp_path: Path, lines: list[str], error: str, arguments: list[str]
 ) -> None:
     data = write(tmp_path / "mine.jsonl", *lines)
@@ -158,7 +164,7 @@ def test_manifest_keeps_four_digits_and_no_infinite_error() -> None:
     assert (kept.logprob_rms, kept.step_signs) == (1.235e-5, 0.6667)
 
 
-def test_large_models_are_measured_on_fewer_of_the_bundled_texts_but_on_all_of_the_users(
+def test_large_models_use_fewer_bundled_texts_but_all_user_texts(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stepscore_export.pipeline.plan.FIDELITY_WORK", 1)

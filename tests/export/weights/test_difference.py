@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from testing.checkpoints import TINY, DType, tied, weights, write_checkpoint
+from testing.checkpoints import ODD, TINY, DType, tied, weights, write_checkpoint
 from testing.forms import (
     INTEGER,
     MERGED,
@@ -22,22 +22,19 @@ from testing.forms import (
     every_form,
     exact_forms,
 )
-from tests.conftest import Checkpoints, PairOf
-from tests.export.graphs.test_decoder import load
-from tests.export.pipeline.test_export import ODD
+from testing.graphs import load
+from testing.pairs import ONE_TEXT, Checkpoints, PairOf
 
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Precision, Products, Residency, Target
-from stepscore.records import Record
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
-from stepscore_export.validation.texts import Texts
 
 Logprobs = NDArray[np.float32]
 ExportOf = Callable[[Path, Path, ExportOptions], Path]
@@ -47,7 +44,6 @@ ENDS = (Residency.RESIDENT, Residency.STREAM)
 RANDOM = np.random.default_rng(3)
 SEQUENCES = [RANDOM.integers(0, TINY.vocab_size, length) for length in (2, 17, 60, 5, 133)]
 LONG_ENOUGH_TO_CUT = SEQUENCES[1:3]
-ONE_TEXT = Texts(None, (Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),))
 
 
 def logprobs(
@@ -81,26 +77,6 @@ def export_of(tmp_path: Path) -> ExportOf:
     return export
 
 
-@pytest.fixture
-def coded(pair_of: PairOf) -> Callable[[ExportOptions], Path]:
-    """The tiny pair in one form."""
-
-    def coded(form: ExportOptions) -> Path:
-        return pair_of(
-            form.precision,
-            form.target,
-            coding=form.coding,
-            difference_precision=form.difference_precision,
-            activations=form.activations,
-            products=form.products,
-        )
-
-    return coded
-
-
-Coded = Callable[[ExportOptions], Path]
-
-
 # Identical checkpoints
 
 
@@ -118,7 +94,9 @@ def test_identical_checkpoints_have_rewards_of_exactly_zero(
 
 
 @a_form_of_each_kind
-def test_odd_shapes_keep_the_laws(tmp_path: Path, export_of: ExportOf, form: ExportOptions) -> None:
+def test_odd_shapes_agree_across_residencies_and_give_zero_for_equal_models(
+    tmp_path: Path, export_of: ExportOf, form: ExportOptions
+) -> None:
     """Rows that fill no block, one key head, a vocabulary that fills nothing."""
     policy = write_checkpoint(tmp_path / "policy", ODD, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", ODD, seed=1)
@@ -133,31 +111,31 @@ def test_odd_shapes_keep_the_laws(tmp_path: Path, export_of: ExportOf, form: Exp
 
 
 @exact_forms
-def test_resident_equals_streamed(coded: Coded, form: ExportOptions) -> None:
-    resident, streamed = (logprobs(coded(form), residency) for residency in ENDS)
+def test_resident_equals_streamed(pair_of: PairOf, form: ExportOptions) -> None:
+    resident, streamed = (logprobs(pair_of.form(form), residency) for residency in ENDS)
     assert np.abs(resident - streamed).max() < 1e-5
 
 
-def test_int8_activations_resident_and_streamed_differ_by_less_than_the_pair_is_off(coded: Coded) -> None:
+def test_int8_activations_streamed_stay_within_the_pairs_error(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
-    fidelity = Pair.open(coded(INTEGER)).manifest.fidelity
+    fidelity = Pair.open(pair_of.measured.form(INTEGER)).manifest.fidelity
     assert fidelity is not None
     assert fidelity.ratio_error is not None
-    resident, streamed = (ratio(logprobs(coded(INTEGER), residency)) for residency in ENDS)
+    resident, streamed = (ratio(logprobs(pair_of.form(INTEGER), residency)) for residency in ENDS)
     assert rms(resident - streamed) < fidelity.ratio_error * rms(resident)
 
 
 @every_form
-def test_a_batch_equals_each_sequence_alone(coded: Coded, form: ExportOptions) -> None:
-    together = logprobs(coded(form))
-    alone = [logprobs(coded(form), sequences=[sequence]) for sequence in SEQUENCES]
+def test_a_batch_equals_each_sequence_alone(pair_of: PairOf, form: ExportOptions) -> None:
+    together = logprobs(pair_of.form(form))
+    alone = [logprobs(pair_of.form(form), sequences=[sequence]) for sequence in SEQUENCES]
     assert np.abs(together - np.concatenate(alone, axis=1)).max() < 1e-5
 
 
 @every_form
-def test_a_token_does_not_see_what_follows(coded: Coded, form: ExportOptions) -> None:
-    whole = logprobs(coded(form), sequences=LONG_ENOUGH_TO_CUT)
-    cut = logprobs(coded(form), sequences=[sequence[:9] for sequence in LONG_ENOUGH_TO_CUT])
+def test_a_token_does_not_see_what_follows(pair_of: PairOf, form: ExportOptions) -> None:
+    whole = logprobs(pair_of.form(form), sequences=LONG_ENOUGH_TO_CUT)
+    cut = logprobs(pair_of.form(form), sequences=[sequence[:9] for sequence in LONG_ENOUGH_TO_CUT])
     first, second = cut[:, :8], cut[:, 8:]
     start = len(LONG_ENOUGH_TO_CUT[0]) - 1
     assert np.abs(whole[:, :8] - first).max() < 1e-5
@@ -165,17 +143,17 @@ def test_a_token_does_not_see_what_follows(coded: Coded, form: ExportOptions) ->
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
-def test_merged_equals_separate_within_rounding(coded: Coded, precision: Precision) -> None:
+def test_merged_equals_separate_within_rounding(pair_of: PairOf, precision: Precision) -> None:
     """The same codes: the sum is taken before the product, or after it."""
-    merged, separate = (logprobs(coded(form[precision])) for form in (MERGED, SEPARATE))
+    merged, separate = (logprobs(pair_of.form(form[precision])) for form in (MERGED, SEPARATE))
     assert np.abs(merged - separate).max() < 2e-5
 
 
 @a_form_of_each_kind
 def test_swapped_roles_turn_the_sign(
-    tiny_checkpoints: Checkpoints, coded: Coded, export_of: ExportOf, form: ExportOptions
+    tiny_checkpoints: Checkpoints, pair_of: PairOf, export_of: ExportOf, form: ExportOptions
 ) -> None:
-    there = coded(form)
+    there = pair_of.measured.form(form)
     back = export_of(tiny_checkpoints.reference, tiny_checkpoints.policy, form)
     fidelity = Pair.open(there).manifest.fidelity
     assert fidelity is not None
@@ -190,8 +168,8 @@ def test_swapped_roles_turn_the_sign(
 
 
 @a_form_of_each_kind
-def test_norms_and_biases_of_both_models_are_exact(coded: Coded, form: ExportOptions) -> None:
-    body = onnx.load(coded(form) / "both" / "body.onnx").graph.initializer
+def test_norms_and_biases_of_both_models_are_exact(pair_of: PairOf, form: ExportOptions) -> None:
+    body = onnx.load(pair_of.form(form) / "both" / "body.onnx").graph.initializer
     stored = {each.name: numpy_helper.to_array(each) for each in body if each.data_type == each.FLOAT}
     for name, source in both_models():
         for index in range(TINY.num_hidden_layers):
@@ -227,9 +205,9 @@ def test_a_16_bit_embedding_is_stored_as_it_is(tmp_path: Path, export_of: Export
 
 @a_form_of_each_kind
 def test_the_embeddings_of_both_models_are_those_of_the_checkpoints(
-    coded: Coded, form: ExportOptions
+    pair_of: PairOf, form: ExportOptions
 ) -> None:
-    looked_up = embedded(coded(form))
+    looked_up = embedded(pair_of.form(form))
     for name, source in both_models():
         assert np.array_equal(looked_up[name], source["model.embed_tokens.weight"])
 

@@ -26,11 +26,11 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 @given(st.lists(st.integers()))
-def test_results_are_those_of_map(items: list[int]) -> None:
+def test_in_order_gives_the_results_of_map(items: list[int]) -> None:
     assert list(in_order(str, iter(items))) == list(map(str, items))
 
 
-def test_an_item_that_takes_longer_still_comes_first() -> None:
+def test_slow_item_still_comes_first() -> None:
     second_is_done = threading.Event()
 
     def slow_first(item: int) -> int:
@@ -43,7 +43,7 @@ def test_an_item_that_takes_longer_still_comes_first() -> None:
     assert list(in_order(slow_first, range(2))) == [0, 1]
 
 
-def test_as_many_are_computed_at_a_time_as_there_are_workers() -> None:
+def test_all_workers_compute_at_once() -> None:
     """Nobody passes the barrier alone."""
     together = threading.Barrier(WORKERS)
 
@@ -54,11 +54,11 @@ def test_as_many_are_computed_at_a_time_as_there_are_workers() -> None:
     assert list(in_order(meet, range(3 * WORKERS))) == list(range(3 * WORKERS))
 
 
-def test_they_are_computed_in_other_threads() -> None:
+def test_items_are_computed_in_worker_threads() -> None:
     assert threading.get_ident() not in set(in_order(lambda _: threading.get_ident(), range(9)))
 
 
-def test_at_most_as_many_are_held_as_there_are_workers() -> None:
+def test_no_more_items_are_held_than_workers() -> None:
     """Items that were read and whose results are not handed out yet."""
     read = handed_out = 0
     held: list[int] = []

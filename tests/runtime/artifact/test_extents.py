@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 from testing.checkpoints import tied, write_checkpoint
-from testing.forms import every_form
-from tests.conftest import PairOf
-from tests.export.graphs.test_coded_decoder import pair_in
-from tests.export.graphs.test_decoder import NAMES, every_export, external, load
-from tests.runtime.artifact.test_pair import rewrite
+from testing.forms import every_export, every_form
+from testing.graphs import NAMES, external, load
+from testing.pair_files import rewrite
+from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.manifest import MANIFEST, Unit
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Target
 from stepscore.errors import ManifestInvalid
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
 
 NO_GRAPHS_OWN = ("norm", "rotary")  # tensors that several graphs read, and nobody's extent covers
 Place = tuple[int, int]
@@ -57,34 +55,34 @@ def assert_extents_hold_what_is_read(pair: Path) -> None:
 
 
 @every_export
-def test_layers_read_bytes_of_their_own_and_the_body_those_of_all(
+def test_layer_extents_are_disjoint_and_the_body_spans_them(
     pair_of: PairOf, precision: Precision, target: Target
 ) -> None:
     assert_extents_fit(pair_of(precision, target))
 
 
 @every_form
-def test_layers_of_a_coded_pair_do_too(pair_of: PairOf, form: ExportOptions) -> None:
-    assert_extents_fit(pair_in(form, pair_of))
+def test_layer_extents_of_a_coded_pair_are_disjoint(pair_of: PairOf, form: ExportOptions) -> None:
+    assert_extents_fit(pair_of.form(form))
 
 
 @every_export
-def test_an_extent_goes_from_the_first_tensor_of_a_graph_to_the_last(
+def test_extent_spans_the_tensors_a_graph_reads(
     pair_of: PairOf, precision: Precision, target: Target
 ) -> None:
     assert_extents_hold_what_is_read(pair_of(precision, target))
 
 
 @every_form
-def test_an_extent_of_a_coded_pair_does_too(pair_of: PairOf, form: ExportOptions) -> None:
-    assert_extents_hold_what_is_read(pair_in(form, pair_of))
+def test_extent_of_a_coded_pair_spans_the_tensors_a_graph_reads(pair_of: PairOf, form: ExportOptions) -> None:
+    assert_extents_hold_what_is_read(pair_of.form(form))
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_a_tied_head_reads_the_bytes_of_the_embedding(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "model", tied(), seed=1)
     options = ExportOptions(precision, coding=Coding.INDEPENDENT)
-    pair = export_pair(folder, folder, tmp_path / "pair", options).path
+    pair = export_unmeasured(folder, folder, tmp_path / "pair", options).path
     assert_extents_fit(pair)
     assert_extents_hold_what_is_read(pair)
     assert all(unit.extents["head.onnx"] == unit.extents["embed.onnx"] for unit in units(pair))
@@ -95,7 +93,7 @@ def test_a_tied_head_reads_the_bytes_of_the_embedding(tmp_path: Path, precision:
 
 @pytest.mark.parametrize("unit", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_without_an_extent_is_missed(pair_copy: Path, name: str, unit: int) -> None:
+def test_graph_without_extent_is_rejected(pair_copy: Path, name: str, unit: int) -> None:
     rewrite(pair_copy, lambda manifest: manifest["units"][unit]["extents"].pop(name))
     with pytest.raises(ManifestInvalid, match=f"no valid extent of weights.bin for .*/{name}"):
         Pair.open(pair_copy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import TINY
-from tests.conftest import PairOf
+from testing.pair_files import open_and_verify, rewrite
+from testing.pairs import PairOf
 
 from stepscore.artifact.graph_contract import graph_files
 from stepscore.artifact.manifest import MANIFEST, Manifest
@@ -40,12 +40,6 @@ FILES = [
     ),
 ]
 RECORD = {"problem": "1 + 1?", "steps": ["1 + 1 = 2."]}
-
-
-def open_and_verify(pair: Path) -> Pair:
-    opened = Pair.open(pair)
-    opened.verify()
-    return opened
 
 
 def test_a_pair_is_exactly_these_files(tiny_pair: Path) -> None:
@@ -176,16 +170,6 @@ def test_a_folder_without_a_manifest_is_not_a_pair(tmp_path: Path) -> None:
 
 
 # The manifest's content
-
-
-def rewrite(pair: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest and give it a checksum that fits, as somebody who means it would."""
-    manifest = json.loads((pair / MANIFEST).read_bytes())
-    change(manifest)
-    manifest["checksum"] = ""
-    text = json.dumps(manifest, indent=2)
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    (pair / MANIFEST).write_text(text.replace('"checksum": ""', f'"checksum": "{checksum}"', 1))
 
 
 def test_a_rewritten_manifest_is_read(pair_copy: Path) -> None:

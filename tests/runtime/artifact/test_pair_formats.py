@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import msgspec
 import pytest
-from tests.runtime.artifact.test_pair import open_and_verify, rewrite
+from testing.pair_files import open_and_verify, rewrite
 
-from stepscore.artifact.manifest import MANIFEST, FileEntry, Unit
 from stepscore.artifact.pair import Pair
-from stepscore.enums import Format, Precision
 from stepscore.errors import ManifestInvalid
-
-
-@pytest.fixture
-def torch_pair(tiny_pair: Path, tmp_path: Path) -> Path:
-    """A pair of the format bitsandbytes whose models nobody loads; the weights of one are in two files."""
-    manifest = Pair.open(tiny_pair).manifest
-    contents = {"tokenizer.json": (tiny_pair / "tokenizer.json").read_bytes()} | {
-        name: name.encode()
-        for name in (
-            *("policy/config.json", "policy/model.safetensors", "reference/config.json"),
-            *("reference/model-1.safetensors", "reference/model-2.safetensors"),
-        )
-    }
-    for name, data in contents.items():
-        (tmp_path / "torch" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "torch" / name).write_bytes(data)
-    stored = msgspec.structs.replace(
-        manifest,
-        format=Format.BITSANDBYTES,
-        precision=Precision.NF4,
-        target=None,
-        units=tuple(Unit(unit.folder, unit.models, {}) for unit in manifest.units),
-        files={
-            name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()
-        },
-    )
-    (tmp_path / "torch" / MANIFEST).write_bytes(stored.encode())
-    return tmp_path / "torch"
 
 
 def test_a_pair_of_transformers_folders_opens(torch_pair: Path) -> None:

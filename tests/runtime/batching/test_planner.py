@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
 from testing.forms import INTEGER
-from tests.conftest import PairOf
+from testing.hypothesis_profiles import examples
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching import planner as plan_module
@@ -72,18 +73,18 @@ def is_prefix(one: Ids, other: Ids) -> bool:
     return np.array_equal(one, other[: len(one)])
 
 
-# pack
+# Pack
 
 
 @given(windows())
-def test_every_distinct_prefix_is_one_row(drawn: tuple[list[Ids], list[int]]) -> None:
+def test_pack_gives_one_row_per_distinct_prefix(drawn: tuple[list[Ids], list[int]]) -> None:
     rows = prefix_of_each_row(pack(*drawn))
     assert len(rows) == len(set(rows))
     assert set(rows) == prefixes(drawn[0])
 
 
 @given(windows())
-def test_the_lines_are_the_sequences_that_are_not_the_beginning_of_another(
+def test_padded_rows_are_sequences_that_prefix_no_other(
     drawn: tuple[list[Ids], list[int]],
 ) -> None:
     sequences, _ = drawn
@@ -98,7 +99,7 @@ def test_the_lines_are_the_sequences_that_are_not_the_beginning_of_another(
 
 
 @given(windows(), SHARE)
-def test_unpadding_what_was_padded_is_the_identity(drawn: tuple[list[Ids], list[int]], share: bool) -> None:
+def test_unpad_inverts_pad(drawn: tuple[list[Ids], list[int]], share: bool) -> None:
     batch = pack(*drawn, share=share)
     assert np.array_equal(batch.pad_index.reshape(-1)[batch.unpad_index], np.arange(len(batch.input_ids)))
     lines, positions = np.divmod(batch.unpad_index, batch.pad_index.shape[1])
@@ -106,7 +107,7 @@ def test_unpadding_what_was_padded_is_the_identity(drawn: tuple[list[Ids], list[
 
 
 @given(windows(), SHARE)
-def test_the_index_types_are_those_of_the_graph(drawn: tuple[list[Ids], list[int]], share: bool) -> None:
+def test_batch_indices_have_the_types_of_the_graph(drawn: tuple[list[Ids], list[int]], share: bool) -> None:
     batch = pack(*drawn, share=share)
     assert batch.total_sequence_length == batch.seqlens_k.max() + 1
     assert (batch.total_sequence_length.dtype, batch.seqlens_k.dtype) == (np.int32, np.int32)
@@ -116,7 +117,7 @@ def test_the_index_types_are_those_of_the_graph(drawn: tuple[list[Ids], list[int
 
 
 @given(windows(), SHARE)
-def test_the_pairs_of_a_sequence_score_its_tokens_behind_the_start(
+def test_sequence_targets_are_its_tokens_after_the_start(
     drawn: tuple[list[Ids], list[int]], share: bool
 ) -> None:
     batch = pack(*drawn, share=share)
@@ -128,7 +129,7 @@ def test_the_pairs_of_a_sequence_score_its_tokens_behind_the_start(
 
 
 @given(windows())
-def test_what_is_scored_is_wanted_by_a_sequence_and_scored_once(drawn: tuple[list[Ids], list[int]]) -> None:
+def test_every_target_is_scored_once_and_belongs_to_a_sequence(drawn: tuple[list[Ids], list[int]]) -> None:
     batch = pack(*drawn)
     assert np.array_equal(np.unique(batch.score_index), np.sort(batch.score_index))
     assert (np.diff(batch.target_rows) >= 0).all()
@@ -139,7 +140,7 @@ def test_what_is_scored_is_wanted_by_a_sequence_and_scored_once(drawn: tuple[lis
 
 
 @given(windows())
-def test_lines_come_in_the_order_of_the_sequences_as_far_as_a_walk_of_the_trie_can(
+def test_padded_rows_follow_depth_first_trie_order(
     drawn: tuple[list[Ids], list[int]],
 ) -> None:
     """Depth first: two lines are in the order of the first sequences of the two branches where they part."""
@@ -156,7 +157,7 @@ def test_lines_come_in_the_order_of_the_sequences_as_far_as_a_walk_of_the_trie_c
 
 
 @given(windows())
-def test_without_sharing_every_sequence_has_rows_of_its_own(drawn: tuple[list[Ids], list[int]]) -> None:
+def test_pack_without_sharing_gives_each_sequence_its_own_rows(drawn: tuple[list[Ids], list[int]]) -> None:
     sequences, _ = drawn
     batch = pack(*drawn, share=False)
     assert np.array_equal(batch.input_ids, np.concatenate(sequences))
@@ -166,18 +167,18 @@ def test_without_sharing_every_sequence_has_rows_of_its_own(drawn: tuple[list[Id
 
 
 @pytest.mark.parametrize(("length", "start"), [(1, 0), (0, 0), (5, 4), (5, -1)])
-def test_a_start_without_a_logprob_is_refused(length: int, start: int) -> None:
+def test_start_without_logprob_is_rejected(length: int, start: int) -> None:
     for make in (pack, lambda *of: plan(*of, max_tokens=9)):
         with pytest.raises(ValueError, match="outside the log-probs"):
             make([np.arange(length)], [start])
 
 
-def test_nothing_cannot_be_packed() -> None:
+def test_pack_rejects_no_sequences() -> None:
     with pytest.raises(ValueError, match="nothing to pack"):
         pack([], [])
 
 
-# plan
+# Plan
 
 
 def rows_in(groups: list[BatchGroup]) -> int:
@@ -207,7 +208,7 @@ def test_a_group_is_its_members_packed(drawn: tuple[list[Ids], list[int]], budge
 
 
 @given(windows(), BUDGETS, SHARE)
-def test_budgets_hold_or_a_line_is_alone(
+def test_groups_keep_their_budgets_or_have_one_padded_row(
     drawn: tuple[list[Ids], list[int]], budget: int, share: bool
 ) -> None:
     for group in plan(*drawn, budget, share=share):
@@ -219,7 +220,7 @@ def test_budgets_hold_or_a_line_is_alone(
 
 
 @given(windows(), BUDGETS, SHARE)
-def test_scores_are_no_budget_where_attention_does_not_hold_them(
+def test_attention_scores_limit_groups_only_if_materialized(
     drawn: tuple[list[Ids], list[int]], budget: int, share: bool
 ) -> None:
     groups, fewer = (plan(*drawn, budget, share=share, materializes_scores=holds) for holds in (True, False))
@@ -253,7 +254,7 @@ def test_sharing_never_computes_more(drawn: tuple[list[Ids], list[int]], budget:
 
 
 @given(windows())
-def test_with_room_for_all_no_prefix_of_a_kind_is_computed_twice(drawn: tuple[list[Ids], list[int]]) -> None:
+def test_unlimited_budget_computes_no_prefix_twice(drawn: tuple[list[Ids], list[int]]) -> None:
     sequences, _ = drawn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "MAX_SCORES", 1 << 20)
@@ -264,7 +265,7 @@ def test_with_room_for_all_no_prefix_of_a_kind_is_computed_twice(drawn: tuple[li
 
 
 @given(windows(), BUDGETS, st.randoms(use_true_random=False))
-def test_another_order_of_the_window_scores_the_same(
+def test_window_order_changes_no_score(
     drawn: tuple[list[Ids], list[int]], budget: int, shuffle: random.Random
 ) -> None:
     """With one group a kind even in the same rows; where groups are cut depends on the order."""
@@ -308,7 +309,7 @@ def test_a_group_ends_only_where_the_next_sequence_does_not_fit(
             assert sum(lengths) > budget or padded > MAX_PADDING * budget or scores > plan_module.MAX_SCORES
 
 
-def test_related_sequences_meet_wherever_they_stand() -> None:
+def test_sequences_with_a_common_prefix_are_grouped_from_any_position() -> None:
     problems = [np.array([problem] * 4) for problem in range(5)]
     window = [np.append(problem, sample) for sample in range(4) for problem in problems]
     groups = plan(window, [0] * len(window), max_tokens=8)
@@ -317,7 +318,7 @@ def test_related_sequences_meet_wherever_they_stand() -> None:
 
 
 @pytest.mark.parametrize("lengths", [range(2, 3001), range(3000, 1, -1)], ids=["growing", "shrinking"])
-def test_thousands_of_partial_solutions_are_one_line(lengths: range) -> None:
+def test_thousands_of_partial_solutions_are_one_padded_row(lengths: range) -> None:
     """Deeper than Python's recursion goes."""
     whole = np.random.default_rng(0).integers(0, 100, 3000)
     batch = pack([whole[:length] for length in lengths], [0] * len(lengths))
@@ -325,7 +326,7 @@ def test_thousands_of_partial_solutions_are_one_line(lengths: range) -> None:
     assert len(batch.target_ids) == len(batch.input_ids) - 1 == 2999
 
 
-def test_a_comb_of_a_thousand_branches_is_walked() -> None:
+def test_trie_of_a_thousand_branches_is_walked() -> None:
     stem = np.full(1500, 3)
     window = [np.append(stem[:length], 5) for length in range(1, 1501)]
     assert len(pack(window, [0] * 1500).input_ids) == 3000
@@ -335,7 +336,7 @@ def test_an_empty_window_has_no_groups() -> None:
     assert plan([], [], 100) == []
 
 
-# chunks
+# Chunks
 
 
 @given(windows(), st.integers(1, 9))
@@ -378,18 +379,18 @@ def engine(tiny_pair: Path) -> Iterator[OrtEngine]:
     engine.close()
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(windows(), BUDGETS)
-def test_planned_together_a_sequence_has_the_logprobs_it_has_alone(
+def test_planned_sequence_has_its_logprobs_alone(
     engine: OrtEngine, drawn: tuple[list[Ids], list[int]], budget: int
 ) -> None:
     for together, alone in scored_together_and_alone(engine, drawn, budget):
         assert np.abs(together - alone).max() < 1e-5
 
 
-def test_with_int8_activations_they_differ_by_less_than_the_pair_is_off(pair_of: PairOf) -> None:
+def test_planned_logprobs_with_int8_activations_stay_within_the_pairs_error(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
-    pair = Pair.open(pair_of(INTEGER.precision, coding=INTEGER.coding, activations=INTEGER.activations))
+    pair = Pair.open(pair_of.measured.form(INTEGER))
     fidelity = pair.manifest.fidelity
     assert fidelity is not None
     assert fidelity.ratio_error is not None

@@ -98,12 +98,12 @@ def test_an_exception_comes_at_its_place(error: type[BaseException]) -> None:
         next(generator)
 
 
-def test_what_cannot_be_iterated_says_so() -> None:
+def test_prefetch_rejects_non_iterables() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         list(prefetch(7))  # type: ignore[arg-type]
 
 
-def test_after_the_end_there_is_nothing() -> None:
+def test_exhausted_prefetch_stays_exhausted() -> None:
     generator = prefetch([1])
     assert list(generator) == [1]
     assert list(generator) == []
@@ -150,7 +150,7 @@ def test_closing_does_not_wait_for_an_item_that_does_not_come() -> None:
     arrives.set()
 
 
-def test_an_exception_after_closing_is_nobodys() -> None:
+def test_exception_after_closing_is_dropped() -> None:
     closed = threading.Event()
 
     def items() -> Iterator[int]:
@@ -164,7 +164,7 @@ def test_an_exception_after_closing_is_nobodys() -> None:
     closed.set()  # pytest turns an exception that ends a thread into a failure
 
 
-def test_no_item_is_kept_that_was_handed_out() -> None:
+def test_yielded_items_are_released() -> None:
     """Depth 1: the one taken last, which the reader holds, and the one ahead."""
     alive = 0
 

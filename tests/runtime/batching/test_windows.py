@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.runtime.test_scorer import SAMPLES, SOLUTIONS, alone, load
+from testing.solutions import SAMPLES, SOLUTIONS, Watched, alone
 
-from stepscore.batching.batch import Batch
-from stepscore.engine.base import PairLogprobs
+from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
 from stepscore.records import Record, Result
-
-
-class Watched:
-    """The tiny pair's scorer, what its engine was asked for, and how far its input was read."""
-
-    def __init__(self, pair: Path, **choices: object) -> None:
-        self.scorer = load(pair, **choices)
-        self.windows: list[list[Batch]] = []
-        self.computed = 0
-        self.read = 0
-        self.readers: set[int] = set()
-        self._run = self.scorer._engine.run
-        self.scorer._engine.run = self._watched  # type: ignore[method-assign]
-
-    def _watched(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        self.windows.append(list(batches))
-        for logprobs in self._run(batches):
-            self.computed += 1
-            yield logprobs
-
-    def source(self, records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
-        for self.read, record in enumerate(records, start=1):
-            self.readers.add(threading.get_ident())
-            yield self.read, record
-
-    def rows(self) -> int:
-        return sum(len(batch.input_ids) for window in self.windows for batch in window)
 
 
 @pytest.fixture
@@ -69,7 +41,7 @@ def test_a_window_is_never_smaller_than_a_batch(watched: Callable[..., Watched])
     assert [len(window) for window in one.windows] == [1, 1]
 
 
-def test_a_record_longer_than_a_window_is_one(watched: Callable[..., Watched]) -> None:
+def test_record_longer_than_a_window_is_its_own_window(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=1)
     assert len(one.scorer.score(SOLUTIONS)) == len(one.windows) == len(SOLUTIONS)
 
@@ -90,7 +62,7 @@ def test_nothing_is_read_before_the_first_result_is_asked_for(watched: Callable[
     assert next(stream)[0] == 1
 
 
-def test_what_samples_of_one_problem_share_is_computed_once(watched: Callable[..., Watched]) -> None:
+def test_common_prefix_of_samples_is_computed_once(watched: Callable[..., Watched]) -> None:
     """They need not be neighbours."""
     shared, apart = watched(), watched(share=False)
     tokens = sum(result.num_tokens for result in shared.scorer.score(SAMPLES))
@@ -100,10 +72,10 @@ def test_what_samples_of_one_problem_share_is_computed_once(watched: Callable[..
     assert longest < shared.rows() < 0.7 * tokens
 
 
-def test_response_computes_no_logprob_of_the_prompt(watched: Callable[..., Watched]) -> None:
+def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path, watched: Callable[..., Watched]) -> None:
     record = SOLUTIONS[0]
     one = watched(convention="response")
-    encoder = one.scorer._windows.encoder
+    encoder = Pair.open(tiny_pair).encoder()
     start = encoder.encode(record.problem, record.steps, Convention.RESPONSE).response_start
     result = alone(one.scorer, record)
     (batch,) = one.windows[0]
@@ -138,7 +110,7 @@ def test_an_error_without_a_record_before_it_comes_at_once(watched: Callable[...
     assert isinstance(next(stream)[1], Result)
 
 
-def test_what_the_callers_iterator_raises_is_raised_here(watched: Callable[..., Watched]) -> None:
+def test_stream_raises_errors_of_the_input_iterator(watched: Callable[..., Watched]) -> None:
     def source() -> Iterator[tuple[int, Record]]:
         yield 1, SOLUTIONS[0]
         raise OSError("the disk is gone")
@@ -148,23 +120,20 @@ def test_what_the_callers_iterator_raises_is_raised_here(watched: Callable[..., 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_ends_a_window_ends_the_stream_and_its_reader(
+def test_engine_error_ends_the_stream_and_its_reader(
     watched: Callable[..., Watched], error: type[BaseException]
 ) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
 
-    def fail(_: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        raise error
-
     stream = one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0])))
     next(stream)
-    one.scorer._engine.run = fail  # type: ignore[method-assign]
+    one.engine.error = error
     with pytest.raises(error):
         next(stream)
     assert_no_reader_is_left()
 
 
-def test_a_stream_that_is_left_is_read_no_further(watched: Callable[..., Watched]) -> None:
+def test_abandoned_stream_reads_no_further(watched: Callable[..., Watched]) -> None:
     one = watched(window_tokens=1, max_batch_tokens=1)
     for number, _ in one.scorer.stream(one.source(itertools.repeat(SOLUTIONS[0]))):
         if number == 3:

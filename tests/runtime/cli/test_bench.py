@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_table_says_what_was_timed(tiny_pair: Path) -> None:
+def test_bench_prints_a_table_of_timings(tiny_pair: Path) -> None:
     result = run(tiny_pair, "--repeats", "1")
     assert result.exit_code == 0
     for wanted in ("loading", "first result", "128 random tokens", "512 random tokens", "peak memory"):
@@ -45,7 +45,7 @@ def test_a_table_says_what_was_timed(tiny_pair: Path) -> None:
     assert "2,048 random tokens" not in result.stdout  # the tiny model has 512 positions
 
 
-def test_json_holds_the_same_for_machines(tiny_pair: Path, data: Path) -> None:
+def test_bench_json_has_the_numbers_of_the_table(tiny_pair: Path, data: Path) -> None:
     result = run(tiny_pair, data, "--repeats", "2", "--threads", "1", "--json")
     report = json.loads(result.stdout)
     (timing,) = report["timings"]

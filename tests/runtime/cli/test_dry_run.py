@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from testing.manifests import CODED, manifest
-from tests.runtime.batching.test_windows import Watched
+from testing.solutions import Watched
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.dry_run import dry_run_facts, memory_facts
@@ -68,7 +68,7 @@ def records(lines: list[str]) -> list[Record]:
 @pytest.mark.parametrize(
     "cut", [{}, {"max_batch_tokens": 170}, {"max_batch_tokens": 170, "window_tokens": 450}], ids=str
 )
-def test_it_counts_what_a_run_computes(tiny_pair: Path, cut: dict[str, int]) -> None:
+def test_dry_run_counts_equal_those_of_a_run(tiny_pair: Path, cut: dict[str, int]) -> None:
     """What samples of one problem share is computed once, if it is in one batch."""
     said = facts(tiny_pair, LINES, **cut)
     watched = Watched(tiny_pair, memory_limit=ENOUGH, **cut)
@@ -100,7 +100,7 @@ def test_a_limit_of_lines_is_kept(tiny_pair: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], BAD[:3]], ids=["nothing", "errors"])
-def test_without_a_record_nothing_is_computed(tiny_pair: Path, lines: list[str]) -> None:
+def test_dry_run_without_records_has_no_batches(tiny_pair: Path, lines: list[str]) -> None:
     said = facts(tiny_pair, lines)
     assert numbers(said["records"])[0] == len(lines)
     assert numbers(said["tokens"]) == [0, 0]
@@ -112,7 +112,7 @@ def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
     assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 tokens"
 
 
-def test_of_a_pair_for_cuda_the_memory_is_the_gpus(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_of_a_cuda_pair_names_gpu_memory(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair.open(tiny_pair)
     there = replace(pair, manifest=msgspec.structs.replace(pair.manifest, target=Target.CUDA))
     monkeypatch.setattr(Pair, "open", lambda path: there)
@@ -121,7 +121,7 @@ def test_of_a_pair_for_cuda_the_memory_is_the_gpus(tiny_pair: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("difference", [None, *CODED.values()], ids=["independent", *CODED])
-def test_inspect_says_what_every_residency_takes_in_large_batches_and_in_small(difference: object) -> None:
+def test_inspect_estimates_every_residency_at_two_batch_sizes(difference: object) -> None:
     pair = manifest(difference=difference)  # type: ignore[arg-type]
     residencies = ["resident", "alternate", "stream"] if difference is None else ["resident", "stream"]
     said = list(memory_facts(pair))
@@ -133,7 +133,7 @@ def test_inspect_says_what_every_residency_takes_in_large_batches_and_in_small(d
         assert large > small > 0
 
 
-# The command.
+# The command
 
 
 def test_a_dry_run_prints_facts_and_loads_no_model(tiny_pair: Path, tmp_path: Path) -> None:

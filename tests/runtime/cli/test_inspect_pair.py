@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
+from testing.uninstalled import uninstall
 
 from stepscore.artifact.graph_contract import graph_files
 from stepscore.artifact.manifest import (
+    MANIFEST,
     SCHEMA_VERSION,
     Architecture,
     Difference,
@@ -40,7 +41,7 @@ from stepscore.enums import (
     Provider,
     Target,
 )
-from stepscore.errors import IntegrityMismatch, ProviderUnavailable
+from stepscore.errors import ProviderUnavailable
 from stepscore.prompt.template import Template
 
 
@@ -48,7 +49,7 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-# inspect and verify.
+# Inspect and verify
 
 
 @pytest.fixture
@@ -114,24 +115,26 @@ def test_inspect_json_is_the_manifest(pair: Pair) -> None:
     assert invoke("inspect", pair.path, "--json").stdout_bytes == pair.manifest.encode()
 
 
-def test_verify_says_that_all_is_intact(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pair, "verify", lambda self: None)
-    done = invoke("verify", pair.path)
-    assert (done.exit_code, done.stdout) == (0, f"{pair.path}: 1 files, 1.5 MB, all intact\n")
+def test_verify_says_that_all_is_intact(tiny_pair: Path) -> None:
+    files = [path for path in tiny_pair.rglob("*") if path.is_file() and path.name != MANIFEST]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    done = invoke("verify", tiny_pair)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"{tiny_pair}: {len(files)} files, {size:.1f} MB, all intact\n",
+    )
 
 
-def test_verify_names_the_faulty_file_and_exits_3(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Pair) -> None:
-        raise IntegrityMismatch("policy/weights.bin is damaged")
-
-    monkeypatch.setattr(Pair, "verify", fail)
-    done = invoke("verify", pair.path)
+def test_verify_names_the_faulty_file_and_exits_3(pair_copy: Path) -> None:
+    with (pair_copy / "policy" / "weights.bin").open("r+b") as weights:
+        weights.write(b"damaged")
+    done = invoke("verify", pair_copy)
     assert (done.exit_code, done.stdout) == (3, "")
-    assert done.stderr == "error: policy/weights.bin is damaged\n"
+    assert done.stderr.startswith("error: policy/weights.bin ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "doctor"])
-def test_what_is_no_pair_exits_3(command: str) -> None:
+def test_missing_pair_exits_3(command: str) -> None:
     done = invoke(command, "no/such/folder")
     assert done.exit_code == 3
     assert "is not a folder" in done.output
@@ -173,11 +176,11 @@ def test_inspect_shows_the_fidelity(
     assert f"fidelity {said}" in shown
 
 
-def test_inspect_of_a_pair_without_a_fidelity_says_nothing_of_it(pair: Pair) -> None:
+def test_inspect_omits_a_missing_fidelity(pair: Pair) -> None:
     assert "fidelity" not in invoke("inspect", pair.path).stdout
 
 
-# doctor.
+# Doctor
 
 
 def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
@@ -193,14 +196,16 @@ def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
         assert fact in done.stdout
 
 
-def test_doctor_without_a_pair_is_content_with_one_provider() -> None:
+def test_doctor_without_a_pair_needs_one_working_provider() -> None:
     assert invoke("doctor").exit_code == 0
 
 
 def saturate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that are exact with neither signed nor unsigned weights."""
     saturated = np.full((8, 32), 64 * 32767 / 2, np.float32)
-    monkeypatch.setattr("stepscore.engine.ort.sessions.largest_products", lambda _depth, **_: saturated)
+    monkeypatch.setattr(
+        "stepscore.engine.ort.provider_checks.largest_products", lambda _depth, **_: saturated
+    )
 
 
 def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
@@ -217,7 +222,7 @@ def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
     assert "scoring does not work" in done.stdout
 
 
-def test_doctor_of_any_other_pair_does_not_care(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_ignores_saturation_for_other_pairs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     saturate(monkeypatch)
     assert invoke("doctor", pair.path).exit_code == 0
     assert invoke("doctor").exit_code == 0
@@ -227,7 +232,7 @@ def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.Mon
     def fail(provider: Provider) -> None:
         raise ProviderUnavailable("broken", hint="pip install something")
 
-    monkeypatch.setattr("stepscore.engine.ort.sessions.require", fail)
+    monkeypatch.setattr("stepscore.engine.ort.provider_checks.require", fail)
     done = invoke("doctor")
     assert done.exit_code == 3
     assert "hint: pip install something" in done.stdout
@@ -235,8 +240,7 @@ def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.Mon
 
 
 def test_doctor_without_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "stepscore.engine.ort.sessions")
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     done = invoke("doctor")
     assert done.exit_code == 3
     assert "onnxruntime is not installed" in done.stdout

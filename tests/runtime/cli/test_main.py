@@ -29,7 +29,7 @@ def invoke(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
 
 
-# Tables.
+# Tables
 
 
 class Terminal(io.StringIO):
@@ -88,7 +88,7 @@ def test_colour_is_for_terminals_and_no_color_is_honoured(monkeypatch: pytest.Mo
     assert "31m" not in table([-0.1], colour=True)
 
 
-# The real scorer.
+# The real scorer
 
 
 def test_the_commands_work_on_a_real_pair(tiny_pair: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_commands_work_on_a_real_pair(tiny_pair: Path) -> None:
         assert invoke(command, tiny_pair).exit_code == 0
 
 
-# Plug-ins.
+# Plug-ins
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None
     assert not re.search(r"(?:src|href)=", html.replace("-src", ""))
 
 
-# What is read.
+# What is read
 
 
 def test_other_fields_are_shown_where_they_are_short() -> None:
@@ -157,7 +157,7 @@ def test_a_file_in_which_no_record_has_rewards_is_refused(given: list[bytes]) ->
         solutions(given)
 
 
-# The command.
+# The command
 
 
 def invoke(*arguments: object) -> Result:
@@ -186,7 +186,7 @@ def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path
     assert page["records"][1]["error"]["code"] == "invalid_json"
 
 
-def test_without_an_output_the_page_is_printed(scored_file: Path) -> None:
+def test_report_without_output_is_printed(scored_file: Path) -> None:
     assert invoke(scored_file).stdout.startswith("<!doctype html>")
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_was_not_scored_is_refused_with_a_hint(tmp_path: Path) -> No
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_run_that_goes_on_can_be_looked_at(scored_file: Path) -> None:
+def test_report_accepts_an_unfinished_run(scored_file: Path) -> None:
     with scored_file.open("ab") as file:
         file.write(b'{"id": 9, "pro')
     done = invoke(scored_file)
@@ -224,5 +224,5 @@ def test_a_run_that_goes_on_can_be_looked_at(scored_file: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["no/such/file"], [".", "--threshold", "nan"]], ids=str)
-def test_used_wrongly_it_exits_2(arguments: list[str]) -> None:
+def test_report_usage_errors_exit_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeScorer
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.errors import NotFound
@@ -44,7 +45,7 @@ def cli(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-# jobs.
+# Jobs
 
 
 def test_score_writes_to_stdout_by_default_and_talks_on_stderr() -> None:
@@ -69,7 +70,7 @@ def test_score_exits_1_when_records_have_errors_and_counts_them() -> None:
     assert "2 with errors (invalid_json 2)" in done.stderr
 
 
-def test_score_again_says_that_there_is_nothing_to_do_with_the_same_exit_code(tmp_path: Path) -> None:
+def test_score_again_reports_nothing_to_do_with_the_same_exit_code(tmp_path: Path) -> None:
     (tmp_path / "in").write_text(GOOD + "{\n")
     arguments = ["score", "pair", tmp_path / "in", "-o", tmp_path / "out"]
     assert invoke(*arguments).exit_code == 1
@@ -182,7 +183,7 @@ def test_a_size_is_in_powers_of_ten(seen: dict[str, Any], text: str, num_bytes: 
         pytest.param("4\N{KELVIN SIGN}", id="kelvin"),
     ],
 )
-def test_what_is_no_size_exits_2(seen: dict[str, Any], text: str) -> None:
+def test_invalid_size_exits_2(seen: dict[str, Any], text: str) -> None:
     done = invoke("score", "pair", "-", f"--memory-limit={text}", stdin=GOOD)
     assert done.exit_code == 2
     assert "invalid size" in done.stderr
@@ -231,21 +232,17 @@ def test_a_pair_that_is_refused_exits_3_with_a_hint(monkeypatch: pytest.MonkeyPa
     assert done.stderr == "error: there is no pair\nhint: export one\n"
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(
+def test_score_without_onnxruntime_says_what_to_install(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "stepscore.scorer")
-    for name in [name for name in sys.modules if name.startswith(("onnxruntime", "stepscore.engine"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "stepscore.engine.ort.sessions")
+    uninstall(monkeypatch, "onnxruntime", "stepscore.engine.ort")
     done = invoke("score", str(tiny_pair), "-", stdin=GOOD)
     assert done.exit_code == 3
     assert "error: onnxruntime is not installed" in done.stderr
     assert "stepscore[cpu]" in done.stderr
 
 
-# processes.
+# Processes
 
 
 def test_head_ends_a_job_quietly(tmp_path: Path) -> None:
@@ -260,12 +257,12 @@ def test_head_ends_a_job_quietly(tmp_path: Path) -> None:
     assert process.wait() == 0
 
 
-def test_an_interrupted_job_exits_130_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
     source, path = tmp_path / "in", tmp_path / "out"
     lines = "".join(f'{{"id": {index}, "problem": "p", "steps": ["{index}"]}}\n' for index in range(60))
     source.write_text(lines)
     process = cli("score", "pair", source, "-o", path, env=os.environ | {"FAKE_SECONDS": "0.1"})
-    while not path.exists() or not path.read_bytes():
+    while process.poll() is None and (not path.exists() or not path.read_bytes()):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
@@ -283,7 +280,7 @@ def test_a_full_device_is_an_error_not_a_traceback() -> None:
     assert f"error: cannot write the output: {os.strerror(errno.ENOSPC)}" in done.stderr
 
 
-# one problem.
+# One problem
 
 
 def test_one_problem_prints_a_table_with_the_lowest_negative_step_marked() -> None:
@@ -321,7 +318,7 @@ def test_one_problem_with_an_error_exits_1() -> None:
     assert done.stderr == "error: too many characters\n"
 
 
-# The real scorer.
+# The real scorer
 
 
 SAMPLES = "".join(

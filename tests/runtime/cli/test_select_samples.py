@@ -44,7 +44,7 @@ def two_problems(tmp_path: Path) -> Path:
     )
 
 
-# ---- what is chosen
+# What is chosen
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_score_is_named_for_its_series_and_reducer(
     assert (line["id"], line["selection"]["score_name"]) == (chosen, f"{series}-{reducer}")
 
 
-def test_without_problem_ids_equal_problems_belong_together(tmp_path: Path) -> None:
+def test_samples_without_problem_id_are_grouped_by_problem_text(tmp_path: Path) -> None:
     path = write(
         tmp_path / "s",
         scored([0.1], id=1, query="x", problem="x"),
@@ -113,7 +113,7 @@ def test_an_answer_is_the_field_or_what_is_boxed(tmp_path: Path) -> None:
     }
 
 
-def test_everything_that_score_passed_through_is_there_to_the_byte(
+def test_select_keeps_passed_through_fields_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scorer, "load", FakeScorer.load)
@@ -137,7 +137,7 @@ def test_standard_input_can_be_selected_from(two_problems: Path) -> None:
     assert select("-", stdin=two_problems.read_bytes()).stdout == select(two_problems).stdout
 
 
-# ---- how right that is
+# How right that is
 
 
 def accuracies(path: Path, *options: object) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def test_a_problem_with_fewer_samples_is_left_out_of_that_n(tmp_path: Path) -> N
     assert [(row["n"], row["num_problems"]) for row in rows] == [(1, 2), (2, 1)]
 
 
-def test_without_truth_there_are_choices_and_no_accuracies(tmp_path: Path) -> None:
+def test_select_without_truth_gives_choices_and_no_accuracies(tmp_path: Path) -> None:
     done = select(write(tmp_path / "s", sample("a", 0.1, "7")))
     assert len(lines(done.stdout)) == 1
     assert "1 problems are not evaluated" in done.stderr
@@ -191,7 +191,7 @@ def test_an_n_that_no_problem_has_is_said(two_problems: Path) -> None:
     )
 
 
-# ---- where it goes
+# Where it goes
 
 
 def test_accuracies_go_where_the_choices_do_not(two_problems: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_output_is_not_the_input(two_problems: Path) -> None:
     assert two_problems.read_bytes() == before
 
 
-# ---- what goes wrong
+# What goes wrong
 
 
 def test_records_with_errors_are_counted_named_and_left_out(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_usage_errors_exit_2(two_problems: Path, options: list[str], message: st
     assert message in done.stderr
 
 
-# ---- real samples
+# Real samples
 
 
 @pytest.mark.shared_data

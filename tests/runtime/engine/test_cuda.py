@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack

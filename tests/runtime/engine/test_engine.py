@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from testing.checkpoints import TINY, write_checkpoint
+from testing.checkpoints import TINY
+from testing.engine_runs import run
 from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
-from tests.conftest import Checkpoints
+from testing.pairs import Checkpoints, PairOf
+from testing.sequences import tokens
+from testing.shared_folder import SharedFolder
 
 from stepscore.artifact.graph_contract import SHORT_TOKENS
-from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.batching.planner import plan
@@ -25,12 +24,9 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Residency
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.export import export_pair
 
 # Beyond SHORT_TOKENS, and wide enough that a product is summed in several parts.
 SHAPE = replace(TINY, hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=2048)
-LAYERS = TINY.num_hidden_layers
 INDEPENDENT = [
     ExportOptions(precision, coding=Coding.INDEPENDENT)
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8)
@@ -52,35 +48,11 @@ every_pair = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def long_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    """Two models that take more tokens than the kernel for short sequences."""
-    folder = tmp_path_factory.mktemp("long")
-    return Checkpoints(
-        policy=write_checkpoint(folder / "policy", SHAPE, seed=1, perturb=0.01),
-        reference=write_checkpoint(folder / "reference", SHAPE, seed=1),
-    )
-
-
-@pytest.fixture(scope="module")
-def pair_in(long_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> PairIn:
-    """Exports at the first request; what is measured on the way is measured by the tests of it."""
-    folder = tmp_path_factory.mktemp("long-pairs")
-    models = long_checkpoints
-
-    @cache
-    def exported(options: ExportOptions) -> Pair:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
-            patch.setattr(pair_module, "measure", lambda *_: None)
-            output = folder / str(len(list(folder.iterdir())))
-            return export_pair(models.policy, models.reference, output, options)
-
-    return exported
-
-
-def tokens(*lengths: int) -> list[NDArray[np.int64]]:
-    random = np.random.default_rng(11)
-    return [random.integers(0, TINY.vocab_size, length) for length in lengths]
+def pair_in(shared_folder: SharedFolder) -> PairIn:
+    """Pairs of two models that take more tokens than the kernel for short sequences."""
+    folder = shared_folder.once("long-checkpoints", lambda place: Checkpoints.write(place, SHAPE))
+    pair_of = PairOf(Checkpoints.at(folder), shared_folder)
+    return lambda options: Pair.open(pair_of.form(options))
 
 
 def short_window() -> list[Batch]:
@@ -101,13 +73,6 @@ def long_window() -> list[Batch]:
     return [group.batch for group in groups]
 
 
-def run(pair: Pair, window: Sequence[Batch], residency: Residency, **options: Any) -> list[PairLogprobs]:
-    engine = OrtEngine(pair, EngineOptions(residency=residency, **options))
-    results = list(engine.run(window))
-    engine.close()
-    return results
-
-
 def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs]) -> None:
     for ours, theirs in zip(one, other, strict=True):
         assert set(ours) == set(theirs) == {"policy", "reference"}
@@ -119,13 +84,15 @@ def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs])
 # The same bits
 
 
-every_window = pytest.mark.parametrize("window", [short_window, long_window])
+every_window = pytest.mark.parametrize(
+    "window", [short_window, pytest.param(long_window, marks=pytest.mark.slow)]
+)
 Window = Callable[[], list[Batch]]
 
 
 @every_window
 @every_pair
-def test_body_and_layers_give_the_same_bits_where_sessions_are_opened_alike(
+def test_body_and_layers_give_the_same_bits_in_equal_sessions(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
     """The same operators in the same order."""
@@ -147,7 +114,7 @@ def test_resident_and_alternate_give_the_same_bits(
 
 @every_window
 @every_pair
-def test_stream_gives_the_same_but_for_rounding(
+def test_stream_agrees_with_resident_within_rounding(
     pair_in: PairIn, options: ExportOptions, window: Window
 ) -> None:
     """ONNX Runtime sums a product in another order where it may pack the matrix, as lean sessions do not."""
@@ -163,7 +130,7 @@ UNPACKED = [*MERGED.values(), INTEGER]
 
 @every_window
 @pytest.mark.parametrize("options", UNPACKED, ids=name_of)
-def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
+def test_stream_equals_resident_bitwise_without_prepacking(
     pair_in: PairIn, options: ExportOptions, window: Window
 ) -> None:
     """Integers have no order; base plus difference is not there when a session is opened."""
@@ -171,21 +138,21 @@ def test_stream_gives_the_same_bits_where_sums_are_exact_or_no_matrix_is_packed(
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), resident)
 
 
-def test_opening_ahead_does_not_change_a_bit(pair_in: PairIn) -> None:
+def test_prefetch_does_not_change_a_bit(pair_in: PairIn) -> None:
     pair, window = pair_in(INDEPENDENT[0]), short_window()
     in_time = run(pair, window, Residency.STREAM, prefetch_next_layer=False)
     assert_same_bits(run(pair, window, Residency.STREAM), in_time)
 
 
 @pytest.mark.parametrize("residency", Residency)
-def test_a_batch_does_not_know_the_others_of_its_window(pair_in: PairIn, residency: Residency) -> None:
+def test_batches_of_a_window_are_independent(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     alone = [run(pair_in(INDEPENDENT[0]), [batch], residency)[0] for batch in window]
     assert_same_bits(run(pair_in(INDEPENDENT[0]), window, residency), alone)
 
 
 @pytest.mark.parametrize("residency", Residency)
-def test_an_engine_runs_one_window_after_the_other(pair_in: PairIn, residency: Residency) -> None:
+def test_engine_runs_several_windows(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     engine = OrtEngine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))
     once, again = list(engine.run(window)), list(engine.run(window))

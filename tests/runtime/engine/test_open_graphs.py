@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import pytest
+from testing.engine_runs import run as run_window
 from testing.forms import MERGED
-from tests.conftest import PairOf
-from tests.runtime.engine.test_engine import LAYERS, run, tokens
+from testing.graphs import LAYERS
+from testing.pairs import PairOf
+from testing.sequences import tokens
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort import engine as engine_module
+from stepscore.engine.ort import model_runner
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Coding, Precision, Residency
@@ -70,10 +73,10 @@ def stages(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("ahead", "most"), [(True, 2), (False, 1)])
-def test_stream_has_two_graphs_open_at_most_or_one(
+def test_stream_opens_at_most_two_graphs_or_one(
     tiny_pair: Path, ledger: Ledger, two_batches: list[Batch], ahead: bool, most: int
 ) -> None:
-    run(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
+    run_window(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
     assert ledger.opened == [*stages("policy"), *stages("reference")]
     assert ledger.most <= most
     assert ledger.held == []
@@ -82,7 +85,7 @@ def test_stream_has_two_graphs_open_at_most_or_one(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="shows its mapped files on Linux only")
 @pytest.mark.parametrize("residency", [Residency.STREAM, Residency.ALTERNATE])
-def test_rows_do_not_hold_the_weights_they_were_computed_with(
+def test_activations_do_not_keep_released_weights_mapped(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch], residency: Residency
 ) -> None:
     """An output that ONNX Runtime allocates keeps its session, and the session maps the weight file."""
@@ -93,7 +96,7 @@ def test_rows_do_not_hold_the_weights_they_were_computed_with(
         return open_session(self, path, on_host=on_host)
 
     monkeypatch.setattr(Sessions, "open", noted)
-    run(Pair.open(tiny_pair), two_batches, residency, prefetch_next_layer=False)
+    run_window(Pair.open(tiny_pair), two_batches, residency, prefetch_next_layer=False)
     assert len(still_mapped) > 4
     assert not any(still_mapped)
 
@@ -134,6 +137,11 @@ def test_resident_opens_all_at_once_and_never_again(
 # Order
 
 
+def is_layer(arrays: Mapping[str, Any]) -> bool:
+    """Whether what is run on these is a layer or all of them: neither the table nor the head pads."""
+    return "pad_index" in arrays
+
+
 PATIENCE = 20.0
 """Seconds after which something that must happen has not; nothing waits that long when all is well."""
 
@@ -143,7 +151,7 @@ def test_stream_opens_the_next_graph_while_one_is_run(
 ) -> None:
     """The first layer does not return before the second is open."""
     second_is_open = threading.Event()
-    open_session, run_layers = Sessions.open, engine_module._Unit._layers
+    open_session, run = Sessions.open, model_runner.run_bound
 
     def noted(self: Sessions, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
         session = open_session(self, path, on_host=on_host)
@@ -151,28 +159,32 @@ def test_stream_opens_the_next_graph_while_one_is_run(
             second_is_open.set()
         return session
 
-    def waiting(self: engine_module._Unit, *arguments: Any) -> engine_module.Values:
-        assert second_is_open.wait(PATIENCE)
-        return run_layers(self, *arguments)
+    def waiting(session: ort.InferenceSession, arrays: Mapping[str, Any], *others: Any) -> None:
+        assert not is_layer(arrays) or second_is_open.wait(PATIENCE)
+        run(session, arrays, *others)
 
     monkeypatch.setattr(Sessions, "open", noted)
-    monkeypatch.setattr(engine_module._Unit, "_layers", waiting)
-    assert len(run(Pair.open(tiny_pair), two_batches, Residency.STREAM)) == 2
+    monkeypatch.setattr(model_runner, "run_bound", waiting)
+    assert len(run_window(Pair.open(tiny_pair), two_batches, Residency.STREAM)) == 2
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens the runs of a body or layer had, in order."""
     noted: list[int] = []
-    run_layers = engine_module._Unit._layers
+    run = model_runner.run_bound
 
     def noting(
-        self: engine_module._Unit, session: ort.InferenceSession, batch: Batch, rows: engine_module.Values
-    ) -> engine_module.Values:
-        noted.append(len(batch.input_ids))
-        return run_layers(self, session, batch, rows)
+        session: ort.InferenceSession,
+        arrays: Mapping[str, Any],
+        rows: Mapping[str, ort.OrtValue],
+        outputs: Mapping[str, ort.OrtValue],
+    ) -> None:
+        if is_layer(arrays):
+            noted.append(next(iter(rows.values())).shape()[0])
+        run(session, arrays, rows, outputs)
 
-    monkeypatch.setattr(engine_module._Unit, "_layers", noting)
+    monkeypatch.setattr(model_runner, "run_bound", noting)
     return noted
 
 
@@ -189,10 +201,10 @@ def test_resident_gives_a_batch_before_it_runs_the_next(
 
 
 @pytest.mark.parametrize(("residency", "graphs"), [(Residency.ALTERNATE, 1), (Residency.STREAM, LAYERS)])
-def test_the_others_take_a_window_through_one_graph_after_the_other(
+def test_alternate_and_stream_run_the_window_graph_by_graph(
     tiny_pair: Path, ran: list[int], two_batches: list[Batch], residency: Residency, graphs: int
 ) -> None:
-    run(Pair.open(tiny_pair), two_batches, residency)
+    run_window(Pair.open(tiny_pair), two_batches, residency)
     assert ran == [20, 16] * graphs * 2
 
 
@@ -209,7 +221,7 @@ def threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize(("name", "completed"), [("layer-00", 0), ("layer-01", 2), ("head-00", 4)])
-def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
+def test_unopenable_graph_raises_in_turn_and_leaves_no_thread(
     tiny_pair: Path,
     monkeypatch: pytest.MonkeyPatch,
     ran: list[int],
@@ -228,7 +240,7 @@ def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
 
     monkeypatch.setattr(Sessions, "open", failing)
     with pytest.raises(Broken, match=name):
-        run(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
+        run_window(Pair.open(tiny_pair), two_batches, Residency.STREAM, prefetch_next_layer=ahead)
     assert len(ran) == completed  # both batches went through every layer before it
     assert not threads()
 
@@ -236,11 +248,12 @@ def test_a_graph_that_cannot_be_opened_raises_at_its_turn_and_leaves_no_thread(
 def test_a_layer_that_fails_leaves_no_thread(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch]
 ) -> None:
-    def fail(*_: object) -> None:
-        raise Broken
+    def fail(_session: ort.InferenceSession, arrays: Mapping[str, Any], *_others: Any) -> None:
+        if is_layer(arrays):
+            raise Broken
 
-    monkeypatch.setattr(engine_module._Unit, "_layers", fail)
+    monkeypatch.setattr(model_runner, "run_bound", fail)
     with pytest.raises(Broken) as caught:
-        run(Pair.open(tiny_pair), two_batches, Residency.STREAM)
+        run_window(Pair.open(tiny_pair), two_batches, Residency.STREAM)
     assert not threads()  # although the error holds the frames it came through
     del caught

@@ -14,11 +14,12 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.engine.base import EngineOptions
+from stepscore.engine.ort import provider_checks
 from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.binding import as_numpy
 from stepscore.engine.ort.engine import OrtEngine
@@ -68,7 +69,7 @@ def test_a_cuda_pair_without_cuda_is_refused_naming_what_is_missing(pair_of: Pai
 
 
 @without_cuda
-def test_the_command_line_refuses_it_too(pair_of: PairOf) -> None:
+def test_command_line_rejects_a_cuda_pair_without_cuda(pair_of: PairOf) -> None:
     pair = pair_of(Precision.FP16, Target.CUDA)
     result = CliRunner().invoke(
         main, ["score", str(pair), "--provider", "cuda", "--problem", "p", "--step", "s"]
@@ -77,10 +78,6 @@ def test_the_command_line_refuses_it_too(pair_of: PairOf) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert "hint: " in result.stderr
-
-
-def test_the_cpu_is_always_there() -> None:
-    require(Provider.CPU)
 
 
 # Products of 8-bit integers
@@ -101,19 +98,19 @@ def saturated_if_signed(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("depth", [2, 64, 1000])
-def test_integer_products_are_exact_here(depth: int) -> None:
+def test_integer_matmul_is_exact_on_this_machine(depth: int) -> None:
     unsigned = needs_unsigned_weights()
     assert np.array_equal(largest_products(depth, unsigned=unsigned), exact(depth))
 
 
-def test_unsigned_weights_are_taken_where_signed_ones_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated_if_signed)
+def test_unsigned_weights_are_used_if_signed_ones_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_checks, "largest_products", saturated_if_signed)
     assert needs_unsigned_weights()
-    monkeypatch.setattr(provider_module, "largest_products", lambda depth, **_: exact(depth))
+    monkeypatch.setattr(provider_checks, "largest_products", lambda depth, **_: exact(depth))
     assert not needs_unsigned_weights()
 
 
-def test_integer_products_that_saturate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saturating_integer_matmul_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_module, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="8-bit integer GEMM saturates") as refusal:
         needs_unsigned_weights()
@@ -121,12 +118,12 @@ def test_integer_products_that_saturate_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("residency", Residency)
-def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
+def test_int8_activations_are_rejected_on_saturating_cpus(
     pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, residency: Residency
 ) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
     OrtEngine(Pair.open(pair), EngineOptions(residency=residency)).close()
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="saturates"):
         OrtEngine(Pair.open(pair), EngineOptions(residency=residency))
     with pytest.raises(ProviderUnavailable, match="saturates"):
@@ -134,8 +131,10 @@ def test_a_pair_with_int8_activations_does_not_open_where_products_saturate(
 
 
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
-def test_other_pairs_still_open(pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+def test_saturation_does_not_concern_exact_activations(
+    pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding
+) -> None:
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     OrtEngine(Pair.open(pair_of(Precision.INT8, coding=coding, activations=Activations.EXACT))).close()
 
 
@@ -216,14 +215,14 @@ def test_the_limit_of_a_gpu_belongs_to_the_process() -> None:
 
 
 @pytest.mark.parametrize("said", ["Failed to allocate memory for a buffer", "out of memory"])
-def test_a_full_gpu_is_named(said: str) -> None:
+def test_gpu_out_of_memory_is_translated(said: str) -> None:
     with pytest.raises(DoesNotFit, match="out of GPU memory") as refusal, naming_full_memory():
         raise RuntimeError(said)
     assert refusal.value.hint is not None
     assert "--max-batch-tokens" in refusal.value.hint
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_unrelated_errors_are_not_translated() -> None:
     with pytest.raises(RuntimeError, match="shape"), naming_full_memory():
         raise RuntimeError("a wrong shape")
 
@@ -235,13 +234,13 @@ def test_bfloat16_comes_to_numpy_as_float32() -> None:
 
 
 @pytest.mark.usefixtures("fake_sessions")
-def test_without_a_limit_none_is_set() -> None:
+def test_sessions_without_a_limit_set_none() -> None:
     session: Any = Sessions(Provider.CUDA).open(Path("body.onnx"))
     assert "gpu_mem_limit" not in session.asked[0][1]
 
 
 @pytest.mark.usefixtures("fake_sessions")
-def test_what_belongs_on_the_host_never_asks_for_cuda() -> None:
+def test_host_sessions_never_ask_for_cuda() -> None:
     session: Any = Sessions(Provider.CUDA).open(Path("embed.onnx"), on_host=True)
     assert session.asked == [CPU]
 
@@ -256,7 +255,7 @@ def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> Non
 
 @pytest.mark.usefixtures("fake_sessions")
 @pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
-def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provider: Provider) -> None:
+def test_low_memory_session_keeps_one_copy_of_weights_and_no_arena(provider: Provider) -> None:
     session: Any = Sessions(provider, low_memory=True).open(Path("layer-00.onnx"))
     assert session.options.get_session_config_entry("session.disable_prepacking") == "1"
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -270,7 +269,7 @@ def test_a_lean_session_keeps_its_weights_once_and_gives_back_what_it_used(provi
     [{"low_memory": True}, {"preserve_node_order": True}],
     ids=["low_memory", "preserve_node_order"],
 )
-def test_an_ordered_session_turns_a_matrix_into_floats_once_and_right_before_its_products(
+def test_ordered_session_dequantizes_each_weight_once_before_use(
     settings: dict[str, bool],
 ) -> None:
     session: Any = Sessions(Provider.CPU, **settings).open(Path("layer-00.onnx"))
@@ -281,7 +280,7 @@ def test_an_ordered_session_turns_a_matrix_into_floats_once_and_right_before_its
 
 @pytest.mark.usefixtures("fake_sessions")
 @pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
-def test_other_sessions_share_an_arena_and_may_pack_their_weights(provider: Provider) -> None:
+def test_default_session_shares_an_arena_and_prepacks_weights(provider: Provider) -> None:
     session: Any = Sessions(provider).open(Path("body.onnx"))
     assert session.options.get_session_config_entry("session.use_env_allocators") == "1"
     assert not has_entry(session, "session.disable_prepacking")

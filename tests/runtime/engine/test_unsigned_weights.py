@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
-from tests.conftest import PairOf
+from testing.pairs import PairOf
 
 from stepscore.artifact.graph_contract import EMBED, graph_files, unsigned_file
 from stepscore.artifact.manifest import MANIFEST
@@ -45,14 +45,14 @@ def places(graph: onnx.GraphProto) -> dict[tuple[str, str], int]:
     return found
 
 
-def test_every_graph_of_products_is_there_once_more(pair: Path) -> None:
+def test_every_matmul_graph_has_an_unsigned_twin(pair: Path) -> None:
     on_disk = {path.name for path in (pair / "both").glob("*.onnx")}
     assert on_disk == {EMBED, *NAMES, *map(unsigned_file, NAMES)}
     assert {f"both/{name}" for name in on_disk} < Pair.open(pair).manifest.files.keys()
 
 
 @pytest.mark.parametrize("activations", [None, Activations.EXACT])
-def test_pairs_without_integer_products_have_no_such_graphs(
+def test_pairs_with_exact_activations_have_no_unsigned_graphs(
     pair_of: PairOf, activations: Activations | None
 ) -> None:
     coded = {} if activations is None else {"coding": Coding.DIFFERENCE, "activations": activations}
@@ -60,7 +60,7 @@ def test_pairs_without_integer_products_have_no_such_graphs(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pair_that_does_not_list_one_is_refused(pair: Path, name: str, tmp_path: Path) -> None:
+def test_pair_without_a_listed_unsigned_graph_is_rejected(pair: Path, name: str, tmp_path: Path) -> None:
     manifest = Pair.open(pair).manifest
     del manifest.files[f"both/{unsigned_file(name)}"]
     (tmp_path / MANIFEST).write_bytes(manifest.encode())
@@ -69,7 +69,7 @@ def test_a_pair_that_does_not_list_one_is_refused(pair: Path, name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_reads_the_same_bytes_and_turns_each_sign_bit_over_once(pair: Path, name: str) -> None:
+def test_unsigned_graph_reads_the_same_bytes_and_flips_sign_bits(pair: Path, name: str) -> None:
     signed, unsigned = graph(pair, name), graph(pair, unsigned_file(name))
     int8, uint8 = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
     retyped = {place: uint8 if kind == int8 else kind for place, kind in places(signed).items()}
@@ -79,11 +79,13 @@ def test_it_reads_the_same_bytes_and_turns_each_sign_bit_over_once(pair: Path, n
     assert more == {"BitwiseXor": weights}
 
 
-def log_probs(pair: Path, residency: Residency, *, ahead: bool = True) -> NDArray[np.float32]:
+def log_probs(pair: Path, residency: Residency, *, prefetch_next_layer: bool = True) -> NDArray[np.float32]:
     random = np.random.default_rng(3)
     sequences = [random.integers(0, TINY.vocab_size, length) for length in (60, 33, 2, 90)]
     batches = [group.batch for group in plan(sequences, [0] * 4, max_tokens=100)]
-    engine = OrtEngine(Pair.open(pair), EngineOptions(residency=residency, prefetch_next_layer=ahead))
+    engine = OrtEngine(
+        Pair.open(pair), EngineOptions(residency=residency, prefetch_next_layer=prefetch_next_layer)
+    )
     found = [values for of_batch in engine.run(batches) for values in of_batch.values()]
     engine.close()
     return np.concatenate(found)
@@ -91,7 +93,9 @@ def log_probs(pair: Path, residency: Residency, *, ahead: bool = True) -> NDArra
 
 @pytest.mark.skipif(needs_unsigned_weights(), reason="products with signed weights saturate on this CPU")
 @pytest.mark.parametrize("residency", Residency)
-def test_it_gives_the_same_bits(pair: Path, monkeypatch: pytest.MonkeyPatch, residency: Residency) -> None:
+def test_unsigned_graphs_give_the_same_bits(
+    pair: Path, monkeypatch: pytest.MonkeyPatch, residency: Residency
+) -> None:
     signed = log_probs(pair, residency)
     monkeypatch.setattr(engine_module, "needs_unsigned_weights", lambda: True)
     assert np.array_equal(log_probs(pair, residency), signed)

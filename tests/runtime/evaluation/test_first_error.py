@@ -1,3 +1,5 @@
+"""ProcessBench's figures, the first step below a threshold, and the threshold with the best F1."""
+
 from __future__ import annotations
 
 import math
@@ -38,7 +40,7 @@ def f1_at(scores: list[list[float]], labels: list[int], threshold: float) -> flo
     return plain_f1([plain_first_error(sample, threshold) for sample in scores], labels)
 
 
-# ---- F1
+# F1
 
 
 @given(st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 3)), min_size=1))
@@ -52,11 +54,11 @@ def test_a_prediction_near_the_wrong_step_is_no_hit() -> None:
     assert processbench_f1([1, -1], [2, -1]) == ProcessBench(0.0, 1.0, 0.0)
 
 
-def test_nothing_right_gives_zero() -> None:
+def test_f1_is_zero_without_correct_predictions() -> None:
     assert processbench_f1([-1, 0], [0, -1]) == ProcessBench(0.0, 0.0, 0.0)
 
 
-def test_a_missing_kind_of_sample_gives_nan() -> None:
+def test_f1_is_nan_without_both_kinds_of_samples() -> None:
     only_wrong = processbench_f1([1], [1])
     assert (only_wrong.accuracy_error, math.isnan(only_wrong.f1)) == (1.0, True)
     assert math.isnan(only_wrong.accuracy_correct)
@@ -68,7 +70,7 @@ def test_f1_needs_a_label_for_each_prediction() -> None:
         processbench_f1([1, 2], [1])
 
 
-# ---- first error
+# First error
 
 
 @given(st.lists(SCORE, max_size=6), SCORE)
@@ -76,7 +78,7 @@ def test_first_error_is_the_first_step_below_the_threshold(scores: list[float], 
     assert first_error(scores, threshold) == plain_first_error(scores, threshold)
 
 
-# ---- threshold
+# Threshold
 
 
 @given(labelled())
@@ -137,10 +139,12 @@ def test_a_threshold_below_all_scores_is_returned_when_crying_wolf_never_pays() 
         ([[0.0], [math.inf]], [0, -1], "NaN or infinite"),
     ],
 )
-def test_threshold_refuses(scores: list[list[float]], labels: list[int], message: str) -> None:
+def test_choose_threshold_rejects_invalid_input(
+    scores: list[list[float]], labels: list[int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         choose_threshold(scores, labels)
 
 
-def test_numpy_input_is_welcome() -> None:
+def test_numpy_input_is_accepted() -> None:
     assert choose_threshold([np.array([1.0, -1.0]), np.array([2.0])], np.array([1, -1])) == 0.0

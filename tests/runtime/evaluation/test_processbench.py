@@ -57,7 +57,7 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
     return run_of(write(tmp_path / "one.jsonl", *GSM8K)), run_of(write(tmp_path / "two.jsonl", *MATH))
 
 
-# ---- figures
+# Figures
 
 
 def test_accuracies_and_f1_are_the_official_ones_and_the_average_is_unweighted(
@@ -130,7 +130,7 @@ def test_a_subset_is_what_ids_begin_with_or_the_name_of_the_file(tmp_path: Path)
     assert [subset["name"] for subset in found["subsets"]] == ["mine", "omni-math"]
 
 
-# ---- files
+# Files
 
 
 def test_the_two_files_a_subset_are_the_official_scripts(both: tuple[Path, Path], tmp_path: Path) -> None:
@@ -144,9 +144,7 @@ def test_the_two_files_a_subset_are_the_official_scripts(both: tuple[Path, Path]
     ]
 
 
-def test_with_a_pair_files_are_scored_first_and_never_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_with_a_pair_scores_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorers: list[FakeScorer] = []
 
     def load(pair: object, **options: Any) -> FakeScorer:
@@ -168,7 +166,7 @@ def test_with_a_pair_files_are_scored_first_and_never_twice(
     assert figures(tmp_path / "out" / "set.scored.jsonl", "--threshold-from", "set") == kept
 
 
-# ---- what goes wrong
+# What goes wrong
 
 
 def test_records_that_cannot_be_judged_are_counted_named_and_left_out(
@@ -225,7 +223,7 @@ def test_usage_errors_exit_2(both: tuple[Path, Path], options: list[str], messag
     assert message in done.stderr
 
 
-# ---- real text
+# Real text
 
 
 @pytest.mark.shared_data

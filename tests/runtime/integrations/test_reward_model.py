@@ -35,7 +35,7 @@ def exact(tiny_pair: Path) -> Iterator[RewardModel]:
         yield RewardModel(scorer)
 
 
-# Shapes.
+# Shapes
 
 
 def test_score_gives_questions_outputs_steps(scorer: Scorer) -> None:
@@ -76,7 +76,7 @@ def test_the_template_s_own_system_message_is_accepted_and_no_other(exact: Rewar
         exact.score_messages([{"role": "system", "content": "Be brief."}, *turns])
 
 
-# Partial solutions.
+# Partial solutions
 
 
 def test_a_search_that_goes_on_leaves_the_rewards_it_had(exact: RewardModel) -> None:
@@ -118,7 +118,7 @@ def test_splitting_loses_no_character_and_makes_no_empty_step(text: str) -> None
         assert not text.strip()
 
 
-# Sharing.
+# Sharing
 
 
 def test_beams_of_one_problem_are_computed_once_in_a_call(
@@ -137,7 +137,7 @@ def test_beams_of_one_problem_are_computed_once_in_a_call(
     assert rows[0] == rows[1]
 
 
-# Errors.
+# Errors
 
 
 @pytest.mark.parametrize(

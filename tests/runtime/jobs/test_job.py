@@ -20,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
+from testing.hypothesis_profiles import examples
+from testing.input_lines import BAD_LINES
 from testing.shared_data import SHARED_DATA
-from tests.runtime.jobs.test_jsonl import BAD_LINES
 
 from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch, StepscoreError
 from stepscore.jobs.job import Tally, parsed_lines, run_to_file, run_to_stream
@@ -77,7 +78,7 @@ def command(source: Path, path: Path) -> list[str]:
     return [sys.executable, str(FAKE), "score", "fake", str(source), "-o", str(path)]
 
 
-# One line answers one line.
+# One line answers one line
 
 
 def test_every_line_is_answered_once_and_in_order() -> None:
@@ -118,7 +119,7 @@ def test_the_tally_counts_records_errors_and_tokens(tmp_path: Path) -> None:
     )
 
 
-# Ids.
+# Ids
 
 
 def codes_of(*lines: str) -> list[str | None]:
@@ -167,10 +168,10 @@ def test_memory_does_not_grow_with_the_number_of_lines() -> None:
     assert peak(6_000) < peak(1_000) + 100_000
 
 
-# Resume.
+# Resume
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), window=st.integers(1, 5))
 def test_an_output_cut_anywhere_is_completed_to_the_same_bytes(
     tmp_path: Path, data: st.DataObject, window: int
@@ -300,7 +301,7 @@ def test_an_output_that_was_edited_is_refused(tmp_path: Path, line: bytes) -> No
 
 
 @pytest.mark.parametrize("fingerprint", [None, b"", b"[]", b'{"pair":'])
-def test_a_file_that_is_no_output_of_ours_is_refused(tmp_path: Path, fingerprint: bytes | None) -> None:
+def test_foreign_output_file_is_rejected(tmp_path: Path, fingerprint: bytes | None) -> None:
     path = tmp_path / "out"
     path.write_text("precious\n")
     if fingerprint is not None:
@@ -308,7 +309,7 @@ def test_a_file_that_is_no_output_of_ours_is_refused(tmp_path: Path, fingerprint
     refused(path, as_input(MIXED), OutputExists, "was not written by stepscore")
 
 
-def test_an_empty_file_is_begun_whatever_stands_beside_it(tmp_path: Path) -> None:
+def test_empty_output_is_started_whatever_is_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.touch()
     fingerprint_path(path).write_text("{}")
@@ -316,7 +317,7 @@ def test_an_empty_file_is_begun_whatever_stands_beside_it(tmp_path: Path) -> Non
     assert path.read_bytes() == streamed(as_input(MIXED))
 
 
-# Files.
+# Files
 
 
 @pytest.mark.parametrize("alias", [None, "symlink", "hard link"])
@@ -352,7 +353,7 @@ def test_an_output_that_cannot_be_opened_says_so(tmp_path: Path, name: str) -> N
         run(tmp_path / name, as_input(MIXED))
 
 
-def test_a_full_disk_is_an_error_and_the_job_goes_on_later(tmp_path: Path) -> None:
+def test_full_disk_is_an_error_and_the_job_resumes_later(tmp_path: Path) -> None:
     path, source = tmp_path / "out", tmp_path / "in"
     source.write_bytes(as_input(MIXED))
     done = subprocess.run(
@@ -369,10 +370,10 @@ def test_a_full_disk_is_an_error_and_the_job_goes_on_later(tmp_path: Path) -> No
     assert path.read_bytes() == streamed(as_input(MIXED))
 
 
-# Kill.
+# Kill
 
 
-def test_a_job_killed_again_and_again_answers_every_id_once(tmp_path: Path) -> None:
+def test_job_killed_repeatedly_answers_every_id_once(tmp_path: Path) -> None:
     source, path = tmp_path / "in", tmp_path / "out"
     lines = [record(id=f"r{index}", problem=f"p{index}") for index in range(30)]
     source.write_bytes(as_input(lines))
@@ -389,10 +390,10 @@ def test_a_job_killed_again_and_again_answers_every_id_once(tmp_path: Path) -> N
     assert path.read_bytes() == streamed(as_input(lines))
 
 
-# Progress.
+# Progress
 
 
-def test_elsewhere_than_on_a_terminal_progress_is_a_line_now_and_then() -> None:
+def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     stream, tally = io.StringIO(), Tally()
     with shown(tally, 100, stream, log_seconds=0.01):
         tally.records = 7
@@ -401,7 +402,7 @@ def test_elsewhere_than_on_a_terminal_progress_is_a_line_now_and_then() -> None:
     assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s\n", stream.getvalue())
 
 
-def test_on_a_terminal_progress_is_a_bar_that_ends_at_the_tally() -> None:
+def test_progress_on_a_terminal_is_a_bar_that_ends_at_the_tally() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -419,7 +420,7 @@ def test_progress_without_a_known_end_names_none() -> None:
     assert progress_line(Tally(records=3), None, 1.0) == "3 records, 0 errors, 0 tokens/s"
 
 
-# The real scorer.
+# The real scorer
 
 
 def test_no_bad_line_changes_a_bit_of_another_lines_answer(tiny_pair: Path) -> None:
@@ -452,9 +453,7 @@ def test_the_real_scorer_is_resumed_too(tiny_pair: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("through", ["stdin", "fifo"])
-def test_an_interrupt_while_the_input_is_silent_ends_the_run(
-    tiny_pair: Path, tmp_path: Path, through: str
-) -> None:
+def test_interrupt_during_silent_input_ends_the_run(tiny_pair: Path, tmp_path: Path, through: str) -> None:
     """The thread that reads waits for a line then; neither closing the input nor exiting may."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -482,7 +481,7 @@ def test_an_interrupt_while_the_input_is_silent_ends_the_run(
         assert b"interrupted after" in process.stderr.read()
 
 
-# Real data.
+# Real data
 
 
 @pytest.mark.shared_data

@@ -12,57 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeResult
+from testing.input_lines import BAD_LINES, GOOD
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.jobs.jsonl import MAX_LINE_BYTES, output_line, parse_line, read_lines
 from stepscore.jobs.schema import OUTPUT_NAMES
 from stepscore.records import Record, record_from
 
-GOOD = b'{"id": "a", "problem": "1+1?", "steps": ["2", "Done."]}'
 RESULT = FakeResult([0.1, 0.30000000000000004], [0.1, 0.2], 0.30000000000000004, 9, [3, 7])
-
-BAD_LINES = {
-    "empty": (b"", "invalid_json"),
-    "white space": (b" \t\r", "invalid_json"),
-    "null": (b"null", "invalid_record"),
-    "list": (b"[]", "invalid_record"),
-    "string": (b'"steps"', "invalid_record"),
-    "unterminated": (GOOD[:-1], "invalid_json"),
-    "two values": (GOOD + GOOD, "invalid_json"),
-    "byte order mark": (b"\xef\xbb\xbf" + GOOD, "invalid_json"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), "invalid_json"),
-    "latin-1": ('{"problem": "é", "steps": ["1"]}'.encode("latin-1"), "invalid_json"),
-    "lone surrogate": (rb'{"problem": "\ud800", "steps": ["1"]}', "invalid_json"),
-    "lone surrogate elsewhere": (rb'{"problem": "1", "steps": ["1"], "x": ["\udc00"]}', "invalid_json"),
-    "NUL byte": (b'{"problem": "\0", "steps": ["1"]}', "invalid_json"),
-    "NUL bytes only": (b"\0" * 100, "invalid_json"),
-    "NaN": (b'{"problem": "1", "steps": ["1"], "x": NaN}', "invalid_json"),
-    "Infinity": (b'{"problem": "1", "steps": ["1"], "x": -Infinity}', "invalid_json"),
-    "huge integer": (b'{"problem": "1", "steps": ["1"], "x": ' + b"9" * 5000 + b"}", "invalid_json"),
-    "key twice": (b'{"problem": "1", "problem": "1", "steps": ["1"]}', "invalid_json"),
-    "key twice below": (b'{"problem": "1", "steps": ["1"], "x": {"y": 1, "y": 1}}', "invalid_json"),
-    "key twice, huge": (b'{"' + b"k" * 10_000 + b'":1,"' + b"k" * 10_000 + b'":1}', "invalid_json"),
-    "deep nesting": (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
-    "10 MB": (b'{"problem": "' + b"x" * 10_000_000 + b'", "steps": ["1"]}', "too_large"),
-    "no problem": (b'{"steps": ["1"]}', "invalid_record"),
-    "no steps field": (b'{"problem": "1"}', "invalid_record"),
-    "problem null": (b'{"problem": null, "steps": ["1"]}', "invalid_record"),
-    "problem number": (b'{"problem": 1, "steps": ["1"]}', "invalid_record"),
-    "chat messages": (b'{"prompt": [{"role": "user"}], "completions": ["1"]}', "invalid_record"),
-    "steps string": (b'{"problem": "1", "steps": "1"}', "invalid_record"),
-    "answer string alone": (b'{"problem": "1", "answer": "1"}', "invalid_record"),
-    "steps object": (b'{"problem": "1", "steps": {"0": "1"}}', "invalid_record"),
-    "step number": (b'{"problem": "1", "steps": ["1", 2]}', "invalid_record"),
-    "step null": (b'{"problem": "1", "steps": [null]}', "invalid_record"),
-    "step list": (b'{"problem": "1", "steps": [["1"]]}', "invalid_record"),
-    "two problems": (b'{"problem": "1", "query": "2", "steps": ["1"]}', "invalid_record"),
-    "two lists of steps": (b'{"problem": "1", "steps": ["1"], "answer": ["2"]}', "invalid_record"),
-    "id boolean": (b'{"id": true, "problem": "1", "steps": ["1"]}', "invalid_record"),
-    "id float": (b'{"id": 1.0, "problem": "1", "steps": ["1"]}', "invalid_record"),
-    "id list": (b'{"id": [1], "problem": "1", "steps": ["1"]}', "invalid_record"),
-    "id beyond 64 bits": (b'{"id": 18446744073709551616, "problem": "1", "steps": ["1"]}', "invalid_record"),
-    "id too long": (b'{"id": "' + b"x" * 1001 + b'", "problem": "1", "steps": ["1"]}', "invalid_record"),
-}
 
 
 @pytest.mark.parametrize(("line", "code"), BAD_LINES.values(), ids=BAD_LINES.keys())
@@ -128,7 +85,7 @@ def test_an_id_is_a_string_or_an_integer_and_comes_back_as_it_was(given_id: obje
 
 
 @pytest.mark.parametrize("line", [b'{"problem": "p", "steps": ["s"]}', b'{"id": null, "problem": "p"}', b"{"])
-def test_without_a_readable_id_the_lines_index_is_the_id(line: bytes) -> None:
+def test_line_without_readable_id_gets_its_index(line: bytes) -> None:
     assert parse_line(line, 5).id == 5
 
 
@@ -157,7 +114,7 @@ def test_other_fields_pass_through_byte_for_byte() -> None:
     )
 
 
-def test_a_field_with_the_name_of_an_output_gives_way_to_ours() -> None:
+def test_output_fields_replace_input_fields_of_the_same_name() -> None:
     parsed = parse_line(
         json.dumps(dict.fromkeys(OUTPUT_NAMES, "stale") | {"problem": "p", "steps": ["s"]}).encode(), 0
     )

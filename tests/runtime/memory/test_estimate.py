@@ -85,7 +85,7 @@ def test_streaming_weights_do_not_grow_with_depth(
 
 
 @given(MANIFESTS, SETTINGS)
-def test_without_a_load_batches_are_full(pair: Manifest, settings: Settings) -> None:
+def test_estimate_without_load_assumes_full_batches(pair: Manifest, settings: Settings) -> None:
     rows = settings.max_batch_tokens
     usual = PeakLoad.usual(settings)
     assert estimate(pair, settings) == estimate(pair, settings, usual)
@@ -99,7 +99,7 @@ def test_the_total_is_the_sum(parts: MemoryEstimate) -> None:
     assert parts.total == parts.process + parts.weights + parts.batch + parts.window
 
 
-# What a run holds at once.
+# What a run holds at once
 
 
 def test_a_load_is_the_most_of_each() -> None:
@@ -119,7 +119,7 @@ def test_a_load_counts_shared_rows_once() -> None:
     )
 
 
-def test_what_optimum_traced_grows_with_the_positions_of_the_padded_view() -> None:
+def test_traced_pair_memory_grows_with_padded_positions() -> None:
     ours = manifest(precision=Precision.FP32)
     traced = msgspec.structs.replace(ours, exporter=Exporter.OPTIMUM)
     settings = Settings(Residency.RESIDENT, 4096, 16_384, 256)
@@ -131,7 +131,7 @@ def test_what_optimum_traced_grows_with_the_positions_of_the_padded_view() -> No
 
 
 @pytest.mark.parametrize("limit", [None, 60_000_000_000, 18_000_000_000])
-def test_what_optimum_traced_is_never_streamed(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traced_pair_is_never_streamed(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 1)
     pair = msgspec.structs.replace(manifest(precision=Precision.FP16), exporter=Exporter.OPTIMUM)
     try:
@@ -143,5 +143,5 @@ def test_what_optimum_traced_is_never_streamed(limit: int | None, monkeypatch: p
 
 
 @pytest.mark.parametrize("windows", [[], [[]]])
-def test_without_a_batch_there_is_no_load(windows: list[list[object]]) -> None:
+def test_load_of_no_batches_is_none(windows: list[list[object]]) -> None:
     assert PeakLoad.of(windows) == PeakLoad(0, 0, 0, 0)  # type: ignore[arg-type]

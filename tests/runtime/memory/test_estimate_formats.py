@@ -55,6 +55,6 @@ def test_auto_ends_with_one_model_at_a_time(pair: Manifest) -> None:
         fit_settings(pair, memory_limit=needed - 1)
 
 
-def test_a_layer_at_a_time_is_refused_by_name(pair: Manifest) -> None:
+def test_stream_residency_is_rejected_by_name(pair: Manifest) -> None:
     with pytest.raises(PairIncompatible, match="bitsandbytes pairs do not support --residency stream"):
         fit_settings(pair, residency=Residency.STREAM)

@@ -46,7 +46,7 @@ def test_a_limit_of_a_gpus_memory_chooses_the_residency() -> None:
 
 
 @pytest.mark.parametrize("residency", [Residency.RESIDENT, Residency.ALTERNATE, Residency.STREAM])
-def test_a_limit_below_the_weights_is_refused_for_onnx_runtime_would_forget_it(residency: Residency) -> None:
+def test_gpu_limit_below_weight_size_is_rejected(residency: Residency) -> None:
     pair = manifest(target=Target.CUDA)
     extents = [unit.extents for unit in pair.units]
     weights = {
@@ -63,9 +63,7 @@ def test_a_limit_below_the_weights_is_refused_for_onnx_runtime_would_forget_it(r
 @pytest.mark.parametrize(
     ("limit", "holds"), [(1_000, False), (900_000, False), (1_200_000, True), (40_000_000, False)]
 )
-def test_an_arena_of_onnx_runtime_holds_its_limit_where_that_is_above_the_weights(
-    limit: int, holds: bool
-) -> None:
+def test_onnxruntime_arena_keeps_a_limit_above_weight_size(limit: int, holds: bool) -> None:
     """Weights of 1 MB, arrays of 4 MB, on the CPU: all providers have the same arena. One a process."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit)], capture_output=True, text=True, check=False

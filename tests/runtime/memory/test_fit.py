@@ -16,7 +16,6 @@ from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import BATCH_TOKENS, LEAST_BATCH_TOKENS, usual_head_rows
-from stepscore.system import available_bytes
 
 SLOWER = {Residency.RESIDENT: 0, Residency.ALTERNATE: 1, Residency.STREAM: 2}
 
@@ -50,7 +49,7 @@ def test_smaller_batches_come_before_another_residency(pair: Manifest) -> None:
 
 
 @every_kind
-def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_coded_pair(
+def test_auto_alternates_or_streams_if_both_models_do_not_fit(
     pair: Manifest,
 ) -> None:
     needed = total(pair, Residency.RESIDENT, LEAST_BATCH_TOKENS)
@@ -59,14 +58,14 @@ def test_where_both_models_do_not_fit_one_is_held_at_a_time_and_one_layer_of_a_c
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
-def test_where_one_model_does_not_fit_one_layer_is_held_at_a_time(precision: Precision) -> None:
+def test_auto_streams_if_one_model_does_not_fit(precision: Precision) -> None:
     pair = manifest(precision=precision)
     needed = total(pair, Residency.ALTERNATE, LEAST_BATCH_TOKENS)
     assert fit_settings(pair, memory_limit=needed - 1).residency is Residency.STREAM
 
 
 @given(MANIFESTS, st.integers(1, 10**12))
-def test_what_is_chosen_fits_and_nothing_faster_does(pair: Manifest, limit: int) -> None:
+def test_auto_chooses_the_fastest_settings_that_fit(pair: Manifest, limit: int) -> None:
     try:
         settings = fit_settings(pair, memory_limit=limit)
     except DoesNotFit:
@@ -96,7 +95,7 @@ def test_more_memory_is_never_slower(pair: Manifest, limit: int, more: int) -> N
 
 
 @given(MANIFESTS, RESIDENCIES, *[st.integers(1, 100_000)] * 2, st.none() | st.integers(10**10, 10**13))
-def test_what_is_given_is_kept(
+def test_given_settings_are_kept(
     pair: Manifest, residency: Residency, tokens: int, window: int, limit: int | None
 ) -> None:
     try:
@@ -131,20 +130,20 @@ def test_no_window_is_smaller_than_a_batch_and_no_chunk_of_the_head_larger(
 
 @every_kind
 @pytest.mark.usefixtures("free")
-def test_where_nothing_is_free_the_least_is_tried_and_nothing_refused(pair: Manifest) -> None:
+def test_auto_uses_the_least_if_nothing_is_free(pair: Manifest) -> None:
     settings = fit_settings(pair)
     tried = itertools.product(units(pair), BATCHES)
     assert estimate(pair, settings).total == min(total(pair, *each) for each in tried)
 
 
 @every_kind
-def test_without_a_limit_what_is_free_decides(pair: Manifest, free: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_the_default_limit(pair: Manifest, free: pytest.MonkeyPatch) -> None:
     needed = total(pair, Residency.RESIDENT, 512)
     free.setattr("stepscore.memory.fit.available_bytes", lambda: needed)
     assert fit_settings(pair) == fit_settings(pair, memory_limit=needed)
 
 
-def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.MonkeyPatch) -> None:
+def test_auto_is_resident_if_free_memory_is_unknown(free: pytest.MonkeyPatch) -> None:
     free.setattr("stepscore.memory.fit.available_bytes", lambda: None)
     settings = fit_settings(manifest())
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
@@ -152,9 +151,7 @@ def test_where_nobody_says_what_is_free_everything_is_resident(free: pytest.Monk
 
 @every_kind
 @pytest.mark.parametrize("residency", Residency)
-def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
-    pair: Manifest, residency: Residency
-) -> None:
+def test_unreachable_limit_is_rejected_with_need_and_limit(pair: Manifest, residency: Residency) -> None:
     least = Residency.STREAM if residency is Residency.AUTO else residency
     needed = total(pair, least, LEAST_BATCH_TOKENS)
     with pytest.raises(DoesNotFit) as caught:
@@ -166,8 +163,3 @@ def test_a_limit_too_low_for_all_names_what_is_needed_and_the_limit(
     assert caught.value.hint is not None
     assert "--memory-limit" in caught.value.hint
     assert caught.value.exit_code == 3
-
-
-def test_what_is_free_is_a_number_of_bytes_or_unknown() -> None:
-    free = available_bytes()
-    assert free is None or 1 << 20 < free < 1 << 50

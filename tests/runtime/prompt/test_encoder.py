@@ -1,3 +1,5 @@
+"""Token ids and step ends of a record: three conventions, and text that merges tokens across separators."""
+
 from __future__ import annotations
 
 import re
@@ -8,10 +10,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from testing.shared_data import SHARED_DATA
-from testing.tokenizers import (
+from testing.byte_level import (
     CHATML,
     CROSSING,
     FLAGGED,
@@ -24,12 +25,14 @@ from testing.tokenizers import (
     trained,
     without_special,
 )
+from testing.hypothesis_profiles import examples
+from testing.shared_data import SHARED_DATA
+from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
 from stepscore.prompt.template import Template
-from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 CARD, RESPONSE, EXACT = Convention.CARD, Convention.RESPONSE, Convention.EXACT
 LINES = [("Ċ", "Ċ"), (".", "ĊĊ")]  # as in Qwen2: "\n\n" is a token, ".\n\n" is a token
@@ -77,7 +80,7 @@ def tokens_before(encoded: EncodedPrompt) -> list[int]:
     return (encoded.step_ends + 1 - encoded.response_start).tolist()
 
 
-# ---- the three conventions, by hand
+# The three conventions, by hand
 
 
 def test_card_reads_two_past_a_separator_that_merged_with_the_punctuation() -> None:
@@ -113,11 +116,11 @@ def test_response_starts_behind_the_between_literal() -> None:
     ) == ("a.<|im_end|>\n")
 
 
-def test_card_gives_equal_ends_when_the_last_step_is_one_token_behind_a_merged_separator() -> None:
+def test_card_ends_are_equal_if_the_last_step_is_one_token_after_a_merge() -> None:
     assert tokens_before(encoder(bytes_and(LINES)).encode("?", ["a.", "b"], CARD)) == [3, 3]
 
 
-def test_card_runs_backwards_in_a_vocabulary_where_the_separator_is_two_tokens_but_merges() -> None:
+def test_card_ends_decrease_if_a_two_token_separator_merges() -> None:
     tokenizer = bytes_and([(".", "Ċ"), (".Ċ", "Ċ")])  # ".\n\n" is one token, "\n\n" is two
     encoded = encoder(tokenizer).encode("?", ["a.", "b"], CARD)
     assert tokens_before(encoded) == [4, 3]
@@ -157,7 +160,7 @@ def test_golden_values_of_the_card_with_the_real_tokenizer() -> None:
     assert encoded.step_ends.tolist() == [34, 37]
 
 
-# ---- laws, on nasty text
+# Laws, on nasty text
 
 TEXT = st.lists(st.sampled_from([*FRAGMENTS, *SPECIAL]) | st.text(max_size=3), max_size=10).map("".join)
 STEPS = st.lists(TEXT.filter(lambda text: bool(text.strip())), min_size=1, max_size=5)
@@ -183,7 +186,7 @@ def no_private_use(text: str) -> bool:
         pytest.param(trained(), BEGUN_ANSWER, id="begun answer"),
     ],
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT.filter(no_private_use), steps=STEPS.filter(lambda steps: no_private_use("".join(steps))))
 def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     tokenizer: Tokenizer, template: Template, problem: str, steps: list[str]
@@ -200,7 +203,7 @@ def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     assert encoded.step_ends.tolist() == ends
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_special_token_text_never_becomes_a_control_token_and_is_flagged(
     problem: str, steps: list[str]
@@ -213,7 +216,7 @@ def test_special_token_text_never_becomes_a_control_token_and_is_flagged(
     assert encoded.special_text == any(text in problem + "\0" + "\n\n".join(steps) for text in SPECIAL)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str, steps: list[str]) -> None:
     tokenizer = trained(added=FLAGGED)
@@ -225,7 +228,7 @@ def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str,
         assert "\n" in token or token in ("<left>", "<right>")  # flagged so that they swallow the separator
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS, others=STEPS)
 def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], others: list[str]) -> None:
     tokenizer = encoder(trained())
@@ -236,7 +239,7 @@ def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], other
     np.testing.assert_array_equal(one.token_ids[: end + 2], other.token_ids[: end + 2])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
     problem: str, steps: list[str]
@@ -248,7 +251,7 @@ def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
     np.testing.assert_array_equal(now.token_ids, later.token_ids[: len(now.token_ids)])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) -> None:
     tokenizer = trained()
@@ -258,7 +261,7 @@ def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) 
     assert "".join(texts) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problem=TEXT, steps=STEPS)
 def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) -> None:
     for convention in Convention:
@@ -268,7 +271,7 @@ def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) ->
         assert encoded.step_ends.max() <= len(encoded.token_ids) - 2
 
 
-# ---- special-token text in odd places
+# Special-token text in odd places
 
 
 def test_control_text_split_across_two_steps_stays_text() -> None:
@@ -294,7 +297,7 @@ def test_control_text_split_across_problem_and_literal_stays_text() -> None:
     assert encoded.token_ids.tolist().count(tokenizer.token_to_id("<|im_end|>")) == 3
 
 
-def test_added_token_that_the_template_uses_is_a_control_token_even_if_not_flagged_special() -> None:
+def test_added_token_of_the_template_is_a_control_token_without_the_special_flag() -> None:
     template = Template(CHATML.prefix, "<tool_call>\n", CHATML.suffix)
     tokenizer = trained()
     encoded = encoder(tokenizer, template).encode("a<tool_call>b", ["a"], CARD)
@@ -309,7 +312,7 @@ def test_added_token_that_the_template_does_not_use_is_text_with_its_own_id() ->
     assert tokenizer.token_to_id("<tool_call>") in encoded.token_ids
 
 
-# ---- what is refused
+# What is refused
 
 
 def test_no_steps_is_refused() -> None:
@@ -358,7 +361,7 @@ def test_control_token_that_matches_by_its_context_is_refused() -> None:
         encoder(tokenizer, Template(CHATML.prefix, CHATML.between, "<end>\n"))
 
 
-# ---- what does not matter
+# What does not matter
 
 
 def test_post_processor_that_trims_offsets_changes_nothing() -> None:

@@ -44,7 +44,7 @@ def test_any_text_can_be_searched_for_a_box(text: str) -> None:
 
 
 @given(st.lists(st.integers(-20, 20).map(str) | st.none(), max_size=10))
-def test_a_group_is_named_for_its_first_answer_and_only_distinct_strings_are_compared(
+def test_group_has_its_first_answer_and_compares_distinct_strings_only(
     answers: list[str | None],
 ) -> None:
     asked: list[tuple[str, str]] = []
@@ -73,7 +73,7 @@ def test_equal_characters_and_whole_numbers_need_no_library(monkeypatch: pytest.
         assert not comparer.same("1" + "0" * 9999, "1" + "0" * 9998)
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_math_equality_without_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with Comparer(Equality.MATH) as comparer, pytest.raises(ExtraMissing) as refused:
         comparer.same("0.5", r"\frac{1}{2}")

@@ -33,7 +33,7 @@ def plain_winner(weights: list[Fraction], answers: list[str | None]) -> int:
     return next(at for at, a in enumerate(answers) if a is not None and sums[a] == max(sums.values()))
 
 
-# ---- one score
+# One score
 
 
 @given(SCORES, st.sampled_from(list(Reducer)))
@@ -60,7 +60,7 @@ def test_a_score_needs_finite_rewards(scores: list[float]) -> None:
         aggregate(scores, Reducer.LAST)
 
 
-# ---- best of N
+# Best of N
 
 
 @given(SCORES)
@@ -68,7 +68,7 @@ def test_the_best_is_the_earliest_of_the_highest(scores: list[float]) -> None:
     assert best_of_n(scores) == scores.index(max(scores))
 
 
-# ---- voting
+# Voting
 
 
 @given(SAMPLES)
@@ -127,6 +127,6 @@ def test_voting_needs_an_answer(answers: list[str | None]) -> None:
     ("scores", "temperature", "message"),
     [([1.0], 1.0, "1 scores, but 2 answers"), ([1.0, 2.0], 0.0, "temperature"), ([1, math.nan], 1.0, "NaN")],
 )
-def test_weighted_refuses(scores: list[float], temperature: float, message: str) -> None:
+def test_weighted_rejects_invalid_input(scores: list[float], temperature: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         weighted_best_of_n(scores, ["7", "8"], temperature=temperature)

@@ -116,8 +116,8 @@ def require_packages() -> None:
 
 def _check_kernels() -> None:
     """Raise ProviderUnavailable where a round trip fails: bitsandbytes before 0.49 has no CPU kernels."""
-    import torch  # noqa: PLC0415
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # noqa: PLC0415
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     ones = torch.ones(1, 64)
     try:
@@ -134,7 +134,7 @@ def _check_kernels() -> None:
 
 def _limit(device: Device, options: EngineOptions) -> None:
     """Set PyTorch's process-wide limits: threads, and the fraction of the GPU's memory."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -144,7 +144,7 @@ def _limit(device: Device, options: EngineOptions) -> None:
 
 
 def _collect(device: Device) -> None:
-    import torch  # noqa: PLC0415
+    import torch
 
     gc.collect()  # a module and its forward function reference each other
     if device is Device.CUDA:

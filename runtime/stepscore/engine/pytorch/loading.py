@@ -38,7 +38,7 @@ def require(*packages: str) -> None:
 
 def resolve(device: Device, option: str = "--device") -> Device:
     """Return cpu or cuda; raise ProviderUnavailable for cuda where PyTorch finds no GPU."""
-    import torch  # noqa: PLC0415
+    import torch
 
     available = torch.cuda.is_available()
     if device is Device.CUDA and not available:
@@ -62,8 +62,8 @@ def from_pretrained(
 
     `dtype` "auto" is the stored type. `quantization` is transformers' configuration of quantizing on load.
     """
-    from transformers import Qwen2ForCausalLM  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    from transformers import Qwen2ForCausalLM
+    from transformers.utils import logging
 
     if (folder / "adapter_config.json").exists():  # with peft installed, transformers would apply it
         raise UnsupportedArchitecture(
@@ -87,7 +87,7 @@ def from_pretrained(
 @contextmanager
 def memory_errors(device: Device, hint: str) -> Iterator[None]:
     """Raise ProviderUnavailable where PyTorch runs out of memory."""
-    import torch  # noqa: PLC0415
+    import torch
 
     try:
         yield

@@ -39,8 +39,8 @@ class Model:
     """One model in memory, in fp32 on the CPU and fp16 on CUDA; its weights need not be quantized."""
 
     def __init__(self, folder: Path, device: Device) -> None:
-        import torch  # noqa: PLC0415
-        from transformers import AttentionInterface  # noqa: PLC0415
+        import torch
+        from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, _packed_attention)
         self._device = device.value
@@ -56,7 +56,7 @@ class Model:
 
     def trace(self, batch: Batch, head_rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the final hidden states [m, hidden_size], the head's input, and the log-probs [t]."""
-        import torch  # noqa: PLC0415
+        import torch
 
         with torch.inference_mode():
             hidden = self._body(batch)
@@ -86,7 +86,7 @@ class Model:
 
         rows: hidden states [c, hidden_size]; targets: int64 [p, 2], (index into rows, token id).
         """
-        import torch  # noqa: PLC0415
+        import torch
 
         head = self._model.lm_head.weight
         row, token = targets.unbind(-1)
@@ -99,7 +99,7 @@ class Model:
             yield torch.stack([logit, logits.logsumexp(-1)[row]], dim=-1)[..., None]
 
     def _on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
-        import torch  # noqa: PLC0415
+        import torch
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
@@ -121,7 +121,7 @@ def _packed_attention(
     query [1, heads, n, head_dim], key and value [1, kv_heads, n, head_dim], after RoPE; pad_index [B, S] and
     unpad_index [n] as in batching.batch.Batch. Returns [1, n, heads, head_dim].
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     padded = [
         each[0][:, pad_index].transpose(0, 1) for each in (query, key, value)
@@ -134,8 +134,8 @@ def _packed_attention(
 
 def _replace_matmuls(model: Any, compute: torch.dtype) -> None:
     """Replace every linear layer by dequantization and a matmul in `compute`; cast norms and biases to it."""
-    import torch  # noqa: PLC0415
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415
+    import torch
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     for module in model.modules():
         if not isinstance(module, torch.nn.Linear):
@@ -153,7 +153,7 @@ def _replace_matmuls(model: Any, compute: torch.dtype) -> None:
 
 
 def _linear(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor) -> torch.Tensor:
-    import torch  # noqa: PLC0415
+    import torch
 
     return torch.nn.functional.linear(rows, matrix(), module.bias)
 
@@ -181,7 +181,7 @@ def _in_blocks(state: Any, compute: torch.dtype) -> _Blocks:
 
 
 def _four_bits(weight: Any, blocks: _Blocks) -> torch.Tensor:
-    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415
+    from bitsandbytes.functional import dequantize_4bit
 
     values: torch.Tensor = dequantize_4bit(weight.data, blocks.state)
     return values.reshape(blocks.shape)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from random import Random
 
-from stepscore.prompt.template import Template
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from stepscore.prompt.template import Template
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

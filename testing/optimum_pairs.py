@@ -1,8 +1,8 @@
-"""Pairs that optimum traces, for tests: skipped, with the reason, where it cannot be used."""
+"""Pairs that optimum traces, and whether it can be used here."""
 
 from __future__ import annotations
 
-import pytest
+from functools import cache
 
 from stepscore.enums import Exporter, Precision
 from stepscore.errors import ProviderUnavailable
@@ -12,13 +12,11 @@ from stepscore_export.options import ExportOptions
 TRACED = ExportOptions(Precision.FP32, exporter=Exporter.OPTIMUM)
 
 
+@cache
 def why_not() -> str | None:
-    """What keeps this environment from tracing."""
+    """Say what keeps this environment from tracing, if anything does; imports PyTorch."""
     try:
         require_optimum()
     except ProviderUnavailable as error:
         return error.message
     return None
-
-
-needs_optimum = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")

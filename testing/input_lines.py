@@ -1,0 +1,48 @@
+"""Lines of an input file: one that is a record, and every kind that is not."""
+
+from __future__ import annotations
+
+GOOD = b'{"id": "a", "problem": "1+1?", "steps": ["2", "Done."]}'
+
+BAD_LINES = {  # name: (line, error code)
+    "empty": (b"", "invalid_json"),
+    "white space": (b" \t\r", "invalid_json"),
+    "null": (b"null", "invalid_record"),
+    "list": (b"[]", "invalid_record"),
+    "string": (b'"steps"', "invalid_record"),
+    "unterminated": (GOOD[:-1], "invalid_json"),
+    "two values": (GOOD + GOOD, "invalid_json"),
+    "byte order mark": (b"\xef\xbb\xbf" + GOOD, "invalid_json"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "invalid_json"),
+    "latin-1": ('{"problem": "é", "steps": ["1"]}'.encode("latin-1"), "invalid_json"),
+    "lone surrogate": (rb'{"problem": "\ud800", "steps": ["1"]}', "invalid_json"),
+    "lone surrogate elsewhere": (rb'{"problem": "1", "steps": ["1"], "x": ["\udc00"]}', "invalid_json"),
+    "NUL byte": (b'{"problem": "\0", "steps": ["1"]}', "invalid_json"),
+    "NUL bytes only": (b"\0" * 100, "invalid_json"),
+    "NaN": (b'{"problem": "1", "steps": ["1"], "x": NaN}', "invalid_json"),
+    "Infinity": (b'{"problem": "1", "steps": ["1"], "x": -Infinity}', "invalid_json"),
+    "huge integer": (b'{"problem": "1", "steps": ["1"], "x": ' + b"9" * 5000 + b"}", "invalid_json"),
+    "key twice": (b'{"problem": "1", "problem": "1", "steps": ["1"]}', "invalid_json"),
+    "key twice below": (b'{"problem": "1", "steps": ["1"], "x": {"y": 1, "y": 1}}', "invalid_json"),
+    "key twice, huge": (b'{"' + b"k" * 10_000 + b'":1,"' + b"k" * 10_000 + b'":1}', "invalid_json"),
+    "deep nesting": (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
+    "10 MB": (b'{"problem": "' + b"x" * 10_000_000 + b'", "steps": ["1"]}', "too_large"),
+    "no problem": (b'{"steps": ["1"]}', "invalid_record"),
+    "no steps field": (b'{"problem": "1"}', "invalid_record"),
+    "problem null": (b'{"problem": null, "steps": ["1"]}', "invalid_record"),
+    "problem number": (b'{"problem": 1, "steps": ["1"]}', "invalid_record"),
+    "chat messages": (b'{"prompt": [{"role": "user"}], "completions": ["1"]}', "invalid_record"),
+    "steps string": (b'{"problem": "1", "steps": "1"}', "invalid_record"),
+    "answer string alone": (b'{"problem": "1", "answer": "1"}', "invalid_record"),
+    "steps object": (b'{"problem": "1", "steps": {"0": "1"}}', "invalid_record"),
+    "step number": (b'{"problem": "1", "steps": ["1", 2]}', "invalid_record"),
+    "step null": (b'{"problem": "1", "steps": [null]}', "invalid_record"),
+    "step list": (b'{"problem": "1", "steps": [["1"]]}', "invalid_record"),
+    "two problems": (b'{"problem": "1", "query": "2", "steps": ["1"]}', "invalid_record"),
+    "two lists of steps": (b'{"problem": "1", "steps": ["1"], "answer": ["2"]}', "invalid_record"),
+    "id boolean": (b'{"id": true, "problem": "1", "steps": ["1"]}', "invalid_record"),
+    "id float": (b'{"id": 1.0, "problem": "1", "steps": ["1"]}', "invalid_record"),
+    "id list": (b'{"id": [1], "problem": "1", "steps": ["1"]}', "invalid_record"),
+    "id beyond 64 bits": (b'{"id": 18446744073709551616, "problem": "1", "steps": ["1"]}', "invalid_record"),
+    "id too long": (b'{"id": "' + b"x" * 1001 + b'", "problem": "1", "steps": ["1"]}', "invalid_record"),
+}
