@@ -108,7 +108,7 @@ def test_a_dry_run_of_scoring_estimates_its_memory(pair: Path, tmp_path: Path) -
     (tmp_path / "in.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     said = shown("score", pair, tmp_path / "in.jsonl", "--dry-run")
     assert "records 4" in said
-    assert "GB peak" in said
+    assert "GB at the peak" in said
 
 
 def test_a_limit_under_what_the_pair_needs_is_refused(pair: Path, tmp_path: Path) -> None:
