@@ -19,6 +19,8 @@ from stepscore.enums import Precision
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 
+pytestmark = pytest.mark.slow
+
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
 
 
