@@ -403,6 +403,7 @@ class Counting(PromptEncoder):
         return super()._encode(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", Convention)
 @pytest.mark.parametrize(
     "ending", [".", ")", " ", " \n", "é", "e\u0301", "\\]", "<tool_call>", "</tool_call> "]
