@@ -29,6 +29,8 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.enums import Activations, Coding, Precision, Provider, Target
 
+pytestmark = pytest.mark.slow
+
 WITH_EXAMPLES = (
     *("beam_search", "latency", "peers.gguf_file", "peers.llama_cpp"),
     *("reporting.docs_tables", "reporting.table"),

@@ -56,6 +56,7 @@ def test_the_splits_share_no_problem() -> None:
     assert splits[0].isdisjoint(splits[1])
 
 
+@pytest.mark.slow
 def test_example_pair_finds_first_wrong_steps_by_the_card_convention(tmp_path: Path) -> None:
     """Measured 0.952 at fp32; the threshold is from the other split."""
     problems, split = records("problems.jsonl"), records("threshold.jsonl")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n```text\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
@@ -34,6 +36,7 @@ def run(language: str, code: str, folder: Path) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")

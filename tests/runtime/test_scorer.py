@@ -339,6 +339,7 @@ with Scorer.load(sys.argv[1]) as scorer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
 def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 tokens by 151,936 columns are 2.5 GB of fp32; 400 MB are the limit for everything.

@@ -131,6 +131,7 @@ def test_sizes_count_what_the_model_uses(tmp_path: Path) -> None:
         assert checkpoint.shape(HEAD) == (TINY.vocab_size, TINY.hidden_size)
 
 
+@pytest.mark.slow
 def test_row_reads_take_constant_memory(tmp_path: Path) -> None:
     shape = replace(tied(), vocab_size=51200, hidden_size=1024, num_hidden_layers=1, head_dim=2)
     write_checkpoint(tmp_path, shape)

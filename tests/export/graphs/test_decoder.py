@@ -67,6 +67,7 @@ def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: T
         assert all(int(place["offset"]) % 4096 == 0 for place in external(load(pair, name)).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)

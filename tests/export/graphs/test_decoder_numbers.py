@@ -50,6 +50,7 @@ def test_head_chunk_size_changes_no_number(tiny_pair: Path, batch: Batch, rows: 
         assert np.abs(one - other).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 @pytest.mark.parametrize("tile", [64, 100, 319])
 def test_vocabulary_tile_size_changes_no_number(
@@ -108,6 +109,7 @@ def depth(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.mark.slow
 def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> None:
     """With one layer the first is also the last."""
     shape = replace(TINY, num_hidden_layers=depth)

@@ -93,6 +93,7 @@ def deep_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's VmHWM")
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_peak_memory_does_not_grow_with_depth(deep_models: list[Path], precision: Precision) -> None:

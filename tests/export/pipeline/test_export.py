@@ -48,6 +48,7 @@ def tensors_and_graphs(folder: Path) -> dict[str, bytes]:
 # Same input, same bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -81,6 +82,7 @@ def test_the_layout_of_transformers_5_does_not_change_a_byte(tiny_pair: Path, tm
     assert files(pair.path) == files(tiny_pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", Precision.BF16), ("float16", Precision.FP16)])
 def test_export_at_the_source_precision_is_exact(tmp_path: Path, dtype: str, precision: Precision) -> None:
     """A 16-bit source at its own precision and at fp32: the same numbers, bit by bit."""
@@ -156,6 +158,7 @@ def head_only(right: Quantize, weight: np.ndarray, *form: Any, **grid: bool) -> 
     return zeros(right, weight, *form, **grid) if spoiled else right(weight, *form, **grid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -240,6 +243,7 @@ def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) ->
         monkeypatch.setattr(builder.GraphBuilder, method, changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sabotage",
     [

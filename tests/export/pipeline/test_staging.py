@@ -163,6 +163,7 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "place" / "pair"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [None, OLD], ids=["fresh", "replacing"])
 def test_kill_at_any_change_leaves_the_old_pair_or_the_new_one(
     tiny_pair: Path, target: Path, tmp_path: Path, old: float | None
@@ -188,6 +189,7 @@ def test_kill_at_any_change_leaves_the_old_pair_or_the_new_one(
     assert {old, NEW} <= seen <= {None, old, NEW}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [None, OLD], ids=["fresh", "replacing"])
 def test_a_full_disk_at_any_change_leaves_what_was_there(
     tiny_pair: Path, target: Path, tmp_path: Path, old: float | None
@@ -223,6 +225,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_pair: Path) -> None:
     monkeypatch.setattr(plan_module, "bundled_texts", lambda: one_text)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_export")
 def test_an_export_killed_at_any_write_leaves_no_pair_or_a_valid_one(
     tiny_checkpoints: Checkpoints, target: Path, tmp_path: Path

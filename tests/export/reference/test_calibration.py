@@ -182,6 +182,7 @@ def test_texts_beyond_the_limit_are_not_run(reference: Checkpoint, texts: Texts)
         assert len(encode_texts(texts, encoder, limit)) == count
 
 
+@pytest.mark.slow
 def test_an_export_runs_no_more_than_the_limit(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def exported(
     return export_pair(*models, output, options, texts=measure, calibration=texts)
 
 
+@pytest.mark.slow
 @a_form_of_each_kind
 def test_a_calibrated_pair_says_so_and_is_measured(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
@@ -227,6 +229,7 @@ def test_a_calibrated_pair_says_so_and_is_measured(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [MERGED[Precision.INT4], SEPARATE[Precision.INT4], INTEGER],
@@ -247,6 +250,7 @@ def test_calibration_lowers_the_error_on_its_text(
     assert nearest.difference.calibration is None
 
 
+@pytest.mark.slow
 @a_form_of_each_kind
 def test_identical_checkpoints_give_exactly_zero(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
@@ -259,6 +263,7 @@ def test_identical_checkpoints_give_exactly_zero(
     engine.close()
 
 
+@pytest.mark.slow
 def test_columns_that_fill_no_block_and_blocks_wider_than_a_matrix(texts: Texts, tmp_path: Path) -> None:
     shape = replace(TINY, hidden_size=80, intermediate_size=99, num_attention_heads=5, num_key_value_heads=1)
     models = Checkpoints(
@@ -302,6 +307,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inspect_names_the_text_of_the_calibration(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     data, output = write(tmp_path / "mine.jsonl", GOOD), tmp_path / "pair"
     done = export(tiny_checkpoints, output, "--precision", "int4", "--calibration", data)
@@ -310,6 +316,7 @@ def test_inspect_names_the_text_of_the_calibration(tiny_checkpoints: Checkpoints
     assert "calibrated on mine.jsonl" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 def test_the_same_calibration_gives_the_same_bytes(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     data = write(tmp_path / "mine.jsonl", GOOD)
     for name in ("once", "again"):

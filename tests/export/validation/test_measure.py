@@ -22,6 +22,8 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.measure import rounded
 
+pytestmark = pytest.mark.slow
+
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
 
 

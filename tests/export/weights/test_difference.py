@@ -80,6 +80,7 @@ def export_of(tmp_path: Path) -> ExportOf:
 # Identical checkpoints
 
 
+@pytest.mark.slow
 @every_form
 def test_identical_checkpoints_have_rewards_of_exactly_zero(
     tiny_checkpoints: Checkpoints, export_of: ExportOf, form: ExportOptions
@@ -93,6 +94,7 @@ def test_identical_checkpoints_have_rewards_of_exactly_zero(
     assert (fidelity.ratio_rms, fidelity.ratio_error, fidelity.step_error) == (0, 0, 0)
 
 
+@pytest.mark.slow
 @a_form_of_each_kind
 def test_odd_shapes_agree_across_residencies_and_give_zero_for_equal_models(
     tmp_path: Path, export_of: ExportOf, form: ExportOptions
@@ -149,6 +151,7 @@ def test_merged_equals_separate_within_rounding(pair_of: PairOf, precision: Prec
     assert np.abs(merged - separate).max() < 2e-5
 
 
+@pytest.mark.slow
 @a_form_of_each_kind
 def test_swapped_roles_turn_the_sign(
     tiny_checkpoints: Checkpoints, pair_of: PairOf, export_of: ExportOf, form: ExportOptions
@@ -227,6 +230,7 @@ def embedded(pair: Path) -> dict[str, NDArray[np.float32]]:
 # Models that differ in more than their weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy_shape", "reference_shape"),
     [(tied(), tied()), (tied(), TINY), (TINY, tied())],
@@ -240,6 +244,7 @@ def test_each_model_has_its_own_head(
     assert_like_its_checkpoints(export_of(policy, reference, MERGED[Precision.INT8]), policy, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [

@@ -245,6 +245,7 @@ def test_score_without_onnxruntime_says_what_to_install(
 # Processes
 
 
+@pytest.mark.slow
 def test_head_ends_a_job_quietly(tmp_path: Path) -> None:
     (tmp_path / "in").write_text(GOOD * 5000)
     process = cli("score", "pair", tmp_path / "in", "--quiet")
@@ -257,6 +258,7 @@ def test_head_ends_a_job_quietly(tmp_path: Path) -> None:
     assert process.wait() == 0
 
 
+@pytest.mark.slow
 def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
     source, path = tmp_path / "in", tmp_path / "out"
     lines = "".join(f'{{"id": {index}, "problem": "p", "steps": ["{index}"]}}\n' for index in range(60))
@@ -297,6 +299,7 @@ def crc(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_behind_stdout_is_an_error_not_a_traceback() -> None:
     with Path("/dev/full").open("wb") as full:

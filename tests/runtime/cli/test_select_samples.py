@@ -294,6 +294,7 @@ def test_usage_errors_exit_2(two_problems: Path, options: list[str], message: st
 # Real samples
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.skipif(SHARED_DATA is None, reason="no shared data")
 def test_the_known_figures_of_100_problems_come_out(tmp_path: Path) -> None:

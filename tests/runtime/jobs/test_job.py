@@ -353,6 +353,7 @@ def test_an_output_that_cannot_be_opened_says_so(tmp_path: Path, name: str) -> N
         run(tmp_path / name, as_input(MIXED))
 
 
+@pytest.mark.slow
 def test_full_disk_is_an_error_and_the_job_resumes_later(tmp_path: Path) -> None:
     path, source = tmp_path / "out", tmp_path / "in"
     source.write_bytes(as_input(MIXED))
@@ -373,6 +374,7 @@ def test_full_disk_is_an_error_and_the_job_resumes_later(tmp_path: Path) -> None
 # Kill
 
 
+@pytest.mark.slow
 def test_job_killed_repeatedly_answers_every_id_once(tmp_path: Path) -> None:
     source, path = tmp_path / "in", tmp_path / "out"
     lines = [record(id=f"r{index}", problem=f"p{index}") for index in range(30)]
@@ -452,6 +454,7 @@ def test_the_real_scorer_is_resumed_too(tiny_pair: Path, tmp_path: Path) -> None
         assert before["policy_logprobs"] == pytest.approx(after["policy_logprobs"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", ["stdin", "fifo"])
 def test_interrupt_during_silent_input_ends_the_run(tiny_pair: Path, tmp_path: Path, through: str) -> None:
     """The thread that reads waits for a line then; neither closing the input nor exiting may."""

@@ -60,6 +60,7 @@ def test_gpu_limit_below_weight_size_is_rejected(residency: Residency) -> None:
     assert f"the limit is {weights / 1e9:.2f} GB" in caught.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "holds"), [(1_000, False), (900_000, False), (1_200_000, True), (40_000_000, False)]
 )

@@ -15,6 +15,8 @@ from stepscore.cli.tables import suspicious_step
 from stepscore.report.page import Page, render
 from stepscore.report.solutions import solutions
 
+pytestmark = pytest.mark.browser
+
 RECORDS = [
     scored(0.02, -0.03, 0.01, id="mixed", label=1, final_answer_correct=False, problem_id="p"),
     scored(0.05, 0.01, id="good", label=-1, final_answer_correct=True, problem_id="q", problem="Pens?"),

@@ -86,6 +86,7 @@ def test_exact_equality_never_asks_the_library() -> None:
         assert not comparer.same("0.5", r"\frac{1}{2}")
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_the_library_sees_through_notation_from_any_thread() -> None:
     found: list[bool] = []
@@ -104,6 +105,7 @@ def test_the_library_sees_through_notation_from_any_thread() -> None:
         assert comparer.undecided == 0
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_an_answer_too_large_to_compute_is_given_up_and_the_next_is_compared() -> None:
     with Comparer(Equality.MATH, seconds=0.5) as comparer:
