@@ -19,7 +19,8 @@ OUT ?= out/pair
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-transformers5 lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
-    bench-exporters bench-matrix bench-beam-search bench-gpu bench-report browser report-picture example clean
+    bench-exporters bench-matrix bench-beam-search bench-gpu bench-report docs docs-check browser report-picture \
+    example clean
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -44,56 +45,62 @@ lint: $(VENV)/.done ## ruff, rules and format
 types: $(VENV)/.done ## mypy --strict on both packages
 	$(BIN)/mypy
 
-ci: lint types demo test ## what .ci/run runs
+docs: $(VENV)/.done ## write the generated pages: commands, API, errors, schemas, benchmark tables and plots
+	$(BIN)/python -m docs.generate
+
+docs-check: $(VENV)/.done ## fail with a diff if a generated page is stale
+	$(BIN)/python -m docs.generate --check
+
+ci: lint types docs-check demo test ## all checks, as .ci/run runs them
 
 export: $(VENV)/.done ## POLICY=... REFERENCE=... PRECISION=int8 OUT=... [FLAGS="--target cuda"]
 	$(BIN)/stepscore export --policy "$(POLICY)" --reference "$(REFERENCE)" --precision $(PRECISION) --output "$(OUT)" $(FLAGS)
 
-bench-throughput: $(VENV)/.done ## tokens/s beside transformers, llama.cpp and optimum -> benchmarks/results [FLAGS=--quick]
+bench-throughput: $(VENV)/.done ## throughput against peers: transformers, llama.cpp, optimum [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.throughput $(or $(FLAGS),--shape 0.5b)
 	$(if $(FLAGS),,$(BIN)/python -m benchmarks.throughput --shape 1.5b --layers 8)
 
-bench-latency: $(VENV)/.done ## seconds a solution of 64 to 4,096 tokens, loading, cold start [FLAGS=--quick]
+bench-latency: $(VENV)/.done ## seconds per solution of 64 to 4,096 tokens, loading, cold start [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.latency $(FLAGS)
 
-bench-memory: $(VENV)/.done ## peak memory of an export and of the head [FLAGS=--quick]
+bench-memory: $(VENV)/.done ## peak memory of an export, and of scoring one long sequence [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.memory $(FLAGS)
 
-bench-residency: $(VENV)/.done ## peak memory, estimate and speed of resident, alternate, stream [FLAGS=--quick]
+bench-residency: $(VENV)/.done ## peak memory, its estimate and speed by residency [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.residency $(FLAGS)
 
-bench-full-size: $(VENV)/.done ## 2 x 7.6 B parameters: export and scoring within their memory [FLAGS=--quick]
+bench-full-size: $(VENV)/.done ## export and scoring of a 2 x 7.6 B pair: memory and time [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.full_size $(FLAGS)
 
-bench-fidelity: $(VENV)/.done ## error of every storage against fp64, beside PyTorch fp16 and bf16 [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.fidelity --output benchmarks/results/fidelity.json $(FLAGS)
+bench-fidelity: $(VENV)/.done ## error of every form and of PyTorch against fp64 [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.fidelity $(FLAGS)
 
-bench-products: $(VENV)/.done ## share of the integer products in a coded int8 pair's time [FLAGS=--quick]
+bench-products: $(VENV)/.done ## share of each operator in the time of a coded int8 pair [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.operator_profile $(FLAGS)
 
-bench-exporters: $(VENV)/.done ## both exporters: export memory, size, tokens/s at fp32 [FLAGS=--quick]
+bench-exporters: $(VENV)/.done ## stepscore's exporter against optimum's: memory, size, tokens/s [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.exporter_comparison $(FLAGS)
 
-bench-matrix: $(VENV)/.done ## format x precision: disk, memory, speed, fidelity [FLAGS=--quick]
+bench-matrix: $(VENV)/.done ## every format and precision: disk, memory, speed, fidelity [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.format_matrix $(FLAGS)
 
-bench-beam-search: $(VENV)/.done ## what a growing search costs, shared beginnings computed once and not [FLAGS=--quick]
+bench-beam-search: $(VENV)/.done ## beam search with and without prefix sharing [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
 
-bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory beside the floor, PyTorch and bitsandbytes [FLAGS=--quick]
+bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory against cuBLAS, PyTorch, bitsandbytes [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.gpu $(FLAGS)
 
-bench-report: $(VENV)/.done ## results -> out/benchmarks.html, plots, and the tables in README.md
+bench-report: $(VENV)/.done ## all results as one HTML page, out/benchmarks.html [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.reporting.report $(FLAGS)
 
-peers: $(VENV)/.done ## what bench-throughput compares with; builds llama.cpp (5 to 10 minutes)
+peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
 	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,optimum,dev,peers]'
 
-browser: ## Debian's chromium, for the tests of the report (needs root)
+browser: ## install Debian's chromium, for the tests of the report (needs root)
 	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
 
-report-picture: $(VENV)/.done ## docs/report.png: the bundled pair's report, in chromium
+report-picture: $(VENV)/.done ## take docs/report.png: the bundled pair's report, in chromium
 	$(BIN)/python -m examples.report_picture
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)

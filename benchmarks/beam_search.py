@@ -1,33 +1,33 @@
-"""What a growing search costs: a trace of a beam search, each round one call, with sharing and without.
+"""Measure a beam search with and without prefix sharing, each round one call.
 
     make bench-beam-search                    Qwen2.5-1.5B shape, 4 layers, 5 minutes on two cores
     make bench-beam-search FLAGS=--quick      a tiny model
 
-The trace has the shape of search-and-learn's beam search: N beams a problem, of which N / WIDTH survive a
-round and are continued in WIDTH ways, and every call scores the whole text of every beam. The steps are those
-of real solutions of the problem (math_best_of_8), or of the bundled problems where the shared data is not
-here; which beams survive is drawn by a seed, and a beam may mix steps of several solutions, since the time
-depends on lengths and on what is shared alone. Both ways score the same calls in turns.
+The trace has the shape of search-and-learn's beam search: N beams per problem, of which N / WIDTH survive a
+round and are continued in WIDTH ways; every call scores the whole text of every beam. The steps are those of
+real solutions of the problem (math_best_of_8), or of the bundled problems if the shared data is not here. A
+seed draws the survivors, and a beam may mix steps of several solutions, since the time depends only on
+lengths and shared prefixes. Engines with and without sharing score the same calls and alternate.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.support.forms import DEFAULT, FORMS
-from benchmarks.support.machine import QUICK_RESULTS, RESULTS, write_result
+from benchmarks.support.options import benchmark_parser
 from benchmarks.support.rates import rounded
-from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.results import write_result
+from benchmarks.support.shapes import ModelShape, shape_facts, write_models
 from benchmarks.support.workloads import BEST_OF_8, records
 from testing.shared_data import SHARED_DATA
 
@@ -49,29 +49,27 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "problems.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One call of a search: a list of texts for each of its problems."""
+    """Hold one call of a search: a list of texts for each of its problems."""
 
     questions: list[str]
     outputs: list[list[str]]
 
     @property
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Give every text with its question."""
+        """Yield every text with its question."""
         for question, texts in zip(self.questions, self.outputs, strict=True):
             yield from ((question, text) for text in texts)
 
 
 def main() -> None:
     """Measure; write results/beam_search.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, few rounds")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--problems", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
     options = parser.parse_args()
-    shape, repeats = (Shape.QUICK, 1) if options.quick else (Shape.QWEN_1_5B, options.repeats)
+    shape, repeats = (ModelShape.QUICK, 1) if options.quick else (ModelShape.QWEN_1_5B, options.repeats)
     config = shape.with_layers(options.layers)
     problems = sampled(options.problems)
     rounds = trace(problems, 3 if options.quick else options.rounds)
@@ -85,17 +83,16 @@ def main() -> None:
         "quick": options.quick,
         "form": DEFAULT,
         "threads": THREADS,
-        "shape": {"name": shape.value, **asdict(config)},
-        "all_layers": shape.config.num_hidden_layers,
+        **shape_facts(shape, config),
         "trace": f"beam search of {len(problems)} problems at once, {BEAMS} beams each, {BEAMS // WIDTH} of "
         f"them continued in {WIDTH} ways, steps of {text}",
         **measured,
     }
-    print(write_result("beam_search", result, QUICK_RESULTS if options.quick else RESULTS))
+    print(write_result("beam_search", result, quick=options.quick))
 
 
 def sampled(count: int) -> list[tuple[str, list[list[str]]]]:
-    """Return problems, evenly spread over their file, each with BEAMS solutions in steps."""
+    """Return problems, evenly spread over their file, each with the steps of BEAMS solutions."""
     if SHARED_DATA is None:
         lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
         loaded = [json.loads(line) for line in lines]
@@ -109,7 +106,7 @@ def sampled(count: int) -> list[tuple[str, list[list[str]]]]:
 
 
 def trace(problems: Sequence[tuple[str, list[list[str]]]], max_rounds: int) -> list[Round]:
-    """Let a search grow on every problem; a round holds the problems that still have a beam.
+    """Return the rounds of a search on every problem; a round holds the problems that still have a beam.
 
     >>> steps = [["a", "b"], ["c", "d"]] * 4
     >>> rounds = trace([("p", steps)], 3)
@@ -129,7 +126,7 @@ def trace(problems: Sequence[tuple[str, list[list[str]]]], max_rounds: int) -> l
 
 
 def _grown(solutions: Sequence[Sequence[str]], max_rounds: int) -> Iterator[list[str]]:
-    """Give the beams of one problem, round by round, until none is unfinished."""
+    """Yield the beams of one problem, round by round, until none is unfinished."""
     rng = np.random.default_rng(SEED)
     survivors = [""] * (BEAMS // WIDTH)
     for depth in range(max_rounds):
@@ -147,21 +144,21 @@ def _grown(solutions: Sequence[Sequence[str]], max_rounds: int) -> Iterator[list
 
 
 def measure(pair: Pair, rounds: Sequence[Round], repeats: int) -> dict[str, Any]:
-    """Score every round in turns; a round's seconds are those of its call."""
-    ways = [_prm(pair, share=True), _prm(pair, share=False)]
-    for prm in ways:
-        prm.score(rounds[0].questions[:1], [rounds[0].outputs[0][:1]])
-    seconds = np.zeros((repeats, len(rounds), len(ways)))
+    """Score every round with and without sharing; a round's seconds are those of its call."""
+    models = [_reward_model(pair, share=True), _reward_model(pair, share=False)]
+    for model in models:
+        model.score(rounds[0].questions[:1], [rounds[0].outputs[0][:1]])
+    seconds = np.zeros((repeats, len(rounds), len(models)))
     for repeat in range(repeats):
         for at, each in enumerate(rounds):
-            for way, prm in enumerate(ways):
+            for which, model in enumerate(models):
                 started = time.perf_counter()
-                prm.score(each.questions, each.outputs)
-                seconds[repeat, at, way] = time.perf_counter() - started
+                model.score(each.questions, each.outputs)
+                seconds[repeat, at, which] = time.perf_counter() - started
             print(f"repeat {repeat + 1}, round {at + 1}: {seconds[repeat, at]}", file=sys.stderr, flush=True)
     encoded = [_encoded(pair, each) for each in rounds]
     rows = [
-        {"round": at + 1, **_row(sequences, _rows(sequences), seconds[:, at])}
+        {"round": at + 1, **_row(sequences, _distinct(sequences), seconds[:, at])}
         for at, sequences in enumerate(encoded)
     ]
     everything = [sequence for sequences in encoded for sequence in sequences]
@@ -169,11 +166,11 @@ def measure(pair: Pair, rounds: Sequence[Round], repeats: int) -> dict[str, Any]
     return {
         "rounds": rows,
         "total": _row(everything, distinct, seconds.sum(axis=1)),
-        "distinct_in_trace": _rows(everything),
+        "distinct_in_trace": _distinct(everything),
     }
 
 
-def _prm(pair: Pair, *, share: bool) -> RewardModel:
+def _reward_model(pair: Pair, *, share: bool) -> RewardModel:
     return RewardModel(Scorer.load(pair.path, convention=Convention.EXACT, threads=THREADS, share=share))
 
 
@@ -188,14 +185,14 @@ def _encoded(pair: Pair, called: Round) -> list[Int64]:
     return sequences
 
 
-def _rows(sequences: Sequence[Int64]) -> int:
-    """Return the distinct prefixes."""
+def _distinct(sequences: Sequence[Int64]) -> int:
+    """Return the number of distinct prefixes."""
     return len(pack(sequences, [0] * len(sequences)).input_ids)
 
 
 def _row(sequences: Sequence[Int64], distinct: int, seconds: np.ndarray) -> dict[str, Any]:
     tokens = sum(map(len, sequences))
-    shared, alone = (rate(tokens, seconds[:, way].tolist()) for way in (0, 1))
+    shared, alone = (rate(tokens, seconds[:, which].tolist()) for which in (0, 1))
     return {
         "texts": len(sequences),
         "tokens": tokens,

@@ -1,20 +1,21 @@
-"""The fidelity table: every way of scoring a pair, against fp64, on five pairs.
+"""Measure the error of every form and of PyTorch against fp64, on five pairs.
 
-    python -m benchmarks.fidelity [--limit N] [--output RESULT.json] [--quick]
+    make bench-fidelity                       all problems
+    make bench-fidelity FLAGS="--limit 20"    the first 20 problems of each pair
+    make bench-fidelity FLAGS=--quick         the bundled pair and four problems, to see that it works
 
 The pairs: the bundled one; its reference with a tenth of the difference; its reference tuned in another way;
-its reference with a random difference; and a random network with an untied head. The last two are honest
-worst cases and nothing is asked of them: a difference that is noise has no part that rounding spares, and the
-log-probs of the random network are chaotic, whatever moves its weights moves them far (its checkpoints are
-bf16, so that storage in 16 bits rounds nothing there). Decisions (step rewards, first error, F1) are those of
-the bundled pair, by the one threshold that is best in fp64 on other problems. Prints Markdown.
+its reference with a random difference; and a random network with an untied head. The last two are worst
+cases without a bound: rounding spares no part of a random difference, and log-probs of a random network are
+chaotic (its checkpoints are bf16, so 16-bit storage rounds nothing there). Decisions (step rewards, first
+error, F1) are those of the bundled pair, at the threshold that is best in fp64 on other problems. Prints the
+tables as Markdown.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -22,9 +23,11 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-import click
 import torch
-from benchmarks.support.machine import QUICK_RESULTS, facts
+from benchmarks.reporting.fidelity_tables import fidelity as fidelity_tables
+from benchmarks.reporting.table import markdown
+from benchmarks.support.options import benchmark_parser
+from benchmarks.support.results import write_result
 from parity_tests.support.bundled_pair import (
     EXAMPLE,
     NEAR,
@@ -55,7 +58,7 @@ from parity_tests.support.storage_forms import (
 
 from stepscore.artifact.pair import Pair
 from stepscore.evaluation.first_error import first_error, processbench_f1
-from stepscore_export.fidelity import Fidelity, Scores, fidelity, step_sums
+from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity, step_sums
 
 STORAGES = (
     FP32,
@@ -74,7 +77,7 @@ STORAGES = (
 )
 NUM_PROCESSES = 2  # nothing is timed
 QUICK_PROBLEMS = 4
-PYTORCH = {  # bits of a weight
+PYTORCH = {  # bits per weight
     Numerics.PYTORCH_FP32: 32,
     Numerics.PYTORCH_FP16: 16,
     Numerics.PYTORCH_FP16_LOGITS32: 16,
@@ -85,7 +88,7 @@ PYTORCH = {  # bits of a weight
 
 @dataclass(frozen=True)
 class Column:
-    """A pair, and how many of the problems it is measured on, encoded by its own tokenizer."""
+    """A pair, and the number of problems it is measured on, encoded with its own tokenizer."""
 
     name: str
     source: Source
@@ -103,7 +106,7 @@ DECIDED = COLUMNS[0]
 
 
 @dataclass(frozen=True)
-class Size:
+class StoredSize:
     """Bits of codes for one weight of each model; megabytes of the whole pair on disk."""
 
     bits_a_pair: float
@@ -112,26 +115,26 @@ class Size:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of scoring one pair. Of fp64 there is no size: nobody stores it."""
+    """One way of scoring one pair; fp64 has no size, since it is the truth and not stored."""
 
-    size: Size | None
-    against_fp64: Fidelity
+    size: StoredSize | None
+    against_fp64: FidelityMetrics
     f1: float | None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One pair: |policy - reference| / |reference|, the threshold in nats, and each way by its name."""
+    """One pair: |policy - reference| / |reference|, the threshold in nats, and each way by name."""
 
     distance: float
     threshold: float | None
     ways: dict[str, Way]
 
 
-def measure(column: Column, limit: int | None) -> Measured:
-    """Score one pair in every way, in a folder of its own; elsewhere than on DECIDED, without F1."""
+def measure(column: Column, limit: int | None, scratch: Path | None) -> Measured:
+    """Score one pair in every way, in a separate folder; only DECIDED has an F1."""
     torch.set_num_threads(1)  # a second thread only slows down sequences and models this small
-    with tempfile.TemporaryDirectory() as folder, closing(Workshop(Path(folder))) as workshop:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, closing(Workshop(Path(folder))) as workshop:
         models = workshop.models(column.source)
         problems = Problems.read(PROBLEMS, models, min(limit or column.num_problems, column.num_problems))
         truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
@@ -160,13 +163,13 @@ def _all_scores(
         yield _named(storage), scored(engine, problems.ids)
 
 
-def _sizes(workshop: Workshop, models: Models) -> Iterator[tuple[str, Size]]:
+def _sizes(workshop: Workshop, models: Models) -> Iterator[tuple[str, StoredSize]]:
     for numerics, bits in PYTORCH.items():
         megabytes = sum(map(num_parameters, (models.policy, models.reference))) * bits / 8e6
-        yield numerics.value, Size(2 * bits, megabytes)
+        yield numerics.value, StoredSize(2 * bits, megabytes)
     for storage in STORAGES:
         pair = Pair.open(workshop.exported(models, storage.options, storage.calibration))
-        yield _named(storage), Size(bits_a_pair(pair, models.reference), pair.num_bytes() / 1e6)
+        yield _named(storage), StoredSize(bits_a_pair(pair, models.reference), pair.num_bytes() / 1e6)
 
 
 def _named(storage: Storage) -> str:
@@ -178,51 +181,23 @@ def _f1(scores: Scores, problems: Problems, threshold: float) -> float:
     return processbench_f1(found, problems.labels).f1
 
 
-def markdown(table: Mapping[str, Measured]) -> str:
-    """The table; shares and relative errors in percent."""
-    headings = ["scored by", "bits a pair of weights", "MB"]
-    headings += [f"log-ratio error, {name} {each.distance:.2%}" for name, each in table.items()]
-    headings += ["step reward error", "same sign", "same first error", "F1"]
-    rows = [_cells(name, [each.ways[name] for each in table.values()]) for name in table[DECIDED.name].ways]
-    return "\n".join(map(_line, [headings, ["---"] * len(headings), *rows]))
-
-
-def _cells(name: str, ways: Sequence[Way]) -> Iterator[str]:
-    size, decided = ways[0].size, ways[0].against_fp64
-    yield name
-    yield from ("", "") if size is None else (f"{size.bits_a_pair:.1f}", f"{size.megabytes:.1f}")
-    yield from (f"{way.against_fp64.ratio_error:.2%}" for way in ways)
-    yield from (f"{each:.2%}" for each in (decided.step_error, decided.step_signs, decided.first_errors))
-    yield f"{ways[0].f1:.3f}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-@click.command()
-@click.option("--limit", type=int, help="Measure on so many problems only.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the numbers as JSON, too.")
-@click.option("--quick", is_flag=True, help="The bundled pair, four problems, JSON aside: does it work.")
-def main(limit: int | None, output: Path | None, quick: bool) -> None:
-    """Measure all pairs and print the table."""
-    if quick:
-        limit, output = QUICK_PROBLEMS, QUICK_RESULTS / "fidelity.json"
-    columns = [DECIDED] if quick else COLUMNS
+def main() -> None:
+    """Measure all pairs; write results/fidelity.json and print its tables."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--limit", type=int, help="measure on the first N problems only")
+    options = parser.parse_args()
+    limit = QUICK_PROBLEMS if options.quick else options.limit
+    columns = [DECIDED] if options.quick else COLUMNS
     with ProcessPoolExecutor(NUM_PROCESSES, get_context("spawn")) as pool:
-        measured = list(pool.map(measure, columns, repeat(limit)))
-    table = {column.name: each for column, each in zip(columns, measured, strict=True)}
-    click.echo(markdown(table))
-    if output is not None:
-        capability = torch.backends.cpu.get_cpu_capability()  # decides what fp16 and bf16 are in PyTorch
-        result = {
-            "machine": facts() | {"torch_cpu_capability": capability},
-            "quick": quick,
-            "calibrated_on": THRESHOLD.name,
-            "pairs": {name: asdict(each) for name, each in table.items()},
-        }
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        measured = list(pool.map(measure, columns, repeat(limit), repeat(options.scratch)))
+    result = {
+        "quick": options.quick,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),  # decides kernels of fp16, bf16
+        "calibrated_on": THRESHOLD.name,
+        "pairs": {column.name: asdict(each) for column, each in zip(columns, measured, strict=True)},
+    }
+    print("\n\n".join(map(markdown, fidelity_tables({"fidelity": result}))))
+    print(write_result("fidelity", result, quick=options.quick))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
-"""A pair of the real size, 2 x 7.6 B parameters: what its export and its scoring take.
+"""Measure memory and time of a pair of the real size, 2 x 7.6 B parameters: its export and its scoring.
 
     make bench-full-size                    46 GB of disk, about 75 minutes on two cores
-    make bench-full-size FLAGS="--layers 4" the same with fewer layers: what depends on depth
+    make bench-full-size FLAGS="--layers 4" fewer layers, to see what depends on depth
     make bench-full-size FLAGS=--quick      two layers
 
-Checkpoints of Qwen2.5-7B's shape are made from a seed (bf16, the policy half a percent off) and are
-removed again. Each step is a process of its own; figures are its peak resident set (VmHWM, mapped pages
-included; the anonymous part by itself as well, sampled), what was estimated beforehand, and seconds.
+Checkpoints of Qwen2.5-7B's shape are made from a seed (bf16, the policy half a percent off) and removed
+afterwards. Each step is a separate process; its figures are the peak resident set (VmHWM, mapped pages
+included; the anonymous part separately, sampled), the estimate made before, and seconds.
 
-    export at int8 + int4 differences, blocks of 64 (blocks of 32, the default, take 1.3 GB more)
-    score with everything resident, and one layer at a time
-    score bf16 weights in fp32 arithmetic, one layer at a time: the reference as both of its models, for the
-    sake of the disk, so that every reward has to be exactly zero
+    export at int8 + int4 differences, blocks of 64 (blocks of 32, the default, need 1.3 GB more)
+    score with all weights resident, and one layer at a time
+    score bf16 weights in fp32 arithmetic, one layer at a time: the reference is used as both models to save
+    disk, so every reward has to be exactly zero
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,22 +27,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.machine import QUICK_RESULTS, RESULTS, status_mb, write_result
+from benchmarks.support.machine import status_mb
+from benchmarks.support.options import add_child, benchmark_parser
+from benchmarks.support.results import logged, measured_in_child, write_result
 from benchmarks.support.shapes import QWEN_7B, write_models
-from testing.shared_data import SHARED_DATA
+from benchmarks.support.workloads import BEST_OF_8, opening
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
-from stepscore.enums import Coding, Convention, DifferencePrecision, Precision, Products, Residency
-from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.enums import Coding, DifferencePrecision, Precision, Products, Residency
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore.memory.peak import PeakLoad
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate as estimate_export
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import open_plan
 from stepscore_export.validation.texts import Texts, bundled_texts
 
 CODED = ExportOptions(
@@ -56,20 +54,18 @@ CODED = ExportOptions(
     block_size=64,
 )
 PLAIN = ExportOptions(Precision.BF16)
-ONE_TEXT = bundled_texts().records[:1]  # the fidelity of bf16 storage is not what is asked here
+ONE_TEXT = bundled_texts().records[:1]  # fidelity of bf16 storage is not measured here
 TOKENS = 2048
 
 
 def main() -> None:
     """Run the steps; write results/full_size.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = benchmark_parser(__doc__)
+    add_child(parser)
     parser.add_argument("--layers", type=int, default=QWEN_7B.num_hidden_layers)
-    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
-    parser.add_argument("--models", type=Path, help="checkpoints that are there already: policy, reference")
+    parser.add_argument("--models", type=Path, help="use the checkpoints in this folder: policy, reference")
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--export-only", action="store_true", help="the coded export; a result of its own")
-    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--export-only", action="store_true", help="run the coded export; a separate result")
     options = parser.parse_args()
     if options.child:
         kind, *rest = options.child
@@ -83,7 +79,7 @@ def main() -> None:
     name = "full_size" if layers == QWEN_7B.num_hidden_layers else f"full_size_{layers}_layers"
     name += "_export" * options.export_only
     result = {"tokens": options.tokens, "layers": layers, "rows": rows}
-    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
+    print(write_result(name, result, quick=options.quick))
 
 
 def _steps(
@@ -95,10 +91,7 @@ def _steps(
     rows = []
 
     def step(name: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", "benchmarks.full_size", "--child", *map(str, arguments)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        rows.append({"step": name, **json.loads(done.stdout)})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        rows.append(logged({"step": name, **measured_in_child("benchmarks.full_size", *arguments)}))
 
     policy, reference, pair = models / "policy", models / "reference", scratch / "pair"
     step("export int8 + int4", "export", policy, reference, pair, "coded")
@@ -116,7 +109,7 @@ def _steps(
 
 @contextmanager
 def _anonymous_peak() -> Iterator[list[int]]:
-    """Watch how much of the resident set is not mapped pages, which the kernel takes back when it has to."""
+    """Sample the anonymous part of the resident set, MB: mapped pages the kernel can reclaim."""
     peak, done = [0], threading.Event()
 
     def watch() -> None:
@@ -132,8 +125,8 @@ def _anonymous_peak() -> Iterator[list[int]]:
 
 def _export(policy: str, reference: str, target: str, form: str) -> dict[str, Any]:
     options, texts = (CODED, bundled_texts()) if form == "coded" else (PLAIN, Texts(None, ONE_TEXT))
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate_export({"policy": first, "reference": second}, options)
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, texts=texts)
     return {
@@ -149,10 +142,10 @@ def _export(policy: str, reference: str, target: str, form: str) -> dict[str, An
 
 
 def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
-    """Score real solutions, `tokens` of them together, as one window."""
+    """Score real solutions of about `tokens` tokens as one window."""
     pair = Pair.open(folder)
     settings = fit_settings(pair.manifest, residency=Residency(residency), max_batch_tokens=1024)
-    sequences = list(_solutions(pair, int(tokens)))
+    sequences = opening(pair.encoder(), BEST_OF_8, int(tokens)).sequences
     groups = plan(sequences, [0] * len(sequences), settings.max_batch_tokens)
     batches = [group.batch for group in groups]
     started = time.perf_counter()
@@ -175,21 +168,6 @@ def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
         "estimated_mb": round(estimate(pair.manifest, settings, PeakLoad.of([batches])).total / 1e6),
         "largest_log_ratio": float(f"{largest:.4g}"),
     }
-
-
-def _solutions(pair: Pair, tokens: int) -> Any:
-    """Token ids of the first real solutions that make up so many tokens."""
-    if SHARED_DATA is None:
-        raise SystemExit("the real solutions are not there: see tests/shared_data.py")
-    encoder = pair.encoder()
-    with (SHARED_DATA / "math_best_of_8.jsonl").open("rb") as lines:
-        for index, line in enumerate(lines):
-            record = parse_line(line, index).record
-            ids = encoder.encode(record.problem, record.steps, Convention.CARD).token_ids  # type: ignore[union-attr]
-            yield ids
-            tokens -= len(ids)
-            if tokens <= 0:
-                return
 
 
 if __name__ == "__main__":

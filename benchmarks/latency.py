@@ -1,48 +1,46 @@
-"""How long one solution takes, from 64 to 4,096 tokens; loading a pair; a command from start to answer.
+"""Measure seconds per solution of 64 to 4,096 tokens, loading a pair, and a command from start to answer.
 
     make bench-latency                            Qwen2.5-0.5B shape, all layers
     make bench-latency FLAGS="--shape 1.5b --layers 8 --peers"
     make bench-latency FLAGS="--provider cuda --peers"
-    make bench-latency FLAGS=--quick              a tiny model: does it all work
+    make bench-latency FLAGS=--quick              a tiny model, to see that it works
 
-One sequence of random ids a time, log-probs of all tokens of both models; p50, p90 and p99 of n repeats,
-fewer for long ones (n is in the result). A cold start is a new process of `stepscore score PAIR
---problem ...`, from its start to its end; weights are in the page cache, as for any process but the first.
+One sequence of random ids at a time, log-probs of all tokens of both models; p50, p90 and p99 of n repeats,
+fewer for long sequences (n is in the result). A cold start is a new process of `stepscore score PAIR
+--problem ...`, from its start to its end, with the weights in the page cache.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.peers.contender import Contender, Models, Tokens
+from benchmarks.peers.contender import Checkpoints, Contender, Tokens
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.optimum_ort import OptimumOrt
-from benchmarks.peers.ours import Ours
+from benchmarks.peers.stepscore_pair import StepscorePair
 from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
 from benchmarks.support.forms import FORMS
-from benchmarks.support.machine import (
-    QUICK_RESULTS,
-    RESULTS,
+from benchmarks.support.machine import gpu_used_mb, provider_facts
+from benchmarks.support.options import (
     add_provider,
-    gpu_used_mb,
+    add_shape,
+    benchmark_parser,
+    chosen_shape,
     measured_provider,
-    provider_facts,
-    write_result,
 )
 from benchmarks.support.rates import percentiles
-from benchmarks.support.shapes import Shape, write_models
-from benchmarks.support.worker import Skipped, Worker, given_back_mb, start
+from benchmarks.support.results import logged, write_result
+from benchmarks.support.shapes import ModelShape, shape_facts, write_models
+from benchmarks.support.worker import Skipped, Worker, released_mb, start
 
 from stepscore.enums import Provider
 from stepscore_export.pipeline.export import export_pair
@@ -65,7 +63,7 @@ def main() -> None:
     """Measure one shape; write results/latency_SHAPE.json, on a GPU latency_SHAPE_cuda.json."""
     options = _options()
     provider = measured_provider(options)
-    shape = Shape.QUICK if options.quick else options.shape
+    shape = chosen_shape(options)
     config = shape.with_layers(options.layers)
     repeats = 3 if options.quick else options.repeats
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
@@ -75,34 +73,31 @@ def main() -> None:
         for form, stored in FORMS[provider].items():
             pair = models.scratch / "pair"
             export_pair(models.policy, models.reference, pair, stored, force=True)
-            row = _measured(Ours(form, pair, options.threads), provider, models, sequences, repeats)
-            rows.append({**row, "cold_start_seconds": _cold_starts(pair, options.threads, options.quick)})
-            _log(rows[-1])
+            row = _measured(StepscorePair(form, pair, options.threads), provider, models, sequences, repeats)
+            cold_starts = _cold_starts(pair, options.threads, options.quick)
+            rows.append(logged({**row, "cold_start_seconds": cold_starts}))
         for peer in _peers(provider, options.threads) if options.peers else ():
-            rows.append(_measured(peer, provider, models, sequences, repeats))
-            _log(rows[-1])
+            rows.append(logged(_measured(peer, provider, models, sequences, repeats)))
     result = {
         "quick": options.quick,
         **provider_facts(provider),
         "threads": options.threads,
-        "shape": {"name": shape.value, **asdict(config)},
-        "all_layers": shape.config.num_hidden_layers,
+        **shape_facts(shape, config),
         "rows": rows,
     }
     name = f"latency_{shape}" + ("_cuda" if provider is Provider.CUDA else "")
-    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
+    print(write_result(name, result, quick=options.quick))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, few repeats")
-    parser.add_argument("--shape", type=Shape, choices=list(Shape), default=Shape.QWEN_0_5B)
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
-    parser.add_argument("--repeats", type=int, default=20, help="of sequences up to 512 tokens")
+    parser = benchmark_parser(__doc__)
+    add_shape(parser, ModelShape.QWEN_0_5B, layers=None)
+    parser.add_argument("--repeats", type=int, default=20, help="time sequences up to 512 tokens N times")
     parser.add_argument("--threads", type=int, default=2)
     add_provider(parser)
-    parser.add_argument("--peers", action="store_true", help="transformers, llama.cpp and optimum, too")
-    parser.add_argument("--scratch", type=Path, help="where checkpoints go (default: the temporary folder)")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure transformers, llama.cpp and optimum too"
+    )
     return parser.parse_args()
 
 
@@ -119,7 +114,7 @@ def _sequences(quick: bool, vocab_size: int) -> list[Tokens]:
 
 
 def repeats_of(length: int, repeats: int) -> int:
-    """Return how often a length is timed: long sequences in proportion less often, but five times.
+    """Return how often to time a length: fewer times in proportion for long sequences, at least five.
 
     >>> [repeats_of(length, 20) for length in (64, 512, 1024, 4096)]
     [20, 20, 10, 5]
@@ -128,7 +123,7 @@ def repeats_of(length: int, repeats: int) -> int:
 
 
 def _measured(
-    contender: Contender, provider: Provider, models: Models, sequences: list[Tokens], repeats: int
+    contender: Contender, provider: Provider, models: Checkpoints, sequences: list[Tokens], repeats: int
 ) -> dict[str, Any]:
     worker = start(contender, models, sequences[:1], contender.threads)
     if isinstance(worker, Skipped):
@@ -140,7 +135,7 @@ def _measured(
             "peer": contender.name,
             "load_seconds": round(worker.load_seconds, 3),
             "lengths": lengths,
-            "peak_mb": given_back_mb(worker, gpu_used_mb) if on_gpu else worker.peak_mb(),
+            "peak_mb": released_mb(worker, gpu_used_mb) if on_gpu else worker.peak_mb(),
         }
     finally:
         worker.close()
@@ -148,14 +143,14 @@ def _measured(
 
 def _lengths(worker: Worker, sequences: list[Tokens], repeats: int) -> Iterator[dict[str, Any]]:
     for sequence in sequences:
-        worker.run([sequence])  # memory of this length is there now
+        worker.run([sequence])  # warm-up: allocates the memory of this length
         count = repeats_of(len(sequence), repeats)
         seconds = [worker.run([sequence]).seconds for _ in range(count)]
         yield {"tokens": len(sequence), "n": count, **percentiles(seconds)}
 
 
 def _cold_starts(pair: Path, threads: int, quick: bool) -> dict[str, Any]:
-    """Return the seconds of whole processes that answer one question."""
+    """Return the seconds of whole processes that score one solution."""
     stepscore = Path(sys.executable).with_name("stepscore")
     command = [str(stepscore), "score", str(pair), *QUESTION, "--threads", str(threads)]
     seconds = []
@@ -164,10 +159,6 @@ def _cold_starts(pair: Path, threads: int, quick: bool) -> dict[str, Any]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds.append(round(time.perf_counter() - started, 3))
     return {"median": median(seconds), "slowest": max(seconds), "fastest": min(seconds), "n": len(seconds)}
-
-
-def _log(row: dict[str, Any]) -> None:
-    print(json.dumps(row), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""Peak resident memory: of an export, and of scoring one long sequence over a large vocabulary.
+"""Measure peak memory of an export, and of scoring one long sequence over a large vocabulary.
 
     make bench-memory                   Qwen2.5-1.5B shape, 12 GB of disk, 10 minutes on two cores
-    make bench-memory FLAGS=--quick     the same with a tenth of the layers' size
+    make bench-memory FLAGS=--quick     layers of a tenth of the size
 
-Checkpoints are synthetic (seeded, bf16, the policy 1 % from the reference), made in a temporary folder and
-removed. Every figure is the peak resident set (VmHWM) of a process of its own, file-mapped pages included.
+Checkpoints are random from a seed (bf16, the policy 1 % from the reference), made in a temporary folder and
+removed. Every figure is the peak resident set (VmHWM) of a separate process, file-mapped pages included.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -20,33 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.support.machine import write_result
+from benchmarks.support.machine import status_mb
+from benchmarks.support.options import add_child, benchmark_parser
+from benchmarks.support.results import logged, measured_in_child, write_result
 from benchmarks.support.shapes import QWEN_1_5B
 from testing.checkpoints import TINY, write_checkpoint
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision
-from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.estimate import estimate
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.pipeline.plan import open_plan
 
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
 LONG_TOKENS = 4096
+MODULE = "benchmarks.memory"
 
 
 def main() -> None:
     """Run the cases; write results/memory_score.json and results/memory_export.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = benchmark_parser(__doc__)
+    add_child(parser)
     parser.add_argument("--only", choices=["export", "score"])
     parser.add_argument("--precision", nargs="*", default=["int8", "int4", "fp16", "fp32"])
-    parser.add_argument(
-        "--scratch", type=Path, help="where the checkpoints go (default: the temporary folder)"
-    )
-    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         kind, *rest = options.child
@@ -57,21 +53,21 @@ def main() -> None:
         full = replace(full, hidden_size=512, intermediate_size=2048, num_attention_heads=4)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         if options.only != "export":
-            print(write_result("memory_score", {"rows": _scoring(Path(scratch))}))
+            print(write_result("memory_score", {"rows": _scoring(Path(scratch))}, quick=options.quick))
         if options.only != "score":
             exports = _exports(Path(scratch), full, options.precision)
-            print(write_result("memory_export", {"quick": options.quick, "rows": exports}))
+            result = {"quick": options.quick, "rows": exports}
+            print(write_result("memory_export", result, quick=options.quick))
 
 
-def _exports(scratch: Path, full: Qwen2Config, precisions: list[str]) -> list[dict[str, Any]]:
+def _exports(scratch: Path, full: DecoderConfig, precisions: list[str]) -> list[dict[str, Any]]:
     rows = []
     for layers in (full.num_hidden_layers, full.num_hidden_layers // 2):
         folders = _checkpoints(scratch / f"{layers}-layers", replace(full, num_hidden_layers=layers))
         for precision in precisions:
-            rows.append(_child("export", *map(str, folders), precision, str(scratch / "pair")))
-            print(json.dumps(rows[-1]), file=sys.stderr)
+            rows.append(logged(measured_in_child(MODULE, "export", *folders, precision, scratch / "pair")))
         for folder in folders:
-            _remove(folder)
+            shutil.rmtree(folder)
     return rows
 
 
@@ -81,28 +77,21 @@ def _scoring(scratch: Path) -> list[dict[str, Any]]:
     for precision in (Precision.FP32, Precision.INT8):
         target = scratch / f"long-{precision}"
         export_pair(*folders, target, ExportOptions(precision=precision))
-        rows.append({"precision": precision, **_child("score", str(target))})
-        print(json.dumps(rows[-1]), file=sys.stderr)
+        rows.append(logged({"precision": precision, **measured_in_child(MODULE, "score", target)}))
     return rows
 
 
-def _checkpoints(folder: Path, shape: Qwen2Config) -> tuple[Path, Path]:
+def _checkpoints(folder: Path, shape: DecoderConfig) -> tuple[Path, Path]:
     reference = write_checkpoint(folder / "reference", shape, seed=1, dtype="bfloat16", shards=2)
     policy = write_checkpoint(folder / "policy", shape, seed=1, dtype="bfloat16", shards=2, perturb=0.01)
     return policy, reference
 
 
-def _child(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.memory", "--child", *arguments]
-    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return result
-
-
 def _export_here(policy: str, reference: str, precision: str, target: str) -> dict[str, Any]:
     options = ExportOptions(precision=Precision(precision))
-    with Checkpoint.open(policy) as first, Checkpoint.open(reference) as second:
-        expected = estimate({"policy": first, "reference": second}, options)
-        layers = first.config.num_hidden_layers
+    with open_plan(policy, reference, options) as plan:
+        expected = plan.needs
+        layers = plan.checkpoints["policy"].config.num_hidden_layers
     started = time.perf_counter()
     pair = export_pair(policy, reference, target, options, force=True)
     return {
@@ -111,7 +100,7 @@ def _export_here(policy: str, reference: str, precision: str, target: str) -> di
         "parameters_of_both": expected.parameters,
         "pair_bytes": pair.num_bytes(),
         "seconds": round(time.perf_counter() - started, 1),
-        "peak_mb": _status_mb("VmHWM"),
+        "peak_mb": status_mb("VmHWM"),
         "estimated_mb": round(expected.memory_bytes / 1e6),
     }
 
@@ -120,11 +109,11 @@ def _score_here(folder: str) -> dict[str, Any]:
     pair = Pair.open(folder)
     engine = OrtEngine(pair)
     token_ids = np.random.default_rng(0).integers(0, pair.manifest.architecture.vocab_size, LONG_TOKENS)
-    loaded = _status_mb("VmRSS")
+    loaded = status_mb("VmRSS")
     engine.logprobs([token_ids[:64]])  # mapped weights become resident at their first use
-    warm = _status_mb("VmRSS")
+    warm = status_mb("VmRSS")
     engine.logprobs([token_ids])
-    peak = _status_mb("VmHWM")
+    peak = status_mb("VmHWM")
     return {
         "vocab_size": pair.manifest.architecture.vocab_size,
         "hidden_size": pair.manifest.architecture.hidden_size,
@@ -133,20 +122,6 @@ def _score_here(folder: str) -> dict[str, Any]:
         "above_loaded_mb": peak - loaded,
         "above_warm_mb": peak - warm,
     }
-
-
-def _status_mb(key: str) -> int:
-    """Return a field of /proc/self/status in MB (10^6 bytes)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return round(int(line.split()[1]) * 1024 / 1e6)
-    raise KeyError(key)
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
 
 
 if __name__ == "__main__":

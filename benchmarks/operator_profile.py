@@ -1,16 +1,15 @@
-"""How much of the time of a coded int8 pair goes into its products, operator by operator, in each form.
+"""Measure the share of each operator in the time of a coded int8 pair, in each form.
 
     make bench-products                             Qwen2.5-1.5B shape, 4 layers, 3 GB of disk, 8 minutes
-    make bench-products FLAGS=--without-amx         as on a CPU whose best integers are VNNI's
+    make bench-products FLAGS=--without-amx         as on a CPU with VNNI
 
-ONNX Runtime's own profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8
-activations, and int8 + int4 with exact ones, merged and separate. --without-amx asks the kernel to refuse AMX
-to this process, so that one machine shows both kinds: the share depends on how fast products are.
+ONNX Runtime's profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8 activations,
+and int8 + int4 with exact ones, merged and separate. --without-amx has the kernel deny AMX to this process,
+so that one machine shows both: shares depend on how fast integer GEMMs are.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -21,16 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.support.amx import refuse_amx
-from benchmarks.support.machine import (
-    QUICK_RESULTS,
-    RESULTS,
-    cpu_features,
-    integer_unit,
-    start_again_without_amx,
-    write_result,
-)
+from benchmarks.support.amx import restart_without_amx
+from benchmarks.support.machine import cpu_features, integer_unit
+from benchmarks.support.options import benchmark_parser
 from benchmarks.support.profiles import of_stages, profiled, shares
+from benchmarks.support.results import write_result
 from benchmarks.support.shapes import QUICK, QWEN_1_5B
 from testing.checkpoints import write_checkpoint
 
@@ -39,13 +33,13 @@ from stepscore.batching.batch import pack
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Activations, Precision, Products
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 
 THREADS = 2
 HEAD_ROWS = 512
-FORMS = (
+PROFILED = (
     ExportOptions(Precision.INT8, activations=Activations.INT8),
     ExportOptions(Precision.INT8, products=Products.MERGED),
     ExportOptions(Precision.INT8, products=Products.SEPARATE),
@@ -53,18 +47,17 @@ FORMS = (
 
 
 def main() -> None:
-    """Profile the forms; write results/products_UNIT.json, by what multiplies integers here."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model: does it all work")
-    parser.add_argument("--without-amx", action="store_true")
+    """Profile the forms; write results/products_UNIT.json, named by the CPU's integer GEMM instructions."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--without-amx", action="store_true", help="measure as on a CPU with VNNI only")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pair", type=Path, nargs="*", help="pairs of this shape that are there already")
+    parser.add_argument("--pair", type=Path, nargs="*", help="use these pairs of the same shape")
     options = parser.parse_args()
     if options.without_amx:
-        start_again_without_amx(refuse_amx)
-    with tempfile.TemporaryDirectory() as scratch:
+        restart_without_amx()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         pairs = options.pair or _exported(
             Path(scratch), QUICK if options.quick else QWEN_1_5B, options.layers
         )
@@ -78,17 +71,17 @@ def main() -> None:
     }
     name = f"products_{integer_unit(cpu_features(), amx=not options.without_amx).lower()}"
     print(json.dumps(result, indent=2), file=sys.stderr)
-    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
+    print(write_result(name, result, quick=options.quick))
 
 
-def _exported(scratch: Path, full: Qwen2Config, layers: int) -> Iterator[Path]:
-    """Pairs of each form, one at a time; the models are half a percent apart."""
+def _exported(scratch: Path, full: DecoderConfig, layers: int) -> Iterator[Path]:
+    """Yield a pair of each form, one at a time; the models are half a percent apart."""
     shape = replace(full, num_hidden_layers=layers)
     models = [
         write_checkpoint(scratch / name, shape, seed=1, dtype="bfloat16", perturb=perturb)
         for name, perturb in (("policy", 0.005), ("reference", 0.0))
     ]
-    for options in FORMS:
+    for options in PROFILED:
         yield export_pair(*models, scratch / "pair", options, force=True).path
 
 
@@ -116,7 +109,7 @@ def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, 
 def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
     engine = OrtEngine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
     batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
-    list(engine.run([batch]))  # warm: the arena has grown
+    list(engine.run([batch]))  # warm-up: the arena grows
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -1,21 +1,18 @@
-"""What is in memory at once: peak memory and speed of resident, alternate and stream, by form of storage.
+"""Measure peak memory and speed of each residency (resident, alternate, stream), by form.
 
     make bench-residency                  Qwen2.5-1.5B shape, 4 layers, 8 GB of disk, 25 minutes on two cores
     make bench-residency FLAGS="--provider cuda"
     make bench-residency FLAGS=--quick    a tiny model
 
-Every row of `peaks` is a process of its own that scores real solutions as one window; beside its peak
-resident set (VmHWM, mapped pages included; with CUDA the driver's figure of the GPU's memory) stands what
-stepscore.memory.estimate said before. `windows` lets a
-resident and a streaming engine take turns over windows of several sizes: what reading all weights costs.
+Every row of `peaks` is a separate process that scores real solutions as one window: its peak resident set
+(VmHWM, mapped pages included; with CUDA the GPU memory that the driver reports) and the estimate made before
+(stepscore.memory.estimate). In `windows` a resident and a streaming engine alternate over windows of several
+sizes, which shows the cost of reading all weights per window.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,17 +22,17 @@ from statistics import median
 from typing import Any
 
 from benchmarks.support.forms import BF16, FORMS, default_form
-from benchmarks.support.machine import (
-    QUICK_RESULTS,
-    RESULTS,
+from benchmarks.support.machine import gpu_peak_mb, provider_facts, status_mb
+from benchmarks.support.options import (
+    add_child,
     add_provider,
-    gpu_peak_mb,
+    add_shape,
+    benchmark_parser,
+    chosen_shape,
     measured_provider,
-    provider_facts,
-    status_mb,
-    write_result,
 )
-from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.results import logged, measured_in_child, write_result
+from benchmarks.support.shapes import ModelShape, write_models
 from benchmarks.support.workloads import opening
 
 from stepscore.artifact.pair import Pair
@@ -44,8 +41,9 @@ from stepscore.batching.planner import plan
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Provider, Residency, Target
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import Settings
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
@@ -63,39 +61,34 @@ THREADS = 2
 
 def main() -> None:
     """Run both parts; write results/residency.json, on a GPU residency_cuda.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--shape", type=Shape, choices=list(Shape), default=Shape.QWEN_1_5B)
-    parser.add_argument("--layers", type=int, default=4)
+    parser = benchmark_parser(__doc__)
+    add_shape(parser, ModelShape.QWEN_1_5B, layers=4)
+    add_child(parser)
     parser.add_argument("--repeats", type=int, default=3)
     add_provider(parser)
-    parser.add_argument("--scratch", type=Path, help="where checkpoints and pairs go")
-    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(_peak(*options.child)))
         return
     provider = measured_provider(options)
-    config = (Shape.QUICK if options.quick else options.shape).with_layers(options.layers)
+    config = chosen_shape(options).with_layers(options.layers)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
         peaks: list[dict[str, Any]] = []
         windows: list[dict[str, Any]] = []
         for name, form in STORED[provider].items():
             pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form, force=True)
-            peaks += _logged({"form": name, **row} for row in _peaks(pair))
+            peaks += [logged({"form": name, **row}) for row in _peaks(pair)]
             if name == default_form(provider):
-                windows += _logged({"form": name, **row} for row in _windows(pair, options.repeats))
+                windows += [logged({"form": name, **row}) for row in _windows(pair, options.repeats)]
     result = {"layers": options.layers, "threads": THREADS, "peaks": peaks, "windows": windows}
     name = "residency" + ("_cuda" if provider is Provider.CUDA else "")
-    where = QUICK_RESULTS if options.quick else RESULTS
-    print(write_result(name, provider_facts(provider) | result, where))
+    print(write_result(name, provider_facts(provider) | result, quick=options.quick))
 
 
 def _peaks(pair: Pair) -> Iterator[dict[str, Any]]:
     for residency in _residencies(pair):
-        command = [sys.executable, "-m", "benchmarks.residency", "--child", str(pair.path), residency]
-        yield json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        yield measured_in_child("benchmarks.residency", pair.path, residency)
 
 
 def _residencies(pair: Pair) -> list[Residency]:
@@ -123,7 +116,7 @@ def _peak(folder: str, residency: str) -> dict[str, Any]:
 
 
 def _windows(pair: Pair, repeats: int) -> Iterator[dict[str, Any]]:
-    """Let both engines take turns over each window; what streaming costs is the median of the ratios."""
+    """Time a resident and a streaming engine alternately on each window; the ratio is a median of ratios."""
     chosen = [
         fit_settings(pair.manifest, residency=each, max_batch_tokens=BATCH_TOKENS)
         for each in (Residency.RESIDENT, Residency.STREAM)
@@ -155,16 +148,10 @@ def _engine(pair: Pair, settings: Settings) -> OrtEngine:
 
 
 def _window(pair: Pair, tokens: int) -> tuple[list[Batch], int]:
-    """The first real solutions of so many tokens, in batches; and how many tokens they have."""
+    """Return the first real solutions of about `tokens` tokens, in batches, and their number of tokens."""
     sequences = opening(pair.encoder(), TEXT, tokens).sequences
     groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
     return [group.batch for group in groups], sum(map(len, sequences))
-
-
-def _logged(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        print(json.dumps(row), file=sys.stderr, flush=True)
-        yield row
 
 
 if __name__ == "__main__":

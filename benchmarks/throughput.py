@@ -1,54 +1,51 @@
-"""Tokens a second through both models: stepscore's forms and what people use today, side by side.
+"""Measure tokens/s through both models: stepscore's forms, transformers, llama.cpp and optimum.
 
     make bench-throughput                         two shapes, one after the other
-    make bench-throughput FLAGS=--quick           a tiny model: does it all work
+    make bench-throughput FLAGS=--quick           a tiny model, to see that it works
     python -m benchmarks.throughput --shape 1.5b --layers 8 --problems 4
     python -m benchmarks.throughput --shape 1.5b --provider cuda
 
-Engines score the same token ids, each in a process of its own with the same number of threads, and take
-turns: one pass each, then again (lineup.py says who with whom). Ratios are taken inside a round. Log-probs of
-all tokens are computed, from the first on. Beside every speed stands the relative RMS error of its log-ratio
-against transformers fp32. Tokens are input tokens: a shared prefix counts in every sequence it is in, so that
-sharing shows up as speed. Ratios are printed as verdicts on what was aimed at; the exit status says nothing
-about them. A pair of the real size on a GPU: benchmarks/gpu.py.
+Engines score the same token ids, each in a separate process with the same number of threads, and alternate:
+one pass each, then again (support/lineup.py has the rounds). Ratios are taken within a round. Log-probs of
+all tokens are computed, from the first on. Every speed has the relative RMS error of its log-ratio against
+transformers fp32. Tokens are input tokens: a shared prefix counts in every sequence that has it, so sharing
+shows up as speed. Ratios are compared with aims and printed; they do not change the exit status. A pair of
+the real size on a GPU: benchmarks/gpu.py.
 
-Checkpoints are synthetic (shapes.py), made in a temporary folder and removed.
+Checkpoints are random (support/shapes.py), made in a temporary folder and removed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.integer_gemm import measure
-from benchmarks.peers.contender import Contender, Models, PairLogprobs
-from benchmarks.support.amx import refuse_amx
+from benchmarks.peers.contender import Checkpoints, Contender, SequenceLogprobs
+from benchmarks.support.amx import restart_without_amx
 from benchmarks.support.forms import FORMS, default_form
 from benchmarks.support.lineup import Lineup
-from benchmarks.support.machine import (
-    QUICK_RESULTS,
-    RESULTS,
+from benchmarks.support.machine import cpu_features, gpu_used_mb, integer_unit, provider_facts
+from benchmarks.support.options import (
     add_provider,
-    cpu_features,
-    gpu_used_mb,
-    integer_unit,
+    add_shape,
+    benchmark_parser,
+    chosen_shape,
     measured_provider,
-    provider_facts,
-    start_again_without_amx,
-    write_result,
 )
 from benchmarks.support.rates import ratio_error, rounded, verdict
-from benchmarks.support.shapes import Shape, write_models
+from benchmarks.support.results import logged, write_result
+from benchmarks.support.shapes import ModelShape, shape_facts, write_models
 from benchmarks.support.worker import Skipped, Turns, take_turns
-from benchmarks.support.workloads import Workload, best_of_8, encoder, opening, solution
+from benchmarks.support.workloads import Workload, best_of_8, opening, solution
 from testing.shared_data import SHARED_DATA
 
+from stepscore.artifact.pair import Pair
 from stepscore.bench import Rate, rate
 from stepscore.enums import Provider
 from stepscore_export.options import ExportOptions
@@ -59,8 +56,8 @@ SOLUTION_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How much is measured."""
+class RunSize:
+    """How much a run measures: problems, tokens and repeats."""
 
     problems: int
     sharing_tokens: int
@@ -68,17 +65,17 @@ class Size:
     text_repeats: int
 
 
-FULL = Size(problems=4, sharing_tokens=16_384, solution_repeats=5, text_repeats=2)
-QUICK = Size(problems=1, sharing_tokens=2048, solution_repeats=2, text_repeats=1)
+FULL = RunSize(problems=4, sharing_tokens=16_384, solution_repeats=5, text_repeats=2)
+QUICK = RunSize(problems=1, sharing_tokens=2048, solution_repeats=2, text_repeats=1)
 
 
 def main() -> None:
-    """Measure one shape; write results/throughput_SHAPE_UNIT.json: cuda, or what multiplies integers here."""
+    """Measure one shape; write results/throughput_SHAPE_UNIT.json: cuda, or the CPU's integer GEMM unit."""
     options = _options()
     provider = measured_provider(options)
     if options.without_amx:
-        start_again_without_amx(refuse_amx)
-    shape = Shape.QUICK if options.quick else options.shape
+        restart_without_amx()
+    shape = chosen_shape(options)
     size = QUICK if options.quick else FULL
     size = replace(
         size,
@@ -98,13 +95,14 @@ def main() -> None:
         )
         bench = _Bench(models, lineup)
         pair = pairs[default_form(provider)]
-        encode = encoder(pair)
+        encode = Pair.open(pair).encoder()
         workload = solution(encode, config.vocab_size, SOLUTION_TOKENS)
         measured = [bench.compared(workload, size.solution_repeats)]
         profile: dict[str, Any] = {}
         if provider is Provider.CPU:
-            products = measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
-            profile = {"profile": products}
+            profile = {
+                "profile": measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
+            }
         sharing: list[dict[str, Any]] = []
         if SHARED_DATA is not None:
             measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
@@ -115,49 +113,49 @@ def main() -> None:
         **provider_facts(provider),
         "amx": not options.without_amx,
         "threads": options.threads,
-        "shape": {"name": shape.value, **asdict(config)},
-        "all_layers": shape.config.num_hidden_layers,
+        **shape_facts(shape, config),
         "workloads": measured,
         "sharing": sharing or {"skipped": "the shared data is not here"},
         **profile,
     }
     unit = integer_unit(cpu_features(), amx=not options.without_amx)
     name = f"throughput_{shape}_{provider if provider is Provider.CUDA else unit.lower()}"
-    print(write_result(name, result, QUICK_RESULTS if options.quick else RESULTS))
+    print(write_result(name, result, quick=options.quick))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, few repeats")
-    parser.add_argument("--shape", type=Shape, choices=list(Shape), default=Shape.QWEN_0_5B)
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
-    parser.add_argument("--problems", type=int, help="problems of the best-of-8 sample")
-    parser.add_argument("--sharing-tokens", type=int, help="tokens of each file, with and without sharing")
+    parser = benchmark_parser(__doc__)
+    add_shape(parser, ModelShape.QWEN_0_5B, layers=None)
+    parser.add_argument("--problems", type=int, help="score the best-of-8 samples of N problems")
+    parser.add_argument(
+        "--sharing-tokens", type=int, help="score N tokens of each file with and without sharing"
+    )
     parser.add_argument("--threads", type=int, default=2)
     add_provider(parser)
-    parser.add_argument("--without-peers", action="store_true", help="stepscore alone; no fidelity then")
-    parser.add_argument("--without-half", action="store_true", help="without PyTorch fp16 and bf16")
-    parser.add_argument("--without-amx", action="store_true", help="as on a CPU that has VNNI only")
-    parser.add_argument("--scratch", type=Path, help="where checkpoints go (default: the temporary folder)")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="measure stepscore alone, without errors"
+    )
+    parser.add_argument("--without-half", action="store_true", help="leave out PyTorch fp16 and bf16")
+    parser.add_argument("--without-amx", action="store_true", help="measure as on a CPU with VNNI only")
     return parser.parse_args()
 
 
-def _exported(models: Models, name: str, form: ExportOptions) -> Path:
+def _exported(models: Checkpoints, name: str, form: ExportOptions) -> Path:
     folder = models.scratch / f"pair-{name.replace(' ', '-').replace(',', '')}"
-    _log(f"exporting {name}")
+    print(f"exporting {name}", file=sys.stderr, flush=True)
     return export_pair(models.policy, models.reference, folder, form).path
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """The checkpoints, and who scores them."""
+    """The checkpoints, and the engines that score them."""
 
-    models: Models
+    models: Checkpoints
     lineup: Lineup
 
     def compared(self, workload: Workload, repeats: int) -> dict[str, Any]:
-        """Let all rounds score a workload."""
-        truth: list[PairLogprobs] | None = None
+        """Score a workload with the engines of every round."""
+        truth: list[SequenceLogprobs] | None = None
         rows: list[dict[str, Any]] = []
         rates: list[dict[str, Rate]] = []
         for number, contenders in enumerate(self.lineup.rounds(workload), start=1):
@@ -165,14 +163,10 @@ class _Bench:
             if self.lineup.peers and number == 1 and isinstance(turns[0], Turns):
                 truth = turns[0].logprobs
             of_round = [{"round": number, **_row(each, workload, truth)} for each in turns]
-            for row in of_round:
-                _log(json.dumps(row))
-            rows += of_round
+            rows += map(logged, of_round)
             done = (each for each in turns if isinstance(each, Turns))
             rates.append({each.name: rate(workload.num_tokens, each.seconds) for each in done})
-        verdicts = list(self._verdicts(workload, rates))
-        for each in verdicts:
-            _log(json.dumps(each))
+        verdicts = [logged(each) for each in self._verdicts(workload, rates)]
         return {**workload.facts(), "repeats": repeats, "rows": rows, "verdicts": verdicts}
 
     def shared(self, workload: Workload, repeats: int) -> dict[str, Any]:
@@ -181,15 +175,15 @@ class _Bench:
         turns = self._turns([default, replace(default, share=False)], workload, repeats)
         shared, alone = (each for each in turns if isinstance(each, Turns))
         rates = [rate(workload.num_tokens, each.seconds) for each in (shared, alone)]
-        row = {
-            **workload.facts(),
-            "shared": rounded(rates[0]),
-            "not_shared": rounded(rates[1]),
-            "factor": round(rates[0].median / rates[1].median, 3),
-            "log_ratio_difference": ratio_error(shared.logprobs, alone.logprobs),
-        }
-        _log(json.dumps(row))
-        return row
+        return logged(
+            {
+                **workload.facts(),
+                "shared": rounded(rates[0]),
+                "not_shared": rounded(rates[1]),
+                "factor": round(rates[0].median / rates[1].median, 3),
+                "log_ratio_difference": ratio_error(shared.logprobs, alone.logprobs),
+            }
+        )
 
     def _turns(
         self, contenders: Sequence[Contender], workload: Workload, repeats: int
@@ -200,15 +194,15 @@ class _Bench:
         )
 
     def _verdicts(self, workload: Workload, rounds: Sequence[dict[str, Rate]]) -> Iterator[dict[str, Any]]:
-        ours = self.lineup.default.name
+        default = self.lineup.default.name
         for aim, peer in self.lineup.aims(workload):
             for rates in rounds:
-                if ours in rates and peer.name in rates:
-                    yield verdict(aim, rates[ours], rates[peer.name])
+                if default in rates and peer.name in rates:
+                    yield verdict(aim, rates[default], rates[peer.name])
                     break
 
 
-def _row(turns: Turns | Skipped, workload: Workload, truth: list[PairLogprobs] | None) -> dict[str, Any]:
+def _row(turns: Turns | Skipped, workload: Workload, truth: list[SequenceLogprobs] | None) -> dict[str, Any]:
     if isinstance(turns, Skipped):
         return {"peer": turns.name, "skipped": turns.reason}
     return {
@@ -219,10 +213,6 @@ def _row(turns: Turns | Skipped, workload: Workload, truth: list[PairLogprobs] |
         "load_seconds": round(turns.load_seconds, 2),
         "peak_mb": turns.peak_mb,
     }
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ DRILL_LINES = 6
 def token_logprobs(model: Qwen2ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     """log p(ids[:, j+1] | ids[:, :j+1]) over all vocabulary columns, [B, L-1].
 
-    No attention mask: attention is causal and padding stands at the end, so nothing valid sees it.
+    No attention mask: attention is causal and padding is at the end, so no valid token sees it.
     """
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")

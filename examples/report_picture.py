@@ -27,7 +27,7 @@ def main() -> None:
     """Export, score, report, take the picture."""
     program = find()
     if program is None:
-        sys.exit("there is no chromium: `make browser` installs it")
+        sys.exit("chromium is not installed: run `make browser`")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     pair = OUTPUT / "pair"
     beta = json.loads((EXAMPLES / "training.json").read_text())["recipes"]["policy"]["beta"]

@@ -14,7 +14,7 @@ NAMES = ("Mia", "Tom", "Anna", "Ben", "Lily", "Sam", "Nora", "Max", "Eva", "Leo"
 
 
 class Source(Enum):
-    """Where an operand comes from when it is no number of the story."""
+    """Source of an operand that is not a number of the story."""
 
     RUNNING = "the quantity after the last event"
     PRODUCT = "the result of the step before"

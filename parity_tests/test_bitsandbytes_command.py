@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
 
+from stepscore import Scorer
 from stepscore.cli.main import main
 
 MODELS = [
@@ -34,10 +37,32 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("bundled") / "int8"
     done = run("export", *MODELS, "--precision", "int8", "--output", output)
     assert done.exit_code == 0, done.stderr
-    assert "bitsandbytes int8, each model on its own" in done.stderr
+    assert "bitsandbytes int8, each model quantized alone" in done.stderr
     assert "self-test on cpu" in done.stderr
     assert "fidelity: log-ratio error" in done.stderr
     return output
+
+
+WITHOUT_EXPORT = """
+import json, sys
+sys.modules["stepscore_export"] = sys.modules["onnxruntime"] = None  # importing them fails
+from stepscore import Scorer
+with Scorer.load(sys.argv[1]) as scorer:
+    (result,) = scorer.score([json.loads(sys.argv[2])])
+print(result.step_rewards)
+"""
+
+
+def test_scoring_needs_pytorch_and_neither_the_export_stage_nor_onnxruntime(pair: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXPORT, str(pair), LINES[0]],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with Scorer.load(pair) as scorer:
+        (expected,) = scorer.score([json.loads(LINES[0])])
+    assert json.loads(done.stdout) == pytest.approx(expected.step_rewards, abs=1e-7)
 
 
 def results(path: Path) -> list[dict[str, object]]:
@@ -77,8 +102,9 @@ def test_stream_residency_is_rejected_before_loading(pair: Path, tmp_path: Path)
         done = run("score", pair, tmp_path / "in.jsonl", "--residency", "stream", *dry_run)
         assert done.exit_code == 3
         assert done.stderr.splitlines() == [
-            "error: bitsandbytes pairs cannot be streamed: their layers are not files of their own",
-            "hint: --residency alternate holds one model at a time",
+            "error: bitsandbytes pairs do not support --residency stream: "
+            "they do not store layers separately",
+            "hint: use --residency alternate, which holds one model at a time",
         ]
 
 
@@ -108,7 +134,7 @@ def test_a_dry_run_of_scoring_estimates_its_memory(pair: Path, tmp_path: Path) -
     (tmp_path / "in.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     said = shown("score", pair, tmp_path / "in.jsonl", "--dry-run")
     assert "records 4" in said
-    assert "GB at the peak" in said
+    assert "GB, estimated peak" in said
 
 
 def test_memory_limit_below_the_need_is_rejected(pair: Path, tmp_path: Path) -> None:
@@ -120,7 +146,7 @@ def test_memory_limit_below_the_need_is_rejected(pair: Path, tmp_path: Path) -> 
 
 def test_export_dry_run_prints_disk_and_memory(tmp_path: Path) -> None:
     said = shown("export", *MODELS, "--precision", "nf4", "--output", tmp_path / "pair", "--dry-run")
-    assert "bitsandbytes nf4, each model on its own" in said
+    assert "bitsandbytes nf4, each model quantized alone" in said
     assert "block size" not in said
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from parity_tests.support.pair_cache import Source, Workshop, scored
 from parity_tests.support.storage_forms import FP32, INT4, INT4_INT4, INT8, INT8_INT4, INTEGER, Storage
 
 from stepscore.enums import Residency
-from stepscore_export.fidelity import Fidelity, Scores, fidelity
+from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity
 
 # One token in a hundred holds most of the squared log-ratio: on fewer problems the figures are luck.
 NUM_PROBLEMS: dict[Source, int] = {EXAMPLE: 400, NEAR: 120, TUNED: 120}
@@ -48,7 +48,7 @@ class Bench:
     def error(self, storage: Storage) -> float:
         return self.against(self.truth, self.scores(storage)).ratio_error
 
-    def against(self, truth: Scores, scores: Scores, threshold: float | None = None) -> Fidelity:
+    def against(self, truth: Scores, scores: Scores, threshold: float | None = None) -> FidelityMetrics:
         return fidelity(scores, truth, self.problems.step_ends[: len(truth)], threshold)
 
     def first_errors(self, storage: Storage) -> float:

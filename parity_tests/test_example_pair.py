@@ -14,7 +14,7 @@ from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 from parity_tests.support.pair_cache import Workshop, scored
 from parity_tests.support.storage_forms import BF16, FP16, FP32, INT4, INT8, Storage
 
-from stepscore_export.fidelity import Fidelity, Scores, fidelity
+from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity
 
 NUM_PROBLEMS = 80
 
@@ -34,7 +34,7 @@ class Bounds:
     step_signs: float
     first_errors: float
 
-    def hold(self, measured: Fidelity) -> bool:
+    def hold(self, measured: FidelityMetrics) -> bool:
         return (
             measured.logprob_rms <= self.logprob_rms
             and measured.ratio_error <= self.ratio_error
@@ -72,7 +72,7 @@ class Example:
     def scores(self, storage: Storage) -> Scores:
         return scored(self._workshop.engine(self._models, storage.options), self.problems.ids)
 
-    def fidelity(self, scores: Scores, truth: Scores) -> Fidelity:
+    def fidelity(self, scores: Scores, truth: Scores) -> FidelityMetrics:
         return fidelity(scores, truth, self.problems.step_ends, self.threshold)
 
 

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from stepscore.enums import Convention
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity
+from stepscore_export.fidelity import FidelityMetrics, Scores, as_float64, fidelity
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
 SMALL_PAIRS = (TIED, UNTIED, ODD)
@@ -101,7 +101,7 @@ def test_fp16_storage_is_nearer_to_float64_than_a_pytorch_fp16_model(
     ends = [regular_step_ends(len(tokens)) for tokens in pair.sequences()]
     truth = workshop.reference(pair, Numerics.FP64)
 
-    def error(scores: Scores) -> Fidelity:
+    def error(scores: Scores) -> FidelityMetrics:
         return fidelity(scores, truth, ends)
 
     ours = error(as_float64(workshop.engine(workshop.models(pair), FP16.options).logprobs(pair.sequences())))

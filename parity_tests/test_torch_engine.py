@@ -34,11 +34,11 @@ from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Format, Precision, Provider, Residency
 from stepscore.errors import IntegrityMismatch, PairIncompatible, ProviderUnavailable, SelftestFailed
-from stepscore_export.backends import bitsandbytes as bitsandbytes_pair
 from stepscore_export.backends.bitsandbytes import weight_bytes
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import BitsandbytesOptions
-from stepscore_export.pipeline.export import export_bitsandbytes
+from stepscore_export.pipeline import export as pipeline
+from stepscore_export.pipeline.export import export_pair
 
 WHOLE_BLOCKS = RandomPair("rows of whole blocks", replace(UNTIED.shape, intermediate_size=320))
 PRECISIONS = Format.BITSANDBYTES.precisions
@@ -75,9 +75,9 @@ def engine(exported: Exported) -> Iterator[Callable[[Precision], Engine]]:
 def export(models: Models, output: Path, precision: Precision) -> Pair:
     """Without a fidelity, which test_bitsandbytes_command looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bitsandbytes_pair, "measure", lambda *_: None)
+        patch.setattr(pipeline, "measure", lambda *_: None)
         options = BitsandbytesOptions(precision)
-        return export_bitsandbytes(models.policy, models.reference, output, options)
+        return export_pair(models.policy, models.reference, output, options)
 
 
 def model_logprobs(model: Model, tokens: list[Tokens]) -> list[npt.NDArray[np.float32]]:
@@ -208,13 +208,13 @@ def test_shared_prefix_is_computed_once(
     engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    product = torch_model._product
+    product = torch_model._linear
 
     def counted(matrix: Any, module: Any, given: torch.Tensor) -> torch.Tensor:
         rows.append(given.shape[-2])
         return product(matrix, module, given)
 
-    monkeypatch.setattr(torch_model, "_product", counted)
+    monkeypatch.setattr(torch_model, "_linear", counted)
     prefix = np.arange(40)
     batch = [np.concatenate([prefix, [end, end]]) for end in (50, 51, 52)]
     shared = open_engine(Pair.open(engine_path(engine)))
@@ -259,7 +259,9 @@ def test_one_model_at_a_time_gives_the_same_bits(
 
 
 def test_stream_residency_is_rejected_by_name(exported: Exported) -> None:
-    with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed") as refused:
+    with pytest.raises(
+        PairIncompatible, match="bitsandbytes pairs do not support --residency stream"
+    ) as refused:
         open_engine(exported(UNTIED, Precision.NF4), EngineOptions(residency=Residency.STREAM))
     assert "alternate" in str(refused.value.hint)
 

@@ -23,12 +23,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.families.base import DecoderConfig, tensor_shapes
 
 DType = Literal["float32", "float16", "bfloat16"]
 
 # Grouped heads, an intermediate size that is no multiple, a vocabulary padded beyond the tokenizer's.
-TINY = Qwen2Config(
+TINY = DecoderConfig(
     hidden_size=64,
     intermediate_size=96,
     num_hidden_layers=2,
@@ -86,7 +86,7 @@ CHAT_TEMPLATE = (
 class _Draw:
     """How the numbers are drawn; each tensor has a stream of its own, so files can be cut anywhere."""
 
-    shape: Qwen2Config
+    shape: DecoderConfig
     seed: int
     scale: float
     perturb: float
@@ -120,7 +120,7 @@ _BLOCK_VALUES = 1 << 22
 
 def write_checkpoint(
     folder: Path,
-    shape: Qwen2Config = TINY,
+    shape: DecoderConfig = TINY,
     *,
     seed: int = 0,
     dtype: DType = "float32",
@@ -153,7 +153,9 @@ def write_checkpoint(
     return folder
 
 
-def config_json(shape: Qwen2Config, *, dtype: DType = "float32", layout: Literal[4, 5] = 4) -> dict[str, Any]:
+def config_json(
+    shape: DecoderConfig, *, dtype: DType = "float32", layout: Literal[4, 5] = 4
+) -> dict[str, Any]:
     """`config.json` as transformers 4 or 5 writes it."""
     config = asdict(shape)
     del config["attention_bias"]
@@ -222,7 +224,7 @@ def write_tokenizer(folder: Path, *, layout: Literal[4, 5] = 4, chat_template: s
 
 
 def weights(
-    shape: Qwen2Config, *, seed: int = 0, scale: float = 1.0, perturb: float = 0.0
+    shape: DecoderConfig, *, seed: int = 0, scale: float = 1.0, perturb: float = 0.0
 ) -> dict[str, np.ndarray]:
     """What `write_checkpoint` draws, before it is rounded to the stored dtype."""
     draw = _Draw(shape, seed, scale, perturb)
@@ -269,7 +271,7 @@ def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], object]) 
     save_file(tensors, path)
 
 
-def tied(shape: Qwen2Config = TINY) -> Qwen2Config:
+def tied(shape: DecoderConfig = TINY) -> DecoderConfig:
     """The same model with the embedding as its head."""
     return replace(shape, tie_word_embeddings=True)
 

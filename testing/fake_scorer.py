@@ -33,6 +33,7 @@ class FakeResult:
     num_tokens: int
     step_ends: list[int]
     special_text: bool = False
+    response_start: int = 1
     token_ids: Any = None
     policy_logprobs: Any = None
     reference_logprobs: Any = None

@@ -29,8 +29,9 @@ from stepscore.enums import (
     Residency,
     Target,
 )
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import Settings
 from stepscore.prompt.template import Template
 

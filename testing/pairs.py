@@ -13,7 +13,7 @@ from testing.shared_folder import SharedFolder, name_of
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, Precision, Target
 from stepscore.records import Record
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import Texts
@@ -36,7 +36,7 @@ class Checkpoints:
     reference: Path
 
     @classmethod
-    def write(cls, folder: Path, shape: Qwen2Config = TINY) -> Checkpoints:
+    def write(cls, folder: Path, shape: DecoderConfig = TINY) -> Checkpoints:
         """Write both below `folder`."""
         write_checkpoint(folder / "policy", shape, seed=1, perturb=0.01)
         write_checkpoint(folder / "reference", shape, seed=1)

@@ -10,9 +10,10 @@ from typing import Any
 
 
 def scored(step_rewards: Sequence[float], **fields: Any) -> dict[str, Any]:
-    """A record with these rewards; steps are made up where none are given."""
+    """A record with these rewards; id and steps are made up where none are given."""
     cumulative = list(accumulate(step_rewards))
     return {
+        "id": 0,
         "problem": "p",
         "steps": [f"step {index}" for index in range(len(step_rewards))],
         **fields,
@@ -20,6 +21,7 @@ def scored(step_rewards: Sequence[float], **fields: Any) -> dict[str, Any]:
         "step_rewards": list(step_rewards),
         "outcome_reward": cumulative[-1],
         "num_tokens": 9,
+        "response_start": 1,
         "step_ends": list(range(len(cumulative))),
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
 
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 Tokens = NDArray[np.int64]
 
@@ -19,7 +19,7 @@ def tokens(*lengths: int) -> list[Tokens]:
     return [random.integers(0, TINY.vocab_size, length) for length in lengths]
 
 
-def ragged(shape: Qwen2Config = TINY, lengths: tuple[int, ...] = RAGGED) -> list[Tokens]:
+def ragged(shape: DecoderConfig = TINY, lengths: tuple[int, ...] = RAGGED) -> list[Tokens]:
     """Draw ids of a model's vocabulary, in sequences of lengths that fill no batch evenly."""
     random = np.random.default_rng(7)
     return [random.integers(0, shape.vocab_size, length) for length in lengths]

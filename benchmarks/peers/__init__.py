@@ -1,5 +1,5 @@
-"""What people score a pair with today: one small module each, all doing the same job.
+"""Engines that the benchmarks compare, one small module each, with the same interface.
 
-A contender is told where two checkpoints are and gives the log-probs of both for the same token ids. Its
-packages are the optional extra `peers`; one that is not installed is skipped, with its reason in the result.
+A contender gets two checkpoints and returns the log-probs of both for the same token ids. Its packages are
+the optional extra `peers`; one that is not installed is skipped, with the reason in the result.
 """

@@ -1,4 +1,4 @@
-"""The job of every engine that is compared: token ids in, log-probs of policy and reference out."""
+"""Interface of the engines that are compared: token ids in, log-probs of policy and reference out."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
-PairLogprobs = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Policy and reference, float32 [L-1], nats: element j scores token j + 1."""
+SequenceLogprobs = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Log-probs of one sequence: policy and reference, float32 [L-1], nats; element j scores token j + 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
-    """The two checkpoints, and a folder where a contender may write what it makes of them."""
+class Checkpoints:
+    """The two checkpoints, and a folder for files that contenders make from them."""
 
     policy: Path
     reference: Path
     scratch: Path
 
 
-class Loaded(Protocol):
+class LoadedEngine(Protocol):
     """Both models in memory, ready to score."""
 
-    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[SequenceLogprobs]:
         """Score sequences of L >= 2 token ids each, in their order."""
 
 
 class Contender(Protocol):
-    """An engine and its settings; pickled into the processes that prepare and load it."""
+    """An engine and its settings; it is pickled into the processes that prepare and load it."""
 
     @property
     def name(self) -> str:
-        """What a reader calls it: engine, precision, batching."""
+        """Name in tables: engine, precision, batching."""
 
     @property
     def threads(self) -> int:
-        """Of the CPU, as many as all others have."""
+        """Number of CPU threads, the same for all contenders of a run."""
 
-    def prepare(self, models: Models) -> None:
-        """Write what is loaded, if that is not the checkpoints themselves; runs in a process of its own."""
+    def prepare(self, models: Checkpoints) -> None:
+        """Convert the checkpoints, if the engine needs other files; runs in a separate process."""
 
-    def load(self, models: Models) -> Loaded:
-        """Load both models; ModuleNotFoundError where a package is missing."""
+    def load(self, models: Checkpoints) -> LoadedEngine:
+        """Load both models; raise ModuleNotFoundError if a package is missing."""

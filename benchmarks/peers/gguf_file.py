@@ -1,4 +1,4 @@
-"""A Qwen2 checkpoint as a GGUF file: Q8_0 for matrices, fp32 for norms and biases, no vocabulary in it."""
+"""Write a Qwen2 checkpoint as a GGUF file: Q8_0 matrices, fp32 norms and biases, no vocabulary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import safe_open
 
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -32,7 +32,7 @@ LAYER_NAMES = {
 
 
 def gguf_name(name: str) -> str:
-    """Return llama.cpp's name of a tensor of Qwen2.
+    """Return llama.cpp's name of a Qwen2 tensor.
 
     >>> gguf_name("model.layers.3.mlp.up_proj.weight"), gguf_name("model.layers.0.self_attn.q_proj.bias")
     ('blk.3.ffn_up.weight', 'blk.0.attn_q.bias')
@@ -44,14 +44,14 @@ def gguf_name(name: str) -> str:
     return f"blk.{index}.{LAYER_NAMES[module]}.{kind}"
 
 
-def write_q8_0(checkpoint: Path, config: Qwen2Config, path: Path) -> Path:
-    """Write the checkpoint's safetensors as one GGUF; rows of a matrix are quantised in blocks of 32."""
+def write_q8_0(checkpoint: Path, config: DecoderConfig, path: Path) -> Path:
+    """Write the checkpoint's safetensors as one GGUF file; matrices are quantized in blocks of 32 columns."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants  # noqa: PLC0415 - an extra
 
     writer = GGUFWriter(path, "qwen2")
     _add_config(writer, config)
     for shard in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:  # PyTorch, because numpy has no bfloat16
+        with safe_open(shard, framework="pt") as file:  # not numpy, which has no bfloat16
             for name in file.keys():  # noqa: SIM118 - no mapping
                 values: np.ndarray[Any, Any] = file.get_tensor(name).float().numpy()
                 if values.ndim == 1:
@@ -66,7 +66,7 @@ def write_q8_0(checkpoint: Path, config: Qwen2Config, path: Path) -> Path:
     return path
 
 
-def _add_config(writer: GGUFWriter, config: Qwen2Config) -> None:
+def _add_config(writer: GGUFWriter, config: DecoderConfig) -> None:
     from gguf import LlamaFileType  # noqa: PLC0415
 
     writer.add_context_length(config.max_position_embeddings)

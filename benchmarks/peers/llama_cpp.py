@@ -1,4 +1,4 @@
-"""llama.cpp by way of llama-cpp-python: Q8_0 weights, logits of all tokens, log-softmax in numpy."""
+"""llama.cpp through llama-cpp-python: Q8_0 weights, logits of all tokens, log-softmax in numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+from benchmarks.peers.contender import Checkpoints, SequenceLogprobs, Tokens
 from benchmarks.peers.gguf_file import write_q8_0
 from numpy.typing import NDArray
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 512
 CHUNK_ROWS = 64
-"""Rows whose log-softmax is taken at once: 39 MB over a vocabulary of 151,936 stay near the cache."""
+"""Tokens per log-softmax: 39 MB over a vocabulary of 151,936, so that they stay near the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaCpp:
-    """Q8_0, the CPU, one sequence at a time; `max_tokens` is the length of the context."""
+    """Q8_0 on the CPU, one sequence at a time; `max_tokens` is the context length."""
 
     threads: int
     max_tokens: int
@@ -34,16 +34,16 @@ class LlamaCpp:
         """Return the name in tables."""
         return "llama.cpp Q8_0, one at a time"
 
-    def prepare(self, models: Models) -> None:
-        """Write both GGUF files where that is not done yet."""
+    def prepare(self, models: Checkpoints) -> None:
+        """Write both GGUF files if they do not exist."""
         for checkpoint in (models.policy, models.reference):
             path = _gguf(models, checkpoint)
             if not path.is_file():
                 with Checkpoint.open(str(checkpoint)) as opened:
                     write_q8_0(checkpoint, opened.config, path)
 
-    def load(self, models: Models) -> LoadedLlama:
-        """Load both files, each with a context of its own."""
+    def load(self, models: Checkpoints) -> LoadedLlama:
+        """Load both files, each with a separate context."""
         policy, reference = (
             self._open(_gguf(models, checkpoint)) for checkpoint in (models.policy, models.reference)
         )
@@ -66,17 +66,17 @@ class LlamaCpp:
 
 @dataclass(frozen=True, slots=True)
 class LoadedLlama:
-    """Both models with a context each."""
+    """Both models, a context each."""
 
     policy: Llama
     reference: Llama
 
-    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
-        """Score sequence after sequence, with one model after the other."""
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[SequenceLogprobs]:
+        """Score the sequences one by one, each with both models."""
         return [(_logprobs(self.policy, each), _logprobs(self.reference, each)) for each in sequences]
 
 
-def _gguf(models: Models, checkpoint: Path) -> Path:
+def _gguf(models: Checkpoints, checkpoint: Path) -> Path:
     return models.scratch / f"{checkpoint.name}-q8_0.gguf"
 
 

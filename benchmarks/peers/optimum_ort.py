@@ -1,6 +1,6 @@
-"""ONNX Runtime by way of optimum: ORTModelForCausalLM on the fp32 graph that it exports itself, no cache.
+"""ONNX Runtime through optimum: ORTModelForCausalLM on the fp32 graph that optimum exports, no KV cache.
 
-One sequence at a time, which on a CPU is the faster way for it: padding costs more than a larger batch gains.
+One sequence at a time, which is faster on a CPU: padding costs more than a larger batch gains.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+from benchmarks.peers.contender import Checkpoints, SequenceLogprobs, Tokens
 from benchmarks.peers.transformers_card import padded_logprobs
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OptimumOrt:
-    """optimum's own export and its own session, on the CPU."""
+    """optimum's export and session, on the CPU."""
 
     threads: int
 
@@ -28,8 +28,8 @@ class OptimumOrt:
         """Return the name in tables."""
         return "ORTModelForCausalLM (optimum) fp32, one at a time"
 
-    def prepare(self, models: Models) -> None:
-        """Export both models where that is not done yet."""
+    def prepare(self, models: Checkpoints) -> None:
+        """Export both models if that has not been done."""
         from optimum.onnxruntime import ORTModelForCausalLM  # noqa: PLC0415 - an extra
 
         for checkpoint in (models.policy, models.reference):
@@ -38,7 +38,7 @@ class OptimumOrt:
                 made = ORTModelForCausalLM.from_pretrained(checkpoint, export=True, use_cache=False)
                 made.save_pretrained(exported)
 
-    def load(self, models: Models) -> LoadedOptimum:
+    def load(self, models: Checkpoints) -> LoadedOptimum:
         """Open both graphs."""
         policy, reference = (
             _open(_exported(models, checkpoint), self.threads)
@@ -49,20 +49,20 @@ class OptimumOrt:
 
 @dataclass(frozen=True, slots=True)
 class LoadedOptimum:
-    """Both graphs; they are called as a model of transformers is."""
+    """Both graphs; they are called like transformers models."""
 
     policy: ORTModelForCausalLM
     reference: ORTModelForCausalLM
 
-    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
-        """Score sequence after sequence, with one model after the other."""
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[SequenceLogprobs]:
+        """Score the sequences one by one, each with both models."""
         return [
             (padded_logprobs(self.policy, [each])[0], padded_logprobs(self.reference, [each])[0])
             for each in sequences
         ]
 
 
-def _exported(models: Models, checkpoint: Path) -> Path:
+def _exported(models: Checkpoints, checkpoint: Path) -> Path:
     return models.scratch / f"optimum-{checkpoint.name}"
 
 

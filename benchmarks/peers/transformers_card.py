@@ -1,8 +1,8 @@
-"""transformers, as the EurusPRM model card does it: full logits, log_softmax, gather.
+"""transformers, run as the EurusPRM model card runs it: full logits, log_softmax, gather.
 
 One sequence at a time, or several padded on the right under an attention mask. Logits of all tokens over the
-whole vocabulary are there at once; log_softmax is taken sequence by sequence, where a second copy of a whole
-padded batch would not fit into 24 GB.
+vocabulary are materialized; log_softmax is taken sequence by sequence, because a second copy of a whole
+padded batch would not fit in 24 GB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from benchmarks.peers.contender import Models, PairLogprobs, Tokens
+from benchmarks.peers.contender import Checkpoints, SequenceLogprobs, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TorchPrecision(enum.StrEnum):
-    """What weights and activations are."""
+    """Precision of weights and activations."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -33,7 +33,7 @@ class TorchPrecision(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TransformersCard:
-    """The card's way at one precision; `batch_size` sequences are padded to the longest of them."""
+    """transformers at one precision; `batch_size` sequences are padded to the longest of them."""
 
     threads: int
     precision: TorchPrecision = TorchPrecision.FP32
@@ -46,11 +46,11 @@ class TransformersCard:
         how = "one at a time" if self.batch_size == 1 else f"padded batches of {self.batch_size}"
         return f"transformers {self.precision}, {how}"
 
-    def prepare(self, models: Models) -> None:
-        """Checkpoints are loaded as they are."""
+    def prepare(self, models: Checkpoints) -> None:
+        """Do nothing: the checkpoints are loaded directly."""
 
-    def load(self, models: Models) -> LoadedTransformers:
-        """Load both models with PyTorch's threads set."""
+    def load(self, models: Checkpoints) -> LoadedTransformers:
+        """Load both models, with the number of PyTorch threads set."""
         import torch  # noqa: PLC0415 - an extra, and seconds to import
 
         torch.set_num_threads(self.threads)
@@ -71,9 +71,9 @@ class LoadedTransformers:
     reference: Qwen2ForCausalLM
     batch_size: int
 
-    def logprobs(self, sequences: Sequence[Tokens]) -> list[PairLogprobs]:
-        """Score batch after batch, with one model after the other."""
-        scored: list[PairLogprobs] = []
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[SequenceLogprobs]:
+        """Score batch by batch, each with both models."""
+        scored: list[SequenceLogprobs] = []
         for first in range(0, len(sequences), self.batch_size):
             batch = sequences[first : first + self.batch_size]
             scored += zip(
@@ -106,7 +106,7 @@ def _gathered(logits: torch.Tensor, tokens: Tokens) -> np.ndarray:
 
 
 def _storage(precision: TorchPrecision) -> dict[str, Any]:
-    """Return what `from_pretrained` is told."""
+    """Return the precision's arguments of `from_pretrained`."""
     import torch  # noqa: PLC0415
     from transformers import BitsAndBytesConfig  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""transformers on a GPU: models of random weights, with bitsandbytes' products or without."""
+"""transformers on a GPU: models with random weights, with or without bitsandbytes' linear layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.contender import PairLogprobs, Tokens
+from benchmarks.peers.contender import SequenceLogprobs, Tokens
 from benchmarks.peers.transformers_card import padded_logprobs
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ DEVICE = "cuda"
 
 
 def random_model(folder: Path, precision: str) -> Qwen2ForCausalLM:
-    """Make a model of a checkpoint's shape with weights of its own: fp16, bf16, int8 or nf4.
+    """Return a model of a checkpoint's shape with random weights: fp16, bf16, int8 or nf4.
 
-    Of bitsandbytes' (int8, nf4) one layer is made, and run as often as there are layers.
+    With bitsandbytes (int8, nf4) one layer is made, and run as often as there are layers.
     """
     import torch  # noqa: PLC0415
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
@@ -39,7 +39,7 @@ def random_model(folder: Path, precision: str) -> Qwen2ForCausalLM:
 
 
 def _quantize(module: torch.nn.Module, precision: str) -> None:
-    """Put bitsandbytes' products in place of the linear ones."""
+    """Replace linear layers with bitsandbytes'."""
     import bitsandbytes as bnb  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
@@ -56,8 +56,8 @@ def _quantize(module: torch.nn.Module, precision: str) -> None:
         setattr(module, name, quantized.to(DEVICE))
 
 
-def by_torch(models: Sequence[Any], sequences: Sequence[Tokens], batch: int) -> list[PairLogprobs]:
-    """Score batch after batch with both models, one after the other."""
+def by_torch(models: Sequence[Any], sequences: Sequence[Tokens], batch: int) -> list[SequenceLogprobs]:
+    """Score batch by batch, each with both models."""
     starts = range(0, len(sequences), batch)
     batches = ([padded_logprobs(model, sequences[i : i + batch]) for model in models] for i in starts)
     return [pair for of_batch in batches for pair in zip(*of_batch, strict=True)]

@@ -1,1 +1,1 @@
-"""Result files into tables, plots and docs."""
+"""Tables, plots and pages from result files."""

@@ -1,23 +1,53 @@
-"""The README's tables, filled anew between their markers. Pure functions."""
+"""Fill the tables of Markdown pages between their marks. Pure functions.
+
+    <!-- bench:NAME -->  ...  <!-- /bench -->
+
+NAME is a key of TABLES. `make docs` fills the pages, `make docs-check` fails where one is stale.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
-from benchmarks.reporting.cpu_tables import TABLES
-from benchmarks.reporting.table import Results, markdown
+from benchmarks.reporting.cpu_tables import beam_search, latency, operators
+from benchmarks.reporting.fidelity_tables import fidelity, matrix, summary
+from benchmarks.reporting.gpu_tables import gpu
+from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
+from benchmarks.reporting.table import Results, Table, markdown
+from benchmarks.reporting.throughput_tables import profile, sharing, throughput, verdicts
 
+TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
+    "summary": summary,
+    "throughput": throughput,
+    "verdicts": verdicts,
+    "sharing": sharing,
+    "profile": profile,
+    "latency": latency,
+    "memory": memory,
+    "residency": residency,
+    "full_size": full_size,
+    "full_size_scoring": full_size_scoring,
+    "products": operators,
+    "fidelity": fidelity,
+    "beam_search": beam_search,
+    "matrix": matrix,
+    "gpu": gpu,
+}
 MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
-def regenerated(readme: str, results: Results) -> str:
-    """Return the README with every marked place filled anew; KeyError for a name that is not in TABLES.
+def regenerated(page: str, results: Results) -> str:
+    """Return the page with every marked place filled anew.
 
     >>> print(regenerated("<!-- bench:sharing -->\\nstale\\n<!-- /bench -->\\nkept", {}))
     <!-- bench:sharing -->
     Not measured yet.
     <!-- /bench -->
     kept
+
+    Raises:
+        KeyError: A mark names no table.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -25,4 +55,4 @@ def regenerated(readme: str, results: Results) -> str:
         text = "\n\n".join(map(markdown, tables)) or "Not measured yet."
         return f"{match[1]}{text}\n{match[3]}"
 
-    return MARKED.sub(fill, readme)
+    return MARKED.sub(fill, page)

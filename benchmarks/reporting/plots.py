@@ -1,4 +1,4 @@
-"""Two plots as SVG text: speed by engine, and latency by length. The same results give the same bytes."""
+"""Plot speed by engine and latency by length as SVG text. The same results give the same bytes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from benchmarks.support.machine import integer_unit
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-OURS, THEIRS = "#1b6ca8", "#b9c2cc"
+STEPSCORE, PEER = "#1b6ca8", "#b9c2cc"
 STYLE = {"svg.hashsalt": "stepscore", "svg.fonttype": "path", "font.size": 9, "axes.edgecolor": "#8a939c"}
 
 
 def all_plots(results: Results) -> dict[str, str]:
-    """Return the plots there are results for, by the name of their file."""
+    """Return the plots that have results, by the name of their file."""
     plots = {"throughput": throughput(results), "latency": latency(results)}
     return {name: svg for name, svg in plots.items() if svg is not None}
 
 
 def throughput(results: Results) -> str | None:
-    """Return bars of tokens a second, a panel for each workload of each shape."""
+    """Return bars of tokens/s, a panel for each workload of each shape."""
     panels = [
         (f"{shape_name(result)}, {_unit(result)}: {workload['workload']}", list(_bars(workload)))
         for result in of_kind(results, "throughput")
@@ -56,7 +56,7 @@ def _unit(result: Result) -> str:
 
 
 def _bars(workload: Result) -> Iterator[tuple[str, float, float, float]]:
-    """Yield (engine, median, slowest, fastest), each engine once: as it was in its first round."""
+    """Yield (engine, median, slowest, fastest) of each engine's first round."""
     seen = set()
     for row in workload["rows"]:
         if "skipped" not in row and row["peer"] not in seen:
@@ -72,10 +72,10 @@ def _draw_bars(axis: Axes, title: str, bars: list[tuple[str, float, float, float
         [median - low for median, low in zip(medians, slowest, strict=True)],
         [high - median for median, high in zip(medians, fastest, strict=True)],
     ]
-    colours = [OURS if name.startswith("stepscore") else THEIRS for name in names]
+    colours = [STEPSCORE if name.startswith("stepscore") else PEER for name in names]
     axis.barh(names, medians, xerr=spread, color=colours, error_kw={"elinewidth": 1, "ecolor": "#333"})
     axis.set_title(title, loc="left", fontsize=9)
-    axis.set_xlabel("input tokens a second, both models")
+    axis.set_xlabel("input tokens/s, both models")
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -1,32 +1,22 @@
-"""One page of all results, the tables of the README, and its plots: `make bench-report`.
+"""Write one HTML page of all results: `make bench-report` -> out/benchmarks.html.
 
-Reads benchmarks/results/*.json; writes out/benchmarks.html (self-contained: no script, nothing is loaded),
-benchmarks/plots/*.svg, and the README between its markers
-
-    <!-- bench:NAME -->  ...  <!-- /bench -->
-
-where NAME is one of `tables.TABLES`. `--check` writes nothing and fails where the README is stale.
+The page is self-contained: it has no script and loads nothing. `--quick` shows the results of --quick runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from benchmarks.reporting.cpu_tables import TABLES
-from benchmarks.reporting.docs_tables import regenerated
+from benchmarks.reporting.docs_tables import TABLES
 from benchmarks.reporting.plots import all_plots
 from benchmarks.reporting.table import Results, Table
-from benchmarks.support.machine import QUICK_RESULTS, RESULTS
+from benchmarks.support.results import QUICK_RESULTS, RESULTS, read_results
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-PLOTS = ROOT / "benchmarks" / "plots"
 PAGE = ROOT / "out" / "benchmarks.html"
 
 STYLE = """
@@ -42,35 +32,14 @@ th:first-child, td:first-child { text-align: left } th { background: #f4f6f8 }
 
 
 def main() -> None:
-    """Write the page, the plots and the README, or check the README."""
+    """Write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where the README is stale")
-    parser.add_argument("--quick", action="store_true", help="the page alone, of what --quick runs wrote")
+    parser.add_argument("--quick", action="store_true", help="show the results of --quick runs")
     options = parser.parse_args()
     results = read_results(QUICK_RESULTS if options.quick else RESULTS)
-    if options.check:
-        sys.exit(is_stale(README, results))
-    plots = all_plots(results)
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(results, plots), encoding="utf-8")
+    PAGE.write_text(page(results, all_plots(results)), encoding="utf-8")
     print(PAGE)
-    if options.quick:
-        return
-    PLOTS.mkdir(exist_ok=True)
-    for name, svg in plots.items():
-        (PLOTS / f"{name}.svg").write_text(svg, encoding="utf-8")
-    README.write_text(regenerated(README.read_text(encoding="utf-8"), results), encoding="utf-8")
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return every result of a folder by its name."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-
-
-def is_stale(readme: Path, results: Results) -> bool:
-    """Return whether the README says something else than the results."""
-    text = readme.read_text(encoding="utf-8")
-    return regenerated(text, results) != text
 
 
 def page(results: Results, plots: Mapping[str, str]) -> str:
@@ -114,11 +83,18 @@ def _section(name: str, tables: Iterable[Table], plot: str | None) -> str:
 
 def _html(table: Table) -> str:
     head = "".join(f"<th>{escape(heading)}</th>" for heading in table.headings)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    return (
-        f'<div class="scroll"><table><caption>{escape(table.caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
+    rows = "\n".join(f"<tr>{''.join(f'<td>{_bold(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    caption = escape(table.caption)
+    html = (
+        f'<div class="scroll"><table>{"" if table.folded else f"<caption>{caption}</caption>"}\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>{note}</div>"
     )
+    return f"<details><summary>{caption}</summary>{html}</details>" if table.folded else html
+
+
+def _bold(cell: str) -> str:
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(cell))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What a table is, and how its figures are written."""
+"""The tables of result files, and how their figures are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
+
+from benchmarks.support.machine import integer_unit
 
 Result = Mapping[str, Any]
 Results = Mapping[str, Result]
@@ -13,29 +16,44 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What it shows in a line, a heading for each column, and rows of cells; the first column is text."""
+    """A caption (or none), a heading for each column, and rows of cells; the first column is text.
+
+    A folded table holds what few readers need (rounds, spread); pages show its caption until it is opened.
+    """
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
+    folded: bool = False
 
 
 def markdown(table: Table) -> str:
-    """Return the table with its caption above.
+    """Return the table between its caption and its note; a folded one in a <details> element.
 
-    >>> print(markdown(Table("Speed", ["engine", "tokens/s"], [["ours", "12"]])))
+    >>> print(markdown(Table("Speed", ["engine", "tokens/s"], [["stepscore", "12"]], note="One run.")))
     Speed
     <BLANKLINE>
     | engine | tokens/s |
     |---|--:|
-    | ours | 12 |
+    | stepscore | 12 |
+    <BLANKLINE>
+    One run.
+    >>> print(markdown(Table("Spread", ["engine"], [["stepscore"]], folded=True)))
+    <details><summary>Spread</summary>
+    <BLANKLINE>
+    | engine |
+    |---|
+    | stepscore |
+    <BLANKLINE>
+    </details>
     """
-    lines = [
-        _line(table.headings),
-        "|---" + "|--:" * (len(table.headings) - 1) + "|",
-        *map(_line, table.rows),
-    ]
-    return "\n".join([table.caption, "", *lines])
+    rows = [_row(table.headings), "|---" + "|--:" * (len(table.headings) - 1) + "|", *map(_row, table.rows)]
+    paragraphs = ["\n".join(rows), *([table.note] if table.note else [])]
+    if table.folded:
+        summary = f"<details><summary>{escape(table.caption, quote=False)}</summary>"
+        return "\n\n".join([summary, *paragraphs, "</details>"])
+    return "\n\n".join([*([table.caption] if table.caption else []), *paragraphs])
 
 
 def of_kind(results: Results, kind: str) -> list[Result]:
@@ -54,15 +72,38 @@ def shape_name(result: Result) -> str:
     return f"Qwen2.5-{name.upper()} shape{some}"
 
 
-def percent(share: float) -> str:
-    """Return a share in percent: two decimals below ten, one below thirty.
+def machine_name(result: Result) -> str:
+    """Return what a result was measured on: the GPU, or the instructions of the CPU's integer GEMMs."""
+    if "gpu" in result:
+        return str(result["gpu"]["name"])
+    return f"CPU with {integer_unit(result['machine']['cpu_features'], amx=result.get('amx', True))}"
 
-    >>> percent(0.01236), percent(0.125), percent(0.77)
-    ('1.24 %', '12.5 %', '77 %')
+
+def note_of(result: Result) -> str:
+    """Return what a reader has to know about a run, as its result says it; or nothing."""
+    return f"Note: {result['note']}." if "note" in result else ""
+
+
+def percent(share: float, decimals: int | None = None) -> str:
+    """Return a share in percent; unless `decimals` is given, two below ten, one below thirty, else none.
+
+    >>> percent(0.01236), percent(0.125), percent(0.77), percent(0.9975, 2)
+    ('1.24 %', '12.5 %', '77 %', '99.75 %')
     """
     value = 100 * share
-    return f"{value:.{2 if value < 9.995 else 1 if value < 30 else 0}f} %"
+    if decimals is None:
+        decimals = 2 if value < 9.995 else 1 if value < 30 else 0
+    return f"{value:.{decimals}f} %"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def spread(rate: Mapping[str, float], decimals: int = 0) -> str:
+    """Return the slowest and the fastest of repeats.
+
+    >>> spread({"slowest": 1234.4, "fastest": 1300.2})
+    '1,234 to 1,300'
+    """
+    return f"{rate['slowest']:,.{decimals}f} to {rate['fastest']:,.{decimals}f}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

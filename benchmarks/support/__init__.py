@@ -1,1 +1,1 @@
-"""What benchmarks share: machine facts, workers, workloads, shapes."""
+"""Shared by benchmarks: options, results, machine facts, workers, workloads, shapes."""

@@ -1,4 +1,4 @@
-"""How far a row of the matrix is from fp64 on the bundled problems. With torch: not for timed processes."""
+"""Error of a row of the format matrix on the bundled problems. Imports torch: not for timed processes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from benchmarks.peers.contender import Models
+from benchmarks.peers.contender import Checkpoints
 from benchmarks.peers.transformers_card import TorchPrecision
-from benchmarks.support.formats import Exported, Loaded
+from benchmarks.support.formats import ExportedRow, PytorchRow
 from parity_tests.support import random_pairs as pairs
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS, Problems, fp64_threshold
 from parity_tests.support.fp64_reference import Numerics, pair_logprobs
@@ -29,7 +29,7 @@ NUMERICS = {
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """The bundled problems, and what they are in fp64."""
+    """The bundled problems, and their log-probs in fp64."""
 
     models: pairs.Models
     problems: Problems
@@ -38,22 +38,24 @@ class Decisions:
 
     @classmethod
     def of(cls, limit: int | None) -> Decisions:
-        """Compute the truth."""
-        torch.set_num_threads(1)  # more only slow down a model this small
+        """Score the problems in fp64."""
+        torch.set_num_threads(1)  # more threads slow down a model this small
         models = pairs.Models(EXAMPLES / "pair" / "policy", EXAMPLES / "pair" / "reference")
         problems = Problems.read(PROBLEMS, models, limit)
         truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
         return cls(models, problems, truth, fp64_threshold(models, limit))
 
-    def judge(self, row: Exported | Loaded, scratch: Path) -> dict[str, float]:
-        """Return how far this way of scoring is from fp64."""
+    def errors_of(self, row: ExportedRow | PytorchRow, scratch: Path) -> dict[str, float]:
+        """Return the errors of a row against fp64."""
         found = fidelity(self._scores(row, scratch), self.truth, self.problems.step_ends, self.threshold)
         return {"log_ratio_error": found.ratio_error, "first_errors": found.first_errors}
 
-    def _scores(self, row: Exported | Loaded, scratch: Path) -> Scores:
+    def _scores(self, row: ExportedRow | PytorchRow, scratch: Path) -> Scores:
         models = self.models
-        if isinstance(row, Loaded):
+        if isinstance(row, PytorchRow):
             return pair_logprobs(models.policy, models.reference, self.problems.ids, NUMERICS[row.precision])
-        pair = Pair.open(row.export(Models(models.policy, models.reference, scratch), scratch / "bundled"))
+        pair = Pair.open(
+            row.export(Checkpoints(models.policy, models.reference, scratch), scratch / "bundled")
+        )
         with closing(open_engine(pair, EngineOptions(threads=1))) as engine:
             return scored(engine, self.problems.ids)

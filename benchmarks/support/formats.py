@@ -1,4 +1,4 @@
-"""The rows of the matrix: every format at every precision, and how each is made."""
+"""Rows of the format matrix: every format at every precision, and how each is made."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.contender import Models
+from benchmarks.peers.contender import Checkpoints
 from benchmarks.peers.transformers_card import TorchPrecision
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """A row that is a pair: what `stepscore export` is asked for."""
+class ExportedRow:
+    """A row that is a pair: the options of `stepscore export`."""
 
     family: str
     name: str
     options: tuple[str, ...]
 
-    def export(self, models: Models, output: Path) -> Path:
-        """Run the command; Refused with what it says where it refuses.
+    def export(self, models: Checkpoints, output: Path) -> Path:
+        """Run the command; raise ExportRejected with its message if it rejects the options.
 
-        Its own fidelity is measured on one line: what is wanted here is measured otherwise.
+        The command measures its fidelity on one line only: the matrix measures fidelity itself.
         """
         line = models.scratch / "line.jsonl"
         line.write_text('{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}\n', encoding="utf-8")
@@ -36,16 +36,16 @@ class Exported:
         )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
-            raise Refused(lines[-1][len("error: ") :] if lines else done.stderr[-200:])
+            raise ExportRejected(lines[-1][len("error: ") :] if lines else done.stderr[-200:])
         return output
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class PytorchRow:
     """A row that is the checkpoints themselves, in PyTorch."""
 
     precision: TorchPrecision
-    bytes_a_weight: int
+    bytes_per_weight: int
 
     family = "PyTorch"
 
@@ -55,23 +55,25 @@ class Loaded:
         return self.precision.value
 
 
-class Refused(Exception):
-    """An export said no."""
+class ExportRejected(Exception):
+    """`stepscore export` ended with an error."""
 
 
-OURS, OPTIMUM, BITSANDBYTES = "ONNX (stepscore)", "ONNX (optimum)", "bitsandbytes"
+STEPSCORE, OPTIMUM, BITSANDBYTES = "ONNX (stepscore)", "ONNX (optimum)", "bitsandbytes"
 CODED = ("--coding", "difference")
-ROWS: tuple[Exported | Loaded, ...] = (
-    *(Exported(OURS, each, ("--precision", each)) for each in ("fp32", "fp16", "bf16")),
-    Exported(OURS, "int8 + int8, int8 activations", ("--precision", "int8", *CODED, "--activations", "int8")),
-    Exported(OURS, "int8 + int4", ("--precision", "int8", *CODED, "--activations", "exact")),
-    Exported(OURS, "int4 + int4", ("--precision", "int4", *CODED)),
-    Exported(OPTIMUM, "fp32", ("--exporter", "optimum", "--precision", "fp32")),
+ROWS: tuple[ExportedRow | PytorchRow, ...] = (
+    *(ExportedRow(STEPSCORE, each, ("--precision", each)) for each in ("fp32", "fp16", "bf16")),
+    ExportedRow(
+        STEPSCORE, "int8 + int8, int8 activations", ("--precision", "int8", *CODED, "--activations", "int8")
+    ),
+    ExportedRow(STEPSCORE, "int8 + int4", ("--precision", "int8", *CODED, "--activations", "exact")),
+    ExportedRow(STEPSCORE, "int4 + int4", ("--precision", "int4", *CODED)),
+    ExportedRow(OPTIMUM, "fp32", ("--exporter", "optimum", "--precision", "fp32")),
     *(
-        Exported(BITSANDBYTES, each, ("--format", "bitsandbytes", "--precision", each))
+        ExportedRow(BITSANDBYTES, each, ("--format", "bitsandbytes", "--precision", each))
         for each in ("int8", "nf4", "fp4")
     ),
-    Loaded(TorchPrecision.FP32, 4),
-    Loaded(TorchPrecision.FP16, 2),
-    Loaded(TorchPrecision.BF16, 2),
+    PytorchRow(TorchPrecision.FP32, 4),
+    PytorchRow(TorchPrecision.FP16, 2),
+    PytorchRow(TorchPrecision.BF16, 2),
 )

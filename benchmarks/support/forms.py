@@ -1,4 +1,4 @@
-"""The forms of storage that are measured, by provider; the first is what an export takes if not told."""
+"""Forms that are measured, by provider; the first is the default of an export."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
 
 
 def default_form(provider: Provider) -> str:
-    """Return the name of the form that an export takes.
+    """Return the name of the default form of an export.
 
     >>> default_form(Provider.CPU), default_form(Provider.CUDA)
     ('int8 + int8, int8 activations', 'int8 + int4')

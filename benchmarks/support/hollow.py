@@ -1,10 +1,10 @@
-"""A pair of the real size that holds nothing: real graphs, real work and memory, random weights, little disk.
+"""Write a hollow pair of the real size: real graphs, work and memory, random weights, little disk.
 
-A GPU machine that is lent for minutes cannot be given 30 GB of weights, nor make and export them in time. The
-pair is written by the export's own code; only its weight file is another one: matrices are drawn from a seed,
-a short block of numbers over and over, and all layers name the bytes of the first. Each still has
-initializers of its own, which take memory on the device as different ones would; a streamed layer comes from
-the page cache. Rewards of such a pair mean nothing. Its checkpoints are files of zeros that take no disk.
+A GPU machine that is lent for minutes cannot receive 30 GB of weights, nor make and export them in time. The
+export's own code writes the pair; only its weight file differs: matrices repeat a short block of random
+numbers, and all layers refer to the bytes of the first. Each layer still has separate initializers, which
+need as much device memory as different ones; a streamed layer is read from the page cache. Rewards of such a
+pair are meaningless. Its checkpoints are sparse files of zeros that use no disk.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from numpy.typing import NDArray
 from testing.checkpoints import config_json, write_json
 
 from stepscore.artifact.graph_contract import WEIGHTS
-from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry, Unit
+from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry
 from stepscore.artifact.pair import Pair
-from stepscore_export.backends.onnx import graphs_of, unit_members
+from stepscore_export.backends.base import StoredUnit
+from stepscore_export.backends.onnx import OnnxBackend
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
-from stepscore_export.graphs.shape import graph_shape
+from stepscore_export.families.base import DecoderConfig, tensor_shapes
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.manifest import Facts, manifest_of
-from stepscore_export.pipeline.plan import resolve_options
+from stepscore_export.pipeline.manifest import manifest_of
+from stepscore_export.quantization.error_propagation import NoStatistics
 from stepscore_export.weights.weight_file import ALIGNMENT, TensorRef, numpy_dtype
-from stepscore_export.weights.writer import store_unit
 
 DISTANCE = 0.005
 BLOCK_BYTES = 1 << 23
 SEED = 1
 
 
-def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) -> Path:
-    """Write the pair to `folder` / pair, with checkpoints beside it."""
+def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions) -> Path:
+    """Write the pair to `folder` / pair, and its checkpoints next to it."""
     paths = {name: write_hollow_checkpoint(folder / name, shape) for name in ("policy", "reference")}
     output = folder / "pair"
     distance = Distance(DISTANCE, {})
-    options = resolve_options(options, distance)
+    backend = OnnxBackend(options).resolve(distance, calibrated=False)
     with Checkpoint.open(paths["policy"]) as policy, Checkpoint.open(paths["reference"]) as reference:
         checkpoints: Members = {"policy": policy, "reference": reference}
         files: dict[str, FileEntry] = {}
@@ -58,22 +57,30 @@ def write_hollow_pair(folder: Path, shape: Qwen2Config, options: ExportOptions) 
             files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
         units = []
-        for name, members in unit_members(checkpoints, options).items():
+        for name, members in backend.units(checkpoints).items():
             (output / name).mkdir(parents=True)
             with RandomWeights(output / name / WEIGHTS) as file:
-                weights = store_unit(members, file, options, lambda _count: None)
+                weights = backend.write_unit(members, file, NoStatistics(), lambda _count: None)
             files[f"{name}/{WEIGHTS}"] = FileEntry(file.num_bytes, "0" * 64)
-            for graph, model in graphs_of(members, weights, graph_shape(members, options), integers=False):
+            unit = StoredUnit(name, members, weights, weights.extents())
+            for graph, model in backend.graphs(unit):
                 write(f"{name}/{graph}", ir.to_proto(model).SerializeToString(deterministic=True))
-            units.append(Unit(name, tuple(members), weights.extents()))
+            units.append(unit)
         write(TOKENIZER, policy.tokenizer_json().encode())
-        facts = Facts(checkpoints, prompt_template(policy)[0], distance, None)
-        (output / MANIFEST).write_bytes(manifest_of(facts, options, tuple(units), files).encode())
+        manifest = manifest_of(
+            checkpoints,
+            template=prompt_template(policy)[0],
+            distance=distance,
+            storage=backend.storage,
+            units=units,
+            files=files,
+        )
+        (output / MANIFEST).write_bytes(manifest.encode())
     return Pair.open(output).path
 
 
-def write_hollow_checkpoint(folder: Path, shape: Qwen2Config) -> Path:
-    """Write a checkpoint whose tensors are one hole in a file."""
+def write_hollow_checkpoint(folder: Path, shape: DecoderConfig) -> Path:
+    """Write a checkpoint whose tensors are a hole in a sparse file."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_json(shape, dtype="bfloat16"))
     write_tokenizer_of(folder)
@@ -90,7 +97,7 @@ def write_hollow_checkpoint(folder: Path, shape: Qwen2Config) -> Path:
 
 
 class RandomWeights:
-    """A weight file whose matrices are random and whose layers are the first one (a TensorSink)."""
+    """A weight file of random matrices in which all layers share the bytes of the first (a TensorSink)."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -102,7 +109,7 @@ class RandomWeights:
     def append(
         self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
     ) -> TensorRef:
-        """Write a tensor of the first layer, or of none; `blocks` are looked at only if they are small."""
+        """Write a tensor, unless it is of a later layer; `blocks` are read only if they are small."""
         key = re.sub(r"^layers\.\d+\.", "layers.0.", name)
         if key not in self._known:
             self._file.write(b"\0" * (-self.num_bytes % ALIGNMENT))
@@ -120,7 +127,7 @@ class RandomWeights:
             return b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
         if name.endswith((".codes", ".zeros")):
             return self._random.bytes(BLOCK_BYTES)
-        if name.endswith(".scales"):  # of codes that are uniform: 2 bits less than the largest, 1 / 60 in all
+        if name.endswith(".scales"):  # RMS of uniform codes, so that weights have an RMS of 1 / 60
             codes = 4.6 if ".difference" in name else 73
             size = DISTANCE if ".difference" in name else 1.0
             return np.full(BLOCK_BYTES // 4, size / 60 / codes).astype(numpy_dtype(dtype)).tobytes()

@@ -1,7 +1,7 @@
-"""Who scores a workload beside whom: stepscore's forms on a provider, and what people use there today.
+"""Rounds of the throughput benchmark: which engines alternate, stepscore's forms and peers, by provider.
 
-A round holds as many engines as memory does. The default form is in every round, so that ratios can be taken
-inside one; the first engine of the first round is the truth, if it is a peer.
+A round has as many engines as fit in memory. The default form is in every round, so that ratios are taken
+within one; the first engine of the first round is the truth, if it is a peer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.optimum_ort import OptimumOrt
-from benchmarks.peers.ours import Ours
+from benchmarks.peers.stepscore_pair import StepscorePair
 from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
 from benchmarks.support.forms import BF16, EXACT, FP16, FP32, default_form
 from benchmarks.support.rates import Aim
@@ -24,47 +24,47 @@ from stepscore.enums import Provider
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """The pairs of all forms, and the threads everybody gets."""
+    """Pairs of all forms, and the number of threads of every engine."""
 
     provider: Provider
     pairs: Mapping[str, Path]
     threads: int
     peers: bool
     half: bool = True
-    """On the CPU PyTorch fp16 and bf16 too, which are slow without such kernels."""
+    """Include PyTorch fp16 and bf16 on the CPU; they are slow on CPUs without such kernels."""
 
     @property
-    def default(self) -> Ours:
+    def default(self) -> StepscorePair:
         """Return stepscore in its default form."""
-        return self.ours(default_form(self.provider))
+        return self.form(default_form(self.provider))
 
-    def ours(self, form: str, *, share: bool = True) -> Ours:
+    def form(self, form: str, *, share: bool = True) -> StepscorePair:
         """Return stepscore in one form."""
-        return Ours(form, self.pairs[form], self.threads, share)
+        return StepscorePair(form, self.pairs[form], self.threads, share)
 
     def card(self, precision: TorchPrecision, batch_size: int = 1) -> TransformersCard:
-        """Return the model card's way."""
+        """Return transformers, run as the model card runs it."""
         return TransformersCard(self.threads, precision, batch_size, self.provider.value)
 
     def rounds(self, workload: Workload) -> list[list[Contender]]:
-        """Return what takes turns."""
+        """Return the engines of each round."""
         several = len(workload.sequences) > 1
         if not self.peers:
-            return [[self.ours(form) for form in self.pairs]]
+            return [[self.form(form) for form in self.pairs]]
         if self.provider is Provider.CUDA:
             return self._rounds_on_cuda(several)
-        default, exact, fp32 = self.default, self.ours(EXACT), self.ours(FP32)
+        default, exact, fp32 = self.default, self.form(EXACT), self.form(FP32)
         card = self.card(TorchPrecision.FP32)
         llama = LlamaCpp(self.threads, max(map(len, workload.sequences)))
         optimum = OptimumOrt(self.threads)
-        if several:  # a padded batch of full logits leaves no room for a third engine
+        if several:  # logits of a padded batch leave no memory for a third engine
             padded = self.card(TorchPrecision.FP32, PADDED_BATCH)
             return [[padded, default], [default, exact, llama], [default, optimum], [default, fp32, card]]
         half = [[default, self.card(TorchPrecision.FP16), self.card(TorchPrecision.BF16)]] * self.half
         return [[card, default, exact, llama], [default, optimum], [default, fp32], *half]
 
     def _rounds_on_cuda(self, several: bool) -> list[list[Contender]]:
-        default, fp16, bf16 = self.default, self.ours(FP16), self.ours(BF16)
+        default, fp16, bf16 = self.default, self.form(FP16), self.form(BF16)
         padded = [[default, self.card(TorchPrecision.FP16, PADDED_BATCH)]] * several
         return [
             [self.card(TorchPrecision.FP32), default],
@@ -75,7 +75,7 @@ class Lineup:
         ]
 
     def aims(self, workload: Workload) -> list[tuple[Aim, Contender]]:
-        """Return how many times as fast the default form should be as which peer."""
+        """Return the aims on a workload, each with its peer."""
         several, name = len(workload.sequences) > 1, workload.name
         if self.provider is Provider.CUDA:
             return [(Aim(name, "transformers fp16", 2.5), self.card(TorchPrecision.FP16))] * several

@@ -1,27 +1,18 @@
-"""The facts of the machine a result was measured on, and how results are written."""
+"""Facts of the machine a result was measured on, and the memory of processes and GPUs."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
-import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stepscore.engine.ort.provider_checks import run_tiny_model
 from stepscore.enums import Provider
-from stepscore.errors import StepscoreError
 
-RESULTS = Path(__file__).parents[1] / "results"
-QUICK_RESULTS = Path(__file__).parents[2] / "out" / "benchmarks-quick"
-"""Where --quick writes, so that it never takes the place of a measurement."""
-REFUSED = "STEPSCORE_BENCHMARK_AMX_REFUSED"
 PACKAGES = (
     *("stepscore", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "torch", "transformers"),
     *("optimum-onnx", "llama-cpp-python", "bitsandbytes"),
@@ -30,7 +21,7 @@ CPU_FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "am
 
 
 def facts() -> dict[str, Any]:
-    """Return cores, memory, CPU, versions: what a reader needs to judge a figure."""
+    """Return the CPU and its features, cores, memory, load and versions of packages."""
     return {
         "cpu": _cpu_field("model name"),
         "cpu_features": cpu_features(),
@@ -44,27 +35,20 @@ def facts() -> dict[str, Any]:
 
 
 def integer_unit(features: Collection[str], *, amx: bool = True) -> str:
-    """Return what a CPU with these features multiplies 8-bit integers with, AMX refused or not.
+    """Return the instructions that a CPU with these features multiplies 8-bit integers with.
 
     >>> integer_unit(["avx2", "avx512_vnni", "amx_int8"]), integer_unit(["avx2", "amx_int8"], amx=False)
     ('AMX', 'AVX2')
     """
     units = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx_vnni": "VNNI", "avx2": "AVX2"}
-    refused = set() if amx else {"amx_int8"}
-    return next((unit for name, unit in units.items() if name in {*features} - refused), platform.machine())
+    denied = set() if amx else {"amx_int8"}
+    return next((unit for name, unit in units.items() if name in {*features} - denied), platform.machine())
 
 
 def cpu_features() -> list[str]:
-    """Return those of CPU_FEATURES that Linux reports."""
+    """Return the entries of CPU_FEATURES that Linux reports."""
     flags = (_cpu_field("flags") or "").split()
     return [name for name in CPU_FEATURES if name in flags]
-
-
-def start_again_without_amx(refuse: Callable[[], None]) -> None:
-    """Refuse AMX to this process and what it starts; a library that has it already must be loaded anew."""
-    if REFUSED not in os.environ:
-        refuse()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {REFUSED: "1"})
 
 
 def status_mb(key: str) -> int:
@@ -73,14 +57,6 @@ def status_mb(key: str) -> int:
         if line.startswith(f"{key}:"):
             return round(int(line.split()[1]) * 1024 / 1e6)
     raise KeyError(key)
-
-
-def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write FOLDER/NAME.json with the machine's facts first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps({"machine": facts(), **result}, indent=2) + "\n")
-    return path
 
 
 def gpu_facts() -> dict[str, Any]:
@@ -97,7 +73,7 @@ def gpu_facts() -> dict[str, Any]:
 
 
 def gpu_used_mb() -> int:
-    """Return what the driver says is used of the first GPU's memory, MB (10^6 bytes)."""
+    """Return the used memory of the first GPU as its driver reports it, MB (10^6 bytes)."""
     import pynvml  # noqa: PLC0415 - an extra
 
     pynvml.nvmlInit()
@@ -106,7 +82,7 @@ def gpu_used_mb() -> int:
 
 @contextmanager
 def gpu_peak_mb() -> Iterator[list[int]]:
-    """Watch the driver's figure of used memory, less what was used before: MB, in a list of one."""
+    """Sample the used memory of the first GPU; the list holds its peak above the start, MB (10^6 bytes)."""
     before = gpu_used_mb()
     peak, done = [0], threading.Event()
 
@@ -121,24 +97,8 @@ def gpu_peak_mb() -> Iterator[list[int]]:
     watcher.join()
 
 
-def add_provider(parser: argparse.ArgumentParser) -> None:
-    """Add --provider: which of ONNX Runtime's is measured, and on what the peers run."""
-    choices = [Provider.CPU, Provider.CUDA]
-    parser.add_argument("--provider", type=Provider, choices=choices, default=Provider.CPU)
-
-
-def measured_provider(options: argparse.Namespace) -> Provider:
-    """Return what was chosen; end the program where it does not run here, before anything is made."""
-    provider: Provider = options.provider
-    try:
-        run_tiny_model(provider)
-    except StepscoreError as error:
-        raise SystemExit(f"{error.message}\n{error.hint}") from None
-    return provider
-
-
 def provider_facts(provider: Provider) -> dict[str, Any]:
-    """Return what a result says of where it was measured."""
+    """Return the provider, and the facts of its GPU, as a result holds them."""
     return {"provider": provider.value} | ({"gpu": gpu_facts()} if provider is Provider.CUDA else {})
 
 

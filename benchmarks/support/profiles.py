@@ -1,4 +1,4 @@
-"""ONNX Runtime's own profile of the graphs of a pair, operator by operator."""
+"""Profile the graphs of a pair with ONNX Runtime, operator by operator."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import onnxruntime as ort
 
-INTEGER_PRODUCT = "MatMulIntegerToFloat"
+INTEGER_GEMM = "MatMulIntegerToFloat"
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """The shape of a matrix product: [rows, depth] times [depth, columns]."""
+class Gemm:
+    """Shape of a GEMM: [rows, depth] times [depth, columns]."""
 
     rows: int
     depth: int
@@ -25,9 +25,9 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Return its multiplications and additions.
+        """Return the number of multiplications and additions.
 
-        >>> Product(2, 3, 5).operations
+        >>> Gemm(2, 3, 5).operations
         60
         """
         return 2 * self.rows * self.depth * self.columns
@@ -35,17 +35,17 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One run of one operator; `product` is the shape of an integer product, None of anything else."""
+    """One run of one operator; `gemm` is the shape of an integer GEMM, else None."""
 
     stage: str
     operator: str
     microseconds: int
-    product: Product | None
+    gemm: Gemm | None
 
 
 @contextmanager
 def profiled(folder: Path) -> Iterator[list[Kernel]]:
-    """Profile every session opened inside; its kernels are in the list afterwards, stage by stage."""
+    """Profile every session opened in the context; afterwards the list has its kernels, stage by stage."""
     plain = ort.InferenceSession
     sessions: list[tuple[str, ort.InferenceSession]] = []
     kernels: list[Kernel] = []
@@ -70,23 +70,23 @@ def profiled(folder: Path) -> Iterator[list[Kernel]]:
 
 
 def read_profile(stage: str, profile: Path) -> Iterator[Kernel]:
-    """Yield the kernels of one session, in the order they ran in."""
+    """Yield the kernels of one session, in execution order."""
     for event in json.loads(profile.read_text()):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             operator = event["args"]["op_name"]
-            if operator == "If":  # the kernels of its branch have events of their own
+            if operator == "If":  # kernels of its branch have separate events
                 continue
-            shape = _product(event["args"]) if operator == INTEGER_PRODUCT else None
+            shape = _gemm(event["args"]) if operator == INTEGER_GEMM else None
             yield Kernel(stage, operator, event["dur"], shape)
 
 
 def of_stages(kernels: Iterable[Kernel], *stages: str) -> list[Kernel]:
-    """Return the kernels of these stages only."""
+    """Return the kernels of these stages."""
     return [kernel for kernel in kernels if kernel.stage in stages]
 
 
 def after_first_run(kernels: Sequence[Kernel], runs: int) -> list[Kernel]:
-    """Drop the first of equal runs of one stage: its memory was new.
+    """Drop the first of equal runs of one stage: it allocates memory.
 
     >>> after_first_run([Kernel("body", name, 1, None) for name in "aaabbb"], 2) == [
     ...     Kernel("body", "b", 1, None)] * 3
@@ -104,8 +104,8 @@ def shares(kernels: Iterable[Kernel], most: int = 14) -> dict[str, float]:
     return {name: round(time / total, 4) for name, time in spent.most_common(most)}
 
 
-def _product(args: dict[str, Any]) -> Product:
-    # Weights that ONNX Runtime has packed are not among the inputs: columns are those of the output.
+def _gemm(args: dict[str, Any]) -> Gemm:
+    # Prepacked weights are not among the inputs: columns are those of the output.
     ((rows, depth),) = args["input_type_shape"][0].values()
     ((_, columns),) = args["output_type_shape"][0].values()
-    return Product(rows, depth, columns)
+    return Gemm(rows, depth, columns)

@@ -1,22 +1,23 @@
-"""The shapes that benchmarks measure, and pairs of synthetic checkpoints of them.
+"""Shapes that benchmarks measure, and synthetic checkpoints of them.
 
-Checkpoints are seeded and bf16; the policy is half a percent from the reference, as tuned models are. With
-the real tokenizer (../shared/data) they read real text.
+Checkpoints have random bf16 weights from a seed; the policy is half a percent from the reference. With the
+real tokenizer (../shared/data) they read real text.
 """
 
 from __future__ import annotations
 
 import enum
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks.peers.contender import Models
+from benchmarks.peers.contender import Checkpoints
 from testing.checkpoints import TINY, write_checkpoint, write_tokenizer
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.manifest import ModelName
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 SEED = 1
 DISTANCE = 0.005
@@ -54,8 +55,8 @@ QWEN_7B = replace(
 QUICK = replace(TINY, vocab_size=151_936, max_position_embeddings=4096, tie_word_embeddings=True)
 
 
-class Shape(enum.StrEnum):
-    """What a benchmark is run on."""
+class ModelShape(enum.StrEnum):
+    """Shape of the two models that a benchmark runs."""
 
     QWEN_0_5B = "0.5b"
     QWEN_1_5B = "1.5b"
@@ -63,30 +64,38 @@ class Shape(enum.StrEnum):
     QUICK = "quick"
 
     @property
-    def config(self) -> Qwen2Config:
+    def config(self) -> DecoderConfig:
         """Return the shape with all of its layers."""
         return _CONFIGS[self]
 
-    def with_layers(self, layers: int | None) -> Qwen2Config:
+    def with_layers(self, layers: int | None) -> DecoderConfig:
         """Return the shape with fewer layers, or all."""
         return self.config if layers is None else replace(self.config, num_hidden_layers=layers)
 
 
 _CONFIGS = {
-    Shape.QWEN_0_5B: QWEN_0_5B,
-    Shape.QWEN_1_5B: QWEN_1_5B,
-    Shape.QWEN_7B: QWEN_7B,
-    Shape.QUICK: QUICK,
+    ModelShape.QWEN_0_5B: QWEN_0_5B,
+    ModelShape.QWEN_1_5B: QWEN_1_5B,
+    ModelShape.QWEN_7B: QWEN_7B,
+    ModelShape.QUICK: QUICK,
 }
 
 
-def write_models(folder: Path, shape: Qwen2Config) -> Models:
-    """Write policy and reference, with the real tokenizer where it is there."""
-    return Models(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
+def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
+    """Return the measured configuration, and how many layers its shape has, as a result holds them."""
+    return {
+        "shape": {"name": shape.value, **asdict(config)},
+        "all_layers": shape.config.num_hidden_layers,
+    }
 
 
-def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
-    """Write one of the two, to the folder of its name."""
+def write_models(folder: Path, shape: DecoderConfig) -> Checkpoints:
+    """Write policy and reference, with the real tokenizer if the shared data is here."""
+    return Checkpoints(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
+
+
+def write_model(folder: Path, name: ModelName, shape: DecoderConfig) -> Path:
+    """Write one of the two models, to the folder of its name."""
     perturb = DISTANCE if name == "policy" else 0.0
     checkpoint = write_checkpoint(folder / name, shape, seed=SEED, dtype="bfloat16", perturb=perturb)
     write_tokenizer_of(checkpoint)
@@ -94,7 +103,7 @@ def write_model(folder: Path, name: ModelName, shape: Qwen2Config) -> Path:
 
 
 def write_tokenizer_of(checkpoint: Path) -> None:
-    """Write the real tokenizer, where it is there, else a tiny one."""
+    """Write the real tokenizer if the shared data is here, else a tiny one."""
     if SHARED_DATA is None:
         write_tokenizer(checkpoint)
         return

@@ -1,6 +1,6 @@
-"""Contenders in processes of their own, so that several can be loaded, take turns, and show their memory.
+"""Run contenders in separate processes, so that several are loaded, alternate, and show their memory.
 
-Only one of them is ever asked at a time; the others sleep. What a process holds is gone when it is closed.
+One of them runs at a time; the others sleep. Closing a process releases its memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.peers.contender import Contender, Loaded, Models, PairLogprobs, Tokens
+from benchmarks.peers.contender import Checkpoints, Contender, LoadedEngine, SequenceLogprobs, Tokens
 from benchmarks.support.machine import status_mb
 
 from stepscore.errors import StepscoreError
@@ -22,7 +22,7 @@ from stepscore.errors import StepscoreError
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A contender that cannot run here, and why."""
+    """A contender that cannot run here, and the reason."""
 
     name: str
     reason: str
@@ -30,19 +30,19 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One pass over some sequences: seconds inside the process, and what came out."""
+    """One pass over some sequences: seconds inside the process, and the log-probs."""
 
     seconds: float
-    logprobs: list[PairLogprobs]
+    logprobs: list[SequenceLogprobs]
 
 
 class Worker:
-    """A loaded contender; `load_seconds` is what loading took there, imports included."""
+    """A loaded contender; `load_seconds` is the time to load it in its process, imports included."""
 
-    def __init__(self, contender: Contender, models: Models, threads: int) -> None:
+    def __init__(self, contender: Contender, models: Checkpoints, threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the child's libraries when they are imported
         self.contender = contender
-        with _process() as before:  # what preparing takes is not in the memory of what is measured
+        with _process() as before:  # so that memory of preparing is not measured
             before.submit(contender.prepare, models).result()
         self._pool = _process()
         self.load_seconds: float = self._pool.submit(_load, contender, models).result()
@@ -62,31 +62,31 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What came of one contender: seconds of each pass, the last pass's log-probs, its memory.
+    """Passes of one contender: seconds of each, log-probs of the last, and its memory.
 
-    `peak_mb` is the peak resident set of its process; with a gauge, what was free of it when it had ended.
+    `peak_mb` is the peak resident set of its process; with a gauge, the memory that its end released.
     """
 
     name: str
     seconds: list[float]
-    logprobs: list[PairLogprobs]
+    logprobs: list[SequenceLogprobs]
     load_seconds: float
     peak_mb: int
 
 
 def take_turns(
     contenders: Sequence[Contender],
-    models: Models,
+    models: Checkpoints,
     sequences: Sequence[Tokens],
     threads: int,
     repeats: int,
     *,
     gauge: Callable[[], int] | None = None,
 ) -> list[Turns | Skipped]:
-    """Load all, warm each up on the first sequence, then let them score all sequences in turns.
+    """Load all contenders, warm each up on the first sequence, then have them alternate on all sequences.
 
-    `gauge` says how many MB of a GPU are used, by all processes. Allocators there keep what they had until
-    their process ends, so that what it gives back is its peak.
+    `gauge` returns the used MB of a GPU, over all processes. GPU allocators keep their memory until the
+    process ends, so the memory that its end releases is its peak.
     """
     with ExitStack() as stack:
         workers = [start(contender, models, sequences[:1], threads) for contender in contenders]
@@ -106,24 +106,26 @@ def take_turns(
                 [run.seconds for run in of_worker],
                 of_worker[-1].logprobs,
                 worker.load_seconds,
-                worker.peak_mb() if gauge is None else given_back_mb(worker, gauge),
+                worker.peak_mb() if gauge is None else released_mb(worker, gauge),
             )
             for worker, of_worker in zip(workers, runs, strict=True)
         ]
 
 
-def given_back_mb(worker: Worker, gauge: Callable[[], int]) -> int:
-    """Close a worker; return how much less is used after it than before."""
+def released_mb(worker: Worker, gauge: Callable[[], int]) -> int:
+    """Close a worker; return the memory that this releases, MB."""
     before = gauge()
     worker.close()
     return before - gauge()
 
 
-def start(contender: Contender, models: Models, warm_up: Sequence[Tokens], threads: int) -> Worker | Skipped:
-    """Load a contender and let it score something once.
+def start(
+    contender: Contender, models: Checkpoints, warm_up: Sequence[Tokens], threads: int
+) -> Worker | Skipped:
+    """Load a contender and have it score `warm_up` once.
 
-    A package that is missing, a library that crashes on this machine, a pair that it cannot run and a GPU
-    that is full are reasons to skip it.
+    It is skipped if a package is missing, a library crashes on this machine, its pair is rejected, or the GPU
+    is out of memory.
     """
     try:
         worker = Worker(contender, models, threads)
@@ -134,10 +136,10 @@ def start(contender: Contender, models: Models, warm_up: Sequence[Tokens], threa
         return Skipped(contender.name, error.message)
     except BrokenProcessPool:
         return Skipped(contender.name, "its process crashed on this machine: see `make peers`")
-    except RuntimeError as error:  # PyTorch's class for it is one of these
+    except RuntimeError as error:  # torch.OutOfMemoryError is a subclass
         if "out of memory" not in str(error):
             raise
-        return Skipped(contender.name, "the GPU has not enough memory beside the others of its round")
+        return Skipped(contender.name, "the GPU is out of memory with the other engines of its round loaded")
     return worker
 
 
@@ -145,10 +147,10 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-_loaded: list[Loaded] = []  # in the child: what it was started for
+_loaded: list[LoadedEngine] = []  # in the child: the engine it was started for
 
 
-def _load(contender: Contender, models: Models) -> float:
+def _load(contender: Contender, models: Checkpoints) -> float:
     started = time.perf_counter()
     _loaded.append(contender.load(models))
     return time.perf_counter() - started

@@ -1,7 +1,7 @@
-"""What is scored: the token ids of one solution, of best-of-8 samples, of other real solutions.
+"""Workloads: token ids of one solution, of best-of-8 samples, of other real solutions.
 
-Real text comes from ../shared/data by the pair's own tokenizer and template; without it there are random ids
-of one solution, and the text workloads are skipped.
+Real text comes from ../shared/data, encoded with the pair's own tokenizer and template. Without that folder
+one solution has random ids, and the text workloads are skipped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from benchmarks.peers.contender import Tokens
 from numpy.typing import NDArray
 from testing.shared_data import SHARED_DATA
 
-from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.enums import Convention
 from stepscore.prompt.encoder import PromptEncoder
@@ -32,7 +30,7 @@ LONGEST_PADDED = 1200
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Token ids in the order of their file, and in words which ones."""
+    """Token ids in the order of their file, and a description of the sample."""
 
     name: str
     sample: str
@@ -40,11 +38,11 @@ class Workload:
 
     @property
     def num_tokens(self) -> int:
-        """Return the input tokens, all of them: a shared prefix counts in every sequence."""
+        """Return the number of input tokens: a shared prefix counts in every sequence."""
         return sum(map(len, self.sequences))
 
     def facts(self) -> dict[str, Any]:
-        """Return what a reader needs to judge a speed; `distinct_tokens` are those of the whole trie."""
+        """Return sample, lengths and padding; `distinct_tokens` counts distinct prefixes."""
         lengths = [len(each) for each in self.sequences]
         return {
             "workload": self.name,
@@ -58,7 +56,7 @@ class Workload:
 
 
 def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
-    """Return the positions of consecutive batches padded to their longest sequence.
+    """Return the number of positions of consecutive batches padded to their longest sequence.
 
     >>> padded_tokens([5, 3, 2], 2)
     12
@@ -68,7 +66,7 @@ def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
 
 
 def solution(encode: PromptEncoder, vocab_size: int, num_tokens: int) -> Workload:
-    """Return the first `num_tokens` tokens of the first solution that has as many, or random ids."""
+    """Return the first `num_tokens` tokens of the first solution that is long enough, or random ids."""
     name = f"one solution of {num_tokens} tokens"
     if SHARED_DATA is None:
         ids = np.random.default_rng(0).integers(0, vocab_size, num_tokens)
@@ -81,11 +79,11 @@ def solution(encode: PromptEncoder, vocab_size: int, num_tokens: int) -> Workloa
 
 
 def best_of_8(encode: PromptEncoder, num_problems: int) -> Workload:
-    """Return all solutions of a few problems, evenly spread over the file, that are like the whole file.
+    """Return all solutions of a few problems, evenly spread over the file and representative of it.
 
-    Of the samples that begin at different problems, the one whose padding and sharing are nearest to the
-    file's own: a few problems by chance may have half or twice as much of either, and these decide which
-    engine is ahead. A sample with a padded batch whose logits no common machine holds is passed over.
+    Of the samples that begin at different problems, it is the one whose padding and prefix sharing are
+    nearest to the file's: a random few may have half or twice as much of either, and both decide which engine
+    is faster. Samples are skipped whose padded batch needs more memory for logits than common machines have.
     """
     problems = [
         [token_ids(encode, record) for record in group]
@@ -100,18 +98,18 @@ def best_of_8(encode: PromptEncoder, num_problems: int) -> Workload:
     held = {first: ids for first, ids in samples.items() if max(map(len, ids)) <= LONGEST_PADDED}
     near = {first: np.abs(np.log(shares_of(ids) / whole)).sum() for first, ids in (held or samples).items()}
     chosen = min(near, key=near.__getitem__)
-    ours, files = (
+    of_sample, of_file = (
         ", ".join(f"{share:.2f}" for share in each) for each in (shares_of(samples[chosen]), whole)
     )
     sample = (
         f"{count} of {len(problems)} problems of {BEST_OF_8}, evenly spread from the one at {chosen}; padded "
-        f"positions and distinct prefixes a token {ours}, in the whole file {files}"
+        f"positions and distinct prefixes per token {of_sample}, in the whole file {of_file}"
     )
     return Workload("best of 8", sample, samples[chosen])
 
 
 def shares_of(sequences: Sequence[Tokens]) -> NDArray[np.float64]:
-    """Return positions of padded batches, and distinct prefixes, both for one input token.
+    """Return positions of padded batches, and distinct prefixes, both per input token.
 
     >>> shares_of([np.array([1, 2, 3, 4]), np.array([1, 2])]).round(2).tolist()
     [1.33, 0.67]
@@ -136,16 +134,10 @@ def opening(encode: PromptEncoder, name: str, max_tokens: int) -> Workload:
 
 def records(name: str) -> Iterator[dict[str, Any]]:
     """Read a file of the shared data."""
-    assert SHARED_DATA is not None
+    if SHARED_DATA is None:
+        raise SystemExit("the shared data is not here: set STEPSCORE_SHARED_DATA to its folder")
     with (SHARED_DATA / f"{name}.jsonl").open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
-
-
-def encoder(pair: Path) -> PromptEncoder:
-    """Return the pair's own encoder."""
-    opened = Pair.open(pair)
-    limit = opened.manifest.architecture.max_position_embeddings
-    return PromptEncoder(opened.tokenizer_json(), opened.manifest.template, max_tokens=limit)
 
 
 def token_ids(encode: PromptEncoder, fields: dict[str, Any]) -> Tokens:

@@ -1,4 +1,4 @@
-"""How far one way of scoring is from another: log-probs, log-ratios, rewards, decisions. Pure arithmetic."""
+"""Compares two ways of scoring: log-probs, log-ratios, rewards, decisions. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from stepscore.evaluation.first_error import first_error
 
 Floats = NDArray[np.float64]
 Ends = NDArray[np.int64]
-"""Indices into the log-probs at which the steps of one sequence are read."""
+"""Indices into the log-probs at which the steps of one sequence end."""
 Scores = Sequence[tuple[Floats, Floats]]
 """Policy and reference log-probs [L-1] of each sequence, nats."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fidelity:
-    """One way of scoring against another, over all tokens and steps of a set of sequences.
+class FidelityMetrics:
+    """Errors of one way of scoring against another, over all tokens and steps of a set of sequences.
 
-    num_tokens: scored tokens, L - 1 of a sequence of L. ratio_rms: rms of the true policy - reference, nats.
-    logprob_rms, logprob_max: error of the log-probs of both models, nats.
-    ratio_error: rms(error of policy - reference) / rms(policy - reference), over tokens.
-    step_error: the same of the steps' rewards, which are sums of the ratio over a step (beta cancels).
-    cumulative_error: the same of the cumulative rewards, sums from the first token to a step's end.
-    correlation: Pearson's, of the ratios, over tokens.
+    num_tokens: scored tokens, L - 1 of a sequence of L. ratio_rms: RMS of the true log-ratio, nats.
+    logprob_rms, logprob_max: RMS and maximum of the error of both models' log-probs, nats.
+    ratio_error: RMS of the error of the log-ratio over tokens / RMS of the true log-ratio.
+    step_error: the same of step rewards, which are log-ratios summed over a step (beta cancels).
+    cumulative_error: the same of cumulative rewards, summed from the first token to a step's end.
+    correlation: Pearson's, of the log-ratios, over tokens.
     step_signs: share of steps whose reward has the same sign.
-    first_errors: share of sequences with the same first step whose reward is below the threshold, or none.
+    first_errors: share of sequences with the same first step whose reward is below the threshold.
     """
 
     num_sequences: int
@@ -47,16 +47,16 @@ class Fidelity:
 
 def fidelity(
     scores: Scores, truth: Scores, step_ends: Sequence[Ends], threshold: float | None = None
-) -> Fidelity:
+) -> FidelityMetrics:
     """Compare `scores` with `truth`; the threshold is in nats, on the log-ratio summed over one step.
 
-    Without a threshold it is `halving_threshold(truth, step_ends)`: the hardest place to agree.
+    The default threshold is `halving_threshold(truth, step_ends)`, where agreement is hardest.
 
     A relative error is 0 where both sides are 0 throughout (identical checkpoints) and infinite where only
-    the truth is. The correlation with a side that is constant is 1 if both are equal, else 0.
+    the truth is. If a side is constant, the correlation is 1 where both are equal, else 0.
 
-    scores, truth: N >= 1 sequences of finite float64. step_ends: int64 [n], n >= 1, of each.
-    Raises ValueError where there is no sequence, or lengths differ.
+    scores, truth: N >= 1 sequences of finite float64. step_ends: int64 [n], n >= 1, of each sequence.
+    Raises ValueError for no sequences, or different lengths.
 
     >>> truth = [(np.array([-1.0, -2.0, -2.0]), np.array([-2.0, -2.0, -1.0]))]  # log-ratios 1, 0, -1
     >>> found = fidelity([(np.array([-1.0, -2.0, -2.5]), truth[0][1])], truth, [np.array([0, 2])], 0.0)
@@ -68,10 +68,12 @@ def fidelity(
     (1.0, 1.0)
     """
     if not len(scores) == len(truth) == len(step_ends) > 0:
-        raise ValueError(f"{len(scores)} scored sequences for {len(truth)} true ones, {len(step_ends)} ends")
+        raise ValueError(
+            f"{len(scores)} scored sequences, {len(truth)} true ones and {len(step_ends)} step ends"
+        )
     lengths, true_lengths = ([[len(row) for row in pair] for pair in rows] for rows in (scores, truth))
     if lengths != true_lengths:
-        raise ValueError("the log-probs of a sequence differ in number")
+        raise ValueError("scores and truth have sequences with different numbers of log-probs")
     error = _flat([np.concatenate(pair) for pair in scores]) - _flat([np.concatenate(pair) for pair in truth])
     ratios, true_ratios = (_flat([policy - ref for policy, ref in rows]) for rows in (scores, truth))
     sums, true_sums = (cumulative_sums(rows, step_ends) for rows in (scores, truth))
@@ -81,7 +83,7 @@ def fidelity(
     decisions, true_decisions = (
         [first_error(row, threshold) for row in rows] for rows in (steps, true_steps)
     )
-    return Fidelity(
+    return FidelityMetrics(
         num_sequences=len(truth),
         num_tokens=true_ratios.size,
         num_steps=sum(map(len, true_steps)),
@@ -98,7 +100,7 @@ def fidelity(
 
 
 def cumulative_sums(scores: Scores, step_ends: Sequence[Ends]) -> list[Floats]:
-    """The log-ratio summed from the first token to each step's end: cumulative rewards without beta.
+    """Sum the log-ratio from the first token to each step's end: cumulative rewards without beta.
 
     >>> cumulative_sums([(np.array([1.0, 2.0, 4.0, 8.0]), np.zeros(4))], [np.array([1, 3])])
     [array([ 3., 15.])]
@@ -110,7 +112,7 @@ def cumulative_sums(scores: Scores, step_ends: Sequence[Ends]) -> list[Floats]:
 
 
 def step_sums(scores: Scores, step_ends: Sequence[Ends]) -> list[Floats]:
-    """The log-ratio summed over each step, the first one from the first token: step rewards without beta.
+    """Sum the log-ratio over each step, the first one from the first token: step rewards without beta.
 
     >>> step_sums([(np.array([1.0, 2.0, 4.0, 8.0]), np.zeros(4))], [np.array([1, 3])])
     [array([ 3., 12.])]
@@ -119,11 +121,11 @@ def step_sums(scores: Scores, step_ends: Sequence[Ends]) -> list[Floats]:
 
 
 def halving_threshold(truth: Scores, step_ends: Sequence[Ends]) -> float:
-    """Return a threshold on step sums, in nats, that half of the sequences fall below somewhere.
+    """Return a threshold on step sums, in nats, such that half of the sequences have a step below it.
 
-    The midpoint of the two middle ones of the sequences' smallest step sums, sorted: their median where N is
-    even; where it is odd, between the median and the next lower one, for a threshold that *is* a sum would be
-    decided by the last bit. 0 for a sequence alone, which has no middle.
+    It is the midpoint of the two middle ones of the sequences' smallest step sums, sorted: their median if N
+    is even. If N is odd it is between the median and the next lower one: the last bit would decide at a
+    threshold equal to a sum. 0 for a single sequence.
 
     >>> rows = [(np.array([1.0, low]), np.zeros(2)) for low in (-5.0, 0.0, -1.0, -3.0)]
     >>> ends = [np.array([0, 1])] * 4
@@ -136,7 +138,7 @@ def halving_threshold(truth: Scores, step_ends: Sequence[Ends]) -> float:
 
 
 def as_float64(scores: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> Scores:
-    """The runtime's log-probs, so that differences are taken in float64."""
+    """Convert the runtime's log-probs, so that differences are computed in float64."""
     return [(policy.astype(np.float64), reference.astype(np.float64)) for policy, reference in scores]
 
 

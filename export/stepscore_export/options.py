@@ -1,4 +1,4 @@
-"""What an export was asked for, and what follows from it."""
+"""Options of an export, checked against each other, and what follows from them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ _STORAGE = {
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
 _DIFFERENCE_BITS = {DifferencePrecision.INT8: 8, DifferencePrecision.INT4: 4, DifferencePrecision.INT2: 2}
 DEFAULT_BLOCK_SIZE = 32
-OPTIMUM_HINT = "it stores each model on its own, as fp32, fp16 or bf16; the rest is --exporter stepscore's"
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits has kernels for
+OPTIMUM_HINT = "it stores each model alone as fp32, fp16 or bf16; use --exporter stepscore for the rest"
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # those of MatMulNBits' kernels
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """The choices that shape the numbers of a pair; None is chosen by what the others are.
+    """Options of a pair of ONNX graphs; None is resolved from the other options.
 
-    Int8 with int8 activations on the CPU, where exact ones mean that weights are turned into floats for every
-    batch. On CUDA activations are exact: there is no integer product.
+    The default is W8A8 on the CPU (int8 weights and activations), because exact activations require
+    dequantizing the weights for every batch. On CUDA activations are exact (weight-only), as it lacks an
+    integer kernel.
     """
 
     precision: Precision = Precision.INT8
@@ -53,33 +54,33 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.precision not in Format.ONNX.precisions:
             raise ExportError(
-                f"{self.precision} weights are bitsandbytes', not ONNX Runtime's",
-                hint="take --format bitsandbytes, or --precision int4",
+                f"precision {self.precision} is supported by bitsandbytes, not by ONNX Runtime",
+                hint="use --format bitsandbytes, or --precision int4",
             )
         if self.block_size not in BLOCK_SIZES:
             raise ExportError(
-                f"block size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
+                f"block size is {self.block_size}, expected one of {', '.join(map(str, BLOCK_SIZES))}"
             )
         if self.exporter is Exporter.OPTIMUM:
-            self._refuse_what_optimum_has_not()
+            self._reject_options_without_optimum()
         elif self.target is Target.CUDA and self.precision is Precision.FP32:
             raise ExportError(
-                "fp32 has no attention kernel on CUDA", hint="take --precision bf16 or fp16, or --target cpu"
+                "fp32 has no attention kernel on CUDA", hint="use --precision bf16 or fp16, or --target cpu"
             )
         _check_beta(self.beta)
         if self.coding is Coding.DIFFERENCE and self.bits is None:
             raise ExportError(
                 f"a difference is stored in integers, not at {self.precision}",
-                hint="take --precision int8 or int4, or drop --coding",
+                hint="use --precision int8 or int4, or drop --coding",
             )
         if not self.may_be_coded:
-            self._refuse_what_only_coded_pairs_have()
+            self._reject_options_of_coded_pairs()
         elif self.activations is Activations.INT8:
-            self._check_integer_products()
+            self._check_int8_activations()
         elif self.target is Target.CUDA and self.difference_bits == 2:
             raise ExportError(
-                "a difference of 2 bits has no kernel on CUDA",
-                hint="take --difference-precision int4, or --target cpu",
+                "an int2 difference has no kernel on CUDA",
+                hint="use --difference-precision int4, or --target cpu",
             )
 
     @property
@@ -89,38 +90,38 @@ class ExportOptions:
 
     @property
     def bits(self) -> int | None:
-        """Bits of a block-quantised linear weight; None where weights are stored as floats."""
+        """Bits of a block-quantized linear weight; None where weights are stored as floats."""
         return _BITS.get(self.precision)
 
     @property
     def difference_bits(self) -> int:
-        """Bits of a weight of the difference."""
+        """Bits of a weight of the difference (the delta)."""
         if self.difference_precision is not None:
             return _DIFFERENCE_BITS[self.difference_precision]
-        return 8 if self.integer_products else 4
+        return 8 if self.has_int8_activations else 4
 
     @property
-    def integer_products(self) -> bool:
-        """Whether rows are rounded to 8 bits before they are multiplied."""
+    def has_int8_activations(self) -> bool:
+        """Whether activations are quantized to 8 bits (W8A8)."""
         if self.activations is not None:
             return self.activations is Activations.INT8
-        return self.may_be_coded and self.products is None and not self._no_integer_product()
+        return self.may_be_coded and self.products is None and not self._no_int8_activations()
 
     @property
     def merged(self) -> bool:
-        """Whether base and difference are added before the product: a product less, and faster for it."""
+        """Whether base and difference are added before the matmul, which saves one matmul."""
         return self.products is not Products.SEPARATE
 
     @property
     def signed_codes(self) -> bool:
-        """Whether codes are signed numbers: what CUDA's kernel that turns matrices into floats reads."""
+        """Whether codes are signed: CUDA's DequantizeLinear reads no others."""
         return self.merged and self.target is Target.CUDA
 
     @property
     def compute(self) -> ir.DataType:
-        """What activations are: fp32 on the CPU; on CUDA the storage type, fp16 for integer weights.
+        """Type of activations: fp32 on the CPU; on CUDA the storage type, fp16 for integer weights.
 
-        What optimum traces computes in fp32 anywhere.
+        Graphs that optimum traced compute in fp32 on both.
         """
         if self.target is Target.CPU or self.exporter is Exporter.OPTIMUM:
             return ir.DataType.FLOAT
@@ -128,10 +129,10 @@ class ExportOptions:
 
     @property
     def storage(self) -> ir.DataType:
-        """What a matrix that is not quantised is stored in."""
+        """Type of a stored matrix that is not quantized."""
         return _STORAGE.get(self.precision, self.compute)
 
-    def _refuse_what_optimum_has_not(self) -> None:
+    def _reject_options_without_optimum(self) -> None:
         asked = {
             f"--precision {self.precision}": self.bits is not None,
             "--coding difference": self.coding is Coding.DIFFERENCE,
@@ -142,9 +143,9 @@ class ExportOptions:
         }
         for option, given in asked.items():
             if given:
-                raise ExportError(f"--exporter optimum has no {option}", hint=OPTIMUM_HINT)
+                raise ExportError(f"{option} is not supported with --exporter optimum", hint=OPTIMUM_HINT)
 
-    def _refuse_what_only_coded_pairs_have(self) -> None:
+    def _reject_options_of_coded_pairs(self) -> None:
         asked = {
             "--difference-precision": self.difference_precision is not None,
             "--activations int8": self.activations is Activations.INT8,
@@ -154,31 +155,33 @@ class ExportOptions:
             if given:
                 why = "independent coding" if self.bits else f"precision {self.precision}"
                 raise ExportError(
-                    f"{option} belongs to a pair stored as a difference, which {why} is not",
-                    hint="take --coding difference with --precision int8 or int4",
+                    f"{option} requires a pair that is coded as a difference, not {why}",
+                    hint="use --coding difference with --precision int8 or int4",
                 )
 
-    def _no_integer_product(self) -> tuple[str, str] | None:
-        """Return why there is none, and what to do about it."""
+    def _no_int8_activations(self) -> tuple[str, str] | None:
+        """Return why int8 activations are not supported, and a hint; None where they are."""
         if self.target is Target.CUDA:
-            return "int8 activations have no kernel on CUDA", "take --activations exact, or --target cpu"
+            return "int8 activations have no kernel on CUDA", "use --activations exact, or --target cpu"
         if self.bits != 8 or self.difference_precision not in {None, DifferencePrecision.INT8}:
             return (
-                "int8 activations are multiplied with 8-bit weights only",
-                "take --precision int8 --difference-precision int8, or --activations exact",
+                "int8 activations require 8-bit weights",
+                "use --precision int8 --difference-precision int8, or --activations exact",
             )
         return None
 
-    def _check_integer_products(self) -> None:
-        if (why := self._no_integer_product()) is not None:
+    def _check_int8_activations(self) -> None:
+        if (why := self._no_int8_activations()) is not None:
             raise ExportError(why[0], hint=why[1])
         if self.products is not None:
-            raise ExportError("--products is a choice for exact activations", hint="drop it")
+            raise ExportError(
+                "--products requires exact activations", hint="drop --products, or use --activations exact"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class BitsandbytesOptions:
-    """The choices of a pair of bitsandbytes' weights: each model on its own, for any provider."""
+    """Options of a pair of bitsandbytes' weights: each model quantized alone, for any device."""
 
     precision: Precision = Precision.INT8
     beta: float = DEFAULT_BETA
@@ -186,21 +189,25 @@ class BitsandbytesOptions:
     def __post_init__(self) -> None:
         if self.precision not in Format.BITSANDBYTES.precisions:
             raise ExportError(
-                f"bitsandbytes has no {self.precision} weights",
-                hint="take --precision int8, nf4 or fp4, or --format onnx",
+                f"precision {self.precision} is not supported by bitsandbytes",
+                hint="use --precision int8, nf4 or fp4, or --format onnx",
             )
         _check_beta(self.beta)
 
 
-def refuse_with_bitsandbytes(given: Sequence[str]) -> None:
-    """Raise ExportError where options were given that only ONNX pairs have, such as `--target`."""
+Options = ExportOptions | BitsandbytesOptions
+"""Options of an export; their class and exporter name the backend."""
+
+
+def reject_with_bitsandbytes(given: Sequence[str]) -> None:
+    """Raise ExportError for options that only ONNX pairs have, such as `--target`."""
     if given:
         raise ExportError(
-            f"{given[0]} is a choice for ONNX pairs; bitsandbytes decides for itself",
-            hint=f"drop {' and '.join(given)}, or take --format onnx",
+            f"{given[0]} is not supported with --format bitsandbytes",
+            hint=f"drop {' and '.join(given)}, or use --format onnx",
         )
 
 
 def _check_beta(beta: float) -> None:
     if not 0 < beta < float("inf"):
-        raise ExportError(f"beta is {beta}; it must be a positive number")
+        raise ExportError(f"beta is {beta}, expected a positive number")

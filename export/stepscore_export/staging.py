@@ -1,4 +1,4 @@
-"""Stage -> manifest last -> one rename: a target folder is the old pair or the new one, never half of one."""
+"""Stages a pair and renames it at the end: the target is the old pair or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepscore.fileio import os_errors_as_output_errors
 
 
 class Stage:
-    """A folder beside the target, on the same file system, that becomes the target."""
+    """A folder next to the target, on the same file system, that becomes the target."""
 
     def __init__(self, target: Path, folder: Path, retired: Path) -> None:
         self.target = target
@@ -25,20 +25,20 @@ class Stage:
         self.files: dict[str, FileEntry] = {}
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file and take note of its size and hash."""
+        """Write a small file and register its size and hash."""
         with os_errors_as_output_errors(self.target):
             (self.folder / name).write_bytes(data)
         self.files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
-    def take(self, path: Path) -> None:
-        """Take note of a file that somebody else has written into the stage."""
+    def register(self, path: Path) -> None:
+        """Register a file that was written into the stage by other means."""
         with os_errors_as_output_errors(self.target), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = path.relative_to(self.folder).as_posix()
         self.files[name] = FileEntry(path.stat().st_size, digest)
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Write manifest.json, the one file that it does not list."""
+        """Write manifest.json, which lists every other file."""
         with os_errors_as_output_errors(self.target):
             (self.folder / MANIFEST).write_bytes(manifest.encode())
 
@@ -57,10 +57,10 @@ class Stage:
 
 @contextmanager
 def stage(target: Path, *, force: bool) -> Iterator[Stage]:
-    """Hold the target's lock and give a fresh stage; whatever was not sealed is removed.
+    """Hold the target's lock and give an empty stage, which is removed unless it is sealed.
 
-    Raises OutputExists where the target is not ours to replace (anything but an empty folder, or a pair
-    with `force`), OutputUnwritable where another export holds the lock or the place cannot be written.
+    Raises OutputExists where the target may not be replaced (anything but an empty folder, or a pair with
+    `force`), OutputUnwritable where another export holds the lock or nothing can be written there.
     """
     target = Path(os.path.abspath(target))
     folder, retired, lock = (
@@ -97,19 +97,21 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
     if not entries:
         return
     if MANIFEST not in entries:
-        raise OutputExists(f"{target} is not empty and holds no pair", hint="choose another --output")
+        raise OutputExists(f"{target} is not empty and is not a pair", hint="choose another --output")
     if not force:
-        raise OutputExists(f"{target} holds a pair already", hint="--force replaces it")
+        raise OutputExists(
+            f"{target} is a pair already", hint="use --force to overwrite it, or choose another --output"
+        )
     foreign = sorted({*entries} - {MANIFEST, TOKENIZER, *UNIT_FOLDERS})
     if foreign:
         raise OutputExists(
-            f"{target} holds {foreign[0]}, which is no part of a pair and would be lost",
+            f"{target} contains {foreign[0]}, which is not part of a pair and would be deleted",
             hint="move it away, or choose another --output",
         )
 
 
 def _recover(target: Path, retired: Path) -> None:
-    """Finish what the first rename of `seal` began: the old pair goes, or returns if there is no new one."""
+    """Complete an interrupted `seal`: delete the old pair, or restore it if the new one is missing."""
     if retired.exists():
         if target.exists():
             shutil.rmtree(retired, ignore_errors=True)
@@ -125,7 +127,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                raise FileNotFoundError  # its holder removed it after we opened it
+                raise FileNotFoundError  # its holder removed it after it was opened here
         except (BlockingIOError, FileNotFoundError):
             raise OutputUnwritable(
                 f"another export to {target} is running", hint="wait for it, or choose another --output"

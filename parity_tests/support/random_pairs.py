@@ -11,7 +11,7 @@ import numpy.typing as npt
 from parity_tests.support.fp64_reference import Tokens
 from testing.checkpoints import TINY, DType, write_checkpoint
 
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 
 LENGTHS = (2, 3, 17, 64, 129, 512)
 STEP_TOKENS = 24  # random tokens have no steps: one ends every so many tokens, and one with the sequence
@@ -34,7 +34,7 @@ class RandomPair:
     """A random reference, and the policy as the same weights plus a difference of relative size `perturb`."""
 
     name: str
-    shape: Qwen2Config
+    shape: DecoderConfig
     perturb: float = 0.01
     dtype: DType = "float32"
 

@@ -1,8 +1,8 @@
-"""How fast a pair is on this machine: loading, the first result, tokens a second, what sharing saves, memory.
+"""Benchmark a pair: load time, first result, tokens per second, speedup from prefix sharing, peak memory.
 
-Tokens are input tokens through both models: a prefix that several sequences share counts in each of them, and
-log-probs are computed from the first token on. Sequences are planned into packed batches as `Scorer` does it,
-and planning is part of the time.
+Tokens are input tokens through both models: a common prefix counts in every sequence, and log-probs are
+computed from the first token on. Sequences are planned into packed batches as by `Scorer`, and planning is
+part of the time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import BatchGroup
 from stepscore.batching.planner import plan
 from stepscore.batching.trie import Int64
+from stepscore.batching.windows import fill_windows
 from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
@@ -34,7 +35,7 @@ RANDOM_LENGTHS = (128, 512, 2048)
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """Input tokens a second through both models: median, slowest and fastest of n repeats."""
+    """Input tokens per second through both models: median, slowest and fastest of n repeats."""
 
     median: float
     slowest: float
@@ -43,7 +44,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """One workload; `sharing` is how many times as fast shared prefixes make it, None with nothing shared."""
+    """Timing of one workload; `sharing` is the speedup from prefix sharing, None without common prefixes."""
 
     name: str
     sequences: int
@@ -53,10 +54,10 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True):
-    """What `stepscore bench` found. Seconds are of the wall clock, `peak_mb` is the peak resident set.
+    """Output of `stepscore bench`. Seconds are wall-clock time, `peak_mb` is the peak resident set.
 
-    `first_result_seconds` is the first run of the first workload's first sequence, which also reads the
-    weights from the disk where they are not in memory yet; it comes after `load_seconds`.
+    `first_result_seconds`, after loading, is the first run of the first workload's first sequence; it
+    includes reading weights from disk that are not in memory yet.
     """
 
     pair: str
@@ -71,19 +72,19 @@ class BenchReport(msgspec.Struct, frozen=True):
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """Sequences of token ids, in order."""
+    """A named list of token id sequences."""
 
     name: str
     sequences: list[Int64]
 
     @property
     def tokens(self) -> int:
-        """Return the input tokens."""
+        """Return the number of input tokens."""
         return sum(map(len, self.sequences))
 
 
-class Choices(msgspec.Struct, frozen=True):
-    """What a user may choose; what is None follows from the machine, as it does for a scorer."""
+class BenchOptions(msgspec.Struct, frozen=True):
+    """Options of a benchmark; None is decided by the machine, as in `Scorer.load`."""
 
     provider: Provider = Provider.AUTO
     threads: int | None = None
@@ -93,7 +94,7 @@ class Choices(msgspec.Struct, frozen=True):
 
 
 def random_workloads(vocab_size: int, max_positions: int, seed: int = 0) -> list[Workload]:
-    """Return one sequence of random ids for each of RANDOM_LENGTHS that the model has positions for.
+    """Return one sequence of random ids for each of RANDOM_LENGTHS within the context length.
 
     >>> [(each.name, each.tokens) for each in random_workloads(100, 1000)]
     [('128 random tokens', 128), ('512 random tokens', 512)]
@@ -106,12 +107,12 @@ def random_workloads(vocab_size: int, max_positions: int, seed: int = 0) -> list
 
 
 def text_workload(name: str, lines: Iterable[bytes], encoder: PromptEncoder) -> Workload:
-    """Encode lines of JSON; the first that cannot be scored raises its InputError, naming its line."""
+    """Encode input lines; the first that cannot be scored raises its InputError, with its line number."""
     return Workload(name, [_encoded(number, line, encoder) for number, line in enumerate(lines, start=1)])
 
 
 def rate(tokens: int, seconds: Sequence[float]) -> Rate:
-    """Return `tokens / seconds` over the repeats.
+    """Return the tokens per second over the repeats.
 
     >>> rate(100, [1.0, 2.0, 4.0])
     Rate(median=50.0, slowest=25.0, fastest=100.0, n=3)
@@ -120,29 +121,29 @@ def rate(tokens: int, seconds: Sequence[float]) -> Rate:
     return Rate(median(each), each[0], each[-1], len(each))
 
 
-def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> BenchReport:
-    """Open a pair and time the workloads, of which there is at least one."""
+def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) -> BenchReport:
+    """Open a pair and time the workloads, at least one."""
     settings = fit_settings(
-        pair.manifest, residency=choices.residency, max_batch_tokens=choices.max_batch_tokens
+        pair.manifest, residency=options.residency, max_batch_tokens=options.max_batch_tokens
     )
-    options = EngineOptions(
-        provider=choices.provider,
+    engine_options = EngineOptions(
+        provider=options.provider,
         residency=settings.residency,
-        threads=choices.threads,
+        threads=options.threads,
         head_rows=settings.head_rows,
     )
     started = time.perf_counter()
-    engine = open_engine(pair, options)
+    engine = open_engine(pair, engine_options)
     loaded = time.perf_counter()
     engine.logprobs(workloads[0].sequences[:1])
     first_result = time.perf_counter()
-    timings = [timed(engine, workload, settings, choices.repeats) for workload in workloads]
+    timings = [timed(engine, workload, settings, options.repeats) for workload in workloads]
     provider = engine.provider.value
     engine.close()
     return BenchReport(
         pair=str(pair.path),
         provider=provider,
-        threads=choices.threads or available_cores(),
+        threads=options.threads or available_cores(),
         residency=settings.residency,
         max_batch_tokens=settings.max_batch_tokens,
         load_seconds=loaded - started,
@@ -153,7 +154,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], choices: Choices) -> Benc
 
 
 def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
-    """Yield names and values for a table of two columns."""
+    """Yield names and values of a two-column table."""
     yield "pair", report.pair
     yield (
         "runs on",
@@ -166,7 +167,7 @@ def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
         speed = timing.speed
         spread = f"{speed.slowest:,.0f} to {speed.fastest:,.0f}, n = {speed.n}"
         sequences = f"{timing.sequences:,} sequences, " if timing.sequences > 1 else ""
-        sharing = "" if timing.sharing is None else f"; sharing makes it {timing.sharing:.2f} x as fast"
+        sharing = "" if timing.sharing is None else f"; {timing.sharing:.2f} x from prefix sharing"
         yield (
             timing.name,
             f"{speed.median:,.0f} tokens/s ({spread}; {sequences}{timing.tokens:,} tokens){sharing}",
@@ -175,10 +176,12 @@ def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
 
 
 def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:
-    """Time a workload, once with and once without sharing in each repeat where there is anything to share."""
+    """Time a workload; where sequences have common prefixes, each repeat also runs without sharing."""
     shared: list[float] = []
     alone: list[float] = []
-    has_shared = _rows(workload, settings, share=True) < _rows(workload, settings, share=False)
+    has_shared = _packed_tokens(workload, settings, share=True) < _packed_tokens(
+        workload, settings, share=False
+    )
     for _ in range(repeats):
         shared.append(seconds_of(engine, workload, settings))
         if has_shared:
@@ -191,40 +194,22 @@ def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) 
 def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share: bool = True) -> float:
     """Plan and run a workload once; return the seconds."""
     started = time.perf_counter()
-    for window in windows(workload.sequences, settings.window_tokens):
+    for window in fill_windows(workload.sequences, settings.window_tokens, len):
         for _ in engine.run([group.batch for group in planned(window, settings, share=share)]):
             pass
     return time.perf_counter() - started
 
 
 def planned(window: Sequence[Int64], settings: Settings, *, share: bool = True) -> list[BatchGroup]:
-    """Cut a window into batches, every token scored."""
+    """Plan a window into batches, with all log-probs computed."""
     budget = settings.max_batch_tokens
     return plan(
         window, [0] * len(window), budget, share=share, materializes_scores=settings.materializes_scores
     )
 
 
-def windows(sequences: Iterable[Int64], max_tokens: int) -> Iterator[list[Int64]]:
-    """Cut consecutive sequences into windows of at most `max_tokens` tokens; a longer one goes alone.
-
-    >>> [[len(each) for each in window] for window in windows([np.ones(n, int) for n in (3, 4, 9, 1)], 7)]
-    [[3, 4], [9], [1]]
-    """
-    window: list[Int64] = []
-    total = 0
-    for sequence in sequences:
-        if window and total + len(sequence) > max_tokens:
-            yield window
-            window, total = [], 0
-        window.append(sequence)
-        total += len(sequence)
-    if window:
-        yield window
-
-
 def peak_mb() -> float:
-    """Return the peak resident set of this process, file-mapped pages included, in MB (10^6 bytes)."""
+    """Return the peak resident set of this process in MB (10^6 bytes), file-mapped pages included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
@@ -239,10 +224,10 @@ def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:
         raise type(error)(f"line {number}: {error.message}", hint=error.hint) from None
 
 
-def _rows(workload: Workload, settings: Settings, *, share: bool) -> int:
-    """Return the rows that are computed for a workload."""
+def _packed_tokens(workload: Workload, settings: Settings, *, share: bool) -> int:
+    """Return the number of packed tokens that a workload computes."""
     return sum(
         len(group.batch.input_ids)
-        for window in windows(workload.sequences, settings.window_tokens)
+        for window in fill_windows(workload.sequences, settings.window_tokens, len)
         for group in planned(window, settings, share=share)
     )

@@ -1,4 +1,4 @@
-"""The choices a user has, each an enum whose values are the words on the command line."""
+"""Enums of options and stored choices; their values are the words on the command line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ DEFAULT_BETA = 0.001
 
 
 class Convention(enum.StrEnum):
-    """Where the sum starts and where a step ends."""
+    """Reward convention: the first log-ratio summed, and the token at which a step ends."""
 
     CARD = "card"
-    """From token 1, to the card's index."""
+    """Model card: sum from token 1, prompt included, to the card's index of each step."""
     RESPONSE = "response"
-    """From the first response token, to the card's index."""
+    """Sum from the first response token to the card's index of each step."""
     EXACT = "exact"
-    """From the first response token, to the end of the separator: no step sees the next."""
+    """Sum from the first response token to the end of the separator: independent of later steps."""
 
 
 class Series(enum.StrEnum):
-    """Which rewards of a solution are looked at."""
+    """Series of rewards of a solution."""
 
     CUMULATIVE = "cumulative"
     """`cumulative_rewards`."""
@@ -29,7 +29,7 @@ class Series(enum.StrEnum):
 
 
 class Reducer(enum.StrEnum):
-    """How the rewards of the steps become one score of a solution."""
+    """Reduction of step rewards to one score of a solution."""
 
     LAST = "last"
     MIN = "min"
@@ -40,16 +40,16 @@ class Reducer(enum.StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> None:
         if value == "prod":
-            raise ValueError(PROD_REFUSED)
+            raise ValueError(PROD_UNSUPPORTED)
 
 
-PROD_REFUSED = (
-    "prod is refused: rewards are signed, and the product of two negative ones would be a good score"
+PROD_UNSUPPORTED = (
+    "prod is not supported: rewards are signed, and the product of two negative ones would be a good score"
 )
 
 
 class Method(enum.StrEnum):
-    """How one of several samples is chosen."""
+    """Method of selecting one of several samples."""
 
     BEST_OF_N = "best-of-n"
     """The highest score."""
@@ -60,16 +60,16 @@ class Method(enum.StrEnum):
 
 
 class Equality(enum.StrEnum):
-    """When two answers are the same."""
+    """Equality of two answers."""
 
     MATH = "math"
-    """As math-verify says: 0.5 is \\frac{1}{2}."""
+    """Mathematical, by math-verify: 0.5 equals \\frac{1}{2}."""
     EXACT = "exact"
-    """The same characters."""
+    """Equal text."""
 
 
 class Provider(enum.StrEnum):
-    """An execution provider of ONNX Runtime; `auto` is the one that the pair was exported for."""
+    """Execution provider of ONNX Runtime; `auto` is the one that the pair was exported for."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -77,19 +77,19 @@ class Provider(enum.StrEnum):
 
 
 class Residency(enum.StrEnum):
-    """What is in memory at once; `auto` is the fastest that fits."""
+    """Weights kept in memory; `auto` is the fastest that fits."""
 
     AUTO = "auto"
     RESIDENT = "resident"
-    """Everything."""
+    """All weights."""
     ALTERNATE = "alternate"
-    """One model at a time over a window; a coded pair holds both at once, so there it is `resident`."""
+    """One model at a time per window; for difference-coded pairs, where both share weights, `resident`."""
     STREAM = "stream"
-    """One layer at a time over a window, the next one being loaded meanwhile."""
+    """One layer at a time per window, while the next layer is prefetched."""
 
 
 class Precision(enum.StrEnum):
-    """How weights are stored: ONNX Runtime's and Hugging Face's words."""
+    """Precision of stored weights, in the words of ONNX Runtime and Hugging Face."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -97,55 +97,55 @@ class Precision(enum.StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     NF4 = "nf4"
-    """bitsandbytes' four bits: quantiles of a normal distribution."""
+    """4-bit NormalFloat of bitsandbytes: quantiles of a normal distribution."""
     FP4 = "fp4"
-    """bitsandbytes' four bits: a sign, two bits of exponent, one of mantissa."""
+    """4-bit float of bitsandbytes: one sign, two exponent and one mantissa bit."""
 
 
 class Format(enum.StrEnum):
-    """What the models of a pair are stored as, and with it the library that runs them."""
+    """Format of the stored models, which decides the library that runs them."""
 
     ONNX = "onnx"
-    """Graphs over a weight file: ONNX Runtime."""
+    """ONNX graphs over a weight file, run by ONNX Runtime."""
     BITSANDBYTES = "bitsandbytes"
-    """A folder of transformers a model, 8-bit or 4-bit weights: PyTorch."""
+    """One transformers folder per model with 8-bit or 4-bit weights, run by PyTorch."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What weights can be stored at."""
+        """Return the precisions that the format supports."""
         if self is Format.BITSANDBYTES:
             return Precision.INT8, Precision.NF4, Precision.FP4
         return Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4
 
 
 class Exporter(enum.StrEnum):
-    """What wrote the graphs of a pair."""
+    """Exporter that wrote the graphs of a pair."""
 
     STEPSCORE = "stepscore"
-    """Our own graphs: packed rows, one file a layer, every precision."""
+    """Graphs built by stepscore_export: packed tokens, one file per layer, every precision."""
     OPTIMUM = "optimum"
-    """transformers' modelling code, traced by optimum-onnx: padded batches, standard ONNX operators only."""
+    """transformers' modelling code traced by optimum-onnx: padded batches, standard ONNX operators only."""
 
 
 class Target(enum.StrEnum):
-    """What a pair's graphs are for: the CPU computes in fp32, CUDA in 16 bits."""
+    """Execution provider that graphs are built for: the CPU computes in fp32, CUDA in 16 bits."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
 class Coding(enum.StrEnum):
-    """How the two models share weights; `auto` is decided by how far apart they are."""
+    """How the two models share weights; `auto` is decided by their distance."""
 
     AUTO = "auto"
     DIFFERENCE = "difference"
-    """The reference once, and the policy as the reference plus a difference with scales of its own."""
+    """Delta compression: the reference, and the policy as the reference plus a quantized difference."""
     INDEPENDENT = "independent"
-    """Each model on its own."""
+    """Each model quantized independently."""
 
 
 class DifferencePrecision(enum.StrEnum):
-    """How the difference of the two models is stored."""
+    """Precision of the stored difference of the two models."""
 
     INT8 = "int8"
     INT4 = "int4"
@@ -153,18 +153,18 @@ class DifferencePrecision(enum.StrEnum):
 
 
 class Activations(enum.StrEnum):
-    """What a matrix is multiplied with."""
+    """Activation precision."""
 
     EXACT = "exact"
-    """Rows as they are: weights are turned into floating point."""
+    """Weight-only: weights are dequantized, activations are not quantized."""
     INT8 = "int8"
-    """Rows rounded to 8 bits, one scale a token, the policy's as a difference: an integer product."""
+    """W8A8: activations quantized to 8 bits, one scale per token, the policy's as a difference."""
 
 
 class Products(enum.StrEnum):
-    """How a coded matrix meets exact rows of the policy."""
+    """How base and difference of a weight are combined in a matmul with unquantized activations."""
 
     SEPARATE = "separate"
-    """One product with the base, one with the difference, then their sum."""
+    """Two GEMMs, with base and difference, and the sum of their outputs."""
     MERGED = "merged"
-    """Base and difference are added up first, then one product."""
+    """Base and difference are merged into one weight first, then one GEMM."""

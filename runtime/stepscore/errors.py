@@ -1,7 +1,7 @@
-"""Every way stepscore says no, in one tree.
+"""Exception hierarchy.
 
     StepscoreError
-    ├── ArtifactError        the pair on disk, or the machine it is opened on
+    ├── ArtifactError        a pair on disk, or the machine it is opened on
     │   ├── NotFound                 not_found
     │   ├── ManifestInvalid          manifest_invalid
     │   ├── VersionUnsupported       version_unsupported
@@ -9,7 +9,7 @@
     │   ├── PairIncompatible         pair_incompatible
     │   ├── ProviderUnavailable      provider_unavailable
     │   └── DoesNotFit               does_not_fit
-    ├── InputError           one record; never the end of a run
+    ├── InputError           one record; does not end a run
     │   ├── InvalidJson              invalid_json
     │   ├── InvalidRecord            invalid_record
     │   ├── TooLarge                 too_large
@@ -21,21 +21,21 @@
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ResumeError
     │   └── ResumeMismatch           resume_mismatch
-    ├── JudgeError           scored files that cannot be chosen from or judged
+    ├── EvaluationError      scored files that cannot be selected from or evaluated
     │   ├── NotScored                not_scored
     │   ├── NotComparable            not_comparable
     │   └── ExtraMissing             extra_missing
-    ├── ExportError          a checkpoint that is refused
+    ├── ExportError          a checkpoint or export that is rejected
     │   ├── CheckpointUnsafe         checkpoint_unsafe
     │   ├── CheckpointCorrupt        checkpoint_corrupt
     │   ├── UnsupportedArchitecture  unsupported_architecture
     │   └── SelftestFailed           selftest_failed
-    └── OutputError          the place an export or a job writes to
+    └── OutputError          the path that an export or a job writes to
         ├── OutputExists             output_exists
         └── OutputUnwritable         output_unwritable
 
-The code strings are stable: error records and scripts may rely on them. `exit_code` is what the command
-line returns when the error ends a run.
+The code strings are stable: error lines and scripts may rely on them. `exit_code` is the exit code of the
+command line when the error ends a run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from typing import ClassVar
 
 
 class StepscoreError(Exception):
-    """Base of all: a message that names what is wrong, and a hint that says what to do."""
+    """Base class: `message` says what was found and expected, `hint` what to do."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 3
@@ -56,55 +56,55 @@ class StepscoreError(Exception):
 
 
 class ArtifactError(StepscoreError):
-    """The pair on disk, or the machine it is opened on."""
+    """A pair on disk, or the machine it is opened on, does not allow scoring."""
 
     code = "artifact"
 
 
 class NotFound(ArtifactError):
-    """No such pair, model or file."""
+    """The pair, model or file does not exist."""
 
     code = "not_found"
 
 
 class ManifestInvalid(ArtifactError):
-    """manifest.json is missing, unreadable or says something impossible."""
+    """manifest.json is missing, unreadable or inconsistent."""
 
     code = "manifest_invalid"
 
 
 class VersionUnsupported(ArtifactError):
-    """The pair was written by a schema that this version does not read."""
+    """The schema version of the pair is not supported by this version of stepscore."""
 
     code = "version_unsupported"
 
 
 class IntegrityMismatch(ArtifactError):
-    """A file is missing, not a regular file, or has another size or hash than the manifest says."""
+    """A file is missing, not a regular file, or differs in size or hash from the manifest."""
 
     code = "integrity_mismatch"
 
 
 class PairIncompatible(ArtifactError):
-    """Policy and reference do not fit each other, or the pair does not fit this request."""
+    """Policy and reference do not match, or the pair does not support this request."""
 
     code = "pair_incompatible"
 
 
 class ProviderUnavailable(ArtifactError):
-    """The execution provider that was asked for does not work here."""
+    """The requested execution provider does not work on this machine."""
 
     code = "provider_unavailable"
 
 
 class DoesNotFit(ArtifactError):
-    """The memory limit is under what the pair needs at the least, or a GPU's memory is full."""
+    """The memory limit is below the pair's minimum, or a GPU is out of memory."""
 
     code = "does_not_fit"
 
 
 class InputError(StepscoreError):
-    """One record cannot be scored; the run goes on."""
+    """One record cannot be scored; the run continues."""
 
     code = "input"
     exit_code = 1
@@ -117,19 +117,19 @@ class InvalidJson(InputError):
 
 
 class InvalidRecord(InputError):
-    """The JSON is not a record: a field is missing, has the wrong type, or cannot be text."""
+    """The JSON is not a valid record: a field is missing, of the wrong type, or not valid text."""
 
     code = "invalid_record"
 
 
 class TooLarge(InputError):
-    """The line has more bytes than the limit."""
+    """The line exceeds the size limit."""
 
     code = "too_large"
 
 
 class TooLong(InputError):
-    """The record has more tokens than the model has positions; nothing is ever truncated."""
+    """The record has more tokens than the model's context; nothing is truncated."""
 
     code = "too_long"
 
@@ -147,13 +147,13 @@ class NoAnswer(InputError):
 
 
 class DuplicateId(InputError):
-    """The id was seen before in this input."""
+    """An earlier record of this input has the same id."""
 
     code = "duplicate_id"
 
 
 class NumericalError(StepscoreError):
-    """A number that must not be returned."""
+    """A computed number is not valid."""
 
     code = "numerical"
     exit_code = 1
@@ -166,50 +166,50 @@ class NonFinite(NumericalError):
 
 
 class ResumeError(StepscoreError):
-    """An unfinished output cannot be continued."""
+    """An unfinished output cannot be resumed."""
 
     code = "resume"
     exit_code = 4
 
 
 class ResumeMismatch(ResumeError):
-    """The output was begun with another pair, beta, convention or limit."""
+    """The output was written with another pair, beta, convention, limit or input."""
 
     code = "resume_mismatch"
 
 
-class JudgeError(StepscoreError):
-    """Scored files that cannot be chosen from or judged."""
+class EvaluationError(StepscoreError):
+    """Scored files cannot be selected from or evaluated."""
 
-    code = "judge"
+    code = "evaluation"
 
 
-class NotScored(JudgeError):
-    """No record of the file has rewards, or none has what is asked for."""
+class NotScored(EvaluationError):
+    """No record of the file has rewards, or none has the requested field."""
 
     code = "not_scored"
 
 
-class NotComparable(JudgeError):
-    """Files of different runs, for which one threshold means different things."""
+class NotComparable(EvaluationError):
+    """Files were scored with different options, so one threshold does not apply to all."""
 
     code = "not_comparable"
 
 
-class ExtraMissing(JudgeError):
-    """An optional dependency is needed and not installed."""
+class ExtraMissing(EvaluationError):
+    """An optional dependency is needed but not installed."""
 
     code = "extra_missing"
 
 
 class ExportError(StepscoreError):
-    """A checkpoint, or what is made of it, is refused."""
+    """A checkpoint, or the pair exported from it, is rejected."""
 
     code = "export"
 
 
 class CheckpointUnsafe(ExportError):
-    """Loading it would run code: pickle only, `auto_map`, or a name that leaves the folder."""
+    """Loading would run code or leave the folder: pickle only, `auto_map`, a path outside."""
 
     code = "checkpoint_unsafe"
 
@@ -221,13 +221,13 @@ class CheckpointCorrupt(ExportError):
 
 
 class UnsupportedArchitecture(ExportError):
-    """Not a plain Qwen2 causal language model (or a template that cannot become literals)."""
+    """Not a supported causal language model, or a chat template that cannot be rendered to literals."""
 
     code = "unsupported_architecture"
 
 
 class SelftestFailed(ExportError):
-    """The staged pair, run by the real runtime, does not give the numbers it should."""
+    """The staged pair, run by the runtime, deviates from the reference computation."""
 
     code = "selftest_failed"
 
@@ -239,12 +239,12 @@ class OutputError(StepscoreError):
 
 
 class OutputExists(OutputError):
-    """Something that is not ours to replace stands at the target."""
+    """The output path exists and was not written by stepscore, or must not be overwritten."""
 
     code = "output_exists"
 
 
 class OutputUnwritable(OutputError):
-    """No space, no permission, or another process holds the lock."""
+    """No space, no permission, or another process has locked the output."""
 
     code = "output_unwritable"

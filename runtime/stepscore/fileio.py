@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read before they are asked for."""
+"""Atomic writes, read-ahead, and errors of writing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stepscore.errors import OutputUnwritable
 
 
 def read_ahead(descriptor: int, offset: int, size: int) -> None:
-    """Have the kernel read a part of an open file in the background, where it takes such advice."""
+    """Ask the kernel to read a part of an open file in the background, where it supports fadvise."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
-    """Write beside the target, then take its place; an error (OutputUnwritable) leaves what was there.
+    """Write a temporary file in the same folder, then rename it; an error (OutputUnwritable) changes nothing.
 
-    A device or a pipe has no place to take: it is written to. A link stays one.
+    A device or a pipe is written to directly. A symbolic link stays one.
     """
     target = target.resolve()
     if target.exists() and not target.is_file():
@@ -33,7 +33,7 @@ def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         staged.replace(target)
     except OSError as error:
-        raise OutputUnwritable(f"{target} cannot be written: {error.strerror}") from None
+        raise OutputUnwritable(f"cannot write {target}: {error.strerror}") from None
     finally:
         if staged.exists():
             staged.unlink()
@@ -46,7 +46,7 @@ def _write_into(device: Path, parts: Iterable[bytes]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputUnwritable(f"{device} cannot be written: {error.strerror}") from None
+        raise OutputUnwritable(f"cannot write {device}: {error.strerror}") from None
 
 
 @contextmanager
@@ -57,5 +57,5 @@ def os_errors_as_output_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputUnwritable(
             f"cannot write {path}: {error.strerror or error}",
-            hint="free space or choose another --output; `stepscore export --dry-run` prints what is needed",
+            hint="free space or choose another --output; `stepscore export --dry-run` prints its size",
         ) from None

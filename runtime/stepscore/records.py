@@ -1,12 +1,7 @@
-"""One line of a job, in and out: JSON text -> record, result -> JSON text.
+"""Records to score, by any of the accepted field names, and the results of scoring.
 
-    {"id": 7, "problem": "1+1?", "steps": ["2", "Done."], "label": -1}        in
-    {"problem": "1+1?", "steps": [...], "label": -1, "id": 7, "cumulative_rewards": [...], ...}  out
-    {"id": 7, "error": {"code": "no_steps", "message": "..."}}                 out, when it cannot be scored
-
-`query` and `prompt` are accepted for `problem`; `answer` and `completions` for `steps`. A string `answer`
-beside another field of steps is the final answer. Every field passes through byte for byte, so that what
-reads the output needs no join with the input; a field with the name of an output field gives way to ours.
+`query` and `prompt` are accepted for `problem`; `answer` and `completions` for `steps`. An `answer` that is
+not a list, next to another field of steps, is the final answer. jobs/schema.py defines the lines of a job.
 """
 
 from __future__ import annotations
@@ -29,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A problem and its solution, step by step.
+    """A problem and the steps of its solution.
 
-    An `unfinished` one is a search's: a blank line closes its last step, and what follows is not known yet.
+    An `unfinished` solution is a partial one, as in a search: a blank line terminates its last step.
     """
 
     problem: str
@@ -40,7 +35,7 @@ class Record:
 
 
 def record_from(fields: Mapping[str, Any]) -> Record:
-    """Return the record a mapping holds under any of the accepted names; raise InvalidRecord.
+    """Return the record of a mapping, by any of the accepted names; raise InvalidRecord.
 
     >>> record_from({"query": "1+1?", "answer": ["2"]})
     Record(problem='1+1?', steps=('2',), unfinished=False)
@@ -60,7 +55,7 @@ def _agreed(meaning: str, values: Mapping[str, T]) -> T:
     (first, value), *others = values.items()
     for name, other in others:
         if other != value:
-            raise InvalidRecord(f"`{first}` and `{name}` are both given, and differ")
+            raise InvalidRecord(f"`{first}` and `{name}` are both given and differ")
     return value
 
 
@@ -69,8 +64,8 @@ def _problem(name: str, value: object) -> str:
         return value
     if isinstance(value, list):
         raise InvalidRecord(
-            f"`{name}` must be a string, not a list (of chat messages?): give the problem's text alone, "
-            "the pair's own chat template adds the turns"
+            f"`{name}` must be a string, not a list (of chat messages?): give only the text of the problem; "
+            "the pair's chat template adds the turns"
         )
     raise InvalidRecord(f"`{name}` must be a string, not {_json_type(value)}")
 
@@ -90,8 +85,10 @@ def _json_type(value: object) -> str:
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Rewards of one solution; `step_ends` are indices into the log-probs (j scores token j + 1).
+    """Rewards of one solution of L tokens and n steps, in units of beta times nats.
 
+    Log-prob j is that of token j + 1; `first_summed` and `step_ends` [n] are indices into the log-probs, the
+    first one summed and the last one of each step. `response_start` is the index of the first response token.
     The last four are None unless the scorer was loaded with `tokens=True`: `token_ids` int64 [L], the text
     that each of them adds, `policy_logprobs` and `reference_logprobs` float32 [L-1], nats.
     """
@@ -100,6 +97,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     step_rewards: list[float]
     outcome_reward: float
     num_tokens: int
+    response_start: int
+    first_summed: int
     step_ends: list[int]
     special_text: bool = False
     token_ids: NDArray[np.int64] | None = None

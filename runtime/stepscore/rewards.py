@@ -1,4 +1,4 @@
-"""Log-ratios and step ends -> rewards. Pure arithmetic on one record."""
+"""Compute rewards from log-ratios and step ends. Pure arithmetic on one record."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 
 from stepscore.errors import NonFinite
 
+Scores = Sequence[float] | np.ndarray
+"""Finite values [n], one per step or per sample; higher is better."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """The three named outputs; in units of beta times nats, n values one a step."""
+    """Rewards of n steps, in units of beta times nats."""
 
     cumulative_rewards: np.ndarray  # float64 [n], the card's `beta_reward`
     step_rewards: np.ndarray  # float64 [n], first differences
@@ -20,7 +23,7 @@ class Rewards:
 
 
 def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start: int) -> Rewards:
-    """Rewards of an implicit process reward model, read at one token a step.
+    """Return the rewards of an implicit process reward model, read at one token per step.
 
     With r[j] = log p_policy(F[j+1] | F[..j]) - log p_reference(F[j+1] | F[..j])::
 
@@ -29,13 +32,13 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
         outcome_reward        = cumulative_rewards[n - 1]
 
     Hence sum(step_rewards) = outcome_reward, equal models give exactly 0, and swapping the models flips every
-    sign. Sums are in float64 whatever comes in. Steps that end at one token share one cumulative reward.
+    sign. Sums are accumulated in float64. Steps that end at the same token have equal cumulative rewards.
 
     log_ratios: float32 or float64 [L-1], nats. step_ends: int [n], n >= 1, indices into log_ratios.
-    start: first index summed: 0 for the card's convention, response_start - 1 for response and exact.
+    start: index of the first log-ratio summed (`EncodedPrompt.first_summed`).
 
-    Raises NonFinite when a log-ratio is NaN or infinite; ValueError when there is no step or a step ends
-    before start or behind the last log-ratio.
+    Raises NonFinite when a log-ratio is NaN or infinite; ValueError when there is no step, or a step ends
+    before start or after the last log-ratio.
 
     Source: the usage code of the EurusPRM-Stage2 model card; beta is its `coef`.
 
@@ -46,10 +49,7 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
     if not np.isfinite(log_ratios).all():
         raise NonFinite(f"log-ratio {int(np.flatnonzero(~np.isfinite(log_ratios))[0])} is NaN or infinite")
     if step_ends.size == 0 or start < 0 or step_ends.min() < start or step_ends.max() >= log_ratios.size:
-        raise ValueError(f"step ends {step_ends.tolist()} do not lie in {start}..{log_ratios.size - 1}")
+        raise ValueError(f"step ends {step_ends.tolist()} are not within {start}..{log_ratios.size - 1}")
     sums = np.cumsum(log_ratios[start:], dtype=np.float64)
     cumulative = beta * sums[step_ends - start]
     return Rewards(cumulative, np.diff(cumulative, prepend=0.0), float(cumulative[-1]))
-
-
-Scores = Sequence[float] | np.ndarray

@@ -1,4 +1,4 @@
-"""The product in one file: problem and steps -> token ids -> packed batches -> log-probs -> step rewards.
+"""The scorer: problem and steps -> token ids -> packed batches -> log-probs -> step rewards.
 
 with Scorer.load("pair") as scorer:
     for result in scorer.score([{"problem": "1 + 1?", "steps": ["1 + 1 = 2", "So 2."]}]):
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Scorer:
-    """An open pair, what is summed (`windows`) and how it is scaled (`beta`)."""
+    """An open pair with a convention (of `windows`) and a scale of its rewards (`beta`)."""
 
     def __init__(self, pair: Pair, engine: Engine, windows: WindowPlanner, *, beta: float) -> None:
         if not 0 < beta < float("inf"):
@@ -57,13 +57,15 @@ class Scorer:
         threads: int | None = None,
         tokens: bool = False,
         share: bool = True,
+        engine: Engine | None = None,
     ) -> Scorer:
         """Open the pair in folder `pair`.
 
-        `beta` defaults to the pair's; `tokens` keeps the log-probs. What is left to choose of residency,
-        batch and window follows from `memory_limit` (bytes), or from the memory that is free (see memory.py);
-        none of it changes a number by more than rounding. `share` computes what records of a window begin
-        with alike once; it is there to be switched off in benchmarks.
+        `beta` defaults to the pair's; `tokens` keeps the log-probs in the results. Residency, batch and
+        window that are not given are chosen by `memory_limit` (bytes) or free memory (see memory/); none
+        changes a log-prob by more than rounding. `share=False` disables prefix sharing, for benchmarks.
+        `engine` is an open engine of this pair, used instead of opening one with `provider`, `residency` and
+        `threads`; the scorer closes it.
         """
         opened = Pair.open(pair)
         settings = fit_settings(
@@ -90,20 +92,20 @@ class Scorer:
             materializes_scores=settings.materializes_scores,
         )
         beta = opened.manifest.beta if beta is None else beta
-        return cls(opened, open_engine(opened, options), windows, beta=beta)
+        return cls(opened, engine or open_engine(opened, options), windows, beta=beta)
 
     @property
     def provider(self) -> Provider:
-        """What it runs on."""
+        """Execution provider in use."""
         return self._engine.provider
 
     @property
     def convention(self) -> Convention:
-        """Where the sum starts and where a step ends."""
+        """Reward convention: where the sum starts and where a step ends."""
         return self._windows.convention
 
     def score(self, records: Iterable[Input]) -> list[Result]:
-        """Score all records; raise the first one's InputError or NonFinite, naming its position."""
+        """Score all records; raise the first InputError or NonFinite, with the record's position."""
         results = []
         for position, outcome in self.stream(enumerate(records)):
             if not isinstance(outcome, Result):
@@ -112,12 +114,11 @@ class Scorer:
         return results
 
     def stream(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[tuple[T, Outcome]]:
-        """Score as the items come, a window of them at a time; yield (key, outcome) in input order.
+        """Score (key, record) items window by window; yield (key, outcome) in input order.
 
-        An outcome comes as soon as it and all before it are computed. While a window is computed, `items` are
-        read in another thread, at most one window ahead. An InputError among them comes out at its place.
-        Windows are filled with valid records only, so a bad one changes no other record's batch, and with it
-        no bit of its numbers.
+        An outcome is yielded as soon as it and all before it are computed. While a window is computed, a
+        thread reads `items`, at most one window ahead. An InputError among them is yielded at its position.
+        Windows are filled with valid records only, so an invalid one changes no bit of another's rewards.
         """
         with closing(prefetch(self._windows.of(items))) as windows:
             for window in windows:
@@ -126,7 +127,7 @@ class Scorer:
                     yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what the numbers depend on, as text."""
+        """Return what the rewards depend on, as text: pair, beta, convention."""
         return {
             "pair": self.pair.fingerprint,
             "beta": repr(self.beta),
@@ -134,7 +135,7 @@ class Scorer:
         }
 
     def close(self) -> None:
-        """Release the models."""
+        """Close the engine, releasing the models."""
         self._engine.close()
 
     def __enter__(self) -> Scorer:
@@ -146,14 +147,14 @@ class Scorer:
         self.close()
 
     def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
-        """Compute the window's batches; yield one outcome a prompt, in order, as batches are done."""
+        """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""
         done: dict[int, Result | NonFinite] = {}
         position = 0
         scored = self._engine.run([group.batch for group in window.groups])
         for group, logprobs in zip(window.groups, scored, strict=True):
-            for member, pairs in zip(group.members, group.batch.target_of, strict=True):
-                ours, theirs = logprobs["policy"][pairs], logprobs["reference"][pairs]
-                done[member] = self._result(window.prompts[member], ours, theirs)
+            for member, targets in zip(group.members, group.batch.target_of, strict=True):
+                policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
+                done[member] = self._result(window.prompts[member], policy, reference)
             while position in done:
                 yield done.pop(position)
                 position += 1
@@ -161,7 +162,7 @@ class Scorer:
     def _result(
         self, prompt: EncodedPrompt, policy: NDArray[np.float32], reference: NDArray[np.float32]
     ) -> Result | NonFinite:
-        """Turn the log-probs from the first computed one on into rewards."""
+        """Return the rewards of a prompt from its computed log-probs."""
         start = self._windows.first_computed(prompt)
         finite = np.isfinite(policy) & np.isfinite(reference)
         if not finite.all():
@@ -170,13 +171,14 @@ class Scorer:
                 hint="export the pair at bf16, int8 or fp32: fp16 activations overflow on some models",
             )
         ratios = policy.astype(np.float64) - reference
-        first = self._windows.first_summed(prompt) - start
-        values = rewards(ratios, prompt.step_ends - start, beta=self.beta, start=first)
+        values = rewards(ratios, prompt.step_ends - start, beta=self.beta, start=prompt.first_summed - start)
         return Result(
             cumulative_rewards=values.cumulative_rewards.tolist(),
             step_rewards=values.step_rewards.tolist(),
             outcome_reward=values.outcome_reward,
             num_tokens=len(prompt.token_ids),
+            response_start=prompt.response_start,
+            first_summed=prompt.first_summed,
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
             token_ids=prompt.token_ids if self._windows.tokens else None,

@@ -1,4 +1,4 @@
-"""Facts about this machine: free memory, cores."""
+"""This machine: available memory, usable cores, release of freed memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def available_bytes() -> int | None:
-    """Return the memory that Linux could give, a container's limit included; None elsewhere."""
+    """Return the memory available on Linux, within a container's limit; None on other systems."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -21,7 +21,7 @@ def available_bytes() -> int | None:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
         stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
-        cached = int(stat[stat.index("inactive_file") + 1])  # is given up when memory is asked for
+        cached = int(stat[stat.index("inactive_file") + 1])  # reclaimable page cache
     except (OSError, ValueError):  # no limit: no file, or "max"
         return available
     free = limit - used + cached
@@ -29,11 +29,11 @@ def available_bytes() -> int | None:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def give_back_memory() -> None:
-    """Have the C library return what is free to the system; glibc would keep it for later."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library, or no Linux
+    """Return freed memory to the system (malloc_trim); glibc would retain it."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library or system
         ctypes.CDLL(None).malloc_trim(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.peers.contender import Models, PairLogprobs
+from benchmarks.peers.contender import Checkpoints, SequenceLogprobs
 from benchmarks.support.rates import log_ratios
 from testing.checkpoints import TINY, tied, write_checkpoint
 
@@ -18,7 +18,7 @@ from benchmarks.peers.optimum_ort import OptimumOrt
 from benchmarks.peers.transformers_card import TransformersCard
 from benchmarks.support.worker import Skipped, take_turns
 
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.families.base import tensor_shapes
 
 pytestmark = pytest.mark.torch
 
@@ -27,29 +27,31 @@ SEQUENCES = [np.random.default_rng(0).integers(0, SHAPE.vocab_size, length) for 
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     folder = tmp_path_factory.mktemp("peers")
     policy = write_checkpoint(folder / "policy", SHAPE, seed=1, dtype="bfloat16", perturb=0.05)
-    return Models(policy, write_checkpoint(folder / "reference", SHAPE, seed=1, dtype="bfloat16"), folder)
+    return Checkpoints(
+        policy, write_checkpoint(folder / "reference", SHAPE, seed=1, dtype="bfloat16"), folder
+    )
 
 
 @pytest.fixture(scope="module")
-def truth(models: Models) -> list[PairLogprobs]:
+def truth(models: Checkpoints) -> list[SequenceLogprobs]:
     return TransformersCard(threads=1).load(models).logprobs(SEQUENCES)
 
 
-def test_one_log_prob_a_token_but_the_first(truth: list[PairLogprobs]) -> None:
+def test_one_log_prob_a_token_but_the_first(truth: list[SequenceLogprobs]) -> None:
     assert [(len(policy), len(reference)) for policy, reference in truth] == [(39, 39), (149, 149), (1, 1)]
     assert {array.dtype for pair in truth for array in pair} == {np.dtype(np.float32)}
 
 
-def test_padding_changes_nothing(models: Models, truth: list[PairLogprobs]) -> None:
+def test_padding_changes_nothing(models: Checkpoints, truth: list[SequenceLogprobs]) -> None:
     padded = TransformersCard(threads=1, batch_size=2).load(models).logprobs(SEQUENCES)
     np.testing.assert_allclose(log_ratios(padded), log_ratios(truth), atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_optimum_computes_the_same(models: Models, truth: list[PairLogprobs]) -> None:
+def test_optimum_computes_the_same(models: Checkpoints, truth: list[SequenceLogprobs]) -> None:
     pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
     optimum = OptimumOrt(threads=1)
     optimum.prepare(models)
@@ -63,7 +65,7 @@ def test_every_tensor_has_a_name_in_gguf() -> None:
     assert {"token_embd.weight", "output_norm.weight", "output.weight", "blk.0.attn_q.bias"} <= set(names)
 
 
-def test_a_gguf_file_holds_the_weights(models: Models, tmp_path: Path) -> None:
+def test_a_gguf_file_holds_the_weights(models: Checkpoints, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     reader = gguf.GGUFReader(write_q8_0(models.reference, SHAPE, tmp_path / "model.gguf"))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -77,7 +79,9 @@ def test_a_gguf_file_holds_the_weights(models: Models, tmp_path: Path) -> None:
     assert np.abs(restored - weight).max() <= np.abs(weight).max() / 127
 
 
-def test_llama_cpp_computes_the_same_within_8_bits(models: Models, truth: list[PairLogprobs]) -> None:
+def test_llama_cpp_computes_the_same_within_8_bits(
+    models: Checkpoints, truth: list[SequenceLogprobs]
+) -> None:
     # In a process of its own: built for another CPU it ends in an illegal instruction.
     (scored,) = take_turns([LlamaCpp(threads=1, max_tokens=256)], models, SEQUENCES, threads=1, repeats=1)
     if isinstance(scored, Skipped):

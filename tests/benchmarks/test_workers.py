@@ -1,4 +1,4 @@
-"""The machinery of benchmarks: processes that take turns, samples of text, profiles of products."""
+"""Machinery of the benchmarks: processes that alternate, rounds and aims, profiles of GEMMs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.integer_gemm import measure
-from benchmarks.peers.contender import Models
-from benchmarks.peers.ours import Ours
+from benchmarks.peers.contender import Checkpoints
+from benchmarks.peers.stepscore_pair import StepscorePair
 from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
 from benchmarks.support.forms import FORMS
 from benchmarks.support.lineup import Lineup
-from benchmarks.support.machine import add_provider, measured_provider
-from benchmarks.support.profiles import Product
+from benchmarks.support.options import add_provider, measured_provider
+from benchmarks.support.profiles import Gemm
 from benchmarks.support.worker import Skipped, Turns, take_turns
 from benchmarks.support.workloads import Workload
 from numpy.typing import NDArray
@@ -31,14 +31,15 @@ from stepscore.enums import Activations, Coding, Precision, Provider, Target
 
 pytestmark = pytest.mark.slow
 
-PURE = (
-    *("rates", "table", "readme", "workloads", "profiles", "forms", "latency"),
-    *("peers.gguf_file", "peers.llama_cpp"),
+WITH_EXAMPLES = (
+    *("beam_search", "latency", "peers.gguf_file", "peers.llama_cpp"),
+    *("reporting.docs_tables", "reporting.table"),
+    *("support.forms", "support.machine", "support.profiles", "support.rates", "support.workloads"),
 )
-NOWHERE = Models(Path("policy"), Path("reference"), Path("scratch"))
+NOWHERE = Checkpoints(Path("policy"), Path("reference"), Path("scratch"))
 
 
-@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_hold(name: str) -> None:
     results = doctest.testmod(importlib.import_module(f"benchmarks.{name}"), report=True)
     assert results.failed == 0
@@ -60,13 +61,13 @@ def test_contenders_take_turns_and_what_cannot_run_is_skipped_with_its_reason() 
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_our_contender_gives_the_engines_numbers_in_input_order(tiny_pair: Path, share: bool) -> None:
+def test_stepscore_pair_gives_the_engines_numbers_in_input_order(tiny_pair: Path, share: bool) -> None:
     rng = np.random.default_rng(0)
     start = rng.integers(0, TINY.vocab_size, 20)
     sequences = [np.concatenate([start, rng.integers(0, TINY.vocab_size, n)]) for n in (3, 30, 1)]
     engine = OrtEngine(Pair.open(tiny_pair))
-    ours = Ours("fp32", tiny_pair, 1, share).load(NOWHERE).logprobs(sequences)
-    for sequence, found in zip(sequences, ours, strict=True):
+    scored = StepscorePair("fp32", tiny_pair, 1, share).load(NOWHERE).logprobs(sequences)
+    for sequence, found in zip(sequences, scored, strict=True):
         (alone,) = engine.logprobs([sequence])
         for model in (0, 1):
             np.testing.assert_allclose(found[model], alone[model], atol=1e-5)
@@ -82,7 +83,7 @@ def test_every_aim_is_about_a_peer_of_some_round(
     rounds = [[each.name for each in contenders] for contenders in lineup.rounds(workload)]
     assert all(lineup.default.name in names for names in rounds)
     for form in FORMS[provider]:
-        assert any(lineup.ours(form).name in names for names in rounds), form
+        assert any(lineup.form(form).name in names for names in rounds), form
     for _, peer in lineup.aims(workload):
         assert any(peer.name in names for names in rounds), peer.name
 
@@ -108,7 +109,7 @@ def test_memory_of_a_gpu_is_what_a_process_gives_back() -> None:
 
 def test_a_full_gpu_is_a_reason_to_skip() -> None:
     (full,) = take_turns([Full("a")], NOWHERE, [np.arange(4)], threads=1, repeats=1)
-    assert full == Skipped("a", "the GPU has not enough memory beside the others of its round")
+    assert full == Skipped("a", "the GPU is out of memory with the other engines of its round loaded")
 
 
 def test_a_provider_that_is_not_here_ends_a_benchmark_before_it_begins() -> None:
@@ -121,11 +122,11 @@ def test_a_provider_that_is_not_here_ends_a_benchmark_before_it_begins() -> None
         measured_provider(parser.parse_args(["--provider", "cuda"]))
 
 
-def test_products_are_counted_in_the_run(pair_of: PairOf) -> None:
+def test_integer_gemms_are_counted_in_the_run(pair_of: PairOf) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, activations=Activations.INT8)
     found = measure(pair, np.arange(40), threads=1, repeats=1)
-    shapes = {Product(each["rows"], each["depth"], each["columns"]) for each in found["products"]}
-    assert Product(40, TINY.hidden_size, TINY.intermediate_size) in shapes
+    shapes = {Gemm(each["rows"], each["depth"], each["columns"]) for each in found["products"]}
+    assert Gemm(40, TINY.hidden_size, TINY.intermediate_size) in shapes
     assert 0 < found["share_of_kernels"] < 1
     assert found["in_run_gops"] > 0
     assert found["alone_gops"] > 0

@@ -14,7 +14,7 @@ from stepscore.enums import Precision
 from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.families.base import tensor_shapes
 from stepscore_export.options import ExportOptions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

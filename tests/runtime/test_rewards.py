@@ -107,5 +107,5 @@ def test_non_finite_log_ratio_is_an_error_never_a_value(value: float) -> None:
 
 @pytest.mark.parametrize(("ends", "start"), [([], 0), ([3], 0), ([-1], 0), ([0, 1], 1), ([1], -1)], ids=str)
 def test_end_outside_the_summed_log_ratios_is_an_error(ends: list[int], start: int) -> None:
-    with pytest.raises(ValueError, match="do not lie in"):
+    with pytest.raises(ValueError, match="are not within"):
         rewards(np.zeros(3), np.array(ends, dtype=np.int64), beta=1, start=start)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from testing.pairs import Checkpoints, export_unmeasured
 from testing.solutions import SAMPLES, SOLUTIONS, alone, load
 
 from stepscore.artifact.manifest import Selftest
+from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.engine.base import PairLogprobs
+from stepscore.engine import open_engine
+from stepscore.engine.base import Engine, PairLogprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, TooLong
 from stepscore.records import Record, Result
@@ -30,6 +33,39 @@ from stepscore_export.pipeline import export as pair_module
 BETA = 0.001
 TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
 RECORDS = st.builds(Record, TEXTS, st.lists(TEXTS, min_size=1, max_size=5).map(tuple))
+
+
+class Wrapped(Engine):
+    """An open engine whose log-probs may be changed on their way, and which knows whether it was closed."""
+
+    def __init__(
+        self, inner: Engine, change: Callable[[Batch, PairLogprobs], None] = lambda *_: None
+    ) -> None:
+        self.inner, self.change, self.closed = inner, change, False
+        self.provider = inner.provider
+
+    @classmethod
+    def check(cls, pair: Pair) -> None:
+        pass
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
+        for batch, logprobs in zip(batches, self.inner.run(batches), strict=True):
+            self.change(batch, logprobs)
+            yield logprobs
+
+    def trace(self, batch: Batch) -> Any:
+        return self.inner.trace(batch)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_pair: Path) -> Iterator[Engine]:
+    """The tiny pair in memory, for scorers that are cut in another way."""
+    engine = open_engine(Pair.open(tiny_pair))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +118,15 @@ def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
 @examples(15)
 @given(st.lists(st.sampled_from(SOLUTIONS) | st.none(), min_size=1, max_size=12), st.integers(1, 400))
 def test_errors_do_not_change_a_bit_of_the_other_numbers(
-    scorer: Scorer, records: list[Record | None], budget: int
+    tiny_pair: Path, engine: Engine, records: list[Record | None], budget: int
 ) -> None:
     """Neither in windows of one batch nor in one window of many."""
     bad = NoSteps("none")
     for window_tokens in (budget, 16_384):
-        with pytest.MonkeyPatch.context() as patch:
-            cut = replace(scorer._windows, max_batch_tokens=budget, window_tokens=window_tokens)
-            patch.setattr(scorer, "_windows", cut)
-            items = enumerate(record or bad for record in records)
-            among_bad = [outcome for _, outcome in scorer.stream(items)]
-            by_themselves = scorer.score([record for record in records if record])
+        scorer = load(tiny_pair, engine=engine, max_batch_tokens=budget, window_tokens=window_tokens)
+        items = enumerate(record or bad for record in records)
+        among_bad = [outcome for _, outcome in scorer.stream(items)]
+        by_themselves = scorer.score([record for record in records if record])
         assert [outcome for outcome in among_bad if outcome is not bad] == by_themselves
 
 
@@ -135,11 +169,11 @@ def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None
 @examples(10)
 @given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
 def test_the_window_and_its_order_change_no_number_beyond_rounding(
-    scorer: Scorer, records: list[Record], window_tokens: int
+    tiny_pair: Path, engine: Engine, scorer: Scorer, records: list[Record], window_tokens: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorer, "_windows", replace(scorer._windows, window_tokens=window_tokens))
-        together = scorer.score(records)
+    together = load(
+        tiny_pair, engine=engine, max_batch_tokens=window_tokens, window_tokens=window_tokens
+    ).score(records)
     for record, result in zip(records, together, strict=True):
         assert close(result, alone(scorer, record), 1e-5 * BETA * result.num_tokens)
 
@@ -167,8 +201,13 @@ def test_rewards_follow_from_the_logprobs(tiny_pair: Path, convention: Conventio
             assert len(result.token_ids) == result.num_tokens
             ratios = result.policy_logprobs.astype(np.float64) - result.reference_logprobs
             assert len(ratios) == result.num_tokens - 1
-            prompt = scorer._windows.encoder.encode(record.problem, record.steps, convention)
-            ratios[: scorer._windows.first_summed(prompt)] = 0
+            prompt = scorer.pair.encoder().encode(record.problem, record.steps, convention)
+            assert (result.response_start, result.first_summed) == (
+                prompt.response_start,
+                prompt.first_summed,
+            )
+            assert result.first_summed == (0 if convention is Convention.CARD else result.response_start - 1)
+            ratios[: result.first_summed] = 0
             expected = BETA * np.cumsum(ratios)[result.step_ends]
             assert np.allclose(result.cumulative_rewards, expected, rtol=0, atol=1e-12)
 
@@ -182,9 +221,9 @@ def test_card_and_response_differ_by_the_prompts_constant(tiny_pair: Path) -> No
     with load(tiny_pair, tokens=True) as card, load(tiny_pair, convention="response") as response:
         for record in SOLUTIONS:
             whole, part = alone(card, record), alone(response, record)
-            start = card._windows.encoder.encode(record.problem, record.steps, Convention.CARD).response_start
+            assert whole.response_start == part.response_start
             ratios = whole.policy_logprobs.astype(np.float64) - whole.reference_logprobs
-            constant = BETA * ratios[: start - 1].sum()
+            constant = BETA * ratios[: part.first_summed].sum()
             difference = np.subtract(whole.cumulative_rewards, part.cumulative_rewards)
             assert np.allclose(difference, constant, rtol=0, atol=1e-8)
 
@@ -232,18 +271,13 @@ def test_swapped_models_flip_every_sign(
 @pytest.mark.parametrize("model", ["policy", "reference"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_a_logprob_that_is_not_finite_is_an_error_of_its_record_alone(
-    tiny_pair: Path, scorer: Scorer, model: str, value: float
+    tiny_pair: Path, engine: Engine, scorer: Scorer, model: str, value: float
 ) -> None:
-    with load(tiny_pair) as broken:
-        run = broken._engine.run
+    def spoil(batch: Batch, logprobs: PairLogprobs) -> None:
+        logprobs[model][batch.target_of[1][-5]] = value  # type: ignore[literal-required]
 
-        def spoiled(batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-            for batch, logprobs in zip(batches, run(batches), strict=True):
-                logprobs[model][batch.target_of[1][-5]] = value  # type: ignore[literal-required]
-                yield logprobs
-
-        broken._engine.run = spoiled  # type: ignore[method-assign]
-        outcomes = [outcome for _, outcome in broken.stream(enumerate(SOLUTIONS))]
+    broken = load(tiny_pair, engine=Wrapped(engine, spoil))
+    outcomes = [outcome for _, outcome in broken.stream(enumerate(SOLUTIONS))]
     assert isinstance(outcomes[1], NonFinite)
     assert f"token {alone(scorer, SOLUTIONS[1]).num_tokens - 5} " in outcomes[1].message
     del outcomes[1]
@@ -274,16 +308,17 @@ def test_the_fingerprint_changes_with_the_pair(pair_of: Callable[..., Path], sco
 # Opening and closing
 
 
-def test_a_context_closes_the_scorer(tiny_pair: Path) -> None:
-    with load(tiny_pair) as scorer:
-        pass
-    assert scorer._engine._units == []
+def test_a_context_closes_the_engine_that_it_was_given(tiny_pair: Path, engine: Engine) -> None:
+    given_engine = Wrapped(engine)
+    with load(tiny_pair, engine=given_engine) as scorer:
+        assert scorer.provider is given_engine.provider
+        assert not given_engine.closed
+    assert given_engine.closed
 
 
-@pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}])
+@pytest.mark.parametrize("choices", [{"convention": "cards"}, {"provider": "tpu"}, {"residency": "some"}])
 def test_load_rejects_unknown_choices(tiny_pair: Path, choices: dict[str, object]) -> None:
-    (value,) = choices.values()
-    with pytest.raises(ValueError, match=f"'{value}' is not a valid"):
+    with pytest.raises(ValueError, match=rf"'{next(iter(choices.values()))}' is not a valid "):
         load(tiny_pair, **choices)
 
 

@@ -1,55 +1,110 @@
-"""Two checkpoints -> one sealed pair of bitsandbytes' weights, quantised and saved by transformers itself."""
+"""The backend of bitsandbytes' weights, quantized and saved by transformers itself."""
 
 from __future__ import annotations
 
 import gc
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
+import onnx_ir as ir
 from safetensors import SafetensorError
 
-from stepscore.artifact.manifest import CONFIG
+from stepscore.artifact.manifest import CONFIG, Distance
 from stepscore.engine.pytorch import loading
-from stepscore.enums import Precision
-from stepscore.errors import OutputUnwritable
+from stepscore.engine.pytorch.engine import PACKAGES, require_packages
+from stepscore.enums import Coding, Exporter, Format, Precision
+from stepscore.errors import ExportError, OutputUnwritable
 from stepscore.fileio import os_errors_as_output_errors
-from stepscore_export.backends.base import ExportEstimate
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.backends.base import Backend, ExportEstimate, Progress, Storage, StoredUnit
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
 from stepscore_export.options import BitsandbytesOptions
+from stepscore_export.quantization.error_propagation import Statistics
 from stepscore_export.staging import Stage
+from stepscore_export.weights.row_blocks import Advance
 
 if TYPE_CHECKING:
     import torch
 
 BLOCK_SIZE = 64
-"""Weights that share a scale at four bits, transformers' choice; at eight it is a row."""
+"""Weights that share a scale at 4 bits, transformers' choice; at 8 bits it is a row."""
 BASE_BYTES = 450 << 20  # Python, torch, transformers, bitsandbytes, onnxruntime, a tokenizer
-# Of both models, as an ONNX pair of 2 x 7.6 B took: running checkpoints and pair on the texts is most of it.
+# Of both models, as measured on an ONNX pair of 2 x 7.6 B: most of it is running checkpoints and pair.
 PARAMETERS_PER_SECOND = 8e6
 
 
-def estimate_bitsandbytes(checkpoints: Members, options: BitsandbytesOptions) -> ExportEstimate:
-    """Predict weight files closely, memory and time roughly."""
-    parameters = sum(model.parameters() for model in checkpoints.values())
-    stored: dict[str, int] = {
-        name: weight_bytes(model, options.precision) for name, model in checkpoints.items()
-    }
-    return ExportEstimate(
-        parameters=parameters,
-        source_bytes=sum(model.num_bytes() for model in checkpoints.values()),
-        weight_bytes=stored,
-        memory_bytes=BASE_BYTES
-        + max(model.num_bytes() + stored[name] for name, model in checkpoints.items()),
-        seconds=parameters / PARAMETERS_PER_SECOND,
-    )
+@dataclass(frozen=True, slots=True)
+class BitsandbytesBackend(Backend[None]):
+    """Each model as transformers saves it, its layers quantized by bitsandbytes; PyTorch runs it."""
+
+    options: BitsandbytesOptions
+
+    def require(self) -> None:
+        """Raise ProviderUnavailable unless torch, transformers, accelerate and bitsandbytes are installed."""
+        require_packages()
+
+    def resolve(self, distance: Distance, *, calibrated: bool) -> Self:
+        """Return the same backend, whose options leave nothing open; ExportError for a calibration."""
+        if calibrated:
+            raise ExportError(
+                "--calibration is not supported with --format bitsandbytes",
+                hint="drop --calibration, or use --format onnx",
+            )
+        return self
+
+    @property
+    def storage(self) -> Storage:
+        """What the manifest says of the pair."""
+        return Storage(
+            format=Format.BITSANDBYTES,
+            exporter=Exporter.STEPSCORE,
+            precision=self.options.precision,
+            block_size=BLOCK_SIZE,
+            target=None,
+            coding=Coding.INDEPENDENT,
+            difference=None,
+            beta=self.options.beta,
+            packages=PACKAGES,
+        )
+
+    def describe(self) -> str:
+        """Return library and precision."""
+        return f"bitsandbytes {self.options.precision}, each model quantized alone"
+
+    def estimate(self, checkpoints: Members, batch_tokens: int) -> ExportEstimate:
+        """Predict weight files closely, memory and time roughly; a model is loaded whole."""
+        sizes: dict[str, int] = {}
+        peak = 0
+        for name, checkpoint in checkpoints.items():
+            sizes[name] = weight_bytes(checkpoint, self.options.precision)
+            peak = max(peak, checkpoint.num_bytes() + sizes[name])
+        return ExportEstimate.of(checkpoints, sizes, BASE_BYTES + peak, PARAMETERS_PER_SECOND)
+
+    def prepare(self, checkpoints: Members, progress: Progress) -> None:
+        """Leave everything to `store`: transformers loads and quantizes in one step."""
+
+    def store(
+        self, staged: Stage, folder: str, members: Members, statistics: Statistics, advance: Advance
+    ) -> StoredUnit[None]:
+        """Load one model, quantized on the way, and have transformers save it into the stage."""
+        (checkpoint,) = members.values()
+        with checkpoint.naming():
+            write_model(staged, folder, checkpoint, self.options.precision)
+        advance(checkpoint.parameters())
+        return StoredUnit(folder, members, None, {})
+
+    def graphs(self, unit: StoredUnit[None]) -> Iterator[tuple[str, ir.Model]]:
+        """Give none: PyTorch runs transformers' code."""
+        return iter(())
 
 
 def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """Return the bytes of a model's tensors, names and headers aside.
 
-    A matrix of a layer has a byte a weight and a float a row, or half a byte a weight and a float for 64;
-    everything else stays in the type that the checkpoint has its embedding in.
+    At 8 bits a matrix of a layer has a byte per weight and a float per row, at 4 bits half a byte per weight
+    and a float per 64 weights; everything else stays in the type that the checkpoint's embedding has.
     """
     size = checkpoint.dtype(EMBEDDING).itemsize
     total = 0
@@ -65,7 +120,7 @@ def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
 
 
 def write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Precision) -> None:
-    """Save one model's folder into the stage, and take note of its files."""
+    """Save one model's folder into the stage and register its files."""
     import torch  # noqa: PLC0415
     from transformers import GenerationConfig  # noqa: PLC0415
 
@@ -75,7 +130,7 @@ def write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Pre
         device_map={"": "cpu"},
         quantization=_quantization(precision),
     )
-    # Nothing is generated here, and a checkpoint's own settings for it may be ones that cannot be saved.
+    # Generation settings are not used here, and those of some checkpoints fail validation when saved.
     model.generation_config = GenerationConfig()
     folder = staged.folder / name
     try:
@@ -87,8 +142,8 @@ def write_model(staged: Stage, name: str, checkpoint: Checkpoint, precision: Pre
     gc.collect()
     for path in sorted(folder.iterdir()):
         if path.name == CONFIG or ".safetensors" in path.suffixes:
-            path.chmod((folder / CONFIG).stat().st_mode)  # safetensors writes for its owner alone
-            staged.take(path)
+            path.chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it its owner's alone
+            staged.register(path)
         else:
             path.unlink()
 

@@ -1,50 +1,47 @@
-"""A traced model as the graphs of a unit: the plan's inputs before it, our log-prob head behind it.
+"""The backend of transformers' own modelling code, traced by optimum-onnx, on padded batches.
 
-    embed   input_ids [n] -> rows [n, H]
-    body    rows, pad_index, unpad_index, seqlens_k, score_index -> hidden [m, H]      the traced code
-    head    hidden, rows [c], targets [t, 2] -> parts [t, 2, tiles]                    (head.py)
-
-The traced code knows padded batches: rows are gathered into [B, S, H] in place of its embedding, the mask and
-the positions follow from the lengths, and of what would enter its own head the scored rows are taken. A row
-that stands in several sequences (a shared prefix) is looked up once and computed in each of them.
-
-All operators are standard ones. Weights are transformers' by name, matrices transposed as the traced code
-wants them; initializers name bytes of the unit's weights.bin.
+An independent implementation of the layers, to cross-check the others with. Embedding and head are those of
+the onnx backend; each model is stored alone, as fp32, fp16 or bf16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from stepscore.artifact.graph_contract import BODY, EMBED, HEAD
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, TILE
 from stepscore.artifact.manifest import Extent
+from stepscore.batching.planner import MAX_PADDING
 from stepscore.errors import ExportError
-from stepscore_export.backends.optimum_trace import INPUTS, OUTPUT
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
-from stepscore_export.graphs.builder import INT32, INT64, GraphBuilder
+from stepscore.memory.settings import HEAD_ROWS
+from stepscore_export.backends.base import Progress, Storage, StoredUnit
+from stepscore_export.backends.graph_backend import BASE_BYTES, GraphBackend
+from stepscore_export.backends.optimum_body import body_of
+from stepscore_export.backends.optimum_trace import PACKAGES, require_optimum, trace
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
+from stepscore_export.families.base import HEAD as HEAD_WEIGHT
 from stepscore_export.graphs.decoder import embed_graph
 from stepscore_export.graphs.head import head_graph
-from stepscore_export.graphs.shape import Shape
-from stepscore_export.options import ExportOptions
-from stepscore_export.weights.layout import HeadTile, Table, extent_of
+from stepscore_export.graphs.shape import graph_shape
+from stepscore_export.options import OPTIMUM_HINT
+from stepscore_export.quantization.error_propagation import Statistics
+from stepscore_export.weights.layout import HeadTile, Table, extent_of, tensors
 from stepscore_export.weights.row_blocks import Advance
 from stepscore_export.weights.weight_file import TensorRef, TensorSink
 from stepscore_export.weights.writer import UnitWriter, converted
 
-TRACED_HEAD = "lm_head.weight"
+TORCH_BYTES = 260 << 20  # PyTorch, transformers and optimum
+TRACED_ARRAYS = 4  # of [positions, intermediate_size], and of [tokens of a chunk, TILE]
 
 
 @dataclass(frozen=True, slots=True)
 class TracedWeights:
-    """A whole unit in one weight file; `layers` are the parameters of the traced code by their own names."""
+    """A unit in one weight file; `layers` are the parameters of the traced code under their own names."""
 
     embedding: tuple[Table, ...]
     layers: tuple[TensorRef, ...]
@@ -56,151 +53,79 @@ class TracedWeights:
         return {name: extent_of(part) for name, part in parts.items()}
 
 
-def store_traced(
-    members: Members, file: TensorSink, options: ExportOptions, advance: Advance
-) -> TracedWeights:
-    """Append one model to `file`, a matrix at a time, and return where everything is."""
-    (checkpoint,) = members.values()
-    writer = UnitWriter(members, file, options, advance)
-    embedding = writer.embedding()
-    layers = tuple(_store(checkpoint, name, file, options, advance) for name in _layer_shapes(checkpoint))
-    return TracedWeights(embedding, layers, writer.head(embedding))
+@dataclass(frozen=True)
+class OptimumBackend(GraphBackend[TracedWeights]):
+    """Graphs of the traced modelling code, all layers in one."""
+
+    def require(self) -> None:
+        """Raise ProviderUnavailable unless optimum-onnx, torch and transformers can trace."""
+        require_optimum()
+
+    def check(self, *, calibrated: bool) -> None:
+        """Raise ExportError for a calibration: nothing is quantized."""
+        if calibrated:
+            raise ExportError("--calibration is not supported with --exporter optimum", hint=OPTIMUM_HINT)
+
+    @property
+    def storage(self) -> Storage:
+        """What the manifest says of the pair; the traced code depends on more packages."""
+        found = super().storage
+        return replace(found, packages=(*found.packages, *PACKAGES))
+
+    def describe(self) -> str:
+        """Return the precision, and that the graphs were traced."""
+        return f"{self.options.precision}, traced by optimum"
+
+    def memory_bytes(self, weights: TracedWeights, config: DecoderConfig, batch_tokens: int) -> int:
+        """Return the expected peak, that of running one whole model: a traced one is not cut into layers.
+
+        Its weights in fp32, one matrix twice while it is packed, a batch of the fidelity's texts as padded
+        positions, and a chunk of the head; tracing needs less.
+        """
+        parts = (weights.layers, weights.head)
+        parameters = sum(math.prod(tensor.shape) for part in parts for tensor in tensors(part))
+        matrix = config.intermediate_size * config.hidden_size
+        batch = TRACED_ARRAYS * MAX_PADDING * batch_tokens * config.intermediate_size
+        logits = TRACED_ARRAYS * HEAD_ROWS * min(TILE, config.vocab_size)
+        return BASE_BYTES + TORCH_BYTES + 4 * (parameters + matrix + batch + logits)
+
+    def prepare(self, checkpoints: Members, progress: Progress) -> None:
+        """Trace the modelling code, so that an export that cannot be traced fails before it writes."""
+        progress("tracing the modelling code", 0)
+        for checkpoint in checkpoints.values():
+            with checkpoint.naming():
+                trace(checkpoint)  # is kept
+
+    def write_unit(
+        self, members: Members, file: TensorSink, statistics: Statistics, advance: Advance
+    ) -> TracedWeights:
+        """Append one model to `file`, a matrix at a time, and return where each tensor is."""
+        (checkpoint,) = members.values()
+        writer = UnitWriter(members, file, self.options, advance)
+        embedding = writer.embedding()
+        layers = tuple(self._write(checkpoint, name, file, advance) for name in _layer_names(checkpoint))
+        return TracedWeights(embedding, layers, writer.head(embedding))
+
+    def graphs(self, unit: StoredUnit[TracedWeights]) -> Iterator[tuple[str, ir.Model]]:
+        """Give embed, body and head; ExportError where the traced graph is not as expected."""
+        (checkpoint,) = unit.members.values()
+        weights, shape = unit.weights, graph_shape(unit.members, self.options)
+        yield EMBED, embed_graph(weights.embedding, shape)
+        yield BODY, body_of(trace(checkpoint), weights.layers, shape)
+        yield HEAD, head_graph(weights.head, shape)
+
+    def _write(self, checkpoint: Checkpoint, name: str, file: TensorSink, advance: Advance) -> TensorRef:
+        """Append one tensor, a matrix transposed: the traced code multiplies with it as it is stored."""
+        shape = checkpoint.shape(name)
+        dtype = self.options.storage if len(shape) == 2 else self.options.compute
+
+        def blocks() -> Iterator[np.ndarray]:
+            values = converted(checkpoint.rows(name), dtype, name)
+            yield np.ascontiguousarray(values.T)
+            advance(values.size)
+
+        return file.append(name, dtype, shape[::-1], blocks())
 
 
-def traced_graphs(weights: TracedWeights, traced: bytes, shape: Shape) -> Iterator[tuple[str, ir.Model]]:
-    """Give the graphs of a unit by name; ExportError where the trace is not what we know how to use."""
-    yield EMBED, embed_graph(weights.embedding, shape)
-    yield BODY, body_of(traced, weights.layers, shape)
-    yield HEAD, head_graph(weights.head, shape)
-
-
-def body_of(traced: bytes, layers: Sequence[TensorRef], shape: Shape) -> ir.Model:
-    """Return the traced model between its embedding and its head, on the plan's inputs."""
-    # rows [n, H], indices -> hidden [m, H]
-    code = ir.from_proto(onnx.load_model_from_string(traced))
-    _check_interface(code.graph)
-    inputs = {str(value.name): value for value in code.graph.inputs}
-    embedded, hidden = _embedded(inputs[INPUTS[0]]), _hidden(code.graph.outputs[0])
-    g = GraphBuilder(BODY.removesuffix(".onnx"), shape)
-    unpad, scored = (
-        g.input(name, INT64, size) for name, size in (("unpad_index", "n"), ("score_index", "m"))
-    )
-    padded, mask, positions = _padded(g)
-    embedded.replace_all_uses_with(padded)
-    inputs["attention_mask"].replace_all_uses_with(mask)
-    inputs["position_ids"].replace_all_uses_with(positions)
-    for ref in layers:
-        _attach(g, inputs, ref)
-    before = list(g.tape.nodes)
-    flat = g.op("Reshape", hidden, g.constant("flat", -1, shape.hidden_size))  # [B * S, H]
-    rows = g.op("Gather", flat, g.op("Gather", unpad, scored))
-    traced_nodes = list(code.graph)
-    code.graph.outputs.clear()
-    code.graph.remove(traced_nodes)
-    nodes = [*before, *traced_nodes, *g.tape.nodes[len(before) :]]
-    size = ("m", shape.hidden_size)
-    body = g.finish((rows, "hidden", shape.compute, size), nodes=nodes, opset=code.opset_imports[""])
-    RemoveUnusedNodesPass()(body)
-    return body
-
-
-# What is written
-
-
-def _layer_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    shapes = tensor_shapes(checkpoint.config)
-    return {name: shape for name, shape in shapes.items() if name not in {EMBEDDING, TRACED_HEAD}}
-
-
-def _store(
-    checkpoint: Checkpoint, name: str, file: TensorSink, options: ExportOptions, advance: Advance
-) -> TensorRef:
-    shape = checkpoint.shape(name)
-    dtype = options.storage if len(shape) == 2 else options.compute
-
-    def blocks() -> Iterator[np.ndarray]:
-        values = converted(checkpoint.rows(name), dtype, name)
-        yield np.ascontiguousarray(values.T)
-        advance(values.size)
-
-    return file.append(name, dtype, shape[::-1], blocks())
-
-
-# What is read of the trace
-
-
-def _check_interface(graph: ir.Graph) -> None:
-    found = [str(value.name) for value in graph.inputs]
-    missing = [name for name in INPUTS if name not in found]
-    outputs = [str(value.name) for value in graph.outputs]
-    if missing or outputs != [OUTPUT]:
-        _refuse(f"has the inputs {_listed(found)} and the outputs {_listed(outputs)}")
-
-
-def _embedded(input_ids: ir.Value) -> ir.Value:
-    """Return the rows [B, S, H] that the token ids are looked up as: all that they are used for."""
-    nodes = [node for node, _ in input_ids.uses()]
-    if [node.op_type for node in nodes] != ["Gather"] or _named(nodes[0].inputs[0]) != EMBEDDING:
-        _refuse(f"uses input_ids in {_listed([node.op_type for node in nodes])}, not in one embedding")
-    return nodes[0].outputs[0]
-
-
-def _hidden(logits: ir.Value) -> ir.Value:
-    """Return the rows [B, S, H] that enter the head."""
-    product = logits.producer()
-    if product is None or product.op_type != "MatMul":
-        _refuse(f"makes its logits with {product.op_type if product else 'nothing'}, not with a product")
-    rows, matrix = product.inputs
-    transposed = None if matrix is None else matrix.producer()
-    if rows is None or transposed is None or _named(transposed.inputs[0]) != TRACED_HEAD:
-        _refuse("multiplies its last rows with something else than the head")
-    return rows
-
-
-def _attach(g: GraphBuilder, inputs: dict[str, ir.Value], ref: TensorRef) -> None:
-    """Let the bytes of the weight file take the place of a parameter."""
-    parameter = inputs.get(ref.name)
-    if parameter is None:
-        _refuse(f"has no parameter {ref.name}, only {_listed(inputs)}")
-    places = [parameter]
-    if len(ref.shape) == 2:
-        nodes = [node for node, _ in parameter.uses()]
-        if any(node.op_type != "Transpose" for node in nodes):
-            _refuse(f"uses {ref.name} in {_listed(node.op_type for node in nodes)}, not transposed")
-        places = [node.outputs[0] for node in nodes]
-    weight = g.weight(ref)
-    for place in places:
-        place.replace_all_uses_with(weight)
-
-
-def _padded(g: GraphBuilder) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Return the rows [B, S, H], and the mask and the positions of the padded view, int64 [B, S]."""
-    rows = g.input("rows", g.compute, "n", g.shape.hidden_size)
-    pad_index = g.input("pad_index", INT64, "batch", "sequence")
-    seqlens_k = g.input("seqlens_k", INT32, "batch")
-    zero, one, first, second = (
-        *(g.scalar(f"plan.{value}", value) for value in (0, 1)),
-        *(g.constant(f"plan.[{value}]", value) for value in (0, 1)),
-    )
-    size = g.op("Shape", pad_index)
-    line = g.op("Unsqueeze", g.op("Range", zero, g.op("Gather", size, one), one), first)  # [1, S]
-    last = g.op("Unsqueeze", g.cast(seqlens_k, INT32, INT64), second)  # [B, 1]
-    mask = g.cast(g.op("LessOrEqual", line, last), ir.DataType.BOOL, INT64)
-    return g.op("Gather", rows, pad_index), mask, g.op("Expand", line, size)
-
-
-def _named(value: ir.Value | None) -> str | None:
-    return None if value is None else value.name
-
-
-def _listed(names: Iterable[str]) -> str:
-    found = list(names)
-    return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
-
-
-def _refuse(what: str) -> NoReturn:
-    raise ExportError(
-        f"the traced graph {what}",
-        hint="take --exporter stepscore, or the versions of optimum-onnx, torch and transformers in "
-        "constraints.txt",
-    )
+def _layer_names(checkpoint: Checkpoint) -> list[str]:
+    return [name for name in tensor_shapes(checkpoint.config) if name not in {EMBEDDING, HEAD_WEIGHT}]

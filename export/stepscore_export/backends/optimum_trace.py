@@ -1,8 +1,9 @@
-"""transformers' own modelling code as an ONNX graph, by way of optimum: ids, mask, positions -> logits.
+"""Traces transformers' own modelling code into an ONNX graph: token ids, mask, positions -> logits.
 
-optimum-onnx knows what the model is called with and patches what a tracer cannot follow; torch's tracer
-writes down what the code does. No weights are loaded for that: parameters are memory that was never written,
-and inputs of the graph under their own names. torch, transformers and optimum are imported when needed.
+optimum-onnx provides example inputs and patches what a tracer cannot follow; torch's tracer records the
+operators. No weights are loaded for that: parameters are memory that was never written, and become inputs of
+the graph under their own names. torch, transformers and optimum are imported when needed. The tracer knows
+Qwen2 alone.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ OUTPUT = "logits"
 PACKAGES = ("optimum-onnx", "torch", "transformers")
 OPSET = 18
 TOO_NEW = (4, 58)
-"""The first transformers that optimum-onnx cannot be used with."""
+"""First version of transformers that optimum-onnx does not support."""
 TRACED_VOCABULARY = 16
-"""Rows of the embedding and the head while the code is traced: neither is in the graph that is kept."""
+"""Vocabulary while the code is traced: embedding and head are not in the graph that is kept."""
 
 
 def require_optimum() -> None:
@@ -42,8 +43,8 @@ def require_optimum() -> None:
         ) from None
     if tuple(map(int, found["transformers"].split(".")[:2])) >= TOO_NEW:
         raise ProviderUnavailable(
-            f"transformers {found['transformers']} is installed; optimum-onnx needs one before 4.58",
-            hint="pip install 'stepscore[optimum]' 'transformers<4.58', in an environment of its own",
+            f"transformers {found['transformers']} is installed; optimum-onnx needs a version before 4.58",
+            hint="pip install 'stepscore[optimum]' 'transformers<4.58', in a separate environment",
         )
     try:
         with _quiet():
@@ -57,7 +58,7 @@ def require_optimum() -> None:
 def trace(checkpoint: Checkpoint) -> bytes:
     """Return the traced model, an ONNX ModelProto whose parameters are inputs of the graph.
 
-    Checkpoints of equal configurations are traced once. Raises ProviderUnavailable, or ExportError where
+    Checkpoints with equal configurations are traced once. Raises ProviderUnavailable, or ExportError where
     the code cannot be traced.
     """
     require_optimum()
@@ -85,12 +86,12 @@ def _traced(config_json: str) -> bytes:
         reason = str(error).partition("\n")[0]
         raise ExportError(
             f"the modelling code cannot be traced: {reason}",
-            hint="take --exporter stepscore, and report this with the versions in `pip list`",
+            hint="use --exporter stepscore, and report this with the versions in `pip list`",
         ) from error
 
 
 def _unwritten(config: Any) -> Any:
-    """Return a model whose parameters take address space and no memory."""
+    """Return a model whose parameters use address space but no memory."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
@@ -98,10 +99,10 @@ def _unwritten(config: Any) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     for name, parameter in list(model.named_parameters()):
         module, _, attribute = name.rpartition(".")
-        # numpy asks for large pages: reading what was never written is quick, and is no memory.
+        # numpy asks for huge pages: reading memory that was never written is fast, and allocates nothing.
         zeros = torch.from_numpy(np.zeros(tuple(parameter.shape), np.float32))
         setattr(model.get_submodule(module), attribute, torch.nn.Parameter(zeros, requires_grad=False))
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are no parameter
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are not parameters
     return model.eval()
 
 
@@ -112,8 +113,8 @@ def _export(model: Any) -> bytes:
     onnx_config = Qwen2OnnxConfig(model.config, task="text-generation", use_past=False)
     example = onnx_config.generate_dummy_inputs(framework="pt")
     file = io.BytesIO()
-    # Of a model in training, and of no other, the tracer leaves parameters apart whose values are equal. None
-    # of ours has a value; the modules inside, where training would make a difference, stay as they are.
+    # Unless the model is in training mode the tracer merges parameters with equal values, and here all are
+    # zero. Only the outermost module is switched: the modules inside, where it would matter, stay in eval.
     model.training = True
     with onnx_config.patch_model_for_export(model, model_kwargs={"logits_to_keep": 0}):
         inputs = onnx_config.ordered_inputs(model)
@@ -125,7 +126,7 @@ def _export(model: Any) -> bytes:
             output_names=list(onnx_config.outputs),
             dynamic_axes={**inputs, **onnx_config.outputs},
             opset_version=OPSET,
-            do_constant_folding=False,  # what is folded has no name
+            do_constant_folding=False,  # folded constants have no name
             export_params=False,
             training=torch.onnx.TrainingMode.PRESERVE,
             dynamo=False,
@@ -135,13 +136,13 @@ def _export(model: Any) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what is known of a trace, and nothing else."""
+    """Silence the known warnings of a trace, and nothing else."""
     from torch.jit import TracerWarning  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.set_verbosity_error()
     with warnings.catch_warnings():
-        # Branches that are taken by whether a batch has more than one position: ours have.
+        # Branches on whether a batch has more than one position: here it always has.
         warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean", TracerWarning)
         # Indices are never negative here.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)

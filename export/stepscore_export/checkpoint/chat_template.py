@@ -1,4 +1,4 @@
-"""The chat template, rendered at export into three literals; nothing later runs it."""
+"""Renders the chat template at export into three literals; it is never run again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TIME_LIMIT_SECONDS = 10.0
 
 _PROBLEM, _ANSWER = "stepscoreProblem", "stepscoreAnswer"
 
-# What real texts hold and templates are known to touch: white space at the ends (trim), blank lines between
-# steps, markup (escapes), template syntax, control tokens, and thinking blocks (dropped by some templates).
+# Texts that templates are known to change: white space at the ends (trim), blank lines between steps, markup
+# (escapes), template syntax, control tokens, and thinking blocks (dropped by some templates).
 _PROBES = (
     (" \n\t problem \t\r\n ", "\n\n  answer \n\n"),
     ("first\n\nsecond\n\n\nthird", "step one"),
@@ -45,7 +45,7 @@ def literals(chat_template: ChatTemplate, *, time_limit: float = TIME_LIMIT_SECO
     k steps has the same literals for every k.
 
     Raises UnsupportedArchitecture where the template trims, drops, repeats or escapes a text, fails, or
-    exceeds `time_limit` seconds, memory or length; CheckpointUnsafe where it reaches for Python's internals.
+    exceeds `time_limit` seconds, memory or length; CheckpointUnsafe where it accesses Python's internals.
     """
     first, *rendered = _render(chat_template, [(_PROBLEM, _ANSWER), *_PROBES], time_limit)
     template = _split(first)
@@ -69,10 +69,10 @@ def _split(rendered: str) -> Template:
 
 
 def _not_verbatim(problem: str, answer: str, rendered: str) -> UnsupportedArchitecture:
-    """Name what the template did to a text it should have inserted as it is."""
+    """Name what the template did to a text that it should have inserted verbatim."""
     role, text = ("problem", problem) if problem not in rendered else ("answer", answer)
     if text in rendered:
-        fault = "writes something else around"
+        fault = "changes its own text around"
     elif text in html.unescape(rendered) or json.dumps(text, ensure_ascii=False)[1:-1] in rendered:
         fault = "escapes"
     elif text.strip() in rendered:
@@ -81,7 +81,7 @@ def _not_verbatim(problem: str, answer: str, rendered: str) -> UnsupportedArchit
         fault = "drops or changes part of"
     return UnsupportedArchitecture(
         f"the chat template {fault} the {role} {text[:40]!r}",
-        hint="the runtime inserts texts verbatim; use a template that does the same",
+        hint="use a template that inserts texts verbatim, as the runtime does",
     )
 
 
@@ -96,7 +96,7 @@ def _render(
             for problem, answer in conversations
         ],
     }
-    # By path and with -P: neither the current folder nor this package's own module names can be imported.
+    # By path and with -P, so that neither the current folder nor this package's modules can be imported.
     command = [sys.executable, "-P", str(Path(__file__).with_name("template_sandbox.py"))]
     try:
         process = subprocess.run(
@@ -125,10 +125,11 @@ def _render(
 def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
     """Return the chat template as literals, and the runtime's encoder of them.
 
-    Raises UnsupportedArchitecture where the runtime could not use them.
+    Raises UnsupportedArchitecture where the runtime cannot encode them.
     """
-    template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
-    try:
-        return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
-    except ManifestInvalid as error:
-        raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
+    with policy.naming():
+        template, limit = literals(policy.chat_template()), policy.config.max_position_embeddings
+        try:
+            return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
+        except ManifestInvalid as error:
+            raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None

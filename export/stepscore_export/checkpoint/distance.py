@@ -1,4 +1,4 @@
-"""How far apart two checkpoints are."""
+"""Measures the distance of two checkpoints, |policy - reference| / |reference|."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from stepscore.artifact.manifest import Distance
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.base import EMBEDDING, HEAD, tensor_shapes
 
 SAMPLE_ELEMENTS = 1 << 20  # of each matrix: a norm within 0.1 %
 
@@ -18,17 +18,18 @@ SLICES = 8
 
 
 def measure_distance(policy: Checkpoint, reference: Checkpoint) -> Distance:
-    """Compare all matrices of two models of one shape; reads at most SAMPLE_ELEMENTS of each."""
+    """Return the distance of all matrices of two models of one shape, sampled: SAMPLE_ELEMENTS of each."""
     sums: dict[str, tuple[float, float]] = {}
-    for name, ours, theirs in _matrices(policy, reference):
+    for name, in_policy, in_reference in _matrices(policy, reference):
         difference = weight = 0.0
-        for rows in _sample(reference.shape(theirs)):
-            base = reference.rows(theirs, rows.start, rows.stop).astype(np.float64)
-            difference += float(np.square(policy.rows(ours, rows.start, rows.stop) - base).sum())
+        for rows in _sample(reference.shape(in_reference)):
+            base = reference.rows(in_reference, rows.start, rows.stop).astype(np.float64)
+            difference += float(np.square(policy.rows(in_policy, rows.start, rows.stop) - base).sum())
             weight += float(np.square(base).sum())
-        # as if of the whole matrix, so that in the overall norm a matrix counts by its size
-        rows_of_one = reference.shape(theirs)[0] / sum(map(len, _sample(reference.shape(theirs))))
-        sums[name] = difference * rows_of_one, weight * rows_of_one
+        # Scaled up to the whole matrix, so that a matrix counts by its size in the overall norm.
+        shape = reference.shape(in_reference)
+        rows_per_sampled = shape[0] / sum(map(len, _sample(shape)))
+        sums[name] = difference * rows_per_sampled, weight * rows_per_sampled
     total = tuple(sum(values) for values in zip(*sums.values(), strict=True))
     return Distance(_ratio(*total), {name: _ratio(*values) for name, values in sums.items()})
 
@@ -39,11 +40,11 @@ def _matrices(policy: Checkpoint, reference: Checkpoint) -> Iterator[tuple[str, 
             yield name, name, name
     yield EMBEDDING, EMBEDDING, EMBEDDING
     if policy.head_name != EMBEDDING or reference.head_name != EMBEDDING:
-        yield "lm_head.weight", policy.head_name, reference.head_name
+        yield HEAD, policy.head_name, reference.head_name
 
 
 def _sample(shape: tuple[int, ...]) -> list[range]:
-    """Slices of rows, evenly spread; all rows of a small matrix."""
+    """Return slices of rows, evenly spread; all rows of a small matrix."""
     rows, columns = shape
     wanted = SAMPLE_ELEMENTS // columns
     if rows <= wanted:
@@ -53,5 +54,5 @@ def _sample(shape: tuple[int, ...]) -> list[range]:
 
 
 def _ratio(difference: float, weight: float) -> float:
-    # taken apart, so that a reference of zeros gives a large number and not infinity
+    # Two square roots, so that a reference of zeros gives a large number, not infinity.
     return math.sqrt(difference) / math.sqrt(max(weight, float(np.finfo(np.float64).tiny)))

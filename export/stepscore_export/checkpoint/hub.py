@@ -1,4 +1,4 @@
-"""`id@revision`: a snapshot of a Hugging Face repository, safetensors and text only."""
+"""Downloads `id@revision`, a snapshot of a Hugging Face repository: safetensors and text only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _REPOSITORY = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?"
 
 
 def download(source: str) -> tuple[str, str, Path]:
-    """Download what an export reads; returns the repository id, the commit hash and the snapshot's folder.
+    """Download the files of a checkpoint; return the repository id, the commit hash and the folder.
 
-    Without `@revision` it is the default branch. Offline, a snapshot that was downloaded before is used.
+    Without `@revision` it is the default branch. Offline, an earlier download is used.
     """
     match = _REPOSITORY.fullmatch(source)
     if match is None:
-        raise NotFound(f"no folder at {source}", hint="give a Hugging Face folder or `id@revision`")
+        raise NotFound(f"no folder at {source}", hint="pass a Hugging Face folder or `id@revision`")
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a local folder needs no hub client
 
     try:
@@ -27,10 +27,10 @@ def download(source: str) -> tuple[str, str, Path]:
             allow_patterns=["*.safetensors", "*.json", "*.jinja"],
             ignore_patterns=["*/*"],
         )
-    except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
+    except (OSError, ValueError) as error:  # all errors of the hub client derive from these
         reason = str(error).strip().partition("\n")[0]
         raise NotFound(
-            f"{source} is neither a folder here nor a repository that can be downloaded: {reason}",
+            f"{source} is not a local folder, and cannot be downloaded: {reason}",
             hint="check the id, the revision and the network; a gated repository needs `hf auth login`",
         ) from None
     return match["id"], Path(folder).name, Path(folder)

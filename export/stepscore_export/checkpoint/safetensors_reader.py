@@ -1,4 +1,4 @@
-"""Tensors of a safetensors checkpoint: found and validated from headers, read a row block at a time."""
+"""Reads safetensors: tensors are located and validated from headers, and read a row block at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, UnsupportedArchitecture
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
 
-WEIGHTS = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-# What a Qwen2 model is trained and published in; anything narrower has already lost what a reward is made of.
+# Types that models are trained and published in. Narrower ones have lost the difference a reward is made of.
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -30,7 +30,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor's bytes are; `dtype` is safetensors' code, `offset` counts from the file's start."""
+    """Location of a tensor's bytes; `dtype` is safetensors' code, `offset` counts from the file's start."""
 
     name: str
     path: Path
@@ -50,14 +50,16 @@ class StoredTensor:
 
 
 def locate_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint by its stored name. Reads headers only."""
-    if folder.has(WEIGHTS):  # as transformers: the single file wins over an index
-        return _read_header(folder, WEIGHTS)
+    """Return every tensor of the checkpoint by its stored name; reads headers only."""
+    if folder.has(SINGLE_FILE):  # as transformers: the single file wins over an index
+        return _read_header(folder, SINGLE_FILE)
     if not folder.has(INDEX):
         raise _no_weights(folder)
     weight_map = folder.json(INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointCorrupt(f"{INDEX} has no `weight_map` from tensor names to file names")
+        raise CheckpointCorrupt(
+            f"{INDEX} has no `weight_map` from tensor names to file names", hint="download it again"
+        )
     headers = {file: _read_header(folder, file) for file in sorted(set(weight_map.values()))}
     tensors: dict[str, StoredTensor] = {}
     for file, header in headers.items():
@@ -77,19 +79,19 @@ def check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
     """Raise CheckpointCorrupt unless the tensor has this shape and a dtype that can be read."""
     if tensor.dtype not in _DTYPES:
         raise CheckpointCorrupt(
-            f"{tensor.name} is stored as {tensor.dtype}, not as {', '.join(_DTYPES)}",
+            f"{tensor.name} is stored as {tensor.dtype}, expected one of {', '.join(_DTYPES)}",
             hint="export from the original fp32, bf16 or fp16 checkpoint",
         )
     if tensor.shape != shape:
         raise CheckpointCorrupt(
-            f"{tensor.name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}"
+            f"{tensor.name} has shape {list(tensor.shape)}, expected {list(shape)} by config.json"
         )
 
 
 def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows [start:stop] of a tensor as finite float32, read from its unbuffered, open file.
+    """Read rows [start:stop] of a tensor as finite float32 from its unbuffered, open file.
 
-    Reads instead of mapping: mapped pages would count as resident. Raises CheckpointCorrupt naming the
+    It is not mapped: mapped pages would count as resident memory. Raises CheckpointCorrupt naming the
     tensor where the file ends early or a value is NaN or infinite.
     """
     dtype, row = _DTYPES[tensor.dtype], tensor.shape[1:]
@@ -102,7 +104,7 @@ def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> N
         count = file.readinto(view)  # type: ignore[attr-defined]  # every unbuffered file has it
         if not count:
             raise CheckpointCorrupt(
-                f"{tensor.path.name} ends inside {tensor.name}: it was cut while it was read"
+                f"{tensor.path.name} ends inside {tensor.name}: it was truncated while it was read"
             )
         view = view[count:]
     with np.errstate(invalid="ignore"):
@@ -112,22 +114,22 @@ def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> N
     if not finite:
         raise CheckpointCorrupt(
             f"{tensor.name} holds NaN or infinite values in rows {start} to {stop - 1}",
-            hint="the checkpoint was damaged or its training diverged; take another revision",
+            hint="the checkpoint was damaged or its training diverged; use another revision",
         )
     return values
 
 
 def _read_header(folder: CheckpointFolder, file: str) -> dict[str, StoredTensor]:
-    """Validate one file with safetensors' own rules, then take the offsets, which its API keeps to itself."""
+    """Validate one file with safetensors' own rules, then read the offsets, which its API does not give."""
     if not file.endswith(".safetensors"):
-        raise CheckpointUnsafe(f"{INDEX} names {file!r}: only .safetensors files are read, never a pickle")
+        raise CheckpointUnsafe(f"{INDEX} names {file!r}: only .safetensors files are read, never pickles")
     path = folder.file(file)
     try:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
         raise CheckpointCorrupt(
-            f"{file} is not a whole safetensors file: {error}",
+            f"{file} is not a complete safetensors file: {error}",
             hint="download it again (a file of a few hundred bytes is a Git LFS pointer: `git lfs pull`)",
         ) from None
     with path.open("rb") as opened:
@@ -144,12 +146,12 @@ def _read_header(folder: CheckpointFolder, file: str) -> dict[str, StoredTensor]
 
 def _inconsistent(message: str) -> CheckpointCorrupt:
     return CheckpointCorrupt(
-        message, hint="files of two checkpoints may be mixed: download or save it again into an empty folder"
+        message, hint="download or save it again into an empty folder: files of two checkpoints may be mixed"
     )
 
 
 def _no_weights(folder: CheckpointFolder) -> Exception:
-    """The refusal for a folder without weights that can be read, by what it holds instead."""
+    """Return the error for a folder without readable weights, by what it holds instead."""
     if folder.has("adapter_config.json"):
         return UnsupportedArchitecture(
             "the folder holds an adapter (adapter_config.json), not a model",
@@ -158,10 +160,10 @@ def _no_weights(folder: CheckpointFolder) -> Exception:
     pickles = [name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for name in folder.names(pattern)]
     if pickles:
         return CheckpointUnsafe(
-            f"the only weights are pickled ({pickles[0]}), and unpickling runs code",
-            hint="convert them where you trust them: model.save_pretrained(folder, safe_serialization=True)",
+            f"all weights are pickles ({pickles[0]}), and loading a pickle can run code",
+            hint="if you trust them, convert them: model.save_pretrained(folder, safe_serialization=True)",
         )
     shards = folder.names("*.safetensors")
     if shards:
-        return CheckpointCorrupt(f"{shards[0]} is there, but neither {WEIGHTS} nor {INDEX}")
-    return CheckpointCorrupt(f"no weights: neither {WEIGHTS} nor {INDEX} is there")
+        return CheckpointCorrupt(f"found {shards[0]}, but neither {SINGLE_FILE} nor {INDEX}")
+    return CheckpointCorrupt(f"no weights: neither {SINGLE_FILE} nor {INDEX} exists")

@@ -1,8 +1,8 @@
-"""A script of its own process: renders a stranger's chat template as transformers would, and nothing else.
+"""A script run in a separate process: renders an untrusted chat template as transformers would.
 
     {template, variables, conversations} on stdin -> {rendered: [str]} or {error, unsafe} on stdout, as JSON
 
-The process is what makes the limits real: Jinja's sandbox stops code, not endless loops or huge strings.
+The process enforces the limits: Jinja's sandbox stops code, but not endless loops or huge strings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_CHARACTERS = 1 << 20
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's text for training; its content is rendered as it is."""
+    """`{% generation %}` marks the assistant's text for training; its content is rendered unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - how Jinja declares it
 
@@ -46,7 +46,7 @@ def render(template: str, variables: dict[str, Any], conversations: list[list[di
     for messages in conversations:
         text = compiled.render(**nothing, **variables, messages=messages)
         if len(text) > MAX_CHARACTERS:
-            raise jinja2.TemplateError(f"it writes more than {MAX_CHARACTERS} characters")
+            raise jinja2.TemplateError(f"it renders more than {MAX_CHARACTERS} characters")
         rendered.append(text)
     return rendered
 
@@ -68,12 +68,12 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(_format: str) -> NoReturn:
-    raise jinja2.TemplateError("it writes today's date, so the same text would score differently tomorrow")
+    raise jinja2.TemplateError("it renders today's date, so the same text would score differently tomorrow")
 
 
 def _limit_memory() -> None:
     try:
-        import resource  # noqa: PLC0415 - Windows has none; the time limit holds everywhere
+        import resource  # noqa: PLC0415 - missing on Windows, where only the time limit applies
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     except (ImportError, ValueError, OSError):
@@ -81,7 +81,7 @@ def _limit_memory() -> None:
 
 
 def main() -> None:
-    """Answer one request."""
+    """Read one request from stdin and answer it on stdout."""
     _limit_memory()
     answer: dict[str, Any]
     try:

@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template of a checkpoint, in the layouts of transformers 4 and 5."""
+"""Reads tokenizer and chat template of a checkpoint, in the layouts of transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
-from stepscore_export.families.qwen2 import refuse_remote_code
+from stepscore_export.families.supported import default_special_tokens, reject_remote_code
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -20,20 +20,18 @@ TEMPLATE = "chat_template.jinja"
 _Container = TypeVar("_Container", dict[str, Any], list[Any])
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# What transformers' Qwen2Tokenizer takes for a key that is left out; null means none.
-_QWEN2_DEFAULTS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """The Jinja source and the variables that transformers passes to it besides the messages."""
+    """Jinja source, and the variables that transformers passes to it besides the messages."""
 
     text: str
     variables: Mapping[str, str | list[str]]
 
 
 def read_tokenizer(folder: CheckpointFolder, vocab_size: int) -> str:
-    """Text of tokenizer.json, which must fit a model of `vocab_size` rows (rows may be left over)."""
+    """Return the text of tokenizer.json; its ids must be below `vocab_size` (a vocabulary may be padded)."""
     if not folder.has(TOKENIZER):
         raise CheckpointCorrupt(
             f"{TOKENIZER} is missing",
@@ -43,49 +41,50 @@ def read_tokenizer(folder: CheckpointFolder, vocab_size: int) -> str:
     tokenizer = _parse(text)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab_size:
-        raise CheckpointCorrupt(f"{TOKENIZER} has token id {largest}, the model only {vocab_size} rows")
+        raise CheckpointCorrupt(f"{TOKENIZER} has token id {largest}, but vocab_size is {vocab_size}")
     for index, token in _entry(_tokenizer_config(folder), "added_tokens_decoder", dict).items():
         content = _content(token)
         if content is None or str(tokenizer.token_to_id(content)) != index:
             raise CheckpointCorrupt(
-                f"{TOKENIZER_CONFIG} says token {index} is {content!r}, {TOKENIZER} does not"
+                f"{TOKENIZER_CONFIG} has token {index} as {content!r}, {TOKENIZER} does not",
+                hint="download or save the tokenizer again",
             )
     return text
 
 
 def read_chat_template(folder: CheckpointFolder) -> ChatTemplate:
-    """Find the template; as in transformers, a file of its own wins over the tokenizer's configuration."""
+    """Find the template; as in transformers, a separate file wins over the tokenizer's configuration."""
     config = _tokenizer_config(folder)
     template = folder.text(TEMPLATE) if folder.has(TEMPLATE) else config.get("chat_template")
     if isinstance(template, list):  # transformers 4: several, each with a name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         if "default" not in named:
             raise UnsupportedArchitecture(
-                f"none of the chat templates {sorted(map(str, named))} is 'default'"
+                f"none of the chat templates {sorted(map(str, named))} is named 'default'"
             )
         template = named["default"]
     if not isinstance(template, str):
         raise UnsupportedArchitecture(
-            f"the policy has no chat template, neither in {TEMPLATE} nor in {TOKENIZER_CONFIG}",
-            hint="copy the one it was trained with; a base model's tokenizer may lack it",
+            f"no chat template, neither in {TEMPLATE} nor in {TOKENIZER_CONFIG}",
+            hint="copy the template that the model was trained with",
         )
     return ChatTemplate(template, _template_variables(config))
 
 
 def tokenizer_difference(first: str, second: str) -> str | None:
-    """Name the part in which two tokenizer.json give other ids to some text; None if there is none.
+    """Name the part by which two tokenizer.json give different ids to some text; None if there is none.
 
-    Compared are the rules, not the bytes: spelling of merges, key order, post-processing and the mark
-    "special", which change no id, may differ.
+    Rules are compared, not bytes: spelling of merges, key order, post-processing and the flag "special"
+    change no id and may differ.
     """
     if first == second:
         return None
-    ours, theirs = _rules(first), _rules(second)
-    return next((part for part in ours if ours[part] != theirs[part]), None)
+    rules, others = _rules(first), _rules(second)
+    return next((part for part in rules if rules[part] != others[part]), None)
 
 
 def _rules(text: str) -> dict[str, Any]:
-    """What decides ids, spelled the way the library spells it."""
+    """Return the parts that decide ids, in the library's own spelling."""
     rules = json.loads(_parse(text).to_str())
     model = rules["model"]
     added = [{key: token[key] for key in token if key != "special"} for token in rules["added_tokens"]]
@@ -102,19 +101,19 @@ def _rules(text: str) -> dict[str, Any]:
 def _parse(text: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointCorrupt(f"{TOKENIZER} is not a tokenizer: {error}") from None
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointCorrupt(f"{TOKENIZER} cannot be read as a tokenizer: {error}") from None
 
 
 def _tokenizer_config(folder: CheckpointFolder) -> dict[str, Any]:
     config = folder.json(TOKENIZER_CONFIG) if folder.has(TOKENIZER_CONFIG) else {}
-    refuse_remote_code(config, TOKENIZER_CONFIG)
+    reject_remote_code(config, TOKENIZER_CONFIG)
     return config
 
 
 def _template_variables(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """transformers' `special_tokens_map`: every special token that is set, by its name."""
-    defaults = _QWEN2_DEFAULTS if str(config.get("tokenizer_class", "")).startswith("Qwen2Tokenizer") else {}
+    """Return transformers' `special_tokens_map`: every special token that is set, by its name."""
+    defaults = default_special_tokens(str(config.get("tokenizer_class", "")))
     named = {name: config[name] if name in config else defaults.get(name) for name in _SPECIAL}
     if isinstance(extra := config.get("extra_special_tokens"), dict):  # transformers 5: a list, not variables
         named |= extra
@@ -126,14 +125,14 @@ def _template_variables(config: Mapping[str, Any]) -> dict[str, str | list[str]]
 
 
 def _entry(config: Mapping[str, Any], key: str, kind: type[_Container]) -> _Container:
-    """Value of an optional key, empty where it is absent or null."""
+    """Return the value of an optional key, empty where it is absent or null."""
     value = config.get(key)
     if value is not None and not isinstance(value, kind):
-        raise CheckpointCorrupt(f"{TOKENIZER_CONFIG}: {key} is not a {kind.__name__}")
+        raise CheckpointCorrupt(f"{TOKENIZER_CONFIG}: {key} is {value!r}, expected a {kind.__name__}")
     return kind() if value is None else value
 
 
 def _content(token: object) -> str | None:
-    """A token is its text, or an object that has the text as `content`."""
+    """Return the text of a token, which is a string or an object with the string as `content`."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None

@@ -1,4 +1,4 @@
-"""A checkpoint's folder as data from a stranger: names, links, sizes and JSON are checked before use."""
+"""Reads a checkpoint's folder as untrusted data: names, links, sizes and JSON are checked before use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import msgspec
 
 from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, NotFound
 
-# The largest file read whole is tokenizer.json: 11 MB for Qwen2.5.
+# The largest file read whole is tokenizer.json: 11 MB for a vocabulary of 152,000.
 MAX_TEXT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFolder:
-    """Plain, regular files of one folder; everything else is refused by name."""
+    """Regular files of one folder; anything else is rejected by name."""
 
     path: Path
 
@@ -26,21 +26,21 @@ class CheckpointFolder:
         """Raise NotFound unless `path` is a folder."""
         if not path.is_dir():
             raise NotFound(
-                f"no checkpoint folder at {path}", hint="give a Hugging Face folder or `id@revision`"
+                f"no checkpoint folder at {path}", hint="pass a Hugging Face folder or `id@revision`"
             )
         return cls(path.resolve())
 
     def has(self, name: str) -> bool:
-        """Say whether anything, even a broken link, has this name."""
+        """Return whether anything, even a broken link, has this name."""
         path = self.path / name
         return path.exists() or path.is_symlink()
 
     def names(self, pattern: str) -> list[str]:
-        """Names that match a glob pattern, sorted."""
+        """Return the names that match a glob pattern, sorted."""
         return sorted(path.name for path in self.path.glob(pattern))
 
     def file(self, name: str) -> Path:
-        """Path of a regular file of this folder; CheckpointUnsafe if the name or a link leaves it."""
+        """Return the path of a regular file; CheckpointUnsafe if its name or a link leaves the folder."""
         plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
         if not plain or "\0" in name or name == "..":
             raise CheckpointUnsafe(f"{name!r} is not the name of a file inside the checkpoint's folder")
@@ -65,7 +65,7 @@ class CheckpointFolder:
         path = self.file(name)
         size = path.stat().st_size
         if size > MAX_TEXT_BYTES:
-            raise CheckpointCorrupt(f"{name} has {size} bytes, more than {MAX_TEXT_BYTES}")
+            raise CheckpointCorrupt(f"{name} has {size} bytes, expected at most {MAX_TEXT_BYTES}")
         try:
             return path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as error:
@@ -76,13 +76,16 @@ class CheckpointFolder:
         try:
             value = msgspec.json.decode(self.text(name))
         except (msgspec.DecodeError, RecursionError) as error:
-            raise CheckpointCorrupt(f"{name} is not JSON: {error}") from None
+            raise CheckpointCorrupt(f"{name} is not valid JSON: {error}") from None
         if not isinstance(value, dict):
             raise CheckpointCorrupt(f"{name} is not a JSON object")
         return value
 
     def _boundary(self) -> Path:
-        """What links may not leave. Hugging Face's cache links snapshots/<commit>/x to blobs/<hash>."""
+        """Return the folder that links may not leave.
+
+        The hub's cache links snapshots/<commit>/<name> to blobs/<hash>.
+        """
         cache = self.path.parent.parent
         is_snapshot = self.path.parent.name == "snapshots" and cache.name.startswith("models--")
         return cache if is_snapshot else self.path

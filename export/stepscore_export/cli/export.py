@@ -1,4 +1,4 @@
-"""`stepscore export`: its options. What it does is imported when it runs, so that `--help` is quick."""
+"""`stepscore export`: options and help. The rest is imported when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from stepscore.cli.load_options import beta_option, output_folder_option, quiet_option
 from stepscore.enums import (
     DEFAULT_BETA,
     Activations,
@@ -25,25 +26,23 @@ from stepscore.enums import (
     epilog="Example: stepscore export --policy PRIME-RL/EurusPRM-Stage2@main "
     "--reference Qwen/Qwen2.5-Math-7B-Instruct@main --precision int8 --output eurus-int8"
 )
+@click.option("--policy", required=True, help="Process reward model: a Hugging Face folder or id@revision.")
 @click.option(
-    "--policy", required=True, help="The process reward model: a Hugging Face folder or id@revision."
+    "--reference", required=True, help="Model that the policy was trained from: a folder or id@revision."
 )
-@click.option("--reference", required=True, help="The model it was trained from: a folder or id@revision.")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="Folder that becomes the pair."
-)
+@output_folder_option("Folder that becomes the pair.", required=True)
 @click.option(
     "--format",
     "of_format",
     type=click.Choice(Format, case_sensitive=False),
     default=Format.ONNX.value,
     show_default=True,
-    help="What runs the pair: ONNX Runtime, or PyTorch on bitsandbytes' weights (int8, nf4, fp4).",
+    help="Engine of the pair: onnx (ONNX Runtime), or bitsandbytes (PyTorch; int8, nf4, fp4).",
 )
 @click.option(
     "--precision",
     type=click.Choice(Precision, case_sensitive=False),
-    help="How weights are stored: fp32, fp16, bf16, int8, int4; with bitsandbytes int8, nf4, fp4.  "
+    help="Weight precision: fp32, fp16, bf16, int8, int4; with bitsandbytes int8, nf4, fp4.  "
     "[default: int8; fp32 with optimum]",
 )
 @click.option(
@@ -51,60 +50,60 @@ from stepscore.enums import (
     type=click.Choice(Exporter, case_sensitive=False),
     default=Exporter.STEPSCORE.value,
     show_default=True,
-    help="What writes the graphs; optimum traces transformers' code: fp32, fp16, bf16, for any provider.",
+    help="Source of the graphs: stepscore's own, or transformers' code traced by optimum (fp32, fp16, bf16).",
 )
 @click.option(
     "--target",
     type=click.Choice(Target, case_sensitive=False),
     default=Target.CPU.value,
     show_default=True,
-    help="Which provider the graphs are for.",
+    help="Execution provider that the graphs are written for.",
 )
 @click.option(
     "--coding",
     type=click.Choice(Coding, case_sensitive=False),
     default=Coding.AUTO.value,
     show_default=True,
-    help="At int8 and int4: store the reference and the difference, or each model on its own.",
+    help="At int8 and int4: store reference and difference (delta compression), or each model alone.",
 )
 @click.option(
     "--difference-precision",
     type=click.Choice(DifferencePrecision, case_sensitive=False),
-    help="How the difference is stored.  [default: int8 with int8 activations, else int4]",
+    help="Precision of the difference.  [default: int8 with int8 activations, else int4]",
 )
 @click.option(
     "--activations",
     type=click.Choice(Activations, case_sensitive=False),
-    help="Multiply with rows as they are, or rounded to 8 bits: integer products, on the CPU only.  "
-    "[default: int8 where that can be]",
+    help="Activation precision: exact (weight-only), or int8 (W8A8; CPU and 8-bit weights only).  "
+    "[default: int8 where supported]",
 )
 @click.option(
     "--products",
     type=click.Choice(Products, case_sensitive=False),
-    help="Multiply with base and difference one by one, or with their sum.  [default: merged]",
+    help="Separate GEMMs for base and difference, or one of their sum (merged).  [default: merged]",
 )
 @click.option(
     "--block-size",
     default=32,
     show_default=True,
-    help="Columns that share a scale at int8 and int4: 16, 32, 64, 128 or 256.",
+    help="Columns per scale at int8 and int4: 16, 32, 64, 128 or 256.",
 )
-@click.option("--beta", default=DEFAULT_BETA, show_default=True, help="Scale of the rewards.")
+@beta_option(DEFAULT_BETA)
 @click.option(
     "--calibration",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Round the reference for the rows these solutions give (GPTQ): a fifth to two thirds off the error.",
+    help="Calibrate the reference with GPTQ on these solutions; cuts the error by 20 to 65 %.",
 )
 @click.option(
     "--fidelity-data",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure the pair's fidelity on these solutions, not on those that come with stepscore.",
+    help="Measure fidelity on these solutions instead of those that come with stepscore.",
 )
-@click.option("--force", is_flag=True, help="Replace a pair that stands at --output.")
-@click.option("--dry-run", is_flag=True, help="Check everything, print what it would need, write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@click.option("--force", is_flag=True, help="Overwrite an existing pair.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print what the export needs, write nothing.")
+@quiet_option
 @click.pass_context
 def export(
     ctx: click.Context,
@@ -124,26 +123,26 @@ def export(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Turn two Qwen2 checkpoints into a pair that `stepscore score` reads.
+    """Export two checkpoints, policy and reference, as a pair for `stepscore score`.
 
-    Weights are read, converted and written in row blocks, so a 7.6B pair needs no more memory than one of
-    its layers; for bitsandbytes a model is loaded whole. The pair is run and compared before it appears under
-    its name.
+    Weights are read, converted and written in row blocks, so that a 7.6B pair needs no more memory than one
+    of its layers; with --format bitsandbytes one model at a time is loaded whole. Before the pair appears at
+    --output it is run and compared with the checkpoints.
     """
     from stepscore_export.cli.export_run import run_export
     from stepscore_export.options import (
         BitsandbytesOptions,
         ExportOptions,
-        refuse_with_bitsandbytes,
+        reject_with_bitsandbytes,
     )
 
     chosen: ExportOptions | BitsandbytesOptions
     if of_format is Format.BITSANDBYTES:
-        refuse_with_bitsandbytes(_given(ctx, [*options, "exporter", "calibration"]))
+        reject_with_bitsandbytes(_given(ctx, [*options, "exporter", "calibration"]))
         chosen = BitsandbytesOptions(precision or Precision.INT8, beta)
     else:
         chosen = ExportOptions(
-            precision or _usual_precision(exporter), beta=beta, exporter=exporter, **options
+            precision or _default_precision(exporter), beta=beta, exporter=exporter, **options
         )
     run_export(
         policy,
@@ -158,12 +157,12 @@ def export(
     )
 
 
-def _usual_precision(exporter: Exporter) -> Precision:
+def _default_precision(exporter: Exporter) -> Precision:
     return Precision.FP32 if exporter is Exporter.OPTIMUM else Precision.INT8
 
 
 def _given(ctx: click.Context, names: list[str]) -> list[str]:
-    """Return those of the options that somebody asked for, as they are spelled."""
+    """Return those of the options that were given, as they are spelled."""
     return [
         parameter.opts[0]
         for parameter in ctx.command.params

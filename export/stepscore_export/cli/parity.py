@@ -1,21 +1,21 @@
-"""`stepscore parity`: its options. What it does is imported when it runs, so that `--help` is quick."""
+"""`stepscore parity`: options and help. The rest is imported when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
 
+from stepscore.cli.load_options import (
+    beta_option,
+    convention_option,
+    json_option,
+    limit_option,
+    output_folder_option,
+)
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention
 from stepscore_export.parity.pytorch import DType
-
-
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):  # a range lets nan through
-        raise click.BadParameter("must be a finite number")
-    return value
 
 
 @click.command(
@@ -23,45 +23,38 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     "--reference Qwen/Qwen2.5-Math-7B-Instruct@main --data solutions.jsonl --limit 50 --output parity"
 )
 @click.argument("pair", type=click.Path(path_type=Path))
-@click.option("--policy", required=True, help="What the pair was exported from: a folder or id@revision.")
-@click.option("--reference", required=True, help="The same of its reference: a folder or id@revision.")
+@click.option(
+    "--policy", required=True, help="Policy that the pair was exported from: a folder or id@revision."
+)
+@click.option(
+    "--reference", required=True, help="Reference that the pair was exported from: a folder or id@revision."
+)
 @click.option(
     "--data",
     required=True,
     metavar="FILE.jsonl|-",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Solutions, as `stepscore score` reads them.",
+    help="Solutions in the input format of `stepscore score`; - is standard input.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(DType, case_sensitive=False),
     default=DType.FP32.value,
     show_default=True,
-    help="What PyTorch computes in; at fp16 and bf16 its own rounding is part of every difference.",
+    help="Precision of PyTorch; at fp16 and bf16 its own rounding is part of every error.",
 )
 @click.option(
     "--device",
     type=click.Choice(Device, case_sensitive=False),
     default=Device.AUTO.value,
     show_default=True,
-    help="Where PyTorch runs; the pair runs where it was exported for.",
+    help="Device of PyTorch; the pair runs on the provider that it was exported for.",
 )
-@click.option(
-    "--convention",
-    type=click.Choice(Convention, case_sensitive=False),
-    default=Convention.CARD.value,
-    show_default=True,
-    help="Where a step ends.",
-)
-@click.option(
-    "--beta",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=_finite,
-    help="Scale of the rewards.  [default: the pair's]",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Compare on the first N lines only.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for parity.json and two plots (SVG).")
+@convention_option
+@beta_option()
+@limit_option("Compare")
+@json_option
+@output_folder_option("Folder for parity.json and two plots (SVG).")
 @click.pass_context
 def parity(
     ctx: click.Context,
@@ -78,10 +71,10 @@ def parity(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Compare a PAIR with PyTorch, on your own text and hardware.
+    """Compare a PAIR with PyTorch on your own text and hardware.
 
-    Both read the same token ids. PyTorch is transformers' Qwen2ForCausalLM on the two checkpoints, one
-    sequence at a time and one model in memory at a time.
+    Both read the same token ids. PyTorch runs transformers' model of the two checkpoints, one sequence at a
+    time and one model in memory at a time.
     """
     from stepscore_export.parity.run import ParityOptions, run_parity
 

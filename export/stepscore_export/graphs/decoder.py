@@ -24,7 +24,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stepscore.artifact.graph_contract import SHORT_TOKENS
+from stepscore.artifact.graph_contract import (
+    HIDDEN,
+    INPUT_IDS,
+    NEXT_ROWS,
+    PAD_INDEX,
+    ROWS,
+    SCORE_INDEX,
+    SEQLENS_K,
+    SHORT_TOKENS,
+    TOTAL_SEQUENCE_LENGTH,
+    UNPAD_INDEX,
+)
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.graphs.linear import LinearInputs, Streams
 from stepscore_export.graphs.shape import Shape
@@ -67,14 +78,14 @@ class _Shared:
 
     @classmethod
     def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
-        length = g.input("total_sequence_length", INT32)
+        length = g.input(TOTAL_SEQUENCE_LENGTH, INT32)
         return cls(
             rotary=rotary,
-            pad_index=g.input("pad_index", INT64, "batch", "sequence"),
-            unpad_index=g.input("unpad_index", INT64, "n"),
-            seqlens_k=g.input("seqlens_k", INT32, "batch"),
+            pad_index=g.input(PAD_INDEX, INT64, "batch", "sequence"),
+            unpad_index=g.input(UNPAD_INDEX, INT64, "n"),
+            seqlens_k=g.input(SEQLENS_K, INT32, "batch"),
             total_sequence_length=length,
-            score_index=g.input("score_index", INT64, "m") if scored else None,
+            score_index=g.input(SCORE_INDEX, INT64, "m") if scored else None,
             is_short=_is_short(g, length) if g.shape.on_cpu else None,
         )
 
@@ -83,9 +94,9 @@ def embed_graph(embedding: tuple[Table, ...], shape: Shape) -> ir.Model:
     """Look the tokens up in tables that stay in their file."""
     # input_ids [n] -> rows [n, H]
     g = GraphBuilder("embed", shape)
-    ids = g.input("input_ids", INT64, "n")
+    ids = g.input(INPUT_IDS, INT64, "n")
     rows = tuple(g.op("Identity", _looked_up(g, table, ids)) for table in embedding)
-    return g.finish(*_outputs(shape, "rows", "n", rows))
+    return g.finish(*_outputs(shape, ROWS, "n", rows))
 
 
 def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
@@ -97,7 +108,7 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     for layer in weights.layers[:-1]:
         rows = _summed(g, _layer(g, layer, shared, rows, last=False))
     hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, last=True))
-    return g.finish(*_outputs(shape, "hidden", "m", hidden))
+    return g.finish(*_outputs(shape, HIDDEN, "m", hidden))
 
 
 def layer_graph(
@@ -131,13 +142,13 @@ def _one_layer(
     residual = _layer(g, layer, shared, rows, last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
-        return g, _outputs(shape, "hidden", "m", hidden)
-    return g, _outputs(shape, "next_rows", "n", _summed(g, residual))
+        return g, _outputs(shape, HIDDEN, "m", hidden)
+    return g, _outputs(shape, NEXT_ROWS, "n", _summed(g, residual))
 
 
 def _rows_input(g: GraphBuilder) -> Streams:
     width = g.shape.hidden_size
-    return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named("rows"))
+    return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named(ROWS))
 
 
 def _summed(g: GraphBuilder, residual: _Residual) -> Streams:

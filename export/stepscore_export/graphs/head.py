@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from stepscore.artifact.graph_contract import CHUNK_ROWS, HIDDEN, PARTS, TARGETS
 from stepscore_export.graphs.builder import FLOAT, INT64, GraphBuilder
 from stepscore_export.graphs.linear import LinearInputs
 from stepscore_export.graphs.shape import Shape
@@ -24,15 +25,15 @@ def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
     """
     # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> parts [t, 2, tiles]
     g = GraphBuilder("head", shape)
-    hidden = [g.input(name, g.compute, "m", shape.hidden_size) for name in shape.named("hidden")]
-    chosen = g.input("rows", INT64, "c")
-    targets = g.input("targets", INT64, "t", 2)
+    hidden = [g.input(name, g.compute, "m", shape.hidden_size) for name in shape.named(HIDDEN)]
+    chosen = g.input(CHUNK_ROWS, INT64, "c")
+    targets = g.input(TARGETS, INT64, "t", 2)
     chunk = LinearInputs(g, tuple(g.op("Gather", stream, chosen) for stream in hidden))
     tiles = [[_tile(g, logits, targets, tile) for logits in chunk.matmul(tile.matrix)] for tile in head]
     parts = [g.op("Concat", *of_stream, axis=-1) for of_stream in zip(*tiles, strict=True)]
     size = ("t", 2, len(head))
     return g.finish(
-        *((value, name, FLOAT, size) for value, name in zip(parts, shape.named("parts"), strict=True))
+        *((value, name, FLOAT, size) for value, name in zip(parts, shape.named(PARTS), strict=True))
     )
 
 

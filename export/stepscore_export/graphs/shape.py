@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from stepscore.artifact.graph_contract import stream_names
 from stepscore.artifact.manifest import ModelName
 from stepscore_export.checkpoint.checkpoint import Members
 from stepscore_export.options import ExportOptions
@@ -30,7 +31,7 @@ class Shape:
 
     def named(self, name: str) -> tuple[str, ...]:
         """Return the name of a graph's input or output for every stream: bare where there is but one."""
-        return (name,) if len(self.models) == 1 else tuple(f"{name}_{model}" for model in self.models)
+        return stream_names(name, self.models)
 
 
 def graph_shape(members: Members, options: ExportOptions) -> Shape:

@@ -1,1 +1,1 @@
-"""A pair against PyTorch, on text of the user."""
+"""Comparison of a pair with PyTorch, on text of the user."""

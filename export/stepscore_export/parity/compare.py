@@ -1,4 +1,4 @@
-"""What `stepscore parity` compares: a pair's log-probs with PyTorch's, token by token. Pure arithmetic."""
+"""Compares a pair's log-probs with PyTorch's, token by token. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.records import Result
-from stepscore_export.fidelity import Fidelity, Scores, as_float64, fidelity, halving_threshold, step_sums
+from stepscore_export.fidelity import (
+    FidelityMetrics,
+    Scores,
+    as_float64,
+    fidelity,
+    halving_threshold,
+    step_sums,
+)
 
 Floats = NDArray[np.float64]
 
 NUM_BINS = 25
 BIN_VALUES = 50
-"""At least so many tokens share a bin: a 90th percentile of fewer says little."""
+"""Fewest tokens of a bin: a 90th percentile of fewer means little."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredSolution:
-    """One solution of L tokens and n steps as the pair scored it."""
+    """One solution of L tokens and n steps, as scored by the pair."""
 
     line: int  # of the input, from 1
     token_ids: NDArray[np.int64]  # [L]: what both sides read
@@ -30,7 +37,7 @@ class ScoredSolution:
 
     @classmethod
     def of(cls, line: int, result: Result, start: int) -> ScoredSolution:
-        """Take what is needed of a result; ValueError unless its scorer keeps tokens."""
+        """Convert a result; ValueError unless its scorer keeps tokens."""
         ids, policy, reference = result.token_ids, result.policy_logprobs, result.reference_logprobs
         if ids is None or policy is None or reference is None:
             raise ValueError("the scorer must be loaded with tokens=True")
@@ -39,13 +46,13 @@ class ScoredSolution:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The numbers of the report, and what its plots show: T tokens and S steps of all solutions in a row.
+    """Numbers of the report and of its plots, over T tokens and S steps of all solutions, concatenated.
 
-    positions: int64 [T], index of the token in its solution. log_ratios, errors: float64 [T], PyTorch's
-    log-ratio and the pair's minus it, nats. step_rewards, pytorch_step_rewards: float64 [S].
+    positions: int64 [T], index of the token in its solution. log_ratios: float64 [T], PyTorch's, nats;
+    errors: the pair's minus PyTorch's. step_rewards, pytorch_step_rewards: float64 [S].
     """
 
-    fidelity: Fidelity
+    fidelity: FidelityMetrics
     threshold: float  # of first errors, on step rewards: half of the solutions fall below it in PyTorch
     positions: NDArray[np.int64]
     log_ratios: Floats
@@ -56,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How large a value is along the solutions: a median and a 90th percentile a bin, float64 [bins]."""
+    """Size of a value along the solutions: median and 90th percentile per bin, float64 [bins]."""
 
     positions: Floats
     median: Floats
@@ -66,36 +73,37 @@ class Profile:
 def compare(solutions: Sequence[ScoredSolution], truth: Scores, *, beta: float) -> Comparison:
     """Compare the pair's log-probs with `truth`, PyTorch's of policy and reference, float64 [L-1] each.
 
-    Only what the convention sums counts: every token by the card's, the response by the others'.
+    Only log-probs that the convention sums are compared: of every token (card), or of the response.
     """
     starts = [solution.start for solution in solutions]
-    ours = _summed(as_float64([solution.logprobs for solution in solutions]), starts)
-    theirs = _summed(truth, starts)
+    of_pair = _summed(as_float64([solution.logprobs for solution in solutions]), starts)
+    of_pytorch = _summed(truth, starts)
     ends = [solution.step_ends - solution.start for solution in solutions]
     ratios, true_ratios = (
-        np.concatenate([policy - reference for policy, reference in scores]) for scores in (ours, theirs)
+        np.concatenate([policy - reference for policy, reference in scores])
+        for scores in (of_pair, of_pytorch)
     )
-    threshold = halving_threshold(theirs, ends)
+    threshold = halving_threshold(of_pytorch, ends)
     return Comparison(
-        fidelity=fidelity(ours, theirs, ends, threshold),
+        fidelity=fidelity(of_pair, of_pytorch, ends, threshold),
         threshold=beta * threshold,
         positions=np.concatenate([np.arange(s.start + 1, len(s.token_ids)) for s in solutions]),
         log_ratios=true_ratios,
         errors=ratios - true_ratios,
-        step_rewards=beta * np.concatenate(step_sums(ours, ends)),
-        pytorch_step_rewards=beta * np.concatenate(step_sums(theirs, ends)),
+        step_rewards=beta * np.concatenate(step_sums(of_pair, ends)),
+        pytorch_step_rewards=beta * np.concatenate(step_sums(of_pytorch, ends)),
     )
 
 
 def is_finite(scores: tuple[Floats, Floats]) -> bool:
-    """Say whether every log-prob of both models is a finite number."""
+    """Return whether all log-probs of both models are finite."""
     return all(bool(np.isfinite(logprobs).all()) for logprobs in scores)
 
 
 def profile(positions: NDArray[np.int64], values: Floats) -> Profile:
-    """Summarise |values| in bins of equal count along the positions, 25 of them or as many as fill.
+    """Summarize |values| in up to 25 bins of equal count along the positions.
 
-    positions, values: [T], T >= 1, in any order. A bin stands at the median of its positions.
+    positions, values: [T], T >= 1, in any order. The position of a bin is the median of its positions.
 
     >>> found = profile(np.repeat([1, 9], 50), np.repeat([-2.0, 4.0], 50))
     >>> found.positions.tolist(), found.median.tolist(), found.percentile90.tolist()

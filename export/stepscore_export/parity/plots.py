@@ -1,4 +1,4 @@
-"""The two pictures of `stepscore parity`, as SVG: where errors are, and what they do to rewards."""
+"""Plots of `stepscore parity`, as SVG: error along the positions, and rewards of both sides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stepscore_export.parity.compare import Comparison, Profile, profile
 
 PAIR, PYTORCH, WRONG = "#1f5fa8", "#8a8a8a", "#c8322b"
 MOST_VECTORS = 5000
-"""Of more points than this a picture is kept, not each one: the file stays small enough to open."""
+"""Points are rasterized above this number, which keeps the file small."""
 
 
 def error_plot(comparison: Comparison, title: str) -> bytes:
-    """|error of the log-ratio| along the tokens, over the log-ratio itself: medians and 90th percentiles."""
+    """Plot |error of the log-ratio| and |log-ratio| along the tokens: medians and 90th percentiles."""
     figure, axes = _figure(title, (7.5, 4.5))
     shown = {
         "log-ratio of PyTorch": (comparison.log_ratios, PYTORCH),
@@ -33,14 +33,14 @@ def error_plot(comparison: Comparison, title: str) -> bytes:
 
 
 def reward_plot(comparison: Comparison, title: str) -> bytes:
-    """Every step's reward by the pair against the same by PyTorch; steps whose sign changed stand out.
+    """Plot every step's reward by the pair against PyTorch's; steps with another sign are highlighted.
 
-    The scale is linear around zero, to the last power of ten below the median size of a reward, and
-    logarithmic from there.
+    The scale is linear around zero, up to the power of ten below the median of |reward|, and logarithmic
+    beyond.
     """
     figure, axes = _figure(title, (6.0, 6.2))
     x, y = comparison.pytorch_step_rewards, comparison.step_rewards
-    axes.axline((0, 0), (1, 1), color=PYTORCH, linewidth=0.8, zorder=0)  # straight on such a scale, too
+    axes.axline((0, 0), (1, 1), color=PYTORCH, linewidth=0.8, zorder=0)  # straight on this scale, too
     same = np.sign(x) == np.sign(y)
     for members, what, color, size in ((same, "same sign", PAIR, 12), (~same, "other sign", WRONG, 24)):
         axes.scatter(
@@ -71,7 +71,7 @@ def reward_plot(comparison: Comparison, title: str) -> bytes:
 
 
 def _band(axes: Any, found: Profile, what: str, color: str) -> None:
-    """Zeros have no place on a log scale: the line has a gap there."""
+    """Draw a profile; zeros leave gaps, as a log scale has no place for them."""
     median, high = (np.where(values > 0, values, np.nan) for values in (found.median, found.percentile90))
     style = {"color": color, "marker": ".", "markersize": 4}
     axes.fill_between(found.positions, median, high, color=color, alpha=0.15, linewidth=0)
@@ -80,7 +80,7 @@ def _band(axes: Any, found: Profile, what: str, color: str) -> None:
 
 
 def _figure(title: str, inches: tuple[float, float]) -> tuple[Any, Any]:
-    """One figure of its own: no pyplot, hence no display and no global state."""
+    """Make a figure without pyplot, which needs a display and has global state."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, and only needed for --output
 
     figure = Figure(figsize=inches, layout="constrained")
@@ -95,7 +95,7 @@ def _legend_below(figure: Any, axes: Any) -> None:
 
 
 def _svg(figure: Any) -> bytes:
-    """The same numbers give the same bytes: no date, no random names."""
+    """Encode the figure; no date and no random names, so that equal numbers give equal bytes."""
     from matplotlib import rc_context  # noqa: PLC0415
 
     buffer = io.BytesIO()

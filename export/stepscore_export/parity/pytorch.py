@@ -1,7 +1,7 @@
-"""The other side of `stepscore parity`: transformers' Qwen2ForCausalLM, as it is run today.
+"""Scores with PyTorch: the model class of transformers, as it is commonly run.
 
-SDPA attention, eval, no gradients; one sequence at a time, so nothing is padded; one model at a time, so a
-pair needs no more memory than one of its models. torch and transformers are imported when they are needed.
+SDPA attention, eval mode, no gradients; one sequence at a time, so that nothing is padded; one model at a
+time, so that a pair needs no more memory than one model. torch and transformers are imported when used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_ROWS = 512
-"""Rows of the head taken at once: [512, 152064] logits are 311 MB in fp32, [4096, 152064] would be 2.5 GB."""
+"""Tokens per matmul of the head: [512, 152064] logits are 311 MB in fp32, [4096, 152064] would be 2.5 GB."""
 
 
 class DType(enum.StrEnum):
-    """What PyTorch computes in."""
+    """Precision of PyTorch."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -37,7 +37,7 @@ _TORCH_NAMES = {DType.FP32: "float32", DType.FP16: "float16", DType.BF16: "bfloa
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model's log-probs, float64 [L-1] a sequence, and the seconds they took, loading not included."""
+    """One model's log-probs, float64 [L-1] per sequence, and the seconds they took without loading."""
 
     logprobs: list[NDArray[np.float64]]
     seconds: float
@@ -51,15 +51,15 @@ def score(
     device: Device,
     progress: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Log-probs of each sequence under the checkpoint in `folder`, which must have been checked.
+    """Return the log-probs of each sequence under the checkpoint in `folder`, which must have been checked.
 
-    `[j] = log p(F[j+1] | F[..j])`, nats, normalised in fp32 over all vocab_size columns whatever `dtype` the
-    model is in. The first sequence is scored once more, unseen by the clock. `progress` is called after each
-    one. When it returns, the model's memory is free again.
+    `[j] = log p(F[j+1] | F[..j])`, nats, normalized in fp32 over all vocab_size columns whatever `dtype` the
+    model has. The first sequence is scored once before, as an untimed warm-up. `progress` is called after
+    each sequence. The model's memory is released on return.
     """
     import torch  # noqa: PLC0415
 
-    with memory_errors(device, "take --dtype bf16 or fp16, or --device cpu"), torch.no_grad():
+    with memory_errors(device, "use --dtype bf16 or fp16, or --device cpu"), torch.no_grad():
         run = _score(folder, sequences, dtype, device, progress)
     gc.collect()
     if device is Device.CUDA:
@@ -89,7 +89,7 @@ def _score(
 
 
 def _logprobs(model: Any, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Fetching the result waits for the device, so the caller's clock is right."""
+    """Return the log-probs on the host; copying them waits for the device, so that times are right."""
     import torch  # noqa: PLC0415
 
     ids = torch.from_numpy(token_ids).to(model.device)

@@ -1,4 +1,4 @@
-"""What comes out of `stepscore parity`: facts for a person, JSON for a program, two plots for the eye."""
+"""Report of `stepscore parity`: facts for a person, JSON for a program, two plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepscore.artifact.manifest import MANIFEST, Source
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore_export.fidelity import Fidelity
+from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
 from stepscore_export.parity.pytorch import DType
@@ -22,7 +22,7 @@ REPORT = "parity.json"
 
 
 class PairSide(msgspec.Struct, frozen=True, kw_only=True):
-    """What was compared; tokens of a solution count once, though two models read them."""
+    """The pair that was compared; tokens of a solution count once, although two models read them."""
 
     path: str
     fingerprint: str
@@ -34,7 +34,7 @@ class PairSide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PytorchSide(msgspec.Struct, frozen=True, kw_only=True):
-    """What it was compared with; the seconds of both models add up, those of loading are left out."""
+    """PyTorch, which it was compared with; the speed is over the seconds of both models, without loading."""
 
     policy: Source
     reference: Source
@@ -46,9 +46,10 @@ class PytorchSide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
-    """parity.json: `Fidelity` of the pair with PyTorch's numbers as the truth; null is infinite.
+    """parity.json: fidelity of the pair with PyTorch's numbers as the truth; null is infinite.
 
-    A first error is the first step whose reward is below `threshold`, at which half of PyTorch's have one.
+    A first error is the first step whose reward is below `threshold`, chosen so that half of the solutions
+    have one by PyTorch.
     """
 
     pair: PairSide
@@ -59,19 +60,19 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     num_lines: int
     left_out: dict[str, int]  # lines by the code of their error
-    fidelity: Fidelity
+    fidelity: FidelityMetrics
 
     def encode(self) -> bytes:
         """Return the bytes of parity.json."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     def title(self) -> str:
-        """Say in one line what was compared with what."""
+        """Return what was compared with what, in one line."""
         pair, pytorch = self.pair, self.pytorch
         return f"stepscore {pair.precision} on {pair.provider} against {_pytorch_name(pytorch)}"
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """Yield names and values for a person."""
+        """Give names and values for a person."""
         pair, pytorch, found = self.pair, self.pytorch, self.fidelity
         yield "pair", f"{pair.path}: {pair.precision}, {pair.coding}, on {pair.provider}"
         yield "PyTorch", f"{pytorch.dtype} on {pytorch.device}, torch {pytorch.torch}"
@@ -83,8 +84,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
             f"{found.num_sequences:,}{of} solutions, {found.num_steps:,} steps, {found.num_tokens:,} tokens, "
             f"{self.convention} convention",
         )
-        yield "log-prob error", f"{found.logprob_rms:.2g} nats rms, {found.logprob_max:.2g} at most"
-        yield "log-ratio error", f"{_percent(found.ratio_error)} of {found.ratio_rms:.2g} nats rms"
+        yield "log-prob error", f"{found.logprob_rms:.2g} nats RMS, at most {found.logprob_max:.2g}"
+        yield "log-ratio error", f"{_percent(found.ratio_error)} of {found.ratio_rms:.2g} nats RMS"
         yield "log-ratio correlation", f"{found.correlation:.6f}"
         yield "step reward error", _percent(found.step_error)
         yield "cumulative reward error", _percent(found.cumulative_error)
@@ -94,7 +95,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         yield (
             "speed",
             f"stepscore {pair.tokens_per_second:,.0f} tokens/s, "
-            f"PyTorch {pytorch.tokens_per_second:,.0f} (one by one)",
+            f"PyTorch {pytorch.tokens_per_second:,.0f} (one sequence at a time)",
         )
 
 
@@ -103,11 +104,11 @@ def check_output(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise OutputExists(f"{folder} exists and is not a folder", hint="choose another --output")
     if (folder / MANIFEST).exists():
-        raise OutputExists(f"{folder} holds a pair, which is sealed", hint="choose another --output")
+        raise OutputExists(f"{folder} is a pair, which must not change", hint="choose another --output")
 
 
 def write_report(folder: Path, report: ParityReport, comparison: Comparison) -> None:
-    """Write parity.json and the plots, each of them whole or not at all; earlier ones are replaced."""
+    """Write parity.json and the plots, each atomically; earlier ones are overwritten."""
     _write(
         folder,
         {
@@ -137,7 +138,7 @@ def _pytorch_name(side: PytorchSide) -> str:
 
 
 def _agreement(share: float, count: int) -> str:
-    """Spell a share of equals and how many are not.
+    """Format the share of equals and the number of others.
 
     >>> _agreement(0.98, 50), _agreement(1.0, 50)
     ('98.00 %: 1 of 50 differs', '100.00 %: all 50')
@@ -149,7 +150,7 @@ def _agreement(share: float, count: int) -> str:
 
 
 def _percent(error: float) -> str:
-    """Spell a relative error: two decimals, or two digits where those would be zeros.
+    """Format a relative error: two decimals, or two digits where those would be zeros.
 
     >>> _percent(0.0603), _percent(4e-6), _percent(0.0), _percent(float("inf"))
     ('6.03 %', '0.0004 %', '0 %', "infinite: PyTorch's is 0")

@@ -1,4 +1,4 @@
-"""What `stepscore parity` does: the pair first, then PyTorch, one model after the other, then the numbers."""
+"""Runs `stepscore parity`: scores with the pair, then with PyTorch, one model at a time, and compares."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.job import parsed_lines
 from stepscore.jobs.jsonl import ParsedLine
-from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import Record, Result
+from stepscore.records import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.checkpoint.tokenizer import tokenizer_difference
@@ -35,12 +34,12 @@ from stepscore_export.parity.pytorch import DType
 from stepscore_export.parity.report import PairSide, ParityReport, PytorchSide, check_output, write_report
 
 MOST_NAMED = 10
-"""Lines that are left out are all counted, but no more than so many are named."""
+"""All skipped lines are counted, but no more than so many are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParityOptions:
-    """How the two are compared; `beta` None is the pair's own."""
+    """How the two are compared; `beta` None is that of the pair."""
 
     dtype: DType
     device: Device
@@ -50,28 +49,28 @@ class ParityOptions:
 
 
 class LeftOut:
-    """Lines that are not compared: counted by the code of their error, the first few named on stderr."""
+    """Lines that are skipped: counted by the code of their error, the first few named on stderr."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def add(self, line: int, error: StepscoreError) -> None:
-        """Take note of one line, counted from 1."""
+        """Count one line, numbered from 1."""
         self.counts[error.code] += 1
         if self.counts.total() <= MOST_NAMED:
             # Not click.echo: a bar may be on the terminal's last line.
-            tqdm.write(f"line {line} is left out: {error.code}: {error.message}", file=sys.stderr)
+            tqdm.write(f"line {line} is skipped: {error.code}: {error.message}", file=sys.stderr)
 
     def close(self) -> None:
-        """Say how many there were, where not all have been named."""
+        """Print how many there were, where not all have been named."""
         if self.counts.total() > MOST_NAMED:
             kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(self.counts.items()))
-            click.echo(f"{self.counts.total():,} lines are left out in all ({kinds})", err=True)
+            click.echo(f"{self.counts.total():,} lines are skipped in all ({kinds})", err=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """What the pair made of the lines that it could score."""
+    """Lines that the pair could score, and how long it took."""
 
     solutions: list[ScoredSolution]
     beta: float
@@ -93,13 +92,16 @@ def run_parity(
     output: Path | None,
     as_json: bool,
 ) -> int:
-    """Compare, print, write; return how many lines were left out. `data` is a file, - standard input."""
+    """Compare, print, write; return the number of skipped lines. `data` is a file, - is standard input."""
     loading.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
     device = loading.resolve(options.device)
     if output is not None:
         check_output(output)
     pair = Pair.open(path)
-    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
+    with (
+        Checkpoint.open(policy, "policy") as policy_model,
+        Checkpoint.open(reference, "reference") as reference_model,
+    ):
         _check_checkpoints(pair, policy_model, reference_model)
     with click.open_file(data, "rb") as source:
         lines = list(parsed_lines(cast(BinaryIO, source), options.limit))
@@ -150,22 +152,22 @@ def run_parity(
 
 
 def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) -> None:
-    """Refuse checkpoints of another shape or tokenizer than the pair's, and warn of other names."""
+    """Reject checkpoints of another shape or tokenizer than the pair's, and warn of other names."""
     check_pair(policy, reference)
     # Each model has its own number of positions; the pair has the lesser one.
     for key in (key for key in Architecture.__struct_fields__ if key != "max_position_embeddings"):
-        ours, theirs = getattr(pair.manifest.architecture, key), getattr(policy.config, key)
-        if ours != theirs:
+        of_pair, of_policy = getattr(pair.manifest.architecture, key), getattr(policy.config, key)
+        if of_pair != of_policy:
             raise PairIncompatible(
-                f"{key} is {ours} in the pair and {theirs} in the checkpoints",
-                hint=f"the pair was exported from {_spelled(pair.manifest.policy)} and "
-                f"{_spelled(pair.manifest.reference)}",
+                f"{key} is {of_pair} in the pair and {of_policy} in the checkpoints",
+                hint="use the checkpoints that the pair was exported from, "
+                f"{_spelled(pair.manifest.policy)} and {_spelled(pair.manifest.reference)}",
             )
     difference = tokenizer_difference(pair.tokenizer_json(), policy.tokenizer_json())
     if difference is not None:
         raise PairIncompatible(
             f"the tokenizers of pair and checkpoints differ in their {difference}",
-            hint="give the checkpoints that the pair was exported from",
+            hint="use the checkpoints that the pair was exported from",
         )
     sources = {
         "policy": (pair.manifest.policy, policy.source),
@@ -182,17 +184,6 @@ def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) ->
 
 def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left_out: LeftOut) -> _Scored:
     """Score with the pair; as in PyTorch, a first solution is scored unseen by the clock."""
-    encoder = PromptEncoder(
-        pair.tokenizer_json(),
-        pair.manifest.template,
-        max_tokens=pair.manifest.architecture.max_position_embeddings,
-    )
-
-    def start_of(record: Record) -> int:
-        if options.convention is Convention.CARD:
-            return 0
-        return encoder.encode(record.problem, record.steps, options.convention).response_start - 1
-
     solutions = []
     with (
         Scorer.load(pair.path, convention=options.convention, beta=options.beta, tokens=True) as scorer,
@@ -207,15 +198,15 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
             bar.update()
             if isinstance(outcome, StepscoreError):
                 left_out.add(line.index + 1, outcome)
-            elif isinstance(line.record, Record):
-                solutions.append(ScoredSolution.of(line.index + 1, outcome, start_of(line.record)))
+            else:
+                solutions.append(ScoredSolution.of(line.index + 1, outcome, outcome.first_summed))
         return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
 def _score_in_pytorch(
     folders: Sequence[Path], solutions: Sequence[ScoredSolution], dtype: DType, device: Device
 ) -> tuple[Scores, float]:
-    """Score with both checkpoints, one after the other: log-probs, and the seconds of the two."""
+    """Score with both checkpoints, one at a time; return log-probs and the seconds of both."""
     sequences = [solution.token_ids for solution in solutions]
     runs = []
     for name, folder in zip(("policy", "reference"), folders, strict=True):
@@ -228,7 +219,7 @@ def _score_in_pytorch(
 def _finite(
     solutions: Sequence[ScoredSolution], truth: Scores, dtype: DType, left_out: LeftOut
 ) -> tuple[list[ScoredSolution], Scores]:
-    """Leave out what PyTorch has no numbers for; NonFinite where that is everything."""
+    """Skip solutions to which PyTorch gives NaN or infinity; NonFinite if none is left."""
     kept = []
     for solution, logprobs in zip(solutions, truth, strict=True):
         if is_finite(logprobs):
@@ -242,17 +233,19 @@ def _finite(
 
 def _non_finite(dtype: DType) -> NonFinite:
     return NonFinite(
-        f"PyTorch at {dtype} gives log-probs that are not finite",
-        hint="take --dtype bf16 or fp32: fp16 activations overflow on some models",
+        f"PyTorch at {dtype} gives log-probs that are NaN or infinite",
+        hint="use --dtype bf16 or fp32: fp16 activations overflow on some models",
     )
 
 
 def _nothing_left(data: str, num_lines: int) -> StepscoreError:
     if not num_lines:
-        return StepscoreError(f"{data} is empty", hint="give solutions as `stepscore score` reads them")
+        return StepscoreError(
+            f"{data} is empty", hint="pass solutions in the input format of `stepscore score`"
+        )
     return StepscoreError(
         f"none of the {num_lines:,} lines of {data} can be scored",
-        hint='a line is {"problem": "...", "steps": ["...", "..."]}',
+        hint='write lines such as {"problem": "...", "steps": ["...", "..."]}',
     )
 
 

@@ -1,89 +1,91 @@
-"""What an export will do, decided before anything is written."""
+"""What an export will do, decided before anything is written: both checkpoints open, every choice made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from stepscore.artifact.manifest import Distance
-from stepscore.engine.ort.provider_checks import needs_unsigned_weights
-from stepscore.engine.pytorch.engine import require_packages
-from stepscore.enums import Activations, Coding, Exporter, Products
-from stepscore.errors import ExportError
-from stepscore_export.backends.base import ExportEstimate
-from stepscore_export.backends.bitsandbytes import estimate_bitsandbytes
-from stepscore_export.backends.optimum_trace import require_optimum
+from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
+from stepscore.prompt.template import Template
+from stepscore_export.backends.base import Backend, ExportEstimate
+from stepscore_export.backends.registry import backend_of
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint, Members, check_pair
 from stepscore_export.checkpoint.distance import measure_distance
-from stepscore_export.options import OPTIMUM_HINT, BitsandbytesOptions, ExportOptions
-from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.quantization.coding import choose_coding, choose_difference_precision
+from stepscore_export.options import ExportOptions, Options
 from stepscore_export.reference.calibration import MAX_TOKENS
-from stepscore_export.validation.texts import Texts, encode_texts
+from stepscore_export.validation.measure import BATCH_TOKENS
+from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts
+
+FIDELITY_WORK = 12 * 10**12
+"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
+of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
 
 
-def resolve_options(options: ExportOptions, distance: Distance) -> ExportOptions:
-    """Return the options with every choice made that was left to us."""
-    if choose_coding(options, distance) is Coding.DIFFERENCE:
-        products = Products.MERGED if options.merged else Products.SEPARATE
-        return replace(
-            options,
-            coding=Coding.DIFFERENCE,
-            difference_precision=choose_difference_precision(options, distance),
-            activations=Activations.INT8 if options.integer_products else Activations.EXACT,
-            products=None if options.integer_products else products,
-        )
-    return replace(
-        options,
-        coding=Coding.INDEPENDENT,
-        difference_precision=None,
-        activations=Activations.EXACT,
-        products=None,
-    )
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Solutions as token ids, and the name of the data for the manifest."""
 
-
-def check_settled(options: ExportOptions, calibration: Texts | None) -> None:
-    """Refuse, before anything is written, what could not be run at the end or has no base to calibrate."""
-    if options.activations is Activations.INT8:
-        needs_unsigned_weights()
-    if options.exporter is Exporter.OPTIMUM:
-        require_optimum()
-        if calibration is not None:
-            raise ExportError("--exporter optimum has no --calibration", hint=OPTIMUM_HINT)
-    if calibration is not None and options.coding is Coding.INDEPENDENT:
-        raise ExportError(
-            "only the base of a coded pair is calibrated, and this pair is not coded",
-            hint="drop --calibration, or take --coding difference with --precision int8 or int4",
-        )
-
-
-Options = ExportOptions | BitsandbytesOptions
+    name: str
+    prompts: Sequence[EncodedPrompt]
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What an export will do, and what that needs."""
+    """An export ready to run; it holds while its checkpoints are open."""
 
-    options: Options
+    checkpoints: Members
+    backend: Backend[Any]
+    """With every choice made."""
     distance: Distance
+    template: Template
+    fidelity_data: EncodedTexts
+    calibration: EncodedTexts | None
     needs: ExportEstimate
 
 
-def plan_export(
-    policy: str, reference: str, options: Options, texts: tuple[Texts, Texts | None]
-) -> ExportPlan:
-    """Open both checkpoints, make every choice, and estimate what the export takes."""
-    with Checkpoint.open(policy) as policy_model, Checkpoint.open(reference) as reference_model:
-        check_pair(policy_model, reference_model)
-        _, encoder = prompt_template(policy_model)
-        encode_texts(texts[0], encoder)
-        if texts[1] is not None:
-            encode_texts(texts[1], encoder, MAX_TOKENS)
-        distance = measure_distance(policy_model, reference_model)
-        checkpoints: Members = {"policy": policy_model, "reference": reference_model}
-        if isinstance(options, BitsandbytesOptions):
-            require_packages()
-            return ExportPlan(options, distance, estimate_bitsandbytes(checkpoints, options))
-        settled = resolve_options(options, distance)
-        check_settled(settled, texts[1])
-        return ExportPlan(settled, distance, estimate(checkpoints, settled))
+@contextmanager
+def open_plan(
+    policy: str | Path,
+    reference: str | Path,
+    options: Options | None = None,
+    *,
+    texts: Texts | None = None,
+    calibration: Texts | None = None,
+) -> Iterator[ExportPlan]:
+    """Open both checkpoints, check that they are a pair, make every choice and estimate what it takes.
+
+    Arguments and errors are those of `export_pair`.
+    """
+    backend = backend_of(options or ExportOptions())
+    backend.require()
+    with Checkpoint.open(policy, "policy") as of_policy, Checkpoint.open(reference, "reference") as other:
+        check_pair(of_policy, other)
+        checkpoints: Members = {"policy": of_policy, "reference": other}
+        template, encoder = prompt_template(of_policy)
+        fidelity_data = _fidelity_data(texts or bundled_texts(), encoder, checkpoints)
+        calibrated_on = None
+        if calibration is not None:
+            calibrated_on = EncodedTexts(
+                calibration.name, encode_texts(calibration, encoder, max_tokens=MAX_TOKENS)
+            )
+        distance = measure_distance(of_policy, other)
+        backend = backend.resolve(distance, calibrated=calibration is not None)
+        yield ExportPlan(
+            checkpoints=checkpoints,
+            backend=backend,
+            distance=distance,
+            template=template,
+            fidelity_data=fidelity_data,
+            calibration=calibrated_on,
+            needs=backend.estimate(checkpoints, BATCH_TOKENS),
+        )
+
+
+def _fidelity_data(texts: Texts, encoder: PromptEncoder, checkpoints: Members) -> EncodedTexts:
+    work = FIDELITY_WORK // sum(model.parameters() for model in checkpoints.values())
+    return EncodedTexts(texts.name, encode_texts(texts, encoder, max_tokens=None if texts.path else work))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,15 +19,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import WEIGHTS, layer_file
+from stepscore.artifact.graph_contract import ROWS, WEIGHTS, layer_file
 from stepscore.batching.batch import BatchGroup
 from stepscore.batching.planner import plan
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
 from stepscore.fileio import os_errors_as_output_errors
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
 from stepscore_export.graphs.shape import graph_shape
@@ -121,10 +120,11 @@ class ExactModel:
         with np.errstate(over="ignore", invalid="ignore"):
             parts = self._head()
         if not all(np.isfinite(logprobs).all() for logprobs in parts):
-            raise CheckpointCorrupt(
-                f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
-                hint="its training diverged or its files are damaged; take another revision",
-            )
+            with self._checkpoint.naming():
+                raise CheckpointCorrupt(
+                    f"{self._checkpoint.source.name} gives log-probs that are NaN or infinite in fp32",
+                    hint="its training diverged or its files are damaged; use another revision",
+                )
         scores = {
             member: logprobs[pairs]
             for part, logprobs in zip(self._parts, parts, strict=True)
@@ -189,17 +189,8 @@ def _run_layer(graph: Path, parts: Sequence[_Part], on_input: OnInput | None) ->
 
 
 def _run(session: ort.InferenceSession, part: _Part, on_input: OnInput | None) -> Rows:
-    batch = part.group.batch
-    feeds: dict[str, NDArray[Any]] = {
-        "rows": part.rows,
-        "pad_index": batch.pad_index,
-        "unpad_index": batch.unpad_index,
-        "seqlens_k": batch.seqlens_k,
-        "total_sequence_length": batch.total_sequence_length,
-        "score_index": batch.score_index,
-    }
-    wanted = {value.name for value in session.get_inputs()}
-    rows, *tapped = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
+    inputs = {value.name for value in session.get_inputs()}
+    rows, *tapped = session.run(None, {ROWS: part.rows, **part.group.batch.feeds(inputs)})
     if on_input is not None:
         for name, values in zip(INTERMEDIATE_OUTPUTS, tapped, strict=True):
             on_input(name, values)

@@ -1,14 +1,16 @@
-"""What a sealed pair says of itself: its rewards against both checkpoints in fp32, on a text.
+"""Measures the fidelity of a staged pair: its rewards against both checkpoints in fp32, on the same text.
 
-The pair is run by the real runtime, a layer at a time where that can be, as the checkpoints are (exact.py).
+The runtime runs the pair, one layer at a time where it supports that; so are the checkpoints run
+(reference/layerwise_fp32.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +20,9 @@ from stepscore.batching.planner import plan
 from stepscore.errors import SelftestFailed
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.system import give_back_memory
+from stepscore_export.backends.base import Progress
 from stepscore_export.checkpoint.checkpoint import Members
-from stepscore_export.fidelity import Scores, as_float64, fidelity
+from stepscore_export.fidelity import FidelityMetrics, Scores, as_float64, fidelity
 from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
 from stepscore_export.staging import Stage
 from stepscore_export.validation.selftest import lean_engine
@@ -29,35 +32,21 @@ BATCH_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Encoded texts and the checkpoints' log-probs of them."""
+    """Encoded texts, and the log-probs that the checkpoints give them."""
 
     name: str
     prompts: Sequence[EncodedPrompt]
     truth: Scores
 
     def measure_fidelity(self, pair: Pair) -> Fidelity:
-        """Run the pair on the texts and compare; SelftestFailed where a log-prob is not finite."""
+        """Score the texts with the pair and compare; SelftestFailed where a log-prob is not finite."""
         sequences = [prompt.token_ids for prompt in self.prompts]
         scores = as_float64(_lean_logprobs(pair, sequences))
         if not all(np.isfinite(values).all() for each in scores for values in each):
             raise SelftestFailed(
-                "the staged pair gives log-probs that are not finite", hint="try another precision"
+                "the staged pair gives log-probs that are NaN or infinite", hint="use another --precision"
             )
-        found = fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts])
-        return Fidelity(
-            data=self.name,
-            num_sequences=found.num_sequences,
-            num_tokens=found.num_tokens,
-            num_steps=found.num_steps,
-            ratio_rms=_digits(found.ratio_rms),
-            logprob_rms=_digits(found.logprob_rms),
-            ratio_error=_relative(found.ratio_error),
-            step_error=_relative(found.step_error),
-            cumulative_error=_relative(found.cumulative_error),
-            correlation=_digits(found.correlation),
-            step_signs=_digits(found.step_signs),
-            first_errors=_digits(found.first_errors),
-        )
+        return rounded(fidelity(scores, self.truth, [prompt.step_ends for prompt in self.prompts]), self.name)
 
 
 def _lean_logprobs(
@@ -73,28 +62,25 @@ def _lean_logprobs(
     return [scores[index] for index in range(len(scores))]
 
 
-def _relative(value: float) -> float | None:
-    return _digits(value) if math.isfinite(value) else None
+def rounded(metrics: FidelityMetrics, data: str) -> Fidelity:
+    """Return what a manifest keeps: four significant digits, no value where the error is infinite.
+
+    With four digits manifests are equal on most machines, although their sums differ in the last bits.
+    """
+    kept = {name: getattr(metrics, name) for name in Fidelity.__struct_fields__ if name != "data"}
+    return msgspec.convert({"data": data} | {name: _digits(value) for name, value in kept.items()}, Fidelity)
 
 
-def _digits(value: float) -> float:
-    """Four figures: the same on machines whose sums end in other bits, most of the time."""
-    return float(f"{value:.4g}")
-
-
-FIDELITY_WORK = 12 * 10**12
-"""Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
-of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
-
-
-Progress = Callable[[str, int], None]
-"""Called with what is being done and the number of parameters done since the last call."""
+def _digits(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def measure(
-    staged: Stage, checkpoints: Members, name: str, prompts: list[EncodedPrompt], progress: Progress
+    staged: Stage, checkpoints: Members, name: str, prompts: Sequence[EncodedPrompt], progress: Progress
 ) -> Fidelity | None:
-    """Run the checkpoints and the staged pair on the texts; None where no bundled text fits the model."""
+    """Score the texts with the checkpoints and the staged pair; None where no bundled text fits the model."""
     if not prompts:
         return None
     progress("running both checkpoints in fp32", 0)

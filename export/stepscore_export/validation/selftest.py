@@ -1,8 +1,8 @@
-"""Run the staged pair with the real runtime and compare it with plain numpy on the source weights.
+"""Runs the staged pair with the runtime and compares it with plain numpy on the source weights.
 
-ONNX Runtime has silent traps (kernels that give zeros or NaN for some block sizes and machines), so an
-artifact that was never run is not trusted. The layers are run one at a time where they can be: the check then
-needs the memory of one layer, however deep the model is.
+Some kernels of ONNX Runtime give zeros or NaN for some block sizes and machines, without an error, so that a
+pair is never sealed before it was run. Layers are run one at a time where the backend supports it: the check
+then needs the memory of one layer, however deep the model is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
-from stepscore.memory.estimate import residencies
+from stepscore.memory.settings import residencies
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
@@ -27,9 +27,9 @@ from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 PROBLEM = "A box holds 12 pens. How many pens are in 3 boxes?"
 STEPS = ("Each box holds 12 pens.", "3 boxes hold 3 * 12 = 36 pens, so the answer is \\boxed{36}.")
 
-# Relative RMS error, of the final hidden rows and of the log-probs around their mean, at which something
-# other than rounding is wrong. Rounding gives about 1e-6, 1e-3, 1e-2, 1e-2 and 1e-1 (more on a model with
-# random weights); zeros or noise give 1 or more.
+# Relative RMS error, of the final hidden states and of the log-probs around their mean, that rounding alone
+# does not explain. Rounding gives about 1e-6, 1e-3, 1e-2, 1e-2 and 1e-1 (more on a model with random
+# weights); zeros or noise give 1 or more.
 LIMITS = MappingProxyType(
     {
         Precision.FP32: 1e-3,
@@ -44,7 +44,7 @@ LIMITS = MappingProxyType(
 
 
 def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selftest:
-    """Return the errors of the worse model; raise SelftestFailed where they are beyond rounding."""
+    """Return the errors of the worse model; raise SelftestFailed where they exceed the limit."""
     manifest = pair.manifest
     encoder = PromptEncoder(pair.tokenizer_json(), manifest.template, max_tokens=sys.maxsize)
     token_ids = encoder.encode(PROBLEM, STEPS, Convention.CARD).token_ids
@@ -56,7 +56,7 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
         true_hidden, true_logprobs = hidden_and_logprobs(checkpoint, token_ids)
         hidden_off = _rms(hidden[name] - true_hidden)
         logprobs_off = _rms(logprobs[name] - true_logprobs)
-        _check(manifest.precision, f"{name} gives hidden rows", hidden_off / _rms(true_hidden))
+        _check(manifest.precision, f"{name} gives hidden states", hidden_off / _rms(true_hidden))
         _check(
             manifest.precision, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6)
         )
@@ -71,7 +71,7 @@ def run_selftest(pair: Pair, checkpoints: dict[ModelName, Checkpoint]) -> Selfte
 
 
 def lean_engine(pair: Pair) -> Engine:
-    """Open a pair so that as little of it is in memory at once as there can be."""
+    """Open a pair with the least memory: one layer at a time where the backend supports it."""
     return open_engine(
         pair, EngineOptions(residency=residencies(pair.manifest)[-1], prefetch_next_layer=False)
     )
@@ -80,8 +80,8 @@ def lean_engine(pair: Pair) -> Engine:
 def _check(precision: Precision, what: str, error: float) -> None:
     if not error < LIMITS[precision]:  # NaN too
         raise SelftestFailed(
-            f"the staged {what} with a relative error of {error:.3g}; "
-            f"{precision} explains at most {LIMITS[precision]}",
+            f"the staged {what} with a relative error of {error:.3g}, "
+            f"which exceeds the {precision} limit of {LIMITS[precision]}",
             hint="try another --block-size, and report this with the output of `stepscore doctor`",
         )
 

@@ -1,4 +1,4 @@
-"""The solutions that a pair's fidelity is measured on: ours, or a file of the user's."""
+"""Reads the solutions for fidelity and calibration: those that come with stepscore, or a file of the user."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ BUNDLED = "bundled"
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Solutions, line by line of a JSONL file; `path` is None for those that come with stepscore."""
+    """Solutions, one per line of a JSONL file; `path` is None for those that come with stepscore."""
 
     path: Path | None
     records: tuple[Record, ...]
 
     @property
     def name(self) -> str:
-        """What a manifest calls them."""
+        """Name of the data in a manifest."""
         return BUNDLED if self.path is None else self.path.name
 
 
 def bundled_texts() -> Texts:
-    """Return twelve problems with solutions of 110 to 1,100 characters, a third of them with a wrong step."""
+    """Return twelve solutions of 110 to 1,100 characters, a third of them with a wrong step."""
     data = (files("stepscore_export") / "data" / "fidelity.jsonl").read_bytes()
     return Texts(None, tuple(_record(parsed, BUNDLED) for parsed in _lines(BytesIO(data))))
 
 
 def read_texts(path: Path) -> Texts:
-    """Read a file with the lines of `stepscore score`; raise ExportError naming the line that is not one."""
+    """Read a file in the input format of `stepscore score`; ExportError names the first invalid line."""
     try:
         with path.open("rb") as source:
             records = tuple(_record(parsed, path.name) for parsed in _lines(source))
@@ -46,17 +46,16 @@ def read_texts(path: Path) -> Texts:
         raise ExportError(f"cannot read {path}: {error.strerror or error}") from None
     if not records:
         raise ExportError(
-            f"{path.name} is empty", hint='a line is {"problem": "...", "steps": ["...", "..."]}'
+            f"{path.name} is empty", hint='write lines such as {"problem": "...", "steps": ["...", "..."]}'
         )
     return Texts(path, records)
 
 
 def encode_texts(texts: Texts, encoder: PromptEncoder, max_tokens: int | None = None) -> list[EncodedPrompt]:
-    """Encode by the card's convention; what is longer than the encoder allows is left out.
+    """Encode by the card convention, up to the solution that reaches `max_tokens` tokens in all.
 
-    With `max_tokens` it stops at the solution that reaches so many tokens in all.
-    A user's file with another fault in a record, or with nothing left, is an ExportError. Of the bundled
-    texts whatever this model cannot take is left out, be it all of them.
+    Solutions longer than the encoder allows are skipped. Of bundled texts all that do not fit the model are
+    skipped, possibly every one; a user's file with another fault, or with nothing left, is an ExportError.
     """
     encoded: list[EncodedPrompt] = []
     total = 0
@@ -74,8 +73,8 @@ def encode_texts(texts: Texts, encoder: PromptEncoder, max_tokens: int | None = 
             break
     if texts.path is not None and not encoded:
         raise ExportError(
-            f"every solution of {texts.name} is longer than the {encoder.max_tokens} positions of the model",
-            hint="give shorter ones: nothing is ever truncated",
+            f"all solutions of {texts.name} are longer than the {encoder.max_tokens} positions of the model",
+            hint="use shorter solutions: nothing is truncated",
         )
     return encoded
 

@@ -81,7 +81,7 @@ def store_coded(
     file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, role: Role
 ) -> CodedMatrix:
     """Append base and difference."""
-    if options.integer_products:
+    if options.has_int8_activations:
         return _store_channels(file, name, blocks, role)
     base_bits, difference_bits = role.bits(options)
     size = options.block_size

@@ -47,12 +47,7 @@ class BlockMatrix:
 
     def part(self, start: int, stop: int) -> BlockMatrix:
         """Name rows [start:stop] of the same bytes."""
-        return replace(
-            self,
-            codes=self.codes.part(start, stop),
-            scales=self.scales.part(start, stop),
-            zeros=None if self.zeros is None else self.zeros.part(start, stop),
-        )
+        return _rows(self, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +62,19 @@ class SignedMatrix:
 
     def part(self, start: int, stop: int) -> SignedMatrix:
         """Name rows [start:stop] of the same bytes."""
-        return replace(
-            self,
-            codes=self.codes.part(start, stop),
-            scales=self.scales.part(start, stop),
-            zeros=None if self.zeros is None else self.zeros.part(start, stop),
-        )
+        return _rows(self, start, stop)
+
+
+_InBlocks = TypeVar("_InBlocks", BlockMatrix, SignedMatrix)
+
+
+def _rows(matrix: _InBlocks, start: int, stop: int) -> _InBlocks:
+    return replace(
+        matrix,
+        codes=matrix.codes.part(start, stop),
+        scales=matrix.scales.part(start, stop),
+        zeros=None if matrix.zeros is None else matrix.zeros.part(start, stop),
+    )
 
 
 @dataclass(frozen=True, slots=True)

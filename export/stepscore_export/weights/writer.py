@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint, Members
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.checkpoint.checkpoint import Checkpoint, Members
+from stepscore_export.families.base import EMBEDDING, DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize
@@ -54,7 +54,7 @@ def store_unit(
     return UnitWeights(embedding, layers, norm, head, writer.rotary())
 
 
-def rotary_tables(config: Qwen2Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rotary_tables(config: DecoderConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return cos and sin of position * theta^(-2i / head_dim), each [positions, head_dim / 2]."""
     frequencies = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     angles = np.arange(config.max_position_embeddings)[:, None] * frequencies

@@ -1,1 +1,1 @@
-"""The pair on disk: manifest, files, graph contract."""
+"""Artifact: the pair on disk, its manifest, files and graph contract."""

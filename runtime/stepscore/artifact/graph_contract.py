@@ -1,19 +1,42 @@
-"""Names and sizes that exporter and runtime agree on: graphs, inputs, outputs, tiles."""
+"""Names and sizes that the exporter and the runtime agree on: graphs, their inputs and outputs, tiles.
+
+    embed   INPUT_IDS [n] -> ROWS [n, hidden_size]
+    body    ROWS, the indices of a batch -> HIDDEN [m, hidden_size]                   all layers
+    layer   ROWS, the indices of a batch -> NEXT_ROWS [n, hidden_size]                the last one: HIDDEN
+    head    HIDDEN, CHUNK_ROWS [c], TARGETS [t, 2] -> PARTS [t, 2, tiles]
+
+n tokens of a batch, m of them scored, c scored rows of one chunk of the head, t (row, token id) targets. The
+indices of a batch are described in batching/batch.py, the graphs in stepscore_export/graphs/.
+"""
 
 from __future__ import annotations
 
-SHORT_TOKENS = 1024
-"""Up to this length attention holds its scores, [B, S, S] a head; longer sequences take another kernel."""
-
+from collections.abc import Sequence
 
 WEIGHTS = "weights.bin"
-
-
 EMBED, BODY, HEAD = "embed.onnx", "body.onnx", "head.onnx"
 
+INPUT_IDS = "input_ids"
+ROWS, HIDDEN = "rows", "hidden"
+NEXT = "next_"
+"""Prefix of a layer's output; without it the name is that of the next layer's input."""
+NEXT_ROWS = NEXT + ROWS
 
+PAD_INDEX, UNPAD_INDEX, SEQLENS_K = "pad_index", "unpad_index", "seqlens_k"
+TOTAL_SEQUENCE_LENGTH, SCORE_INDEX = "total_sequence_length", "score_index"
+
+CHUNK_ROWS, TARGETS, PARTS = "rows", "targets", "parts"
+
+SHORT_TOKENS = 1024
+"""Up to this length attention materializes its scores, [B, S, S] per head; above it runs a flash kernel."""
+
+TILE = 8192
+"""Columns of the vocabulary whose logits exist at the same time."""
 HEAD_PART_COLUMNS = 32_768
-"""Of a head with 152,064 columns and 8 bits a part is about as large as a layer."""
+"""Columns of one graph of the head: at 152,064 columns and 8 bits a part is about as large as a layer."""
+
+PIECE_ELEMENTS, PIECE_ROWS = 1 << 21, 256
+"""The CPU dequantizes a matrix in pieces of about so many elements, but of no fewer rows."""
 
 
 def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
@@ -31,13 +54,9 @@ def graph_files(num_hidden_layers: int, vocab_size: int) -> list[str]:
     ]
 
 
-def unsigned_file(name: str) -> str:
-    """Return the name of the graph that does the same with unsigned weights.
-
-    >>> unsigned_file("layer-00.onnx")
-    'layer-00.u8.onnx'
-    """
-    return name.replace(".onnx", ".u8.onnx")
+def layer_file(index: int) -> str:
+    """Return the name of one layer's graph file."""
+    return f"layer-{index:02d}.onnx"
 
 
 def head_files(vocab_size: int) -> list[str]:
@@ -49,25 +68,28 @@ def head_files(vocab_size: int) -> list[str]:
     return [f"head-{index:02d}.onnx" for index in range(-(-vocab_size // HEAD_PART_COLUMNS))]
 
 
-def layer_file(index: int) -> str:
-    """Return the name of one layer's graph file."""
-    return f"layer-{index:02d}.onnx"
+def unsigned_file(name: str) -> str:
+    """Return the name of the same graph with unsigned weights.
+
+    >>> unsigned_file("layer-00.onnx")
+    'layer-00.u8.onnx'
+    """
+    return name.replace(".onnx", ".u8.onnx")
 
 
-TILE = 8192
+def stream_names(name: str, models: Sequence[str]) -> tuple[str, ...]:
+    """Return the name of an input or output for every model of a unit; a model alone has no suffix.
 
-
-PIECE_ELEMENTS, PIECE_ROWS = 1 << 21, 256
-"""What a matrix is cut into that the CPU turns into float32: so much at a time, but never fewer rows."""
+    >>> stream_names(ROWS, ["policy"]), stream_names(ROWS, ["reference", "policy"])
+    (('rows',), ('rows_reference', 'rows_policy'))
+    """
+    return (name,) if len(models) == 1 else tuple(f"{name}_{model}" for model in models)
 
 
 def piece_rows(columns: int) -> int:
-    """Return the rows of a piece of a matrix [rows, columns] that is turned into float32.
+    """Return the rows of a piece of a matrix [rows, columns] that is dequantized at once.
 
     >>> [piece_rows(columns) for columns in (1536, 3584, 18_944)]
     [1280, 512, 256]
     """
     return max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
-
-
-TILE = 8192  # columns of the vocabulary that have logits at the same time

@@ -1,19 +1,19 @@
-"""What manifest.json says of a pair, and the names of the files in its folder.
+"""Schema of manifest.json, and the layout of a pair's folder.
 
     PAIR/
       manifest.json        sizes, hashes, sources, options, template literals
-      tokenizer.json       the policy's
-      <unit>/              `policy` and `reference`, or `both`: one weight file for the two of them
+      tokenizer.json       of the policy
+      <unit>/              `policy` and `reference`, or `both`: one weight file for both models
         weights.bin        every tensor of the unit, once
-        embed.onnx         token ids -> rows
-        body.onnx          rows -> hidden rows: all layers (of `both`: two streams side by side)
+        embed.onnx         token ids -> embeddings
+        body.onnx          embeddings -> final hidden states: all layers (of `both`: two streams in parallel)
         layer-00.onnx ...  the same layers, one file each, over the same weights.bin
-        head.onnx          hidden rows -> logits of targets, and log-sum-exps
-        head-00.onnx ...   the same for a range of the vocabulary each, over the same weights.bin
-        body.u8.onnx ...   with int8 activations, each of these but embed once more: it reads the same weights
-                           as unsigned numbers, for CPUs that multiply signed ones wrongly (provider.py)
+        head.onnx          final hidden states -> logits of the targets, and log-sum-exps
+        head-00.onnx ...   the same, one vocabulary range each, over the same weights.bin
+        body.u8.onnx ...   with int8 activations, a variant of each of these but embed that reads the same
+                           weights as unsigned numbers (see engine/ort/provider_checks.py)
 
-A unit that optimum traced has embed, body and head, and no files of layers or parts of the head.
+A unit exported by optimum has embed, body and head, without separate files of layers or of parts of the head.
 
 A unit of the format `bitsandbytes` is one model as transformers saves it: config.json and *.safetensors.
 """
@@ -50,14 +50,14 @@ _Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a model came from: a folder's name or a repository id, and the commit of the latter."""
+    """Origin of a model: the name of a folder, or a repository id with its commit."""
 
     name: str
     revision: str | None = None
 
 
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The shape both models share; Hugging Face's key names."""
+    """Shape of both models, by Hugging Face's config keys."""
 
     hidden_size: _Positive
     intermediate_size: _Positive
@@ -70,17 +70,17 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes of a weight file; tensors between its ends may belong to no one else."""
+    """Byte range of weights.bin used by one graph only."""
 
     offset: int
     size: int
 
 
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One set of graphs over one weight file; it computes the log-probs of one model (or of both).
+    """One weight file and its graphs, which compute the log-probs of one model or of both.
 
-    `extents` says which bytes of weights.bin each graph reads, by the name of the graph's file (of `body`
-    they are those of its layers together). A unit without graphs has none.
+    `extents` are the byte ranges of weights.bin that each graph reads, by the name of its file; that of
+    `body` covers all layers. A unit without graphs has none.
     """
 
     folder: str
@@ -89,11 +89,11 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Selftest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The staged pair against plain numpy on the source weights: worst of the two models.
+    """Errors of the staged pair against a numpy forward pass on the source weights; the worse model's.
 
-    `hidden_error` is the relative RMS error of the final hidden rows, `logprob_error` the RMS error of the
-    log-probs in nats, over `num_tokens` tokens. `provider` is where it ran: a pair for CUDA that was exported
-    on a machine without a GPU was checked on the CPU, its weights computed with in fp32.
+    `hidden_error` is the relative RMS error of the final hidden states, `logprob_error` the RMS error of the
+    log-probs in nats, over `num_tokens` tokens. `provider` is the one used: a pair for CUDA that is exported
+    on a machine without a GPU is checked on the CPU, in fp32.
     """
 
     provider: Literal["cpu", "cuda"]
@@ -103,13 +103,13 @@ class Selftest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The sealed pair against both checkpoints in fp32, on a text: what its user can expect.
+    """Fidelity of the pair to both checkpoints in fp32, measured on the text `data`.
 
-    Errors are relative RMS: of the log-ratio per token, of the steps' rewards and of the cumulative ones
-    (beta cancels). `ratio_rms` is the RMS of the true log-ratio and `logprob_rms` that of the log-probs'
-    error, nats; `correlation` is Pearson's, of log-ratios; `step_signs` is the share of steps whose reward
-    has the true sign, `first_errors` that of solutions with the same first error, at a threshold that half
-    of them fall below. None where the true value is zero and the pair's is not.
+    Errors are relative RMS: of the log-ratio per token, of step rewards and of cumulative rewards (beta
+    cancels). `ratio_rms` is the RMS of the true log-ratio and `logprob_rms` the RMS error of the log-probs,
+    in nats; `correlation` is Pearson's, of log-ratios; `step_signs` is the share of steps whose reward has
+    the true sign; `first_errors` is the share of solutions with the same first error, at a threshold that
+    half of the solutions fall below. An error is None where the true value is zero and the pair's is not.
     """
 
     data: str
@@ -126,7 +126,7 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     first_errors: float
 
     def __str__(self) -> str:
-        """Return what a person wants to know first."""
+        """Return a one-line summary."""
         error = "unknown" if self.ratio_error is None else f"{100 * self.ratio_error:.3g} %"
         return (
             f"log-ratio error {error}, same sign of {100 * self.step_signs:.1f} % of {self.num_steps} steps, "
@@ -136,16 +136,16 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Distance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """|policy - reference| / |reference|, Frobenius norms: of all matrices together and of each."""
+    """|policy - reference| / |reference| in Frobenius norms, over all matrices and for each."""
 
     overall: float
     by_matrix: dict[str, float]
 
 
 class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a coded pair stores and uses the difference; `products` is None where activations are int8.
+    """How a difference-coded pair stores and uses the difference; `products` is None for int8 activations.
 
-    `calibration` names the text whose rows the base was rounded for, None where it is the nearest code.
+    `calibration` names the calibration data of the base (GPTQ), None where it is rounded to nearest.
     """
 
     precision: DifferencePrecision
@@ -155,18 +155,18 @@ class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file must be."""
+    """Expected size and hash of a file."""
 
     size: int
     sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything the runtime knows about a pair without opening another file."""
+    """The manifest: all that the runtime knows about a pair without opening another file."""
 
     schema_version: int
     checksum: str = ""
-    """SHA-256 of manifest.json as it is with this field empty; `encode` fills it in."""
+    """SHA-256 of manifest.json with this field empty; `encode` fills it in."""
     policy: Source
     reference: Source
     architecture: Architecture
@@ -175,7 +175,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precision: Precision
     block_size: int
     target: Target | None
-    """None: the pair runs wherever its library does."""
+    """None: the pair runs on any device that its library supports."""
     coding: Coding
     difference: Difference | None
     distance: Distance
@@ -189,17 +189,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether matrices are multiplied in integers."""
+        """Return whether the pair uses W8A8 integer GEMM."""
         return self.difference is not None and self.difference.activations is Activations.INT8
 
     @property
     def is_merged(self) -> bool:
-        """Whether base and difference are added before they are multiplied."""
+        """Return whether base and difference are merged into one weight before each GEMM."""
         return self.difference is not None and self.difference.products is Products.MERGED
 
     @property
     def dequantizes(self) -> bool:
-        """Whether graphs have operators of their own that turn codes into floats, to multiply with these."""
+        """Return whether the graphs dequantize weights by separate operators before a floating-point GEMM."""
         if self.exporter is Exporter.OPTIMUM or self.format is not Format.ONNX:
             return False
         alone = self.difference is None and self.precision in {Precision.INT8, Precision.INT4}
@@ -214,12 +214,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def unit_graphs(manifest: Manifest) -> list[str]:
-    """Return the names of the graph files that each unit of this pair has."""
+    """Return the names of the graph files of each unit of a pair."""
     if manifest.exporter is Exporter.OPTIMUM:
         return [EMBED, BODY, HEAD]
     return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
 
 
 def safetensors_files(manifest: Manifest, unit: Unit) -> list[str]:
-    """Return the names of the files that a unit of transformers has its weights in."""
+    """Return the names of the weight files of a bitsandbytes unit."""
     return [name for name in manifest.files if PurePosixPath(name).match(f"{unit.folder}/*.safetensors")]

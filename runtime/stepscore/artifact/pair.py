@@ -1,8 +1,8 @@
-"""A pair on disk, opened: its folder, and a manifest that names every file in it (manifest.py).
+"""Open a pair on disk and verify its files against its manifest (manifest.py).
 
-Nothing below us notices a flipped byte (ONNX Runtime loads it and computes with it), so the manifest
-carries the size and the SHA-256 of every file, and a checksum of its own text. `Pair.open` compares all sizes
-and the hashes of what is small (manifest, graphs, tokenizer); `Pair.verify` hashes the weights too.
+ONNX Runtime does not notice a flipped byte of a file, so the manifest records the size and SHA-256 of every
+file, and a checksum of its own text. `Pair.open` compares all sizes and the hashes of small files (manifest,
+graphs, tokenizer); `Pair.verify` hashes the weights too.
 """
 
 from __future__ import annotations
@@ -33,26 +33,24 @@ from stepscore.prompt.encoder import PromptEncoder
 
 MAX_MANIFEST_BYTES = 16 << 20
 SMALL_BYTES = 16 << 20
-"""Files up to this size are hashed whenever a pair is opened: a tokenizer of 7 MB takes 20 ms."""
+"""Files up to this size are hashed when a pair is opened; a tokenizer of 7 MB takes 20 ms."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An opened pair: its folder and its manifest, sizes checked."""
+    """An opened pair: its folder and its manifest, with all file sizes checked."""
 
     path: Path
     manifest: Manifest
     fingerprint: str
-    """SHA-256 of manifest.json, which holds the hash of everything else."""
+    """SHA-256 of manifest.json, which contains the hashes of all other files."""
 
     @classmethod
     def open(cls, path: str | Path) -> Pair:
-        """Read the manifest and check that every file it names is there with its size, small ones by hash."""
+        """Read the manifest and check the size of every file it lists, and the hash of small ones."""
         folder = Path(path)
         if not folder.is_dir():
-            raise NotFound(
-                f"{folder} is not a folder", hint="a pair is the folder that `stepscore export` writes"
-            )
+            raise NotFound(f"{folder} is not a folder", hint="give the folder that `stepscore export` wrote")
         data = _read_manifest(folder / MANIFEST)
         pair = cls(folder, _decode_manifest(data, folder / MANIFEST), hashlib.sha256(data).hexdigest())
         for name, entry in pair.manifest.files.items():
@@ -62,13 +60,13 @@ class Pair:
         return pair
 
     def verify(self) -> None:
-        """Hash every file; raise IntegrityMismatch naming the first that differs."""
+        """Hash every file; raise IntegrityMismatch for the first that differs."""
         for name, entry in self.manifest.files.items():
             _check_size(self.path, name, entry)
             _check_hash(self.path, name, entry)
 
     def num_bytes(self) -> int:
-        """Return the size of all files, in bytes."""
+        """Return the total size of all files, in bytes."""
         return sum(entry.size for entry in self.manifest.files.values())
 
     def tokenizer_json(self) -> str:
@@ -76,7 +74,7 @@ class Pair:
         return (self.path / TOKENIZER).read_text(encoding="utf-8")
 
     def encoder(self) -> PromptEncoder:
-        """Return what turns records into token ids of these models."""
+        """Return the encoder of records for the tokenizer, template and context length of this pair."""
         limit = self.manifest.architecture.max_position_embeddings
         return PromptEncoder(self.tokenizer_json(), self.manifest.template, max_tokens=limit)
 
@@ -86,13 +84,15 @@ def _read_manifest(path: Path) -> bytes:
         status = os.lstat(path)
     except FileNotFoundError:
         raise ManifestInvalid(
-            f"{path.parent} holds no {MANIFEST}: not a pair",
-            hint="an interrupted export leaves no manifest: run `stepscore export` again",
+            f"{path.parent} is not a pair: {MANIFEST} is missing",
+            hint="run `stepscore export` again: an interrupted export writes no manifest",
         ) from None
     if not stat.S_ISREG(status.st_mode):
         raise ManifestInvalid(f"{path} is not a regular file")
     if status.st_size > MAX_MANIFEST_BYTES:
-        raise ManifestInvalid(f"{path} has {status.st_size} bytes, more than any manifest")
+        raise ManifestInvalid(
+            f"{path} has {status.st_size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}"
+        )
     try:
         return path.read_bytes()
     except OSError as error:
@@ -102,12 +102,12 @@ def _read_manifest(path: Path) -> bytes:
 def _decode_manifest(data: bytes, path: Path) -> Manifest:
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
         raise ManifestInvalid(f"{path} cannot be read: {error}") from None
     if version != SCHEMA_VERSION:
         raise VersionUnsupported(
-            f"{path} has schema version {version}, this stepscore reads {SCHEMA_VERSION}",
-            hint="export the pair again, or install the stepscore that wrote it",
+            f"{path} has schema version {version}, but this version of stepscore reads {SCHEMA_VERSION}",
+            hint="export the pair again, or install the version of stepscore that wrote it",
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -115,8 +115,8 @@ def _decode_manifest(data: bytes, path: Path) -> Manifest:
         raise ManifestInvalid(f"{path} cannot be read: {error}") from None
     if hashlib.sha256(data.replace(manifest.checksum.encode(), b"", 1)).hexdigest() != manifest.checksum:
         raise ManifestInvalid(
-            f"{path} is damaged: it does not match its own checksum",
-            hint="copy the pair again from its source, or export it again; it is not made to be edited",
+            f"{path} is damaged: it does not match its checksum",
+            hint="copy the pair again from its source, or export it again; do not edit a manifest",
         )
     _check_contents(manifest, path)
     return manifest
@@ -130,15 +130,17 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
-            raise ManifestInvalid(f"{path} names a file outside the pair: {name!r}")
+            raise ManifestInvalid(f"{path} lists a file outside the pair: {name!r}")
     for unit in manifest.units:
         if "/" in unit.folder or unit.folder in {"", ".", ".."}:
-            raise ManifestInvalid(f"{path} names a unit outside the pair: {unit.folder!r}")
+            raise ManifestInvalid(f"{path} lists a unit outside the pair: {unit.folder!r}")
     models = [model for unit in manifest.units for model in unit.models]
     if sorted(models) != ["policy", "reference"]:
-        raise ManifestInvalid(f"{path} holds the models {models}, not one policy and one reference")
+        raise ManifestInvalid(f"{path} lists the models {models}, expected one policy and one reference")
     if manifest.precision not in manifest.format.precisions:
-        raise ManifestInvalid(f"{path}: {manifest.format} has no precision {manifest.precision}")
+        raise ManifestInvalid(
+            f"{path}: format {manifest.format} does not support precision {manifest.precision}"
+        )
     if manifest.format is Format.ONNX:
         _check_graphs(manifest, path)
     else:
@@ -155,12 +157,12 @@ def _check_folders(manifest: Manifest, path: Path) -> None:
     _check_listed(manifest, path, [CONFIG])
     for unit in manifest.units:
         if (unit.folder,) != unit.models or not safetensors_files(manifest, unit):
-            raise ManifestInvalid(f"{path} lists no weights of {' and '.join(unit.models)} alone")
+            raise ManifestInvalid(f"{path} does not list separate weights of {' and '.join(unit.models)}")
 
 
 def _check_graphs(manifest: Manifest, path: Path) -> None:
     if manifest.target is None:
-        raise ManifestInvalid(f"{path} does not say which target its graphs are for")
+        raise ManifestInvalid(f"{path} does not name the target of its graphs")
     one_file_each = manifest.exporter is Exporter.STEPSCORE
     if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
         raise ManifestInvalid(f"{path} does not list the graphs of all layers")
@@ -172,7 +174,7 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
         for name in graphs:
             extent = unit.extents.get(name)
             if extent is None or not 0 <= extent.offset < extent.offset + extent.size <= size:
-                raise ManifestInvalid(f"{path} does not say what {unit.folder}/{name} reads of {WEIGHTS}")
+                raise ManifestInvalid(f"{path} has no valid extent of {WEIGHTS} for {unit.folder}/{name}")
 
 
 def _check_size(folder: Path, name: str, entry: FileEntry) -> None:
@@ -185,7 +187,7 @@ def _check_size(folder: Path, name: str, entry: FileEntry) -> None:
     if not stat.S_ISREG(status.st_mode) or any(parent.is_symlink() for parent in parents):
         _mismatch(name, "it is not a regular file")
     if status.st_size != entry.size:
-        _mismatch(name, f"it has {status.st_size} bytes, the manifest says {entry.size}")
+        _mismatch(name, f"it has {status.st_size} bytes, expected {entry.size}")
 
 
 def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
@@ -195,7 +197,7 @@ def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
     except OSError as error:
         _mismatch(name, f"it cannot be read: {error.strerror}")
     if digest != entry.sha256:
-        _mismatch(name, f"its SHA-256 is {digest[:16]}..., the manifest says {entry.sha256[:16]}...")
+        _mismatch(name, f"its SHA-256 is {digest[:16]}..., expected {entry.sha256[:16]}...")
 
 
 def _mismatch(name: str, fault: str) -> NoReturn:

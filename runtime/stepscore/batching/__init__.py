@@ -1,1 +1,1 @@
-"""Sequences into batches: prefix tries, token budgets, scheduling windows."""
+"""Batching: prefix tries, packed batches, token budgets, scheduling windows, prefetch."""

@@ -1,26 +1,28 @@
-"""Packed batches: one row per distinct prefix, and the indices that attention and head read."""
+"""Packed batches: one token per distinct prefix, and the indices that attention and the head read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.batching.trie import Int64, Line, depth_first_lines
+from stepscore.artifact import graph_contract as contract
+from stepscore.batching.trie import Int64, LeafPath, leaf_paths
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The n distinct prefixes of some sequences, B lines of at most S positions, m scored rows, t pairs.
+    """n packed tokens, one per distinct prefix; a padded view of B sequences [B, S]; t targets.
 
-    `input_ids` int64 [n] are the rows; `pad_index` int64 [B, S] names the row of every position of the
-    padded view (0 where there is none); `unpad_index` int64 [n] names a position b * S + s of every row;
-    `seqlens_k` int32 [B] is each line's length - 1; `score_index` int64 [m] names the rows whose next token
-    is scored; `target_rows` int64 [t] (ascending, into score_index) and `target_ids` int64 [t] are the
-    distinct (row, token) pairs. `target_of[i]` int64 are the indices into the pairs of the log-probs of
-    sequence i, in order; sequences that begin alike share pairs.
+    `input_ids` int64 [n] are the packed tokens; `pad_index` int64 [B, S] is the packed token of each position
+    of the padded view (0 for padding); `unpad_index` int64 [n] is a position b * S + s of each packed token;
+    `seqlens_k` int32 [B] is the length - 1 of each sequence of the view; `score_index` int64 [m] are the
+    packed tokens whose next token is scored. Target i is the pair (scored token `target_rows[i]`, an index
+    into score_index, next token `target_ids[i]`), both int64 [t], `target_rows` ascending. `target_of[i]`
+    int64 are the targets of sequence i's log-probs, in order; sequences with a common prefix share targets.
     """
 
     input_ids: Int64
@@ -34,24 +36,36 @@ class Batch:
 
     @property
     def total_sequence_length(self) -> NDArray[np.int32]:
-        """Return S as the scalar that GroupQueryAttention wants."""
+        """Return S as the int32 scalar that GroupQueryAttention expects."""
         return np.array(self.pad_index.shape[1], np.int32)
+
+    def feeds(self, inputs: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of this batch that a graph with these input names reads, by name."""
+        arrays: dict[str, NDArray[Any]] = {
+            contract.INPUT_IDS: self.input_ids,
+            contract.PAD_INDEX: self.pad_index,
+            contract.UNPAD_INDEX: self.unpad_index,
+            contract.SEQLENS_K: self.seqlens_k,
+            contract.TOTAL_SEQUENCE_LENGTH: self.total_sequence_length,
+            contract.SCORE_INDEX: self.score_index,
+        }
+        return {name: array for name, array in arrays.items() if name in inputs}
 
 
 @dataclass(frozen=True, slots=True)
 class BatchGroup:
-    """A batch of a window: `members[i]` is the window's sequence that `batch.target_of[i]` belongs to."""
+    """A batch of a window: `batch.target_of[i]` belongs to sequence `members[i]` of the window."""
 
     members: tuple[int, ...]
     batch: Batch
 
 
 def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = True) -> Batch:
-    """Pack sequences into one batch; sequence i is scored from log-prob index starts[i] on.
+    """Pack sequences into one batch; the log-probs of sequence i are computed from index starts[i] on.
 
-    Log-prob j of a sequence scores its token j + 1, so a sequence of L tokens has the log-probs
-    starts[i] .. L - 2. Without `share`, every sequence has a line and rows of its own. Raises ValueError for
-    no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
+    Log-prob j of a sequence is that of its token j + 1, so a sequence of L tokens gets the log-probs
+    starts[i] .. L - 2. Without `share`, common prefixes are computed for every sequence. Raises ValueError
+    for no sequence, one under 2 tokens, or a start outside 0 .. L - 2.
 
     >>> batch = pack([np.array([7, 8, 9]), np.array([7, 8, 4, 5]), np.array([7, 8])], [1, 0, 0])
     >>> batch.input_ids.tolist(), batch.pad_index.tolist(), batch.unpad_index.tolist()
@@ -65,14 +79,14 @@ def pack(sequences: Sequence[Int64], starts: Sequence[int], *, share: bool = Tru
         raise ValueError("there is nothing to pack")
     check_starts(sequences, starts)
     members = range(len(sequences))
-    return pack_lines(sequences, starts, list(depth_first_lines(sequences, members, share=share)), members)
+    return pack_paths(sequences, starts, list(leaf_paths(sequences, members, share=share)), members)
 
 
 def chunks(batch: Batch, max_rows: int) -> Iterator[tuple[slice, Int64, Int64]]:
-    """Cut the scored rows into chunks for the head; a row and all its targets are in one chunk.
+    """Cut the scored tokens into chunks for the head; a token and all its targets are in one chunk.
 
-    Yields (slice of the pairs, rows int64 [c], targets int64 [p, 2]) where targets are (index into rows,
-    token id).
+    Yields (slice of the targets, rows int64 [c], targets int64 [p, 2]): `rows` are the scored tokens of the
+    chunk, and a target is (index into rows, token id).
 
     >>> batch = pack([np.array([5, 6, 7, 8]), np.array([5, 9])], [0, 0])
     >>> [(part, rows.tolist(), targets.tolist()) for part, rows, targets in chunks(batch, 2)]
@@ -92,28 +106,30 @@ def check_starts(sequences: Sequence[Int64], starts: Sequence[int]) -> None:
             raise ValueError(f"start {start} is outside the log-probs of {len(sequence)} tokens")
 
 
-def pack_lines(
-    sequences: Sequence[Int64], starts: Sequence[int], lines: Sequence[Line], members: Sequence[int]
+def pack_paths(
+    sequences: Sequence[Int64], starts: Sequence[int], paths: Sequence[LeafPath], members: Sequence[int]
 ) -> Batch:
-    """Number the rows line by line. A pair (row, next token) is named by the row that computes the token."""
-    lengths = np.array([line.length for line in lines])
-    shared = np.array([line.shared for line in lines])
+    """Number the packed tokens path by path; a target is known by the packed token that it predicts."""
+    lengths = np.array([path.length for path in paths])
+    shared = np.array([path.shared for path in paths])
     positions = np.arange(lengths.max())
     own = (shared[:, None] <= positions) & (positions < lengths[:, None])  # [B, S]
     unpad_index = np.flatnonzero(own)
     pad_index = np.zeros(own.shape, np.int64)
     pad_index[own] = np.arange(len(unpad_index))
-    for before, path, common in zip(pad_index, pad_index[1:], shared[1:], strict=False):
-        path[:common] = before[:common]
-    input_ids = np.concatenate([sequences[line.members[-1]][line.shared :] for line in lines])
+    for before, row, common in zip(pad_index, pad_index[1:], shared[1:], strict=False):
+        row[:common] = before[:common]
+    input_ids = np.concatenate([sequences[path.members[-1]][path.shared :] for path in paths])
 
-    paths = {index: path for line, path in zip(lines, pad_index, strict=True) for index in line.members}
-    scored = [paths[index][starts[index] + 1 : len(sequences[index])] for index in members]
+    tokens_of = {index: row for path, row in zip(paths, pad_index, strict=True) for index in path.members}
+    scored = [tokens_of[index][starts[index] + 1 : len(sequences[index])] for index in members]
     is_scored = np.zeros(len(input_ids), np.bool_)
     for rows in scored:
         is_scored[rows] = True
     targets = np.flatnonzero(is_scored)
-    before_each = pad_index.reshape(-1)[unpad_index - 1]  # the row before each; of no use for a first token
+    before_each = pad_index.reshape(-1)[
+        unpad_index - 1
+    ]  # the token before each; meaningless for a first token
     targets = targets[np.argsort(before_each[targets], kind="stable")]
     score_index, target_rows = np.unique(before_each[targets], return_inverse=True)
     pair_of = np.zeros(len(input_ids), np.int64)

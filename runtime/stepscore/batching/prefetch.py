@@ -1,4 +1,4 @@
-"""An iterator that runs in another thread, a few items ahead of who reads it."""
+"""Prefetch: run an iterator in another thread, a few items ahead of its reader."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class _End:
 def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     """Yield the items in order while a daemon thread pulls the next ones, at most `depth` of them.
 
-    Nothing is pulled before the first `next`. What pulling raises is raised where the item would have been.
-    Closing the generator, or leaving the loop over it by an exception, lets the thread finish the item it is
-    at, which is dropped, and pull no more; nobody waits for that. Raises ValueError for a depth under 1.
+    Nothing is pulled before the first `next`. An exception of the iterator is raised at the position of its
+    item. Closing the generator, or leaving the loop over it by an exception, does not wait for the thread: it
+    finishes its current item, drops it and ends. Raises ValueError for a depth under 1.
 
     >>> list(prefetch(iter("abc"), depth=2))
     ['a', 'b', 'c']
     """
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be at least 1")
-    handed: SimpleQueue[_Item[T] | _End] = SimpleQueue()  # never full: `room` bounds it
+    handed: SimpleQueue[_Item[T] | _End] = SimpleQueue()  # unbounded: `room` limits it
     room = threading.Semaphore(depth)
     stopped = threading.Event()
 
@@ -47,7 +47,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
                 handed.put(_Item(next(iterator)))
         except StopIteration:
             handed.put(_End())
-        except BaseException as error:  # whatever it is, it belongs to the reader
+        except BaseException as error:  # any exception is raised in the reader's thread
             handed.put(_End(error))
 
     threading.Thread(target=pull, name="stepscore-prefetch", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Sequences as a trie of prefixes, walked depth first."""
+"""Prefix trie of token sequences, walked depth first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the padded view: the sequences that lie on it, the one that fills it last.
+class LeafPath:
+    """A path from the trie's root to a leaf: one sequence of the padded view.
 
-    Its first `shared` tokens are those of the line before it.
+    `members` are the sequences that are prefixes of the path, the longest, of `length` tokens, last. Its
+    first `shared` tokens are a common prefix with the path before it.
     """
 
     members: Sequence[int]
@@ -26,7 +27,7 @@ class Line:
 
 @dataclass(slots=True)
 class _Node:
-    """Where sequences end or part, `depth` tokens from the root; `first` is the first to come here."""
+    """A node where sequences end or branch, at `depth` tokens; `first` is the first sequence through it."""
 
     depth: int
     first: int = sys.maxsize
@@ -34,18 +35,18 @@ class _Node:
     children: list[_Node] = field(default_factory=list)
 
 
-def depth_first_lines(sequences: Sequence[Int64], chosen: Sequence[int], *, share: bool) -> Iterator[Line]:
-    """Walk the trie of the chosen sequences depth first; without `share`, each is a line by itself."""
+def leaf_paths(sequences: Sequence[Int64], chosen: Sequence[int], *, share: bool) -> Iterator[LeafPath]:
+    """Yield the leaf paths of the chosen sequences' trie, depth first; without `share`, one per sequence."""
     if not share:
-        yield from (Line([index], len(sequences[index]), 0) for index in chosen)
+        yield from (LeafPath([index], len(sequences[index]), 0) for index in chosen)
         return
-    # A node, what its first line shares with the line before, and the sequences of that line so far.
+    # A node, the length its first path shares with the path before, and that path's members so far.
     waiting: list[tuple[_Node, int, list[int]]] = [(_trie(sequences, chosen), 0, [])] if chosen else []
     while waiting:
         node, shared, members = waiting.pop()
         members += node.ending
         if not node.children:
-            yield Line(members, node.depth, shared)
+            yield LeafPath(members, node.depth, shared)
             continue
         heir, *others = sorted(node.children, key=lambda child: child.first)
         waiting += ((child, node.depth, []) for child in reversed(others))
@@ -53,8 +54,8 @@ def depth_first_lines(sequences: Sequence[Int64], chosen: Sequence[int], *, shar
 
 
 def _trie(sequences: Sequence[Int64], chosen: Iterable[int]) -> _Node:
-    """Return the root; in lexicographic order each sequence leaves the path of the one before."""
-    keys = {index: sequences[index].astype(">i8").tobytes() for index in chosen}  # bytes compare as tokens
+    """Return the root; sequences are added in lexicographic order, each branching off the one before."""
+    keys = {index: sequences[index].astype(">i8").tobytes() for index in chosen}  # bytes sort as tokens
     path = [_Node(0)]
     before = np.empty(0, np.int64)
     for index in sorted(keys, key=keys.__getitem__):
@@ -70,7 +71,7 @@ def _trie(sequences: Sequence[Int64], chosen: Iterable[int]) -> _Node:
 
 
 def _close(path: list[_Node], depth: int) -> None:
-    """Hand the nodes deeper than `depth` to their parents; the path then ends with a node at `depth`."""
+    """Attach the nodes deeper than `depth` to their parents; the path then ends with a node at `depth`."""
     while path[-1].depth > depth:
         node = path.pop()
         if path[-1].depth < depth:

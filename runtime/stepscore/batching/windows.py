@@ -1,8 +1,8 @@
-"""Records -> windows: encoded, and planned into batches. No model is needed for that."""
+"""Scheduling windows: encode records, fill windows, and plan each into batches. Needs no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,38 +16,64 @@ from stepscore.records import Record, record_from
 T = TypeVar("T")
 
 Input = Record | Mapping[str, Any]
-"""What can be scored; a mapping has the fields of a line of JSON."""
+"""A record to score; a mapping has the fields of an input line."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedItem(Generic[T]):
-    """One input on its way: what the caller wants back, and the prompt or why there is none."""
+    """One input: the caller's key, and the encoded prompt or the error that prevents it."""
 
     key: T
     prompt: EncodedPrompt | InputError
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt; an error has none."""
+        """Return the number of tokens of the prompt, 0 for an error."""
         return 0 if isinstance(self.prompt, InputError) else len(self.prompt.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Window(Generic[T]):
-    """Consecutive inputs, the prompts among them, and the batches these make: groups of prompts."""
+    """Consecutive inputs, the valid prompts among them, and the batches planned from these."""
 
     items: Sequence[PlannedItem[T]]
     prompts: Sequence[EncodedPrompt]
     groups: Sequence[BatchGroup]
 
 
+def fill_windows(items: Iterable[T], window_tokens: int, num_tokens: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut consecutive items into windows of at most `window_tokens` tokens; a longer item is a window alone.
+
+    An item of no tokens, an error, joins the window being filled; with no item in it, it is emitted at once.
+
+    >>> list(fill_windows(["abc", "", "abcd", "abcdefghi", "a", "b"], 7, len))
+    [['abc', '', 'abcd'], ['abcdefghi'], ['a', 'b']]
+    >>> list(fill_windows(["", "", "abc", ""], 7, len))
+    [[''], [''], ['abc', '']]
+    """
+    window: list[T] = []
+    total = 0
+    for item in items:
+        tokens = num_tokens(item)
+        if window and tokens and total + tokens > window_tokens:
+            yield window
+            window, total = [], 0
+        window.append(item)
+        total += tokens
+        if not total:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
 @dataclass(frozen=True, slots=True)
 class WindowPlanner:
-    """How inputs become windows.
+    """Turns inputs into planned windows.
 
-    A window holds up to `window_tokens` tokens (at least one record), a batch `max_batch_tokens` distinct
-    ones. With `tokens` every log-prob is computed, else those that the convention sums; `share` computes once
-    what records of a window begin with alike; `materializes_scores` is a matter of the plan.
+    A window has up to `window_tokens` tokens (at least one record), a batch `max_batch_tokens` packed tokens.
+    With `tokens` every log-prob is computed, else those that the convention sums. `share` computes common
+    prefixes of a window once; `materializes_scores` is passed to `plan`.
     """
 
     encoder: PromptEncoder
@@ -59,35 +85,20 @@ class WindowPlanner:
     materializes_scores: bool = True
 
     def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
-        """Encode and plan; an error that no record of its window stands before is a window by itself.
+        """Encode records, fill windows and plan each; an error takes no room in a window.
 
-        Windows are filled with valid records only: a bad one changes no other record's batch.
+        So an invalid record changes no other record's batch.
         """
-        waiting: list[PlannedItem[T]] = []
-        tokens = 0
-        for key, record in items:
-            item = self._encode(key, record)
-            if not item.num_tokens and not waiting:
-                yield self._planned([item])
-                continue
-            if item.num_tokens and waiting and tokens + item.num_tokens > self.window_tokens:
-                yield self._planned(waiting)
-                waiting, tokens = [], 0
-            waiting.append(item)
-            tokens += item.num_tokens
-        if waiting:
-            yield self._planned(waiting)
-
-    def first_summed(self, prompt: EncodedPrompt) -> int:
-        """Return the first log-prob that the convention sums."""
-        return 0 if self.convention is Convention.CARD else prompt.response_start - 1
+        encoded = (self._encode(key, record) for key, record in items)
+        for window in fill_windows(encoded, self.window_tokens, lambda item: item.num_tokens):
+            yield self._planned(window)
 
     def first_computed(self, prompt: EncodedPrompt) -> int:
-        """Return the first log-prob that is computed."""
-        return 0 if self.tokens else self.first_summed(prompt)
+        """Return the index of the first log-prob that is computed."""
+        return 0 if self.tokens else prompt.first_summed
 
     def texts(self, prompt: EncodedPrompt) -> list[str]:
-        """Return the text that each token adds."""
+        """Return the text that each token of a prompt adds."""
         return self.encoder.texts(prompt.token_ids.tolist())
 
     def _encode(self, key: T, given: Input | InputError) -> PlannedItem[T]:

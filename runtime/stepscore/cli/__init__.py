@@ -1,1 +1,1 @@
-"""The command line: options in, text and exit codes out."""
+"""Command line: options in, text and exit codes out."""

@@ -1,4 +1,4 @@
-"""Accuracies of a selection, for a person and as JSON."""
+"""Accuracies of a selection, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.text import Text
 
 from stepscore.cli.tables import console
 from stepscore.enums import Equality, Method
-from stepscore.jobs.scored_records import Failed
+from stepscore.jobs.schema import ErrorLine
 from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
 
 
 class SelectionReport(msgspec.Struct, frozen=True):
-    """What `stepscore select --json` prints; accuracies are fractions."""
+    """Output of `stepscore select --json`; accuracies are fractions."""
 
     method: str
     score_name: str
@@ -28,12 +28,12 @@ class SelectionReport(msgspec.Struct, frozen=True):
     num_problems: int
     num_without_answer: int
     undecided_pairs: int
-    """Of answers that took too long to compare, and count as different."""
+    """Pairs of answers whose comparison timed out; they count as different."""
     confidence: float
     resamples: int
     seed: int
     accuracies: list[Accuracy]
-    errors: list[Failed]
+    errors: list[ErrorLine]
 
 
 def as_json(
@@ -42,10 +42,10 @@ def as_json(
     equality: Equality,
     accuracies: list[Accuracy],
     *,
-    errors: list[Failed],
+    errors: list[ErrorLine],
     undecided_pairs: int,
 ) -> str:
-    """Return the report as JSON text that ends with a line feed."""
+    """Return the report as JSON text, line feed included."""
     report = SelectionReport(
         method=rule.method,
         score_name=rule.score_name,
@@ -65,7 +65,7 @@ def as_json(
 
 
 def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> None:
-    """Print one row an n: percentages, their confidence intervals below."""
+    """Print one row per n: percentages, with their confidence intervals below."""
     screen = console(stream)
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -87,11 +87,11 @@ def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence
         table.add_row(*cells, _percent(row.random), _percent(row.pass_at_n))
     screen.print(table)
     drawn = any(row.drawn_subsets is not None for row in accuracies)
-    over = f"voting over {MOST_SUBSETS:,} drawn subsets where there are more" if drawn else "exact"
+    over = f"voting: {MOST_SUBSETS:,} random subsets where there are more" if drawn else "exact"
     screen.print(
         Text(
-            f"means over subsets of n samples ({over}); below them {LEVEL:.0%} intervals of {RESAMPLES:,} "
-            f"bootstrap resamples of the problems, seed {rule.seed}"
+            f"means over all subsets of n samples ({over}); below: {LEVEL:.0%} confidence intervals from "
+            f"{RESAMPLES:,} bootstrap resamples of the problems, seed {rule.seed}"
         )
     )
 

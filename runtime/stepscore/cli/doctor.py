@@ -1,4 +1,4 @@
-"""`stepscore doctor`: what this machine has, whether scoring works on it, and what to install if not."""
+"""Checks of `stepscore doctor`: packages, CPU, memory, execution providers, and a pair."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU_FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact about the machine, or what is wrong there."""
+    """One fact about the machine, with the error found there, if any."""
 
     name: str
     value: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 def examine(pair: Path | None) -> tuple[list[Finding], bool]:
-    """Return what was found, and whether scoring can work here: at all, or with this pair."""
+    """Return the findings, and whether scoring works here: with any provider, or with this pair."""
     machine = [
         Finding("python", f"{platform.python_version()} on {platform.platform()}"),
         Finding("packages", ", ".join(_versions())),
@@ -60,12 +60,12 @@ def examine(pair: Path | None) -> tuple[list[Finding], bool]:
 
 
 def _try_provider(name: str) -> Finding:
-    """Run a real session the way the engine opens one."""
+    """Run a real session, opened as the engine opens one."""
     try:
         _run_tiny_model(name)
     except StepscoreError as error:
         return Finding(f"{name} provider", "does not work", error)
-    except Exception as error:  # ONNX Runtime raises its own, unrelated classes
+    except Exception as error:  # ONNX Runtime has no common class of errors
         return Finding(
             f"{name} provider", "does not work", ProviderUnavailable(str(error), hint=_missing(name))
         )
@@ -86,7 +86,7 @@ def _run_tiny_model(name: str) -> None:
 
 
 def _missing(name: str) -> str | None:
-    """Return what keeps the CUDA provider from starting, as the dynamic loader and the driver see it."""
+    """Return why the CUDA provider does not start, as the dynamic loader and the driver report it."""
     if name != "cuda":
         return None
     import onnxruntime
@@ -97,18 +97,18 @@ def _missing(name: str) -> str | None:
         if status != 0:
             missing.append(f"the NVIDIA driver finds no usable GPU (cuInit returned {status})")
     except OSError:
-        missing.append("there is no NVIDIA driver (libcuda.so.1)")
+        missing.append("no NVIDIA driver is installed (libcuda.so.1 is missing)")
     try:
         ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
     except OSError as error:
-        # Any other fault of loading it by hand is one that ONNX Runtime does not have.
+        # Loaded outside of ONNX Runtime the library fails in other ways that ONNX Runtime does not see.
         if "cannot open shared object file" in str(error):
-            missing.append(f"{str(error).split(':')[0]} is missing: pip install 'stepscore[cuda]' brings it")
-    return "; ".join(missing) or "ONNX Runtime's own log, above, has the reason"
+            missing.append(f"{str(error).split(':')[0]} is missing: pip install 'stepscore[cuda]'")
+    return "; ".join(missing) or "see ONNX Runtime's log above"
 
 
 def _try_pair(path: Path) -> tuple[Finding, str | None]:
-    """Return what was found, and which of ONNX Runtime's providers the pair is for, if any."""
+    """Return the finding of the pair, and the execution provider it was exported for, None for PyTorch."""
     from stepscore.artifact.pair import Pair
 
     try:
@@ -119,7 +119,7 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
     target = pair.manifest.target
     size = pair.num_bytes()
     runs_on = f"PyTorch ({pair.manifest.format})" if target is None else target.value
-    value = f"{path}: for {runs_on}, {size / 1e6:,.1f} MB of files, sizes as in the manifest"
+    value = f"{path}: for {runs_on}, {size / 1e6:,.1f} MB of files, sizes match the manifest"
     available = available_bytes()
     if target is not Target.CUDA and available is not None and size > available:
         value += f"; more than the {available / 1e9:.1f} GB of memory available"
@@ -130,7 +130,7 @@ def _check_engine(pair: Pair) -> None:
     try:
         engine_of(pair.manifest.format).check(pair)
     except ModuleNotFoundError:
-        return  # no ONNX Runtime: the providers have said so
+        return  # no ONNX Runtime: reported with the providers
 
 
 def _versions() -> Iterator[str]:
@@ -142,7 +142,7 @@ def _versions() -> Iterator[str]:
 
 
 def _cpu_features() -> list[str]:
-    """Return those of CPU_FEATURES that Linux reports; nothing elsewhere."""
+    """Return the CPU_FEATURES that Linux reports; an empty list on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

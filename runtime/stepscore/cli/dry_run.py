@@ -1,4 +1,4 @@
-"""What scoring takes, before any model is loaded: `stepscore score --dry-run` and `stepscore inspect`."""
+"""Predict tokens, batches and memory without loading a model, for `score --dry-run` and `inspect`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.enums import Convention, Target
 from stepscore.errors import InputError
 from stepscore.jobs.job import parsed_lines
-from stepscore.memory.estimate import PeakLoad, estimate, residencies
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.settings import Settings, usual_batch_tokens
+from stepscore.memory.peak import PeakLoad
+from stepscore.memory.settings import Settings, residencies, usual_batch_tokens
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What was seen so far."""
+    """Counts over the windows planned so far."""
 
     records: int = 0
     tokens: int = 0
@@ -47,11 +48,11 @@ class _Tally:
 
 
 Facts = Iterator[tuple[str, str]]
-"""Names and values, for a person."""
+"""Names and values of a two-column table."""
 
 
 def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, Any]) -> Facts:
-    """Read, encode and plan a file as Scorer.load with these options would."""
+    """Read, encode and plan a file as a scorer loaded with these options would."""
     pair = Pair.open(path)
     chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens")
     settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen})
@@ -71,23 +72,26 @@ def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[
     yield "tokens", f"{tally.tokens:,}, the longest record has {tally.longest:,}"
     if tally.tokens:
         share = 100 * tally.computed / tally.tokens
-        yield "computed", f"{tally.computed:,} rows ({share:.0f} %): shared beginnings once a batch"
+        yield (
+            "computed",
+            f"{tally.computed:,} tokens ({share:.0f} %) with prefix sharing, each prefix once per batch",
+        )
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
     needed = _size(estimate(pair.manifest, settings, most).total)
-    yield "memory", f"about {needed}{_where(pair.manifest)} at the peak"
+    yield "memory", f"about {needed}{_where(pair.manifest)}, estimated peak"
 
 
 def describe(settings: Settings) -> str:
-    """Return settings in words."""
+    """Return the settings as text."""
     return (
         f"{settings.residency}, batches of {settings.max_batch_tokens:,} tokens, windows of "
-        f"{settings.window_tokens:,}, head in chunks of {settings.head_rows:,} rows"
+        f"{settings.window_tokens:,}, head in chunks of {settings.head_rows:,} tokens"
     )
 
 
 def memory_facts(manifest: Manifest) -> Facts:
-    """Give what full batches take, by residency."""
+    """Yield the estimated memory of full batches, by residency."""
     most = usual_batch_tokens(manifest)
     for residency in residencies(manifest):
         needs = []

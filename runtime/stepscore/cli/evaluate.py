@@ -14,22 +14,30 @@ import click
 from click.core import ParameterSource
 
 from stepscore.cli.group import INTERRUPTED, name_failures
-from stepscore.cli.load_options import Words, load_options
-from stepscore.cli.score import finite, load_scorer, run_job, unbuffered_input
+from stepscore.cli.load_options import (
+    Words,
+    finite,
+    json_option,
+    load_options,
+    output_folder_option,
+    quiet_option,
+)
+from stepscore.cli.score import load_scorer, run_job, unbuffered_input
 from stepscore.enums import Series
 from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
 
 if TYPE_CHECKING:
     from stepscore.evaluation.processbench import LabelledSolution, Threshold
-    from stepscore.jobs.scored_records import Failed
+    from stepscore.jobs.schema import ErrorLine
 
 THRESHOLD_SUBSET = "gsm8k"
 SCORED_SUFFIX = ".scored.jsonl"
+_PLURALS = {"pair": "pairs", "convention": "conventions", "beta": "betas"}
 
 
 @click.group()
 def evaluate() -> None:
-    """Judge rewards against labels."""
+    """Evaluate rewards on labelled benchmarks."""
 
 
 @evaluate.command()
@@ -43,30 +51,26 @@ def evaluate() -> None:
 @click.option(
     "--pair",
     type=click.Path(path_type=Path),
-    help="Score FILES with this pair first; then the options of `stepscore score` below count too.",
+    help="Score FILES with this pair first, with the options of `stepscore score` below.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write SUBSET_error.jsonl and SUBSET_correct.jsonl here; with --pair what was scored too.",
+@output_folder_option(
+    "Write SUBSET_error.jsonl and SUBSET_correct.jsonl to this folder; with --pair, the scored files too."
 )
 @click.option(
     "--series",
     type=Words(Series, case_sensitive=False),
     default="step",
     show_default=True,
-    help="Which rewards are compared with the threshold.",
+    help="Rewards to compare with the threshold.",
 )
 @click.option(
     "--threshold-from",
     metavar="SUBSET",
-    help=f"Choose the threshold on this subset, keep it for all.  [default: {THRESHOLD_SUBSET}]",
+    help=f"Choose the threshold on this subset and use it for all.  [default: {THRESHOLD_SUBSET}]",
 )
-@click.option("--threshold", metavar="NATS", type=float, callback=finite, help="Take this threshold.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress while scoring.")
+@click.option("--threshold", metavar="NATS", type=float, callback=finite, help="Use this threshold, in nats.")
+@json_option
+@quiet_option
 @load_options
 @click.pass_context
 def processbench(
@@ -83,19 +87,19 @@ def processbench(
     quiet: bool,
     **load: Any,
 ) -> None:
-    """Find the first wrong step, as ProcessBench counts it, in FILES that `stepscore score` wrote.
+    """Compute ProcessBench's F1 of first wrong steps.
 
-    A record has a "label": the 0-based index of its first wrong step, or -1. The step predicted is the first
-    one whose reward is below the threshold. F1 is the harmonic mean of the accuracies on erroneous and on
-    correct samples, the average over subsets is unweighted. The subset of a record is what its id begins with
-    (gsm8k of gsm8k-17), or the name of its file.
+    FILES are outputs of `stepscore score`. Each record needs a "label": the 0-based index of its first wrong
+    step, or -1. The predicted step is the first one whose reward is below the threshold. F1 is the harmonic
+    mean of the accuracies on erroneous and on correct samples; the average over subsets is unweighted. The
+    subset of a record is the prefix of its id (gsm8k of gsm8k-17), else the name of its file.
 
-    The threshold is the best one for one subset, found exactly, or --threshold, in nats: reward / beta. Beta
-    is read from what `score` left beside its output; give --beta where that is gone. The "upper bound" takes
-    the best threshold for every subset from its own labels: no result, but no threshold does better.
+    The threshold is the best one on one subset, found exactly, or --threshold in nats: reward / beta. Beta is
+    read from the fingerprint that `score` writes next to its output; give --beta where that is missing. The
+    "upper bound" uses an oracle threshold, chosen for each subset on its own labels: not a reportable result.
 
-    With --pair, FILES are scored first; with -o as well, into DIR/NAME.scored.jsonl, which a second run reads
-    and continues. Records with errors are left out of the figures and counted; the exit code is then 1.
+    With --pair, FILES are scored first; with -o, into DIR/NAME.scored.jsonl, which a second run resumes.
+    Records with errors are skipped; their number and ids are printed, and the exit code is 1.
 
     \b
     Examples:
@@ -120,7 +124,7 @@ def processbench(
             limit = best_threshold(samples, threshold_from or THRESHOLD_SUBSET, beta)
         elif beta is None:
             raise click.UsageError(
-                "--threshold is in nats: give --beta, no .fingerprint.json stands beside FILES"
+                "--threshold is in nats: give --beta, FILES have no .fingerprint.json next to them"
             )
         else:
             limit = Threshold(threshold * beta, threshold, None)
@@ -142,7 +146,7 @@ def processbench(
 def _refuse_scoring_options(ctx: click.Context, load: dict[str, Any]) -> None:
     for name in load:
         if name != "beta" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} belongs to --pair: FILES are scored already")
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --pair: FILES are already scored")
 
 
 def _scored(
@@ -154,10 +158,10 @@ def _scored(
     *,
     quiet: bool,
 ) -> tuple[Path, ...]:
-    """Score every file into the folder, or go on where an earlier run stopped; return where."""
+    """Score every file into the folder, or resume an earlier run; return the paths of the outputs."""
     targets = tuple(folder / (path.name.partition(".")[0] + SCORED_SUFFIX) for path in sources)
     if len(set(targets)) < len(targets):
-        raise click.UsageError("two FILES have the same name up to the first dot: rename one")
+        raise click.UsageError("two FILES have the same name up to the first dot: rename one of them")
     _make(folder)
     with load_scorer(pair, load | {"tokens": False}) as scorer:
         for source, target in zip(sources, targets, strict=True):
@@ -168,20 +172,20 @@ def _scored(
 
 
 def _beta(sources: Sequence[Path], given: float | None) -> float | None:
-    """The beta of the run that scored the files; raises NotComparable where they are of several runs."""
+    """Return the beta of the run that scored the files; raise NotComparable if there were several."""
     from stepscore.jobs.resume import read_fingerprint
 
     runs = []
     for path in sources:
-        with contextlib.suppress(OutputExists):  # what was piped or moved has no fingerprint beside it
+        with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint
             runs.append((path, read_fingerprint(path)))
     for path, run in runs[1:]:
-        for name in ("pair", "convention", "beta"):
+        for name, plural in _PLURALS.items():
             if run.get(name) != runs[0][1].get(name):
                 raise NotComparable(
-                    f"{runs[0][0]} and {path} were scored with another {name}: "
+                    f"{runs[0][0]} and {path} were scored with different {plural}: "
                     f"{runs[0][1].get(name)} and {run.get(name)}",
-                    hint="one threshold means different things in them: score them alike",
+                    hint="one threshold does not fit both: score them with the same options",
                 )
     beta = float(runs[0][1].get("beta", "nan")) if runs else math.nan
     if given is not None and math.isfinite(beta) and given != beta:
@@ -191,9 +195,10 @@ def _beta(sources: Sequence[Path], given: float | None) -> float | None:
 
 def _samples(
     files: Sequence[BinaryIO], sources: Sequence[Path], series: Series
-) -> tuple[list[LabelledSolution], list[Failed]]:
+) -> tuple[list[LabelledSolution], list[ErrorLine]]:
     from stepscore.evaluation.processbench import labelled
-    from stepscore.jobs.scored_records import Failed, read_all
+    from stepscore.jobs.schema import ErrorLine
+    from stepscore.jobs.scored_records import read_all
 
     samples, failed = [], []
     for index, (file, path) in enumerate(zip(files, sources, strict=True)):
@@ -203,14 +208,14 @@ def _samples(
             try:
                 samples.append(labelled(record, index, path.name, series))
             except InputError as error:
-                failed.append(Failed(record.id, error.code, error.message))
+                failed.append(ErrorLine.of(record.id, error))
     return samples, failed
 
 
 def _write(
     folder: Path, files: Sequence[BinaryIO], samples: Sequence[LabelledSolution], threshold: Threshold
 ) -> None:
-    """Write the two files a subset, named and filled as ProcessBench's own script does."""
+    """Write two files per subset, in the names and format of ProcessBench's own script."""
     from stepscore.evaluation.first_error import first_error
     from stepscore.fileio import write_atomically
     from stepscore.jobs.scored_records import line_with
@@ -232,4 +237,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputUnwritable(f"{folder} cannot be made: {error.strerror}") from None
+        raise OutputUnwritable(f"cannot create {folder}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Around every command: plug-ins found by entry point, errors in two lines and an exit code, quiet pipes."""
+"""Command group: plug-ins, error output, exit codes, SIGPIPE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from stepscore.errors import ProviderUnavailable, StepscoreError
 
 if TYPE_CHECKING:
-    from stepscore.jobs.scored_records import Failed
+    from stepscore.jobs.schema import ErrorLine
 
 PLUGIN_GROUP = "stepscore.commands"
 INTERRUPTED = 130
@@ -22,14 +22,14 @@ NAMED_ERRORS = 5
 
 
 class Commands(click.Group):
-    """A group of its own commands and of those that other packages register under PLUGIN_GROUP."""
+    """Group of the built-in commands and of those that other packages register under PLUGIN_GROUP."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name all commands, plug-ins too."""
+        """Return the names of all commands, plug-ins included."""
         return sorted({*super().list_commands(ctx), *entry_points(group=PLUGIN_GROUP).names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; a plug-in is imported only when it is asked for."""
+        """Return a command; import a plug-in only when it is used."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
@@ -37,13 +37,13 @@ class Commands(click.Group):
         return _load(next(iter(plugins))) if plugins else None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; every way it can end has its exit code, none a traceback."""
+        """Run a command; map every error to a message and an exit code, without a traceback."""
         try:
             return super().invoke(ctx)
         except StepscoreError as error:
             report(error)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:  # the reader has seen enough; nothing may be flushed to it at exit either
+        except BrokenPipeError:  # the reader closed the pipe: nothing may be flushed to it at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except KeyboardInterrupt:
@@ -62,36 +62,41 @@ class Commands(click.Group):
 
 
 def report(error: StepscoreError) -> None:
-    """Say on standard error what is wrong, and what to do."""
+    """Print an error and its hint on standard error."""
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
 
 
-def name_failures(failed: Sequence[Failed]) -> None:
-    """Say on standard error how many records have errors, and which."""
+def name_failures(failed: Sequence[ErrorLine]) -> None:
+    """Print the number of records with errors, their codes and first ids on standard error."""
     if not failed:
         return
-    kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(Counter(f.code for f in failed).items()))
+    counts = Counter(line.error.code for line in failed)
+    kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
     named = ", ".join(str(one.id)[:80] for one in failed[:NAMED_ERRORS])
     more = ", ..." if len(failed) > NAMED_ERRORS else ""
-    click.echo(f"left out: {len(failed):,} records with errors ({kinds}): {named}{more}", err=True)
+    click.echo(f"skipped {len(failed):,} records with errors ({kinds}): {named}{more}", err=True)
 
 
 def _load(plugin: EntryPoint) -> click.Command:
-    """Return the plug-in's command, or one in its place that says why there is none."""
+    """Return the plug-in's command; if it cannot be loaded, one that reports why."""
     try:
         command = plugin.load()
     except Exception as error:
         return _broken(plugin, f"{type(error).__name__}: {error}")
-    return command if isinstance(command, click.Command) else _broken(plugin, f"{plugin.value} is no command")
+    return (
+        command
+        if isinstance(command, click.Command)
+        else _broken(plugin, f"{plugin.value} is not a click command")
+    )
 
 
 def _broken(plugin: EntryPoint, reason: str) -> click.Command:
-    extra = f"pip install 'stepscore[{plugin.name}]' may bring what it needs"
+    extra = f"install its dependencies, such as: pip install 'stepscore[{plugin.name}]'"
 
     def refuse(arguments: tuple[str, ...]) -> None:
-        raise StepscoreError(f"the command {plugin.name} cannot be loaded: {reason}", hint=extra)
+        raise StepscoreError(f"cannot load the command {plugin.name}: {reason}", hint=extra)
 
     return click.Command(
         plugin.name,

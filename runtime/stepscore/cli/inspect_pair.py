@@ -1,24 +1,27 @@
-"""`stepscore inspect` and `stepscore verify`."""
+"""The commands `stepscore inspect` and `stepscore verify`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stepscore.artifact.manifest import Manifest
-from stepscore.artifact.pair import Pair
-from stepscore.cli.main import main
+from stepscore.cli.load_options import json_option
 from stepscore.enums import Format
 
+if TYPE_CHECKING:
+    from stepscore.artifact.manifest import Manifest
+    from stepscore.artifact.pair import Pair
 
-@main.command()
+
+@click.command()
 @click.argument("pair", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print manifest.json itself.")
+@json_option
 def inspect(pair: Path, as_json: bool) -> None:
-    """Show what a pair is: models, shape, precision, beta, versions.
+    """Show a PAIR's manifest and memory use.
 
     \b
     Example:
@@ -34,10 +37,10 @@ def inspect(pair: Path, as_json: bool) -> None:
         print_facts(console(sys.stdout), _facts(opened))
 
 
-@main.command()
+@click.command()
 @click.argument("pair", type=click.Path(path_type=Path))
 def verify(pair: Path) -> None:
-    """Check every file of a pair against the sizes and hashes in its manifest.
+    """Check every file of a PAIR by size and hash.
 
     \b
     Example:
@@ -85,7 +88,7 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
 def _precision(manifest: Manifest) -> str:
     in_blocks = {"nf4", "fp4"} if manifest.format == "bitsandbytes" else {"int8", "int4"}
     if manifest.difference is not None and manifest.difference.activations == "int8":
-        in_blocks = set()  # a scale is a row's
+        in_blocks = set()  # one scale per row
     blocks = f", blocks of {manifest.block_size}" if manifest.precision in in_blocks else ""
     return f"{manifest.precision}{blocks}, for {manifest.target or 'cpu and cuda'}"
 

@@ -1,4 +1,7 @@
-"""Options of every command that loads a pair to score with it; their names are those of `Scorer.load`."""
+"""Options that commands share: each is defined once, here, and used by every command that has it.
+
+The options of `load_options` have the names of `Scorer.load`'s parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read 4GB, 4.5 GB, 900MB or a number of bytes: powers of ten, as everything here is printed."""
+    """Parse 4GB, 4.5 GB, 900MB or a number of bytes, in powers of ten."""
     if value is None:
         return None
     found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)B?\s*", value, re.IGNORECASE | re.ASCII)
@@ -25,70 +29,132 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     except ValueError:
         size = math.nan
     if not 0 < size < math.inf:
-        raise click.BadParameter(f"{value[:40]!r} is no size; write 4GB or 900MB")
+        raise click.BadParameter(f"invalid size {value[:40]!r}; use e.g. 4GB or 900MB")
     return round(size)
 
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Let through what is above 0 and finite."""
+    """Validate a positive, finite number."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise click.BadParameter("must be a finite number above 0")
     return value
 
 
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Validate a finite number."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("must be a finite number")
+    return value
+
+
 class Words(click.Choice[Any]):
-    """The values of an enum, where click would take the names of its members."""
+    """Choice among the values of an enum; click.Choice takes the names of its members."""
 
     def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:
         """Return the word to compare with."""
         return super().normalize_choice(getattr(choice, "value", choice), ctx)
 
 
+convention_option = click.option(
+    "--convention",
+    type=Words(Convention, case_sensitive=False),
+    default=Convention.CARD.value,
+    show_default=True,
+    help="Reward convention: card (model card), response, or exact.",
+)
+provider_option = click.option(
+    "--provider",
+    type=Words(Provider, case_sensitive=False),
+    default=Provider.AUTO.value,
+    show_default=True,
+    help="Execution provider; auto is the one that the pair was exported for.",
+)
+residency_option = click.option(
+    "--residency",
+    type=Words(Residency, case_sensitive=False),
+    default=Residency.AUTO.value,
+    show_default=True,
+    help="Weights kept in memory: all (resident), one model (alternate), or one layer at a time (stream); "
+    "auto is the fastest that fits.",
+)
+memory_limit_option = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=_size,
+    help="Limit memory to this size, such as 4GB.  [default: free memory, on the CPU]",
+)
+max_batch_tokens_option = click.option(
+    "--max-batch-tokens",
+    type=click.IntRange(min=1),
+    help="Maximum tokens per batch.  [default: up to 2048 on the CPU, 8192 on CUDA, as memory allows]",
+)
+window_tokens_option = click.option(
+    "--window-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens per scheduling window; prefixes are shared within it.  [default: up to 16384]",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: all cores]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
+threshold_option = click.option(
+    "--threshold",
+    type=float,
+    callback=finite,
+    help="Highlight the first step whose reward is below this value.  [default: the lowest negative reward]",
+)
+
+
+def beta_option(default: float | None = None) -> Callable[[F], F]:
+    """Return the option --beta; without a default it is None: the beta of the pair."""
+    of_pair = "  [default: the pair's]" if default is None else ""
+    return click.option(
+        "--beta",
+        type=float,
+        default=default,
+        show_default=default is not None,
+        callback=positive,
+        help=f"Scale of the rewards, per nat.{of_pair}",
+    )
+
+
+def limit_option(verb: str, *, least: int = 1) -> Callable[[F], F]:
+    """Return the option --limit: `verb`, such as Score, says what is done with the first N lines."""
+    return click.option("--limit", type=click.IntRange(min=least), help=f"{verb} only the first N lines.")
+
+
+def output_file_option(metavar: str) -> Callable[[F], F]:
+    """Return the option --output of a command that writes one file, a string; - and None are stdout."""
+    return click.option(
+        "-o", "--output", metavar=f"{metavar}|-", help="Output file; - is standard output, the default."
+    )
+
+
+def output_folder_option(help_text: str, *, required: bool = False) -> Callable[[F], F]:
+    """Return the option --output of a command that writes a folder, a Path."""
+    return click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        required=required,
+        type=click.Path(path_type=Path),
+        help=help_text,
+    )
+
+
 LOAD_OPTIONS = (
-    click.option(
-        "--convention",
-        type=click.Choice(Convention, case_sensitive=False),
-        default="card",
-        show_default=True,
-        help="Where a step ends.",
-    ),
-    click.option(
-        "--beta", type=float, callback=positive, help="Scale of the rewards.  [default: the pair's]"
-    ),
-    click.option(
-        "--provider",
-        type=click.Choice(Provider, case_sensitive=False),
-        default="auto",
-        show_default=True,
-        help="What to run on.",
-    ),
-    click.option(
-        "--residency",
-        type=click.Choice(Residency, case_sensitive=False),
-        default="auto",
-        show_default=True,
-        help="What is in memory at once; auto is the fastest that fits.",
-    ),
-    click.option(
-        "--memory-limit",
-        metavar="SIZE",
-        callback=_size,
-        help="Stay within this much memory, such as 4GB.  [default: what is free]",
-    ),
-    click.option(
-        "--max-batch-tokens",
-        type=click.IntRange(min=1),
-        help="Tokens computed at a time.  [default: up to 2048, as memory allows]",
-    ),
-    click.option(
-        "--window-tokens",
-        type=click.IntRange(min=1),
-        help="Tokens planned together: shared beginnings are found among them.  [default: up to 16384]",
-    ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
+    convention_option,
+    beta_option(),
+    provider_option,
+    residency_option,
+    memory_limit_option,
+    max_batch_tokens_option,
+    window_tokens_option,
+    threads_option,
 )
 
 
 def load_options(command: F) -> F:
-    """Give a command these options."""
+    """Add the options of loading a pair for scoring to a command."""
     return reduce(lambda decorated, option: option(decorated), reversed(LOAD_OPTIONS), command)

@@ -1,29 +1,26 @@
-"""The command line. stdout is data, stderr is logs and progress; the exit code says how it went.
+"""The command `stepscore`: data on stdout, logs and progress on stderr, and an exit code.
 
-    0 all scored   1 done, some records have errors   2 usage   3 artifact, export or output refused
+    0 all scored   1 done, some records have errors   2 usage   3 artifact, export or output error
     4 resume mismatch   130 interrupted
 
-Nothing heavy is imported until a command needs it, so that `--help` is quick.
+Heavy modules are imported only by the command that needs them, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from stepscore.cli.bench import bench
 from stepscore.cli.evaluate import evaluate
 from stepscore.cli.group import Commands
+from stepscore.cli.inspect_pair import inspect, verify
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
 from stepscore.errors import ProviderUnavailable
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,18 +32,17 @@ def main() -> None:
     """
 
 
-main.add_command(score)
-main.add_command(select)
-main.add_command(evaluate)
-main.add_command(bench)
-main.add_command(report)
+for command in (score, select, evaluate, bench, report, inspect, verify):
+    main.add_command(command)
 
 
 @main.command()
 @click.argument("pair", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def doctor(ctx: click.Context, pair: Path | None) -> None:
-    """Say whether scoring works on this machine (with this PAIR), and what is missing if not.
+    """Check whether scoring works on this machine.
+
+    With a PAIR, check whether that pair can be scored with. Print what is missing if not.
 
     \b
     Example:
@@ -56,7 +52,7 @@ def doctor(ctx: click.Context, pair: Path | None) -> None:
     from stepscore.cli.tables import console, print_facts
 
     found, works = examine(pair)
-    verdict = "scoring works here" if works else "scoring cannot work here"
+    verdict = "scoring works here" if works else "scoring does not work here"
     facts = []
     for finding in found:
         facts.append((finding.name, finding.value))

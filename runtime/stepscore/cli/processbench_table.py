@@ -1,4 +1,4 @@
-"""ProcessBench figures as a person reads them."""
+"""ProcessBench figures as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepscore.evaluation.processbench import ProcessBenchReport
 
 
 def print_verdict(stream: TextIO, verdict: ProcessBenchReport) -> None:
-    """Print one row a subset, their average, and the threshold."""
+    """Print one row per subset, the average, and the threshold."""
     screen = console(stream)
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -40,12 +40,12 @@ def print_verdict(stream: TextIO, verdict: ProcessBenchReport) -> None:
     limit = verdict.threshold
     origin = "given" if limit.chosen_on is None else f"chosen on {printable(limit.chosen_on)}"
     if limit.nats is None:
-        size = f"{limit.reward:.6g} as reward (give --beta to see it in nats)"
+        size = f"reward {limit.reward:.6g} (give --beta to see it in nats)"
     else:
-        size = f"{limit.nats:.6g} nats, {limit.reward:.6g} as reward at beta {verdict.beta:g}"
+        size = f"{limit.nats:.6g} nats, reward {limit.reward:.6g} at beta {verdict.beta:g}"
     screen.print(Text(f"threshold {size}; {origin}"))
     screen.print(
-        Text("upper bound: every subset at the threshold that is best for its own labels; no result")
+        Text("upper bound: oracle threshold, chosen on each subset's own labels; not a reportable result")
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from stepscore.cli.score import finite
+from stepscore.cli.load_options import output_file_option, threshold_option
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore.fileio import write_atomically
 
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
 @click.argument(
     "scored", metavar="SCORED.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@click.option(
-    "-o", "--output", metavar="REPORT.html|-", help="Where to write; - (the default) is standard output."
-)
-@click.option(
-    "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
-)
+@output_file_option("REPORT.html")
+@threshold_option
 def report(scored: Path, output: str | None, threshold: float | None) -> None:
-    """Make one HTML page of what `stepscore score` wrote: steps coloured by reward, to sort and filter.
+    """Write scored solutions as one HTML page.
 
-    The page loads nothing and can be opened or sent as it is. Of records scored with --tokens it shows every
-    token's log-ratio too.
+    The page shows the output of `stepscore score`, steps coloured by reward, to sort and filter. It is
+    self-contained: no external resources. For records scored with --tokens it also shows the log-ratio of
+    every token.
 
     \b
     Example:
@@ -55,16 +52,16 @@ def _page(scored: Path, threshold: float | None) -> Page:
     with scored.open("rb") as file:
         records = solutions(_whole(file))
     basis: dict[str, str] = {}
-    with contextlib.suppress(OutputExists):  # what was piped or moved has no fingerprint beside it
+    with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint
         basis = read_fingerprint(scored)
     return Page(scored.name, records, basis.get("convention"), basis.get("beta"), threshold)
 
 
 def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Leave out a torn last line: a run that goes on can be looked at."""
+    """Skip a torn last line, so that the output of a running job can be shown."""
     for line in lines:
         if not line.endswith(b"\n") and not _is_json(line):
-            click.echo("the last line is not whole (is it being written?): left out", err=True)
+            click.echo("skipped the last line: it is incomplete (is the file being written?)", err=True)
             return
         yield line
 
@@ -78,12 +75,12 @@ def _is_json(line: bytes) -> bool:
 
 
 def _write(text: str, path: Path) -> None:
-    """Put a page in the place of nothing or of an earlier page, whole or not at all."""
+    """Write a page atomically; replace an earlier page, but no other file."""
     from stepscore.report.page import GENERATOR
 
     if path.is_file() and GENERATOR.encode() not in _beginning(path):
         raise OutputExists(
-            f"{path} is there already, and is no report", hint="give another output, or delete it"
+            f"{path} already exists and is not a stepscore report", hint="give another output, or delete it"
         )
     write_atomically(path, [text.encode()])
 
@@ -93,4 +90,4 @@ def _beginning(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(2000)
     except OSError as error:
-        raise OutputUnwritable(f"{path} cannot be read: {error.strerror}") from None
+        raise OutputUnwritable(f"cannot read {path}: {error.strerror}") from None

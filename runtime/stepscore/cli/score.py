@@ -1,10 +1,9 @@
-"""The command `stepscore score`: a file of solutions, or one solution given as options."""
+"""The command `stepscore score`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import stat
 import sys
@@ -15,19 +14,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from stepscore.cli.group import INTERRUPTED
-from stepscore.cli.load_options import load_options
+from stepscore.cli.load_options import (
+    limit_option,
+    load_options,
+    output_file_option,
+    quiet_option,
+    threshold_option,
+)
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
     from stepscore.jobs.job import Tally
     from stepscore.scorer import Scorer
-
-
-def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Let through what is a number: nan and inf are none."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter("must be a finite number")
-    return value
 
 
 @click.command()
@@ -38,21 +36,23 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
     required=False,
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
 )
+@output_file_option("OUT.jsonl")
+@click.option("--problem", metavar="TEXT", help="Score one solution of this problem and print a table.")
 @click.option(
-    "-o", "--output", metavar="OUT.jsonl|-", help="Where to write; - (the default) is standard output."
+    "--step",
+    "steps",
+    metavar="TEXT",
+    multiple=True,
+    help="Add a step to the solution of --problem; repeat in order.",
 )
-@click.option("--problem", metavar="TEXT", help="Score this one problem and print a table.")
-@click.option(
-    "--step", "steps", metavar="TEXT", multiple=True, help="A step of its solution; repeat, in order."
-)
-@click.option(
-    "--threshold", type=float, callback=finite, help="Mark the first step below this, not the lowest."
-)
+@threshold_option
 @load_options
-@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and both models' log-probs.")
-@click.option("--limit", type=click.IntRange(min=0), help="Score the first N lines only.")
-@click.option("--dry-run", is_flag=True, help="Say what scoring IN.jsonl takes; load no model.")
-@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
+@limit_option("Score", least=0)
+@click.option(
+    "--dry-run", is_flag=True, help="Print token counts, batches and estimated memory; load no model."
+)
+@quiet_option
 @click.pass_context
 def score(
     ctx: click.Context,
@@ -71,9 +71,9 @@ def score(
 ) -> None:
     """Score a file of solutions, or one solution given as options.
 
-    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, with an "id" and other fields if you
-    like; a line of OUT.jsonl adds the rewards. Run the same command again to continue where an interrupted
-    one stopped.
+    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
+    fields; the same line of OUT.jsonl adds the rewards. Run the same command again to resume an interrupted
+    run.
 
     \b
     Examples:
@@ -83,28 +83,30 @@ def score(
     """
     if problem is not None or steps:
         if source is not None or output is not None or limit is not None:
-            raise click.UsageError("--problem and --step score one problem: no IN.jsonl, --output or --limit")
+            raise click.UsageError(
+                "--problem and --step score one solution: drop IN.jsonl, --output and --limit"
+            )
         if problem is None or not steps:
-            raise click.UsageError("--problem and at least one --step belong together")
+            raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
         if dry_run:
-            raise click.UsageError("--dry-run belongs to IN.jsonl")
+            raise click.UsageError("--dry-run needs IN.jsonl")
         with load_scorer(pair, load) as scorer:
             _print_problem(scorer, problem, steps, threshold)
         return
     if source is None:
         raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
     if threshold is not None:
-        raise click.UsageError("--threshold belongs to --problem")
+        raise click.UsageError("--threshold needs --problem")
     if dry_run:
         with unbuffered_input(source) as lines:
-            _print_survey(pair, lines, limit, load)
+            _print_dry_run(pair, lines, limit, load)
         return
     with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
         ctx.exit(run_job(scorer, lines, output or "-", limit, quiet=quiet, tokens=load["tokens"]))
 
 
 def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
-    """Open a pair with what `load_options` gave."""
+    """Open a pair with the values of `load_options`."""
     from stepscore.scorer import Scorer
 
     return Scorer.load(pair, **load)
@@ -121,7 +123,7 @@ def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], thresho
     print_steps(console(sys.stdout), steps, outcome, threshold, basis)
 
 
-def _print_survey(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
+def _print_dry_run(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
     from stepscore.cli.dry_run import dry_run_facts
     from stepscore.cli.tables import console, print_facts
 
@@ -146,16 +148,16 @@ def run_job(
                 with _unbuffered(output) as out:
                     run_to_stream(scorer, lines, out, tally, limit=limit)
     except KeyboardInterrupt:
-        again = "; run the same command again to continue" if resumable else ""
+        again = "; run the same command again to resume" if resumable else ""
         click.echo(f"interrupted after {tally.records} records{again}", err=True)
         return INTERRUPTED
     if not quiet:
-        click.echo(_last_words(tally, output, time.monotonic() - started), err=True)
+        click.echo(_closing_line(tally, output, time.monotonic() - started), err=True)
     return 1 if tally.errors else 0
 
 
 def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a pipe or a device; without a buffer nothing is left to fail again when it is closed."""
+    """Open a pipe or a device unbuffered: closing a buffer would flush, and fail a second time."""
     if output != "-":
         return open(output, "wb", buffering=0)
     stdout = sys.stdout.buffer
@@ -165,10 +167,10 @@ def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open the input; the thread that reads it makes the buffer.
+    """Open the input unbuffered; the thread that reads it adds the buffer.
 
-    A thread that waits for a line holds the lock of the buffer it reads through. Closing that buffer, here or
-    at exit, would wait for the line too; without one, an interrupted run ends at once.
+    A thread waiting for a line holds the lock of its buffer. Closing that buffer, here or at exit, would wait
+    for the line as well; without it, an interrupted run ends at once.
     """
     if source != "-":
         return cast(BinaryIO, open(source, "rb", buffering=0))
@@ -179,13 +181,13 @@ def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]
 
 
 def _is_resumable(output: str) -> bool:
-    """Whether the output is a file, not a pipe or a device."""
+    """Return whether the output is a file, not a pipe or a device."""
     path = Path(output)
     return output != "-" and (path.is_file() or path.is_dir() or not path.exists())
 
 
 def _total(lines: BinaryIO, limit: int | None) -> int | None:
-    """Count the lines of a regular file, as far as the limit goes; of a pipe the limit is all we know."""
+    """Return the number of lines of a regular file, at most `limit`; of a pipe, the limit."""
     try:
         if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
             return limit
@@ -200,10 +202,10 @@ def _total(lines: BinaryIO, limit: int | None) -> int | None:
     return count if limit is None else min(count, limit)
 
 
-def _last_words(tally: Tally, output: str, seconds: float) -> str:
+def _closing_line(tally: Tally, output: str, seconds: float) -> str:
     from stepscore.jobs.progress import summary
 
     if tally.resumed and tally.resumed == tally.records:
         errors = f", {tally.errors.total()} of them with errors" if tally.errors else ""
-        return f"{output} is complete: {tally.records:,} records{errors}, nothing to do"
+        return f"{output} is already complete: {tally.records:,} records{errors}"
     return summary(tally, seconds)

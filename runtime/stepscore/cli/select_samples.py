@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from stepscore.cli.group import name_failures
-from stepscore.cli.load_options import Words, positive
-from stepscore.enums import PROD_REFUSED, Equality, Method, Reducer, Series
+from stepscore.cli.load_options import Words, json_option, output_file_option, positive
+from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class _Reducers(Words):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "prod":
-            self.fail(PROD_REFUSED, param, ctx)
+            self.fail(PROD_UNSUPPORTED, param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -33,7 +33,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     except ValueError:
         sizes = [0]
     if sizes[0] < 1:
-        raise click.BadParameter(f"{value[:40]!r} is no list of numbers of samples; write 1,2,4,8")
+        raise click.BadParameter(f"invalid list of sample counts {value[:40]!r}; use e.g. 1,2,4,8")
     return sizes
 
 
@@ -43,57 +43,57 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     metavar="SCORED.jsonl|-",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="CHOSEN.jsonl",
-    help="Where the chosen records go; an older file there is replaced.  [default: standard output]",
-)
+@output_file_option("CHOSEN.jsonl")
 @click.option(
     "--method",
     type=Words(Method, case_sensitive=False),
     default="best-of-n",
     show_default=True,
-    help="The best score, the answer with the most weight (sigmoid of scores), or the most common answer.",
+    help="Select by the best score, the answer with the most weight (sigmoid of scores), or the most common "
+    "answer.",
 )
 @click.option(
     "--series",
     type=click.Choice(Series, case_sensitive=False),
     default="cumulative",
     show_default=True,
-    help="Which rewards become the score.",
+    help="Rewards that the score is computed from.",
 )
 @click.option(
     "--reducer",
     type=_Reducers(Reducer, case_sensitive=False),
     default="last",
     show_default=True,
-    help="How those of the steps become one; cumulative-last is outcome_reward.",
+    help="Reduction of step rewards to one score; cumulative-last is outcome_reward.",
 )
 @click.option(
     "--temperature",
     type=float,
     callback=positive,
-    help="Divides scores before the sigmoid of --method weighted.  [default: 1, the authors']",
+    help="Temperature of the sigmoid of --method weighted: sigmoid(score / temperature).  [default: 1]",
 )
 @click.option(
     "--n",
     "sizes",
     metavar="1,2,4,...",
     callback=_sizes,
-    help="Numbers of samples to judge the method at.  [default: powers of 2, and all]",
+    help="Numbers of samples to report accuracy for.  [default: powers of 2, and all]",
 )
 @click.option(
     "--equality",
     type=click.Choice(Equality, case_sensitive=False),
     default="math",
     show_default=True,
-    help="When two answers are equal: as math-verify says (stepscore[select]), or to the character.",
+    help="Equality of answers: mathematical, by math-verify (stepscore[select]), or exact text.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of resampling, nothing else."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random seed for bootstrap and subset sampling.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print accuracies as JSON on standard output.")
+@json_option
 @click.pass_context
 def select(
     ctx: click.Context,
@@ -110,19 +110,20 @@ def select(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Choose one solution a problem from what `stepscore score` wrote: best-of-N or voting.
+    """Select one solution per problem by reward.
 
-    Records with one "problem_id" belong together; without that field, those with equal problems. A record's
-    answer is its "answer", or what its last \\boxed{} holds. Ties go to the earliest sample. The chosen
-    record is written as it was scored, with a field "selection" added.
+    SCORED.jsonl is the output of `stepscore score`; the method is best-of-N or voting. Records with the same
+    "problem_id" are samples of one problem; without that field, records with the same problem text. The
+    answer of a record is its "answer", or the content of its last \\boxed{}. Ties go to the earliest sample.
+    The selected record is written as it was scored, with a field "selection" added.
 
-    Where the truth is known ("final_answer_correct", else "final_answer" compared with the answer) accuracies
-    are printed too: of the method among n samples, of majority voting, of a sample at random, and pass@n.
-    They are means over all subsets of n samples (over 1,000 random ones for voting where there are more),
-    with 95 % confidence intervals from 2,000 bootstrap resamples of the problems. They go to standard output
-    when the chosen records do not.
+    Where correctness is known ("final_answer_correct", else "final_answer" compared with the answer),
+    accuracies are printed too: of the method with n samples, of majority voting, of a random sample, and
+    pass@n. Each is the mean over all subsets of n samples (for voting, over 1,000 random subsets where there
+    are more), with 95 % confidence intervals from 2,000 bootstrap resamples of the problems. They go to
+    standard output when the selected records do not.
 
-    Exit code 1: some records have errors, or a problem has no answer to vote for. Nothing is scored again.
+    Exit code 1: some records have errors, or a problem has no answer to vote for. No model is run.
 
     \b
     Examples:
@@ -135,7 +136,7 @@ def select(
     from stepscore.selection.best_of_n import SelectionMethod, accuracies, group_by_problem, usual_sizes
 
     if temperature is not None and method is not Method.WEIGHTED:
-        raise click.UsageError("--temperature belongs to --method weighted")
+        raise click.UsageError("--temperature needs --method weighted")
     _refuse_input(source, output)
     rule = SelectionMethod(method, series, reducer, 1.0 if temperature is None else temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
@@ -166,7 +167,9 @@ def select(
         click.echo(line, err=True)
     known = [len(problem.ids) for problem in problems if problem.correct is not None]
     if known and not table:
-        click.echo(f"no accuracies: no problem has so many samples, the most is {max(known)}", err=True)
+        click.echo(
+            f"no accuracies: --n exceeds the largest number of samples per problem ({max(known)})", err=True
+        )
     name_failures(failed)
     ctx.exit(1 if failed or unanswered else 0)
 
@@ -178,13 +181,14 @@ def _refuse_input(source: str, output: str | None) -> None:
         and source != "-"
         and Path(source).samefile(output)
     ):
-        raise OutputExists("the output is the input", hint="give another output")
+        raise OutputExists("the output is the input file", hint="give another output")
 
 
 def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: SelectionMethod) -> tuple[list[bytes], int]:
-    """Lines of the choices, and how many problems have none."""
+    """Return the lines of the selected records, and the number of problems without one."""
     import msgspec
 
+    from stepscore.jobs.schema import ErrorLine
     from stepscore.jobs.scored_records import line_with
     from stepscore.selection.best_of_n import select_sample, selection
 
@@ -194,8 +198,7 @@ def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: SelectionMethod) 
             at = select_sample(problem, rule)
         except InputError as error:
             unanswered += 1
-            fault = {"code": error.code, "message": error.message}
-            lines.append(msgspec.json.encode({"id": problem.ids[0], "error": fault}) + b"\n")
+            lines.append(msgspec.json.encode(ErrorLine.of(problem.ids[0], error)) + b"\n")
         else:
             why = selection(problem, at, rule)
             lines.append(line_with(file, problem.offsets[at], {"selection": why}))
@@ -207,11 +210,11 @@ def _remarks(problems: Sequence[Problem], undecided: int, unanswered: int, *, vo
     yield f"{samples:,} samples of {len(problems):,} problems"
     silent = sum(problem.answers.count(None) for problem in problems)
     if silent and voting:
-        yield f"{silent:,} samples have no answer (`answer` or \\boxed{{}}): they vote for nothing"
+        yield f"{silent:,} samples have no answer (`answer` or \\boxed{{}}) and do not vote"
     if unanswered:
-        yield f"{unanswered:,} problems have no answer to vote for: error records in their place"
+        yield f"{unanswered:,} problems have no answer to vote for: an error line is written for each"
     if undecided:
-        yield f"{undecided:,} pairs of answers took too long to compare and count as different"
+        yield f"{undecided:,} comparisons of answers timed out; those answers count as different"
     unknown = sum(problem.correct is None for problem in problems)
     if unknown:
-        yield f"{unknown:,} problems are not judged: `final_answer` or `final_answer_correct` is missing"
+        yield f"{unknown:,} problems are not evaluated: `final_answer` or `final_answer_correct` is missing"

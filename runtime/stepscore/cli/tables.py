@@ -1,4 +1,4 @@
-"""What a person reads: the steps of one problem with their rewards, and two-column facts."""
+"""Tables for the terminal: the steps of one solution with their rewards, and two-column facts."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class _Console(Console):
 
 
 def console(stream: TextIO) -> Console:
-    """Return a console 80 to 120 columns wide (100 where there is no terminal); it honours NO_COLOR."""
+    """Return a console 80 to 120 columns wide (100 without a terminal); it honours NO_COLOR."""
     columns = shutil.get_terminal_size((PLAIN, 0)).columns if stream.isatty() else PLAIN
     return _Console(file=stream, width=min(max(columns, NARROWEST), WIDEST), highlight=False, emoji=False)
 
 
 def suspicious_step(step_rewards: Sequence[float], threshold: float | None) -> int:
-    """Return the index of the step to look at first, -1 if there is none.
+    """Return the index of the step to highlight, -1 if there is none.
 
-    With a threshold the first step whose reward is below it; else the lowest reward, if it is negative.
+    With a threshold, the first step whose reward is below it; without one, the lowest negative reward.
 
     >>> suspicious_step([0.2, -0.1, -0.3], None), suspicious_step([0.2, -0.1, -0.3], -0.05)
     (2, 1)
@@ -50,7 +50,7 @@ def suspicious_step(step_rewards: Sequence[float], threshold: float | None) -> i
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Return the decimals that show the largest of the values with four digits: 2 to 9.
+    """Return the number of decimals, 2 to 9, that shows the largest value with four digits.
 
     >>> decimals([0.0123, -0.5]), decimals([120.0]), decimals([0.0])
     (4, 2, 4)
@@ -62,7 +62,7 @@ def decimals(values: Iterable[float]) -> int:
 def print_steps(
     target: Console, steps: Sequence[str], result: Result, threshold: float | None, basis: str
 ) -> None:
-    """Print one row a step, the suspicious one marked; `basis` says what the numbers are."""
+    """Print one row per step, the suspicious one highlighted; `basis` names convention and beta."""
     marked = suspicious_step(result.step_rewards, threshold)
     digits = decimals([*result.step_rewards, *result.cumulative_rewards])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, safe_box=True, expand=False)
@@ -99,7 +99,7 @@ def print_facts(target: Console, facts: Iterable[tuple[str, str]]) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return the text with control characters other than line feeds spelled out: no escape sequence acts.
+    r"""Return the text with control characters escaped, except line feeds: no escape sequence acts.
 
     >>> printable("a\x1b[31m\tb\n")
     'a\\x1b[31m\\tb\n'

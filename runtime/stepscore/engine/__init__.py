@@ -1,32 +1,39 @@
-"""What runs a pair: an engine takes batches and gives log-probs."""
+"""Engines: run packed batches through both models of a pair, and return log-probs."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from stepscore.artifact.pair import Pair
-from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Format
-from stepscore.errors import ProviderUnavailable
+
+if TYPE_CHECKING:
+    from stepscore.artifact.pair import Pair
+    from stepscore.engine.base import Engine, EngineOptions
 
 ENGINE_GROUP = "stepscore.engines"
+"""Entry point group in which another package registers its engine for a format, by the format's name."""
 
 
 def open_engine(pair: Pair, options: EngineOptions | None = None) -> Engine:
-    """Open a pair in the engine of its format; ProviderUnavailable where that cannot run here."""
+    """Open a pair in the engine of its format; raise ProviderUnavailable where that does not run here."""
     return engine_of(pair.manifest.format)(pair, options)
 
 
 def engine_of(of_format: Format) -> type[Engine]:
-    """Return the engine of a format; nothing heavy is imported but what it needs itself."""
-    if of_format is Format.ONNX:
-        from stepscore.engine.ort.engine import OrtEngine  # noqa: PLC0415
+    """Return the engine of a format: the one registered by another package, else the built-in one.
 
-        return OrtEngine
-    registered = entry_points(group=ENGINE_GROUP, name=of_format.value)
-    if not registered:
-        raise ProviderUnavailable(
-            f"nothing that is installed runs {of_format} pairs", hint="pip install 'stepscore[torch]'"
-        )
-    engine: type[Engine] = next(iter(registered)).load()
-    return engine
+    It is imported only here, so that a pair needs the library of its own engine and no other.
+    """
+    for registered in entry_points(group=ENGINE_GROUP, name=of_format.value):
+        engine: type[Engine] = registered.load()
+        return engine
+    match of_format:
+        case Format.ONNX:
+            from stepscore.engine.ort.engine import OrtEngine  # noqa: PLC0415
+
+            return OrtEngine
+        case Format.BITSANDBYTES:
+            from stepscore.engine.pytorch.engine import TorchEngine  # noqa: PLC0415
+
+            return TorchEngine

@@ -1,7 +1,7 @@
-"""What runs a pair: an engine for each format, all with one face.
+"""Interface of engines: ort/ runs pairs of ONNX graphs, pytorch/ runs bitsandbytes pairs.
 
-ONNX Runtime's is here (engine.py). The others come by entry point: a package registers a PairEngine in the
-group `stepscore.engines`, under the name of the format; it is imported when a pair of that format is opened.
+Another engine is passed to `Scorer.load`, or registered by its package in the entry point group
+`stepscore.engines` under the name of the format that it runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from stepscore.batching.batch import Batch, pack
 from stepscore.enums import Provider, Residency
 
 PairLogprobs = dict[ModelName, NDArray[np.float32]]
+"""Log-probs of a batch's targets by model, nats, float32 [t]."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run; none of it changes a number by more than rounding."""
+    """Options of an engine; none changes a log-prob by more than rounding."""
 
     provider: Provider = Provider.AUTO
     residency: Residency = Residency.RESIDENT
@@ -31,36 +32,36 @@ class EngineOptions:
     gpu_mem_limit: int | None = None
     head_rows: int | None = None
     prefetch_next_layer: bool = True
-    """Whether `stream` opens the next layer while one is run: faster, and one layer more in memory."""
+    """Whether `stream` prefetches the next layer while one runs: faster, with one more layer in memory."""
 
     @property
     def by_batch(self) -> bool:
-        """Whether a batch goes through everything before the next one."""
+        """Return whether each batch runs through all layers before the next one."""
         return self.residency in {Residency.RESIDENT, Residency.AUTO}
 
 
 class Engine(ABC):
-    """An open pair, ready to run windows of batches."""
+    """An open pair that runs windows of batches."""
 
     provider: Provider
-    """What it runs on: cpu or cuda."""
+    """Execution provider in use: cpu or cuda."""
 
     @abstractmethod
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
-        """Load what stays in memory; raise ProviderUnavailable or PairIncompatible."""
+        """Load the weights that stay in memory; raise ProviderUnavailable or PairIncompatible."""
 
     @classmethod
     @abstractmethod
     def check(cls, pair: Pair) -> None:
-        """Raise ProviderUnavailable unless this machine has what the pair needs; load no model."""
+        """Raise ProviderUnavailable unless this machine can run the pair; load no model."""
 
     @abstractmethod
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order."""
+        """Yield the log-probs (nats, float32 [t]) of each batch's targets, by model, in order."""
 
     @abstractmethod
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
-        """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
+        """Return the final hidden states [m, hidden_size], the head's input, by model, and the log-probs."""
 
     @abstractmethod
     def close(self) -> None:
@@ -72,29 +73,29 @@ class Engine(ABC):
         """Return (policy, reference) log-probs [L-1] of each sequence [L], all in one batch."""
         batch = pack(sequences, [0] * len(sequences))
         (results,) = self.run([batch])
-        return [(results["policy"][pairs], results["reference"][pairs]) for pairs in batch.target_of]
+        return [(results["policy"][targets], results["reference"][targets]) for targets in batch.target_of]
 
 
 @dataclass(frozen=True, slots=True)
 class LogSoftmaxAccumulator:
-    """logit - log-sum-exp of targets [t], float64, summed over tiles of the vocabulary in their order."""
+    """Log-probs of targets [t], logit - log-sum-exp in float64, summed over vocabulary tiles in order."""
 
     logits: NDArray[np.float64]
     log_sums: NDArray[np.float64]
 
     @classmethod
     def of(cls, batch: Batch) -> LogSoftmaxAccumulator:
-        """Begin with no tile."""
+        """Return an accumulator without any tile."""
         count = len(batch.target_ids)
         return cls(np.zeros(count), np.full(count, -np.inf))
 
-    def add(self, pairs: slice, parts: NDArray[np.float32]) -> None:
-        """Take a head's parts [pairs, 2, tiles]: the target's logit, 0 in tiles without it; log-sum-exp."""
+    def add(self, targets: slice, parts: NDArray[np.float32]) -> None:
+        """Add a head's outputs [targets, 2, tiles]: the target's logit (0 in other tiles) and log-sum-exp."""
         for logit, log_sum in parts.transpose(2, 1, 0):
-            self.logits[pairs] += logit
-            self.log_sums[pairs] = np.logaddexp(self.log_sums[pairs], log_sum)
+            self.logits[targets] += logit
+            self.log_sums[targets] = np.logaddexp(self.log_sums[targets], log_sum)
 
     def total(self) -> NDArray[np.float32]:
-        """Return the log-probs, once all tiles are in; not finite where a logit was not."""
+        """Return the log-probs after all tiles; not finite where a logit is not."""
         with np.errstate(invalid="ignore"):
             return (self.logits - self.log_sums).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Rewards against labels: first errors, ProcessBench."""
+"""Evaluation of rewards against labels: first wrong step, ProcessBench."""

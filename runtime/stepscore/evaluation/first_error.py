@@ -1,4 +1,4 @@
-"""The first wrong step: thresholds and ProcessBench F1. Pure."""
+"""First wrong step: thresholds and ProcessBench F1. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Labels = Sequence[int] | np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class ProcessBench:
-    """ProcessBench's three numbers, as fractions; NaN where one of the two kinds of sample is missing."""
+    """ProcessBench's three figures, as fractions; NaN where samples of that kind are missing."""
 
-    accuracy_error: float  # of the samples with a wrong step: its index found exactly
-    accuracy_correct: float  # of the samples without one: none found
+    accuracy_error: float  # of samples with a wrong step: its index is predicted exactly
+    accuracy_correct: float  # of samples without one: -1 is predicted
     f1: float  # harmonic mean of the two
 
 
 def processbench_f1(predictions: Labels, labels: Labels) -> ProcessBench:
-    """First-wrong-step F1 as ProcessBench defines it: not an F1 of true and false positives.
+    """Return the F1 of first wrong steps as ProcessBench defines it, which is not one of true positives.
 
     With hit = (prediction == label), samples split by label == -1 (no wrong step)::
 
@@ -44,7 +44,7 @@ def processbench_f1(predictions: Labels, labels: Labels) -> ProcessBench:
 
 
 def first_error(scores: Scores, threshold: float) -> int:
-    """Index of the first step whose score is below the threshold, -1 if none is.
+    """Return the index of the first step whose score is below the threshold, -1 if there is none.
 
     >>> first_error([0.3, -0.1, -0.5], 0.0), first_error([0.3, 0.0], 0.0)
     (1, -1)
@@ -54,19 +54,19 @@ def first_error(scores: Scores, threshold: float) -> int:
 
 
 def choose_threshold(scores_per_sample: Sequence[Scores], labels: Labels) -> float:
-    """The threshold of `first_error` with the highest `processbench_f1`; the lowest of several such.
+    """Return the threshold of `first_error` with the highest `processbench_f1`; the lowest of several.
 
-    Exact, not a grid: every threshold acts as one of those below all scores, between two neighbours of the
-    sorted distinct scores (their midpoint is returned) or above all. A sample with scores s and label l is a
-    hit exactly for the thresholds t with::
+    Exact, without a grid: every threshold is equivalent to one below all scores, between two neighbours of
+    the sorted distinct scores (their midpoint is returned) or above all. A sample with scores s and label l
+    is a hit for exactly the thresholds t with::
 
         s[l] < t <= min(s[:l])   (l >= 0)          t <= min(s)   (l = -1)
 
-    so the hits at all thresholds are running sums over interval ends: O(S log S) for S scores.
+    so the hits at all thresholds are cumulative sums over interval ends: O(S log S) for S scores.
 
     scores_per_sample: N sequences of finite floats, any unit. labels: int [N], -1 or the index of a score.
-    Raises ValueError when lengths differ, a score is not finite, a label names no score, or one of the two
-    kinds of sample is missing, for then no threshold is best.
+    Raises ValueError when lengths differ, a score is not finite, a label is out of range, or one of the two
+    kinds of sample is missing, since F1 is then undefined.
 
     >>> choose_threshold([[1.0, -1.0], [2.0, 0.5], [0.0]], [1, -1, -1])
     -0.5

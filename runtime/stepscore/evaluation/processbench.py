@@ -1,8 +1,7 @@
-"""ProcessBench: scored records with labels -> accuracies and F1 a subset, at one threshold for all of them.
+"""ProcessBench: accuracies and F1 per subset of labelled, scored records, at one threshold for all subsets.
 
-A record belongs to the subset that its id begins with (`gsm8k-17` to gsm8k, as in ProcessBench); one whose
-id is no WORD-NUMBER, to the one that its file is named for (up to the first dot). A subset names files, so it
-is a word.
+The subset of a record is the prefix of its id (gsm8k of `gsm8k-17`, as in ProcessBench); if the id is not of
+the form WORD-NUMBER, the name of its file up to the first dot. Subsets name output files, hence one word.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ import numpy as np
 from stepscore.enums import Series
 from stepscore.errors import InvalidRecord, NotScored
 from stepscore.evaluation.first_error import choose_threshold, first_error, processbench_f1
-from stepscore.jobs.scored_records import Failed, Scored
+from stepscore.jobs.schema import ErrorLine
+from stepscore.jobs.scored_records import Scored
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSolution:
-    """A solution, the rewards that are judged, and its first wrong step (-1: none)."""
+    """A solution: its rewards, and the label of its first wrong step (-1: none)."""
 
     id: str | int
     subset: str
@@ -33,23 +33,23 @@ class LabelledSolution:
 
 
 class Threshold(msgspec.Struct, frozen=True):
-    """A step whose reward is below it is wrong; nats are None where the run's beta is not known."""
+    """Threshold below which a step counts as wrong; nats are None where the run's beta is unknown."""
 
     reward: float
     nats: float | None
     chosen_on: str | None
-    """The subset it was chosen on, None where it was given."""
+    """Subset that it was chosen on, None where it was given."""
 
 
 class BestThreshold(msgspec.Struct, frozen=True):
-    """What the threshold that is best for a subset itself would give: no result, its labels were used."""
+    """F1 at the oracle threshold of a subset, chosen on its own labels: not a reportable result."""
 
     f1: float | None
     threshold_reward: float | None
 
 
 class Subset(msgspec.Struct, frozen=True):
-    """Figures of one subset, fractions; None where it has no wrong, or no correct, sample."""
+    """Figures of one subset, as fractions; None where it has no erroneous or no correct samples."""
 
     name: str
     num_error: int
@@ -61,7 +61,7 @@ class Subset(msgspec.Struct, frozen=True):
 
 
 class ProcessBenchReport(msgspec.Struct, frozen=True):
-    """What `evaluate processbench` finds; averages are unweighted means over the subsets."""
+    """Output of `evaluate processbench`; averages are unweighted means over the subsets."""
 
     series: str
     beta: float | None
@@ -69,11 +69,11 @@ class ProcessBenchReport(msgspec.Struct, frozen=True):
     subsets: list[Subset]
     average_f1: float | None
     average_f1_upper_bound: float | None
-    errors: list[Failed]
+    errors: list[ErrorLine]
 
 
 def subset_of(record_id: str | int, file_name: str) -> str:
-    """Name the subset of a record.
+    """Return the subset of a record.
 
     >>> subset_of("gsm8k-17", "scored.jsonl"), subset_of(17, "math.scored.jsonl")
     ('gsm8k', 'math')
@@ -83,29 +83,31 @@ def subset_of(record_id: str | int, file_name: str) -> str:
 
 
 def labelled(record: Scored, file: int, file_name: str, series: Series) -> LabelledSolution:
-    """Take what is judged from a record; raises InvalidRecord where its label names none of its steps."""
+    """Return a record's rewards and label; raise InvalidRecord where the label is missing or out of range."""
     scores = record.series(series)
     if record.label is None:
         raise InvalidRecord("`label` is missing: the 0-based index of the first wrong step, or -1")
     if not -1 <= record.label < scores.size:
-        raise InvalidRecord(f"`label` is {record.label}, but there are {scores.size} steps")
+        raise InvalidRecord(
+            f"`label` is {record.label}, expected -1 to {scores.size - 1} for {scores.size} steps"
+        )
     subset = subset_of(record.id, file_name)
     return LabelledSolution(record.id, subset, file, record.offset, scores, record.label)
 
 
 def best_threshold(samples: Sequence[LabelledSolution], subset: str, beta: float | None) -> Threshold:
-    """Choose the threshold with the highest F1 on one subset, exactly."""
+    """Return the threshold with the highest F1 on one subset, found exactly."""
     chosen = [sample for sample in samples if sample.subset == subset]
     if not chosen:
         there = ", ".join(sorted({sample.subset for sample in samples}))
         raise NotScored(
-            f"there is no subset {subset} to choose the threshold on",
-            hint=f"choose it on one of these: --threshold-from {there}; or give --threshold NATS",
+            f"no record belongs to subset {subset}, on which the threshold is chosen",
+            hint=f"use --threshold-from with one of: {there}; or --threshold NATS",
         )
     try:
         reward = choose_threshold([sample.scores for sample in chosen], [sample.label for sample in chosen])
     except ValueError as error:
-        raise NotScored(f"no threshold can be chosen on {subset}: it {error}") from None
+        raise NotScored(f"cannot choose a threshold on {subset}: it {error}") from None
     return Threshold(reward, None if beta is None else reward / beta, subset)
 
 
@@ -115,9 +117,9 @@ def evaluate_processbench(
     *,
     series: Series,
     beta: float | None,
-    errors: Iterable[Failed] = (),
+    errors: Iterable[ErrorLine] = (),
 ) -> ProcessBenchReport:
-    """Judge all samples at one threshold; subsets come in the order of their first samples."""
+    """Evaluate all samples at one threshold; subsets are in the order of their first samples."""
     names = dict.fromkeys(sample.subset for sample in samples)
     subsets = [_subset(name, [s for s in samples if s.subset == name], threshold.reward) for name in names]
     return ProcessBenchReport(
@@ -143,7 +145,7 @@ def _subset(name: str, samples: list[LabelledSolution], threshold: float) -> Sub
 
 
 def _f1(samples: list[LabelledSolution], threshold: float) -> tuple[float | None, float | None, float | None]:
-    """Accuracy on erroneous samples, on correct ones, F1."""
+    """Return the accuracy on erroneous samples, the accuracy on correct ones, and F1."""
     predictions = [first_error(sample.scores, threshold) for sample in samples]
     found = processbench_f1(predictions, [sample.label for sample in samples])
     error, correct, f1 = (

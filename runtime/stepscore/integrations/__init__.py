@@ -1,1 +1,1 @@
-"""Adapters with the call signatures of other people's programs."""
+"""Integrations: adapters with the call signatures of other programs."""

@@ -1,11 +1,11 @@
-"""A scorer in the shapes that searches and evaluations call: text in, plain lists of floats out.
+"""Reward model interface for search and evaluation code: texts in, lists of floats out.
 
     prm = RewardModel(Scorer.load("pair", convention="exact"))
     prm.score(questions, outputs)        search-and-learn's PRM: [question][output][step]
-    prm(prompt, steps)                   one solution whose steps are known
+    prm(prompt, steps)                   one solution, split into steps
     prm.score_messages(conversation)     user and assistant turns, one conversation or several
 
-What a call begins with alike, as the beams of a search do, is computed once in it.
+Common prefixes within one call, such as those of beams, are computed once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class RewardModel:
-    """A loaded scorer, and which of its series is returned.
+    """A loaded scorer, and the series of rewards to return.
 
-    `cumulative` (the default) gives the sum so far at every step: the last one is the outcome, the score that
-    the authors of EurusPRM-Stage2 choose by, and what a search compares beams of equal depth by. `step` gives
-    what each step added. Both are signed, in units of beta times nats: no probabilities, so aggregate them by
-    last, min or mean, never by a product.
+    `cumulative` (the default) is the sum up to each step: its last value is the outcome reward, by which the
+    authors of EurusPRM-Stage2 select and by which a search ranks beams of equal depth. `step` is the reward
+    of each step. Both are signed, in units of beta times nats, and not probabilities: aggregate them by last,
+    min or mean, never by a product.
     """
 
     def __init__(self, scorer: Scorer, series: Series | str = Series.CUMULATIVE) -> None:
@@ -37,12 +37,12 @@ class RewardModel:
         self.series = Series(series)
 
     def score(self, questions: Sequence[str], outputs: Sequence[Sequence[str]]) -> list[list[list[float]]]:
-        """Return a reward for every step of every output of every question.
+        """Return the rewards of every step of every output of every question.
 
-        Outputs are split at blank lines (see `split_steps`). One that ends in a blank line is a partial
-        solution: its last step is closed, and read at that blank line. Any other is a finished answer, and
-        its end is scored too. The first that cannot be scored raises its InputError, or NonFinite, and names
-        its place: `outputs[1][0]: ...`.
+        Outputs are split at blank lines (see `split_steps`). An output that ends in a blank line is a partial
+        solution: its last step is terminated by the blank line and scored there; no end-of-turn token is
+        added. Any other output is a finished solution, and its end of turn is scored too. The first output
+        that cannot be scored raises its InputError or NonFinite, with its position: `outputs[1][0]: ...`.
         """
         _list("questions", questions)
         _list("outputs", outputs)
@@ -58,10 +58,10 @@ class RewardModel:
         return [list(islice(rewards, len(texts))) for texts in outputs]
 
     def __call__(self, prompt: str, steps: Sequence[str], *, finished: bool = True) -> list[float]:
-        """Return a reward for every step of one solution; steps are taken as they are, never split again.
+        """Return the reward of every step of one solution; steps are not split further.
 
-        Of an unfinished one the last step is read at the blank line that closes it. Raises InputError or
-        NonFinite.
+        The last step of an unfinished solution is scored at the blank line that terminates it. Raises
+        InputError or NonFinite.
         """
         texts = tuple(_text(f"steps[{index}]", step) for index, step in enumerate(_list("steps", steps)))
         (rewards,) = self._rewards({"": Record(_text("prompt", prompt), texts, unfinished=not finished)})
@@ -74,11 +74,11 @@ class RewardModel:
     def score_messages(self, messages: Sequence[Messages]) -> list[list[float]]: ...
 
     def score_messages(self, messages: Messages | Sequence[Messages]) -> list[float] | list[list[float]]:
-        """Return the rewards of the assistant's text in one conversation, or in each of several.
+        """Return the rewards of the assistant message of one conversation, or of each of several.
 
         A conversation is [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]; a system
-        message before them is accepted where it is the one that the pair's template has. The text is split
-        as by `score`. Raises InputError, naming the message, or NonFinite.
+        message before them is accepted if it equals the one in the pair's chat template. The text is split as
+        in `score`. Raises InputError, naming the message, or NonFinite.
         """
         if not _list("messages", messages):
             return []
@@ -89,7 +89,7 @@ class RewardModel:
         return self._rewards({name: self._conversation(name, each) for name, each in named})
 
     def _rewards(self, items: Mapping[str, Record]) -> list[list[float]]:
-        """Score what has a name; errors begin with it."""
+        """Score named records; an error begins with the name of its record."""
         rewards = []
         for name, outcome in self.scorer.stream(items.items()):
             if isinstance(outcome, InputError | NonFinite):
@@ -105,8 +105,8 @@ class RewardModel:
         if turns and turns[0][0] == "system":
             if turns[0][1].strip() not in self.scorer.pair.manifest.template.prefix:
                 raise InvalidRecord(
-                    f"{name}[0] is another system message than the pair's template has",
-                    hint="leave it out: the pair's own is added",
+                    f"{name}[0] differs from the system message in the pair's chat template",
+                    hint="omit it: the template adds its own",
                 )
             turns = turns[1:]
         roles = [role for role, _ in turns]
@@ -120,7 +120,7 @@ class RewardModel:
 def _record(name: str, problem: str, text: object) -> Record:
     steps, unfinished = split_steps(_text(name, text))
     if not steps:
-        raise NoSteps(f"{name} is empty: there is nothing to score")
+        raise NoSteps(f"{name} is empty: nothing to score")
     return Record(problem, steps, unfinished)
 
 

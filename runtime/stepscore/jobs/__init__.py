@@ -1,1 +1,1 @@
-"""JSONL in, JSONL out: lines, jobs, resume."""
+"""Jobs: score JSONL files, resume, read scored lines."""

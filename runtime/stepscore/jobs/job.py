@@ -1,12 +1,12 @@
-"""JSONL in, JSONL out: one line answers one line, in order, and a run that was killed can go on.
+"""Score JSONL into JSONL: one output line per input line, in order; an interrupted run can be resumed.
 
-The output is append-only and written a whole line at a time. Beside it stands OUT.fingerprint.json, written
-before the first line: what the numbers depend on. The same command run again (see resume.py) continues
-after the last whole line. Lines are flushed to the operating system one by one, so a killed process loses
-at most a torn line; the disk is synchronised once, at the end.
+The output is append-only and written a whole line at a time. OUT.fingerprint.json in the same folder, written
+before the first line, records what the numbers depend on. Running the same command again (see resume.py)
+continues after the last whole line. Each line is flushed to the operating system, so a killed process loses
+at most a torn line; fsync is called once, at the end.
 
-Memory does not grow with the input: lines are read one by one, and the ids seen so far live in a temporary
-SQLite file (about 40 bytes of disk an id, a 2 MB cache, 200,000 ids a second).
+Memory does not grow with the input: lines are read one by one, and ids already seen are kept in a temporary
+SQLite file (about 40 bytes of disk per id, a 2 MB cache, 200,000 ids per second).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ T = TypeVar("T")
 
 
 class StreamScorer(Protocol):
-    """What a job needs of a Scorer."""
+    """The part of a Scorer that a job uses."""
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what the numbers depend on."""
+        """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
         self, items: Iterable[tuple[T, Record | InputError]]
     ) -> Iterator[tuple[T, Result | InputError | NonFinite]]:
-        """Yield one outcome an item, in order."""
+        """Yield one outcome per item, in order."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a job is; another thread may read it."""
+    """Progress of a job; another thread may read it."""
 
     records: int = 0
     resumed: int = 0
@@ -57,7 +57,7 @@ class Tally:
 def run_to_stream(
     scorer: StreamScorer, source: BinaryIO, out: BinaryIO, tally: Tally, *, limit: int | None = None
 ) -> None:
-    """Score `source` (its first `limit` lines) and write one line each to `out`."""
+    """Score `source` (its first `limit` lines) and write one line per input line to `out`."""
     refuse_same_file(out, source)
     _score(scorer, parsed_lines(source, limit), out, tally)
 
@@ -71,10 +71,10 @@ def run_to_file(
     limit: int | None = None,
     tokens: bool = False,
 ) -> None:
-    """Score `source` into the file at `path`, continuing what an earlier run of the same job left there.
+    """Score `source` into the file at `path`, resuming an earlier run of the same job.
 
-    Raises ResumeMismatch where the file was begun by another job, OutputExists where it is not a job's
-    output at all, OutputUnwritable where it cannot be written. None of them touches the file.
+    Raises ResumeMismatch where another job began the file, OutputExists where no job wrote it,
+    OutputUnwritable where it cannot be written. None of them changes the file.
     """
     job = {"limit": "none" if limit is None else str(limit), "tokens": "yes" if tokens else "no"}
     with claim(path, source, {**scorer.fingerprint(), **job}) as output:
@@ -89,10 +89,10 @@ def run_to_file(
 
 
 def parsed_lines(source: BinaryIO, limit: int | None = None) -> Iterator[ParsedLine]:
-    """Parse line by line; the second line that has an id is a DuplicateId.
+    """Parse line by line; the second line with the same id is a DuplicateId.
 
-    Ids that print the same (7 and "7") are the same. A line claims its id if it gives one, or if it is a
-    record without one, whose id is its index; a line in which no id could be read claims none.
+    Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
+    invalid line claims an id only if one could be read.
     """
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as seen:
         seen.execute("PRAGMA journal_mode = OFF")
@@ -103,7 +103,9 @@ def parsed_lines(source: BinaryIO, limit: int | None = None) -> Iterator[ParsedL
             if line.given_id is not None or isinstance(line.record, Record):
                 new = seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", (str(line.id),)).rowcount
                 if not new:
-                    line = replace(line, record=DuplicateId("the id was seen before in this input"))
+                    line = replace(
+                        line, record=DuplicateId("duplicate id: an earlier line of this input has it")
+                    )
             yield line
 
 
@@ -126,6 +128,6 @@ def _append(out: BinaryIO, data: bytes) -> None:
         raise
     except OSError as error:
         raise OutputUnwritable(
-            f"the output cannot be written: {error.strerror}",
-            hint="what is written in a file stays valid: run the same command again when there is space",
+            f"cannot write the output: {error.strerror}",
+            hint="lines already written stay valid: free space and run the same command again to resume",
         ) from error

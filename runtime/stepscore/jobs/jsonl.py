@@ -1,4 +1,4 @@
-"""JSONL lines in: text -> record or error, ids, limits."""
+"""Parse input lines and encode output lines of a job (JSONL)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,15 @@ from typing import Any, BinaryIO, cast
 import msgspec
 
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NonFinite, StepscoreError, TooLarge
+from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
 from stepscore.records import Record, Result, record_from
-
-OUTPUT_NAMES = (
-    *("id", "cumulative_rewards", "step_rewards", "outcome_reward", "num_tokens", "step_ends"),
-    *("special_text", "token_ids", "token_texts", "policy_logprobs", "reference_logprobs", "error"),
-)
-
 
 MAX_LINE_BYTES = 4 << 20
 
 
-MAX_ID_CHARS = 1000
-
-
-MAX_MESSAGE_CHARS = 299
-
-
 @dataclass(frozen=True, slots=True)
 class ParsedLine:
-    """What one line of input holds: something to score, or the reason why not."""
+    """One parsed input line: a record to score or an error, and the fields to pass through."""
 
     index: int
     given_id: str | int | None
@@ -41,12 +30,12 @@ class ParsedLine:
 
     @property
     def id(self) -> str | int:
-        """The id given, else the 0-based index of the line."""
+        """Return the given id, else the 0-based index of the line."""
         return self.index if self.given_id is None else self.given_id
 
 
 def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
-    """Yield lines without their line feed; of a longer line only the first max_bytes + 1 bytes."""
+    """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes."""
     lines = io.BufferedReader(source) if isinstance(source, io.FileIO) else source
     try:
         while line := lines.readline(max_bytes + 1):
@@ -58,12 +47,12 @@ def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[by
                 line = lines.readline(max_bytes + 1)
     finally:
         if lines is not source:
-            with contextlib.suppress(ValueError):  # the source was closed meanwhile
-                cast(io.BufferedReader, lines).detach()  # or it would be closed with the buffer
+            with contextlib.suppress(ValueError):  # the source has been closed
+                cast(io.BufferedReader, lines).detach()  # closing the buffer would close the source
 
 
 def parse_line(line: bytes, index: int) -> ParsedLine:
-    """Parse one line; whatever is wrong with it ends up in `record`, nothing is raised."""
+    """Parse one line; an invalid line has its error in `record`, nothing is raised."""
     given_id: str | int | None = None
     try:
         fields, raw = _decode(line)
@@ -76,39 +65,14 @@ def parse_line(line: bytes, index: int) -> ParsedLine:
 
 
 def output_line(line: ParsedLine, outcome: Result | InputError | NonFinite) -> bytes:
-    """Return the line that answers `line`, line feed included.
+    """Return the output line that answers `line`, line feed included.
 
-    Rewards are float64 and log-probs float32, both printed as the shortest decimal that reads back equal.
+    Rewards are float64 and log-probs float32, printed as the shortest decimal that reads back equal.
     """
     if isinstance(outcome, StepscoreError):
-        error = {"code": outcome.code, "message": _short(outcome.message)}
-        return msgspec.json.encode({"id": line.id, "error": error}) + b"\n"
-    fields: dict[str, object] = {
-        **line.passthrough,
-        "id": line.id,
-        "cumulative_rewards": outcome.cumulative_rewards,
-        "step_rewards": outcome.step_rewards,
-        "outcome_reward": outcome.outcome_reward,
-        "num_tokens": outcome.num_tokens,
-        "step_ends": outcome.step_ends,
-    }
-    if outcome.special_text:
-        fields["special_text"] = True
-    if outcome.token_ids is not None:
-        fields["token_ids"] = outcome.token_ids.tolist()
-        fields["token_texts"] = outcome.token_texts
-        fields["policy_logprobs"] = _float32_array(outcome.policy_logprobs)
-        fields["reference_logprobs"] = _float32_array(outcome.reference_logprobs)
-    return msgspec.json.encode(fields) + b"\n"
-
-
-def _float32_array(values: Any) -> msgspec.Raw:
-    # str() of a numpy float32 is its shortest decimal; msgspec would print the float64 of the same value.
-    return msgspec.Raw("[" + ",".join(map(str, values)) + "]")
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 3] + "..."
+        return msgspec.json.encode(ErrorLine.of(line.id, outcome)) + b"\n"
+    scored = msgspec.to_builtins(ScoredLine.of(line.id, outcome))
+    return msgspec.json.encode({**line.passthrough, **scored}) + b"\n"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,15 +80,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
-        raise InvalidJson(f"the key {twice[:100]!r} occurs twice in one object")
+        raise InvalidJson(f"duplicate key {twice[:100]!r} in one object")
     return fields
 
 
-# Two passes over one line. msgspec is the judge of what JSON is (no NaN, no lone surrogate, no control
-# character) and keeps other fields' bytes as they are; only the standard library can see a key twice.
+# Two passes over one line: msgspec enforces strict JSON (no NaN, no lone surrogate, no control character) and
+# keeps the bytes of fields that pass through; only the standard library can detect a duplicate key.
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
 _VALUES = json.JSONDecoder(object_pairs_hook=_unique)
 
 
@@ -136,7 +98,7 @@ def _decode(line: bytes) -> tuple[dict[str, Any], dict[str, msgspec.Raw]]:
     try:
         text = line.decode("utf-8")
         if text.startswith("\ufeff"):
-            raise InvalidJson("the line starts with a byte order mark: save the file as UTF-8 without it")
+            raise InvalidJson("the line starts with a byte order mark: save the file as UTF-8 without BOM")
         return _VALUES.decode(text), _RAW_FIELDS.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidJson(f"not UTF-8: {error.reason} at byte {error.start}") from None

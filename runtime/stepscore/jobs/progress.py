@@ -1,4 +1,4 @@
-"""How far a job is, on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Show a job's progress on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shown(
 ) -> Iterator[None]:
     """Show the tally while the body runs and updates it.
 
-    A thread looks at the tally, so that a long batch does not look like a hang.
+    A thread polls the tally, so that a long batch does not look like a hang.
     """
     started = time.monotonic()
     bar: tqdm[None] | None = None
@@ -59,7 +59,7 @@ def shown(
 
 
 def progress_line(tally: Tally, total: int | None, seconds: float) -> str:
-    """Return one line of log.
+    """Return one log line.
 
     >>> progress_line(Tally(records=1200, tokens=50_000), 3000, 10.0)
     '1,200 of 3,000 records, 0 errors, 5,000 tokens/s'
@@ -69,7 +69,7 @@ def progress_line(tally: Tally, total: int | None, seconds: float) -> str:
 
 
 def summary(tally: Tally, seconds: float) -> str:
-    """Return what a job says at its end.
+    """Return the summary of a finished job.
 
     >>> from collections import Counter
     >>> summary(Tally(records=5, tokens=900, errors=Counter(too_long=1, no_steps=1)), 2.0)

@@ -1,9 +1,9 @@
-"""What an earlier run of a job left: the output, the fingerprint beside it, and where to go on.
+"""Resume: check what an earlier run of a job wrote, and find where to continue.
 
-Nothing is believed: the fingerprint must equal this job's, and every whole line of the output must answer
-the line of the input at its place. Only a torn last line is cut. The first batch of a resumed run starts
-where the output ends, so its numbers may differ from an undisturbed run's by what batch composition does
-(1e-5 in a log-prob); those before and, as a rule, after it are the same to the bit.
+Everything is verified: the fingerprint must equal this job's, and every whole line of the output must answer
+the input line at its position. Only a torn last line is cut off. The first batch of a resumed run begins
+where the output ends, so its log-probs may differ by 1e-5 from those of an uninterrupted run (another batch
+composition); the records before it and, as a rule, after it are equal to the bit.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from stepscore.errors import (
 )
 from stepscore.fileio import write_atomically
 from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.schema import ErrorLine, ScoredLine, decode_line
+
+_UNREADABLE = {InvalidJson.code, TooLarge.code, DuplicateId.code}
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The answers that stand: whole lines, after which there may be a torn one."""
+    """Whole lines of an earlier run, which a torn one may follow."""
 
     num_lines: int
     num_bytes: int
@@ -43,56 +46,35 @@ class Earlier:
     errors: Counter[str]
 
 
-class _Error(msgspec.Struct):
-    code: str
-
-
-class _Answer(msgspec.Struct):
-    id: str | int
-    cumulative_rewards: list[float] | None = None
-    error: _Error | None = None
-
-    def fits(self, line: ParsedLine) -> bool:
-        """Whether this can be the answer to that line, as far as an answer tells."""
-        if type(self.id) is not type(line.id) or self.id != line.id:
-            return False
-        if isinstance(line.record, InputError):
-            return self.error is not None and self.error.code == line.record.code
-        if self.error is not None:
-            return self.error.code not in _UNREADABLE  # such a line was mended since
-        return self.cumulative_rewards is not None and len(self.cumulative_rewards) == len(line.record.steps)
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-_UNREADABLE = {InvalidJson.code, TooLarge.code, DuplicateId.code}
-
-
 def fingerprint_path(output: Path) -> Path:
-    """Return where the fingerprint of an output stands."""
+    """Return the path of an output's fingerprint, in the same folder."""
     return output.with_name(output.name + ".fingerprint.json")
 
 
 @contextmanager
 def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator[BinaryIO]:
-    """Open an output for appending, unbuffered, once it is sure to be this job's and no other run's."""
+    """Open an output for appending, locked for this process; write its fingerprint, or check the one there.
+
+    Raises OutputExists for a file that no job wrote, ResumeMismatch for one of another job, OutputUnwritable.
+    """
     try:
         output = path.open("ab", buffering=0)
     except OSError as error:
-        raise OutputUnwritable(f"{path} cannot be written: {error.strerror}") from None
+        raise OutputUnwritable(f"cannot write {path}: {error.strerror}") from None
     with output:
         _lock(output, path)
         refuse_same_file(output, source)
         if os.fstat(output.fileno()).st_size:
-            _compare(fingerprint, read_fingerprint(path), path)
+            _compare(read_fingerprint(path), fingerprint, path)
         else:
             _write_fingerprint(fingerprint, path)
         yield output
 
 
 def earlier_answers(path: Path, lines: Iterator[ParsedLine]) -> Earlier:
-    """Read the output so far, taking from `lines` the line that each answer belongs to.
+    """Read the output so far, and from `lines` the input line that each of its lines answers.
 
-    Raises ResumeMismatch where an answer does not fit its line, or there is no such line.
+    Raises ResumeMismatch where an answer does not match its line, or the input is shorter.
     """
     num_lines, num_bytes, torn = 0, 0, False
     errors: Counter[str] = Counter()
@@ -104,66 +86,76 @@ def earlier_answers(path: Path, lines: Iterator[ParsedLine]) -> Earlier:
             answer = _decode_answer(text, path, num_lines)
             line = next(lines, None)
             num_lines, num_bytes = num_lines + 1, num_bytes + len(text)
-            if line is None or not answer.fits(line):
+            if line is None or not _matches(answer, line):
                 raise _mismatch(path, f"its line {num_lines} does not answer line {num_lines} of the input")
-            if answer.error is not None:
+            if isinstance(answer, ErrorLine):
                 errors[answer.error.code] += 1
     return Earlier(num_lines, num_bytes, torn, errors)
 
 
-def _decode_answer(text: bytes, path: Path, index: int) -> _Answer:
+def _decode_answer(text: bytes, path: Path, index: int) -> ScoredLine | ErrorLine:
     try:
-        return _ANSWER.decode(text)
-    except (ValueError, RecursionError):
-        raise _mismatch(path, f"its line {index + 1} was not written by stepscore") from None
+        return decode_line(text)
+    except InputError as error:
+        raise _mismatch(path, f"its line {index + 1} is {error.message}") from None
+
+
+def _matches(answer: ScoredLine | ErrorLine, line: ParsedLine) -> bool:
+    """Return whether this can be the answer to that line: same id, same error code or number of steps."""
+    if type(answer.id) is not type(line.id) or answer.id != line.id:
+        return False
+    if isinstance(line.record, InputError):
+        return isinstance(answer, ErrorLine) and answer.error.code == line.record.code
+    if isinstance(answer, ErrorLine):
+        return answer.error.code not in _UNREADABLE  # such a line has been repaired since
+    return len(answer.cumulative_rewards) == len(line.record.steps)
 
 
 def _mismatch(path: Path, fault: str) -> ResumeMismatch:
     return ResumeMismatch(
-        f"{path} cannot be continued: {fault}",
-        hint=f"give another output, or delete {path} and {fingerprint_path(path).name} to start anew",
+        f"cannot resume {path}: {fault}",
+        hint=f"give another output, or delete {path} and {fingerprint_path(path).name} to start over",
     )
 
 
 def read_fingerprint(output: Path) -> dict[str, str]:
-    """Return what stands beside an output of ours; OutputExists where nothing valid does."""
+    """Return the fingerprint of a job's output; raise OutputExists where it is missing or invalid."""
     try:
         return msgspec.json.decode(fingerprint_path(output).read_bytes(), type=dict[str, str])
     except (FileNotFoundError, ValueError):
         raise OutputExists(
-            f"{output} is no output of stepscore: no valid {fingerprint_path(output).name} stands beside it",
+            f"{output} was not written by stepscore: {fingerprint_path(output).name} is missing or invalid",
             hint="give another output, or delete it",
         ) from None
 
 
-def _compare(ours: dict[str, str], theirs: dict[str, str], output: Path) -> None:
+def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None:
     differences = [
-        f"{name} was {theirs.get(name, 'not given')}, now {ours.get(name, 'not given')}"
-        for name in sorted({*ours, *theirs})
-        if ours.get(name) != theirs.get(name)
+        f"{name} was {earlier.get(name, 'not given')}, now {now.get(name, 'not given')}"
+        for name in sorted({*earlier, *now})
+        if earlier.get(name) != now.get(name)
     ]
     if differences:
         raise _mismatch(output, "; ".join(differences))
 
 
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
-    """Write it whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
     write_atomically(fingerprint_path(output), [text, b"\n"])
 
 
 def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:
-    """Raise OutputExists where a job would read what it writes."""
+    """Raise OutputExists where a job would read the file that it writes."""
     try:
         statuses = os.fstat(source.fileno()), os.fstat(output.fileno())
     except OSError:  # a stream in memory
         return
     if stat.S_ISREG(statuses[0].st_mode) and os.path.samestat(*statuses):
-        raise OutputExists("the output is the input", hint="give another output")
+        raise OutputExists("the output is the input file", hint="give another output")
 
 
 def _lock(output: BinaryIO, path: Path) -> None:
-    """Hold the output for this process; the lock ends with the process, however it ends."""
+    """Lock the output for this process; the lock ends with the process, however it ends."""
     if sys.platform == "win32":
         return
     import fcntl  # noqa: PLC0415

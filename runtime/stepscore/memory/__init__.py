@@ -1,1 +1,1 @@
-"""Memory: settings, estimate, and what fits a limit."""
+"""Memory: estimates from the manifest, and settings that fit a limit."""

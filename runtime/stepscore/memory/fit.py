@@ -1,4 +1,4 @@
-"""The fastest settings that fit a memory limit."""
+"""Choose the fastest settings that fit a memory limit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Residency, Target
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import check_residency, estimate, residencies
+from stepscore.memory.estimate import estimate
 from stepscore.memory.settings import (
     LEAST_BATCH_TOKENS,
     WINDOW_BATCHES,
     WINDOW_TOKENS,
     Settings,
+    check_residency,
+    residencies,
     usual_batch_tokens,
     usual_head_rows,
 )
@@ -27,11 +29,11 @@ def fit_settings(
     max_batch_tokens: int | None = None,
     window_tokens: int | None = None,
 ) -> Settings:
-    """Choose what is not given: the fastest that stays within the limit, or within the memory that is free.
+    """Choose the settings that are not given: the fastest within the limit, or within free memory.
 
-    Everything resident is faster than one model at a time, that is faster than one layer at a time, and
-    large batches are faster than small ones. Raises DoesNotFit where a given limit is too low for all; what
-    is free is not a limit, only a reason to choose.
+    Residency `resident` is faster than `alternate`, that is faster than `stream`, and large batches are
+    faster than small ones. Raises DoesNotFit where no choice fits a given limit; free memory guides the
+    choice but is not a limit.
     """
     check_residency(manifest, residency)
     limit = memory_limit
@@ -48,14 +50,14 @@ def fit_settings(
     raise DoesNotFit(
         f"{least.residency} scoring in batches of {least.max_batch_tokens} tokens needs about "
         f"{needed / 1e9:.2f} GB; the limit is {memory_limit / 1e9:.2f} GB",
-        hint="raise --memory-limit, let --residency be auto, or export the pair at fewer bits",
+        hint="raise --memory-limit, use --residency auto, or export the pair at fewer bits",
     )
 
 
 def _choices(
     manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
 ) -> Iterator[Settings]:
-    """Give what is possible, the fastest first."""
+    """Yield the possible settings, the fastest first."""
     on_cuda = manifest.target is Target.CUDA
     for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
         tokens = max_batch_tokens or usual_batch_tokens(manifest)

@@ -1,60 +1,65 @@
-"""What can be set about memory: residency, batch and window sizes."""
+"""Settings that decide memory use: residency, batch and window sizes, and their defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from stepscore.artifact.manifest import Manifest
-from stepscore.enums import Residency, Target
+from stepscore.enums import Exporter, Format, Residency, Target
+from stepscore.errors import PairIncompatible
 
 HEAD_ROWS = 1024
-"""Rows in one chunk of the head. Its graph holds logits for one tile of the vocabulary: 33 MB a copy."""
-
-
+"""Tokens per chunk of the head; the logits of a chunk and one vocabulary tile are 33 MB per copy."""
 INTEGER_HEAD_ROWS = 256
-"""The same for integer products, which hold more copies and need no more rows to be at full speed."""
-
-
-BATCH_TOKENS = 2048
-
-
+"""The same for W8A8, which holds more copies and reaches full speed with fewer tokens."""
 CUDA_HEAD_ROWS = 4096
-
-
+BATCH_TOKENS = 2048
 CUDA_BATCH_TOKENS = 8192
-"""A GPU wants more rows a product, and has the memory."""
-
-
+"""A GPU needs more tokens per GEMM for full speed, and has the memory."""
 LEAST_BATCH_TOKENS = 128
-
-
 WINDOW_TOKENS = 16_384
-"""Records in which shared prefixes are found; where weights come and go, they do so once a window."""
-
-
+"""Tokens that are scheduled together: prefixes are shared, and weights streamed, once per window."""
 WINDOW_BATCHES = 8
-"""At most so many batches wait in memory for the next weights."""
+"""Maximum number of batches that wait in memory for the next weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a memory limit decides."""
+    """Choices that a memory limit decides."""
 
     residency: Residency
     max_batch_tokens: int
     window_tokens: int
     head_rows: int
     materializes_scores: bool = True
-    """Whether attention has all scores of a batch of short sequences in memory: the CPU's does."""
+    """Whether attention materializes the [B, S, S] scores of short sequences, as on the CPU."""
 
 
 def usual_head_rows(manifest: Manifest) -> int:
-    """Return the rows in a chunk of the head, where no memory limit says less."""
+    """Return the default number of tokens per chunk of the head."""
     if manifest.target is Target.CUDA:
         return CUDA_HEAD_ROWS
     return INTEGER_HEAD_ROWS if manifest.has_int8_activations else HEAD_ROWS
 
 
 def usual_batch_tokens(manifest: Manifest) -> int:
-    """Return the tokens of a batch, where nothing says less."""
+    """Return the default number of tokens per batch."""
     return CUDA_BATCH_TOKENS if manifest.target is Target.CUDA else BATCH_TOKENS
+
+
+def residencies(manifest: Manifest) -> list[Residency]:
+    """Return the residencies that a pair supports, the fastest first: `auto` chooses among them."""
+    one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
+    in_layers = manifest.format is Format.ONNX and manifest.exporter is Exporter.STEPSCORE
+    streamed = [Residency.STREAM] if in_layers else []
+    return [Residency.RESIDENT, *one_at_a_time, *streamed]
+
+
+def check_residency(manifest: Manifest, residency: Residency) -> None:
+    """Raise PairIncompatible where the pair does not support a residency."""
+    if residency is Residency.STREAM and residency not in residencies(manifest):
+        kind = manifest.exporter if manifest.format is Format.ONNX else manifest.format
+        raise PairIncompatible(
+            f"{kind} pairs do not support --residency stream: they do not store layers separately",
+            hint="use --residency alternate, which holds one model at a time",
+        )

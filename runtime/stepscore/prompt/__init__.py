@@ -1,1 +1,1 @@
-"""Text into token ids: chat template, encoder."""
+"""Prompts: chat template, and the encoder from text to token ids and step ends."""

@@ -1,4 +1,4 @@
-"""The chat template as literals, and the step separator."""
+"""The chat template as literals, and the separator of steps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SEPARATOR = "\n\n"
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The chat template as three literals: prefix, problem, between, response, suffix make the render.
+    """The chat template as three literals: a render is prefix, problem, between, response, suffix.
 
-    Each literal holds at least one control token, as ChatML's do: an added token of the tokenizer that is
+    Each literal contains at least one control token, as in ChatML: an added token of the tokenizer that is
     flagged special or that a literal uses.
     """
 
@@ -21,7 +21,7 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suffix: str
 
     def render(self, problem: str, steps: Sequence[str]) -> str:
-        """What the chat template gives for one user turn and one assistant turn, no generation prompt.
+        """Return the chat template's output for one user and one assistant turn, without generation prompt.
 
         >>> Template("<user>", "<assistant>", "<end>").render("1 + 1?", ["Add them.", "2"])
         '<user>1 + 1?<assistant>Add them.\\n\\n2<end>'
@@ -30,11 +30,11 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def split_steps(text: str) -> tuple[tuple[str, ...], bool]:
-    r"""Return the steps of a text, and whether it is unfinished: whether a blank line closes its last step.
+    r"""Return the steps of a text, and whether it is unfinished: terminated by a blank line.
 
-    A step ends at a blank line ("\n\n"). No character is lost: joined with blank lines (and one more, where
-    unfinished) the steps are the text again. What would be an empty step belongs to the next, at the end to
-    the one before. A text of white space has no steps.
+    A step ends at a blank line ("\n\n"). No character is lost: the steps joined with blank lines (plus a
+    final one if unfinished) are the text. An empty step is merged into the next one, at the end into the one
+    before. A text of white space has no steps.
 
     >>> split_steps("3 * 4 = 12.\n\nSo 12.")
     (('3 * 4 = 12.', 'So 12.'), False)

@@ -1,1 +1,1 @@
-"""Scored records as one self-contained HTML page."""
+"""Report: scored records as one self-contained HTML page."""

@@ -1,4 +1,9 @@
-"""The HTML page: data, script and style in one file."""
+"""The HTML page: records, script and style in one self-contained file.
+
+static/report.html, .css and .js are merged with the records as JSON. The page's content security policy
+allows this script and this style, by hash, and no request at all. Texts of a record are JSON in an inert
+block, with `<` written `\\u003c`, and the script sets them as text, so none of them can become markup.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,11 @@ import msgspec
 from stepscore.report.solutions import ReportRecord
 
 GENERATOR = '<meta name="generator" content="stepscore report">'
-"""What tells a page of ours from any other file."""
+"""Marks a file as a report, which a later report may replace."""
 
 
 class Page(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the script draws; convention and beta where they are known."""
+    """Data that the script draws; convention and beta where they are known."""
 
     source: str
     records: list[ReportRecord]
@@ -28,7 +33,7 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
 def render(page: Page) -> str:
     """Return the page as HTML.
 
-    >>> text = render(Page("a.jsonl", [Solution(1, Fault("no_steps", "</script><img src=x>"))]))
+    >>> text = render(Page("a.jsonl", [ReportRecord(1, LineError("no_steps", "</script><img src=x>"))]))
     >>> "<img" in text, text.count("</script>")
     (False, 2)
     """
@@ -42,7 +47,7 @@ def render(page: Page) -> str:
 
 
 def inert_json(page: Page) -> str:
-    """Return the page's JSON without a `<`: no text in it can end the block it stands in, or open a comment.
+    """Return the page's JSON without a `<`: no text in it can close its script element or open a comment.
 
     >>> inert_json(Page("<!--", []))
     '{"source":"\\\\u003c!--","records":[]}'

@@ -1,10 +1,4 @@
-"""Scored records -> one self-contained page. Pure: text in, text out.
-
-The page is three files of this package (page/report.html, .css, .js) with the records as JSON inside. It
-needs no network and may have none: its policy lets it run this script and this style, by their hashes, and
-load nothing at all. Text of a record is JSON in an inert block, with `<` spelled `\\u003c`, and is set by the
-script as text; so nothing in it can become markup.
-"""
+"""Read scored lines into the records that the report shows. Pure: text in, structs out."""
 
 from __future__ import annotations
 
@@ -13,26 +7,19 @@ from typing import Any
 
 import msgspec
 
-from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
-from stepscore.jobs.jsonl import OUTPUT_NAMES, parse_line
-from stepscore.prompt.template import SEPARATOR
+from stepscore.errors import InputError, InvalidRecord, NotScored
+from stepscore.jobs.jsonl import parse_line
+from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, LineError, ScoredLine, decode_line
 from stepscore.records import PROBLEM_NAMES, record_from
 
 MAX_FIELD_CHARS = 200
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """Why a record has no rewards."""
-
-    code: str
-    message: str
-
-
 class Tokens(msgspec.Struct, frozen=True):
     """L tokens: their texts, the L - 1 log-ratios and policy log-probs of all but the first (nats).
 
-    Step k's reward adds up the tokens before index `ends[k]` that no step before it has; `response_start` is
-    the first token of the answer.
+    Step k's reward sums the tokens from the previous step's end up to index `ends[k]`, exclusive;
+    `response_start` is the index of the first response token.
     """
 
     texts: list[str]
@@ -43,10 +30,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record as the page shows it; one with a fault has nothing else but its id."""
+    """One record of the page; a record with an error has only its id and the error."""
 
     id: str | int
-    error: Fault | None = None
+    error: LineError | None = None
     problem: str = ""
     steps: tuple[str, ...] = ()
     step_rewards: list[float] = []
@@ -59,60 +46,37 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: Tokens | None = None
 
 
-class _Scored(msgspec.Struct):
-    """What `score` adds to a line."""
-
-    id: str | int
-    step_rewards: list[float]
-    cumulative_rewards: list[float]
-    num_tokens: int = 0
-    step_ends: list[int] = []
-    token_texts: list[str] | None = None
-    policy_logprobs: list[float] | None = None
-    reference_logprobs: list[float] | None = None
-
-
-class _Failed(msgspec.Struct):
-    id: str | int
-    error: Fault
-
-
 def solutions(lines: Iterable[bytes]) -> list[ReportRecord]:
-    """Read what `stepscore score` wrote; a line that it did not write becomes a record with that fault.
+    """Read the output of `stepscore score`; an invalid line becomes a record with its error.
 
-    Raises NotScored where no record has rewards: such a file was not scored.
+    Raises NotScored where no record has rewards.
     """
     found = [_read(line, index) for index, line in enumerate(lines) if line.strip()]
     if not any(each.step_rewards for each in found):
         first = next((f": {each.error.message}" for each in found if each.error), "")
-        hint = "a report is made of what `stepscore score` writes, not of its input"
-        raise NotScored(f"no record has rewards{first}", hint=hint)
+        raise NotScored(
+            f"no record has rewards{first}", hint="give the output of `stepscore score`, not its input"
+        )
     return found
 
 
-def _read(line: bytes, index: int) -> ReportRecord:
+def _read(text: bytes, index: int) -> ReportRecord:
     try:
-        return _solution(line)
+        line = decode_line(text)
+        if isinstance(line, ErrorLine):
+            return ReportRecord(line.id, line.error)
+        return _solution(line, msgspec.json.decode(text))
     except InputError as error:
-        return ReportRecord(parse_line(line, index).id, Fault(error.code, error.message))
-
-
-def _solution(line: bytes) -> ReportRecord:
-    try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"not a JSON object: {str(error)[:200]}") from None
-    if "error" in fields and "step_rewards" not in fields:
-        failed = _converted(fields, _Failed)
+        failed = ErrorLine.of(parse_line(text, index).id, error)
         return ReportRecord(failed.id, failed.error)
-    scored = _converted(fields, _Scored)
+
+
+def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
     record = record_from(fields)
-    if not record.steps or not len(record.steps) == len(scored.step_rewards) == len(
-        scored.cumulative_rewards
-    ):
+    if not len(record.steps) == len(scored.step_rewards) == len(scored.cumulative_rewards):
         raise InvalidRecord(
-            f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards, "
-            f"{len(scored.cumulative_rewards)} cumulative_rewards: there must be as many of each"
+            f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards and "
+            f"{len(scored.cumulative_rewards)} cumulative_rewards: their numbers must be equal"
         )
     return ReportRecord(
         id=scored.id,
@@ -129,57 +93,35 @@ def _solution(line: bytes) -> ReportRecord:
     )
 
 
-def _converted(fields: Mapping[str, Any], to: Any) -> Any:
-    try:
-        return msgspec.convert(fields, to)
-    except msgspec.ValidationError as error:
-        raise InvalidRecord(f"no scored record: {str(error)[:200]}") from None
-
-
 def _label(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-_TAKEN = {*PROBLEM_NAMES, "steps", "completions", *OUTPUT_NAMES, "label", "final_answer_correct"}
+_HAVE_THEIR_PLACE = {*PROBLEM_NAMES, "steps", "completions", *OUTPUT_NAMES, "label", "final_answer_correct"}
 
 
 def _shown(fields: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Return the short other fields, which passed through the scoring."""
+    """Return the other fields that passed through scoring, as far as they are short."""
     short = {
         name: value
         for name, value in fields.items()
-        if name not in _TAKEN and isinstance(value, str | int | float)
+        if name not in _HAVE_THEIR_PLACE and isinstance(value, str | int | float)
     }
     return {name: value for name, value in short.items() if len(str(value)) <= MAX_FIELD_CHARS}
 
 
-def _tokens(scored: _Scored, steps: Sequence[str]) -> Tokens | None:
+def _tokens(scored: ScoredLine, steps: Sequence[str]) -> Tokens | None:
     texts, policy, reference = scored.token_texts, scored.policy_logprobs, scored.reference_logprobs
     if texts is None or policy is None or reference is None:
         return None
-    if not len(texts) == len(policy) + 1 == len(reference) + 1 or len(scored.step_ends) != len(steps):
+    ends = [end + 2 for end in scored.step_ends]  # log-prob j is that of token j + 1
+    if (
+        not len(texts) == len(policy) + 1 == len(reference) + 1
+        or len(ends) != len(steps)
+        or max(scored.response_start, *ends) > len(texts)
+    ):
         raise InvalidRecord(
-            "token_texts, policy_logprobs, reference_logprobs and step_ends do not fit together"
+            "token_texts, policy_logprobs, reference_logprobs, response_start and step_ends do not match"
         )
-    ends = [end + 2 for end in scored.step_ends]  # log-prob j scores token j + 1
     ratios = [round(ours - theirs, 6) for ours, theirs in zip(policy, reference, strict=True)]
-    return Tokens(
-        texts, ratios, [round(value, 6) for value in policy], ends, _response_start(texts, steps, ends)
-    )
-
-
-def _response_start(texts: Sequence[str], steps: Sequence[str], ends: Sequence[int]) -> int:
-    """Return the first token of the answer, by its text; 0 where another spelling (NFC) hides it.
-
-    >>> _response_start(["<user>", "1+1?", "<assistant>", "2", ".", "<end>"], ["2."], [6])
-    3
-    """
-    before, _, after = "".join(texts).rpartition(SEPARATOR.join(steps))
-    if not after:
-        return 0
-    position = 0
-    for index, text in enumerate(texts):
-        if position >= len(before):
-            return min(index, ends[0])
-        position += len(text)
-    return 0
+    return Tokens(texts, ratios, [round(value, 6) for value in policy], ends, scored.response_start)

@@ -1,1 +1,1 @@
-"""One of N samples: answers, rules, expected accuracy."""
+"""Selection of one sample per problem: best-of-N, voting, expected accuracy."""

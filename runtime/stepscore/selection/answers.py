@@ -1,4 +1,4 @@
-"""Final answers: where they stand in a solution, and which of them are the same."""
+"""Equality of final answers: exact text, or mathematical equality by math-verify."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SECONDS = 5.0
 _WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 Same = Callable[[str, str], bool]
-"""Whether a given answer (the second) is the first."""
+"""Equality of a reference answer and a given one, in this order."""
 
 
 def group_answers(answers: Sequence[str | None], same: Same) -> list[str | None]:
-    """Replace every answer by the first seen one that it is the same as.
+    """Replace every answer by the first answer that it is equal to.
 
-    Only distinct strings are compared, each with the first of every group before it: sameness as a library
-    sees it need not be transitive, so the order of the samples can matter.
+    Only distinct strings are compared, each with the first of every earlier group: the equality of a library
+    need not be transitive, so the order of the samples can matter.
 
     >>> group_answers(["8", "07", None, "7"], lambda a, b: int(a) == int(b))
     ['8', '07', None, '07']
@@ -41,11 +41,11 @@ def group_answers(answers: Sequence[str | None], same: Same) -> list[str | None]
 
 
 class Comparer:
-    """Compares answers, remembering what it was asked; `undecided` counts pairs that took too long.
+    """Compares answers and caches the results; `undecided` counts comparisons that timed out.
 
-    Equal strings and whole numbers need no library. For everything else `Equality.MATH` asks math-verify, in
-    a process of its own that is ended after `seconds`: its own time limit is an alarm signal, which works
-    neither in threads nor against a number too large to compute. An undecided pair counts as different.
+    Equal strings and integers are compared directly. For everything else `Equality.MATH` calls math-verify in
+    a separate process that is killed after `seconds`: its built-in time limit uses SIGALRM, which neither
+    works in threads nor interrupts C code. An undecided pair counts as different.
     """
 
     def __init__(self, equality: Equality, *, seconds: float = SECONDS) -> None:
@@ -56,7 +56,7 @@ class Comparer:
         self._worker: subprocess.Popen[str] | None = None
 
     def same(self, gold: str, given: str) -> bool:
-        """Whether `given` is the answer `gold`; raises ExtraMissing where that takes math-verify."""
+        """Return whether two answers are equal; raise ExtraMissing if math-verify is needed and missing."""
         if gold == given or self._equality is Equality.EXACT:
             return gold == given
         if _WHOLE.fullmatch(gold) and _WHOLE.fullmatch(given):
@@ -66,7 +66,7 @@ class Comparer:
         return self._known[gold, given]
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """Kill the process, if it runs."""
         if self._worker is not None:
             self._worker.kill()
             self._worker.communicate()
@@ -101,7 +101,7 @@ class Comparer:
 
 
 def _canonical(number: str) -> tuple[bool, str]:
-    """Sign and digits of a whole number, which may have more of them than int() reads."""
+    """Return sign and digits of an integer, which may be longer than int() accepts."""
     digits = number.lstrip("+-").lstrip("0")
     return number.startswith("-") and digits != "", digits
 
@@ -121,12 +121,12 @@ def _start() -> subprocess.Popen[str]:
     greeting = worker.stdout.readline()
     if greeting != "ready\n":
         worker.communicate()
-        raise _missing(f"math-verify cannot be loaded: {greeting.strip()[:200]}")
+        raise _missing(f"math-verify cannot be imported: {greeting.strip()[:200]}")
     return worker
 
 
 def _missing(fault: str) -> ExtraMissing:
     return ExtraMissing(
-        f"answers that differ as text cannot be compared: {fault}",
-        hint="pip install 'stepscore[select]', or compare characters with --equality exact",
+        f"cannot compare answers that differ as text: {fault}",
+        hint="pip install 'stepscore[select]', or compare exact text with --equality exact",
     )

@@ -1,7 +1,7 @@
-"""Scored records -> one choice a problem, and how right such choices are.
+"""Select one sample per problem from scored records, and estimate the accuracy of the selection.
 
-Whether a sample is right is what its `final_answer_correct` says; without that field, whether its answer is
-its `final_answer`. (ProcessBench records give both, and there `final_answer` is the sample's own answer.)
+A sample is correct if its `final_answer_correct` is true; without that field, if its answer equals its
+`final_answer`. (ProcessBench records have both; there, `final_answer` is the sample's own answer.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect,
 
 @dataclass(frozen=True, slots=True)
 class SelectionMethod:
-    """How a sample is chosen; `seed` is that of drawn subsets and of the bootstrap."""
+    """How one sample is selected; `seed` is that of random subsets and of the bootstrap."""
 
     method: Method = Method.BEST_OF_N
     series: Series = Series.CUMULATIVE
@@ -42,7 +42,7 @@ class SelectionMethod:
 
     @property
     def score_name(self) -> str:
-        """The name of a result: <series>-<reducer>."""
+        """Return the name of the score: <series>-<reducer>."""
         return f"{self.series}-{self.reducer}"
 
 
@@ -50,17 +50,17 @@ class SelectionMethod:
 class Problem:
     """The samples of one problem, in the order of the file."""
 
-    group: ProblemKey
+    key: ProblemKey
     ids: tuple[str | int, ...]
     offsets: tuple[int, ...]
     scores: np.ndarray  # float64 [N]
     answers: tuple[str | None, ...]  # equal ones are the same string
     codes: np.ndarray  # int64 [N], -1 for no answer
-    correct: np.ndarray | None  # bool [N], None where it is not known of every sample
+    correct: np.ndarray | None  # bool [N], None unless known for every sample
 
 
 class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a sample was chosen: what `select` adds to its line."""
+    """Field `selection` that `select` adds to the line of a selected sample."""
 
     method: str
     score_name: str
@@ -68,11 +68,11 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
     num_samples: int
     answer: str | None = None
     votes: int | None = None
-    """Samples with an answer equal to this one."""
+    """Number of samples with an equal answer."""
 
 
 class MeanWithInterval(msgspec.Struct, frozen=True):
-    """A mean over problems, and its 95 % confidence interval over resampled problems; fractions."""
+    """Mean over problems and its 95 % bootstrap confidence interval, as fractions."""
 
     mean: float
     low: float
@@ -80,7 +80,7 @@ class MeanWithInterval(msgspec.Struct, frozen=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How right choices among n samples are; voting columns are None where no sample has an answer."""
+    """Accuracy of selecting among n samples; the voting fields are None where no sample has an answer."""
 
     n: int
     num_problems: int
@@ -89,21 +89,21 @@ class Accuracy(msgspec.Struct, frozen=True, omit_defaults=True):
     pass_at_n: MeanWithInterval
     majority: MeanWithInterval | None = None
     over_majority: MeanWithInterval | None = None
-    """Chosen minus majority, on the same resamples."""
+    """Chosen minus majority, on the same bootstrap resamples."""
     drawn_subsets: int | None = None
-    """Subsets a problem that voting was averaged over; None where it was over all of them."""
+    """Number of random subsets per problem that voting was averaged over; None: all subsets."""
 
 
 def group_by_problem(records: Iterable[Scored], rule: SelectionMethod, comparer: Comparer) -> list[Problem]:
-    """Group records by problem, in the order of their first samples; compare answers where they matter."""
+    """Group records by problem, in the order of their first samples; compare answers if they are needed."""
     members: dict[ProblemKey, list[Scored]] = {}
     for record in records:
-        members.setdefault(record.group, []).append(record)
-    return [_problem(group, samples, rule, comparer) for group, samples in members.items()]
+        members.setdefault(record.problem, []).append(record)
+    return [_problem(key, samples, rule, comparer) for key, samples in members.items()]
 
 
 def select_sample(problem: Problem, rule: SelectionMethod) -> int:
-    """Index of the chosen sample; raises NoAnswer where there is nothing to vote for."""
+    """Return the index of the selected sample; raise NoAnswer where there is nothing to vote for."""
     if rule.method is Method.BEST_OF_N:
         return best_of_n(problem.scores)
     at = int(elect(_weights(problem, rule), problem.codes, np.arange(len(problem.ids))[None])[0])
@@ -115,7 +115,7 @@ def select_sample(problem: Problem, rule: SelectionMethod) -> int:
 
 
 def selection(problem: Problem, at: int, rule: SelectionMethod) -> Selection:
-    """Say why sample `at` was chosen."""
+    """Return the score, answer and votes of sample `at`, the selected one."""
     answer = problem.answers[at]
     return Selection(
         method=rule.method,
@@ -128,7 +128,7 @@ def selection(problem: Problem, at: int, rule: SelectionMethod) -> Selection:
 
 
 def usual_sizes(problems: Sequence[Problem]) -> list[int]:
-    """1, 2, 4, ... up to the number of samples that half of the problems have at least, and that number.
+    """Return 1, 2, 4, ... up to the median number of samples per problem, and that number.
 
     >>> from types import SimpleNamespace as Of
     >>> usual_sizes([Of(ids="abcdef"), Of(ids="abcdef"), Of(ids="ab")])
@@ -141,7 +141,7 @@ def usual_sizes(problems: Sequence[Problem]) -> list[int]:
 def accuracies(
     problems: Sequence[Problem], rule: SelectionMethod, sizes: Iterable[int]
 ) -> Iterator[Accuracy]:
-    """Judge the rule among n samples, for every n; problems with fewer, or of unknown truth, are left out."""
+    """Yield the accuracy for each n, over problems of known correctness with at least n samples."""
     for n in sizes:
         judged = [problem for problem in problems if problem.correct is not None and len(problem.ids) >= n]
         if judged:
@@ -171,7 +171,7 @@ def _accuracy(problems: list[Problem], rule: SelectionMethod, n: int) -> Accurac
 
 
 def _figures(problem: Problem, rule: SelectionMethod, n: int) -> tuple[float, float, float, float]:
-    """Expected accuracy among n samples: the rule's, a random sample's, pass@n, the majority's."""
+    """Return expected accuracies with n samples: the method's, a random sample's, pass@n, the majority's."""
     correct = problem.correct
     assert correct is not None
     ballots = subsets(len(problem.ids), n, seed=rule.seed)
@@ -193,7 +193,7 @@ def _weights(problem: Problem, rule: SelectionMethod) -> np.ndarray:
     return np.ones(len(problem.ids), dtype=np.int64)
 
 
-def _problem(group: ProblemKey, samples: list[Scored], rule: SelectionMethod, comparer: Comparer) -> Problem:
+def _problem(key: ProblemKey, samples: list[Scored], rule: SelectionMethod, comparer: Comparer) -> Problem:
     verdicts = [_is_right(sample, comparer) for sample in samples]
     known = [verdict for verdict in verdicts if verdict is not None]
     correct = np.array(known, dtype=bool) if len(known) == len(samples) else None
@@ -201,7 +201,7 @@ def _problem(group: ProblemKey, samples: list[Scored], rule: SelectionMethod, co
     if rule.method is not Method.BEST_OF_N or correct is not None:
         answers = group_answers(answers, comparer.same)
     return Problem(
-        group=group,
+        key=key,
         ids=tuple(sample.id for sample in samples),
         offsets=tuple(sample.offset for sample in samples),
         scores=np.array([aggregate(sample.series(rule.series), rule.reducer) for sample in samples]),

@@ -1,8 +1,8 @@
-"""How right a choice among n of N samples is on average, and how sure that is.
+"""Expected accuracy of selecting among n of N samples, and its confidence interval. Pure.
 
-A data set with N samples a problem says what fewer would have given: the mean over all subsets of n samples.
-For pass@n, best-of-N and one sample at random that mean has a closed form. For voting it is taken over all
-subsets where they are few, over a seeded draw of them where they are many. Both are unbiased.
+From N samples per problem, the expected accuracy with n <= N is the mean over all subsets of n samples. For
+pass@n, best-of-N and a random sample it has a closed form. For voting it is computed by enumeration of all
+subsets where they are few, and over a seeded random draw where they are many. Both are unbiased.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ROWS_AT_A_TIME = 100
 
 
 def pass_at_n(correct: np.ndarray, n: int) -> float:
-    """Probability that a random subset of n samples holds a right one.
+    """Return the probability that a random subset of n samples contains a correct one.
 
-    With c of N samples right::
+    With c of N samples correct::
 
         1 - C(N - c, n) / C(N, n)
 
@@ -39,7 +39,7 @@ def pass_at_n(correct: np.ndarray, n: int) -> float:
 
 
 def best_of_n_accuracy(scores: Scores, correct: np.ndarray, n: int) -> float:
-    """Probability that the best of a random subset of n samples is right; ties go to the earliest sample.
+    """Return the probability that the best of n random samples is correct; ties go to the earliest.
 
     The sample at rank r (0 is the highest score, the earliest of equals first) is the best of a subset when
     the other n - 1 come from the N - 1 - r below it::
@@ -60,7 +60,7 @@ def best_of_n_accuracy(scores: Scores, correct: np.ndarray, n: int) -> float:
 def voting_accuracy(
     weights: np.ndarray, codes: np.ndarray, correct: np.ndarray, ballots: np.ndarray
 ) -> float:
-    """Share of ballots whose winner (see select.elect) is right; one without an answer is not.
+    """Return the share of ballots whose winner (`rules.elect`) is correct; a ballot without one is not.
 
     weights, codes: int64 [N]; correct: bool [N]; ballots: int [S, n], as `subsets` gives them.
 
@@ -74,9 +74,9 @@ def voting_accuracy(
 
 @cache
 def subsets(total: int, n: int, *, most: int = MOST_SUBSETS, seed: int = 0) -> np.ndarray:
-    """All subsets of n of `total` samples if there are at most `most`, else that many drawn at random.
+    """Return all subsets of n of `total` samples if there are at most `most`, else `most` random ones.
 
-    Returns int [S, n], read only, each row ascending: the first seen is the first in a row.
+    Returns int [S, n], read only, each row ascending.
 
     >>> subsets(3, 2).tolist()
     [[0, 1], [0, 2], [1, 2]]
@@ -90,11 +90,11 @@ def subsets(total: int, n: int, *, most: int = MOST_SUBSETS, seed: int = 0) -> n
 
 
 def bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """95 % confidence intervals of the means over problems: percentiles of the means of resampled problems.
+    """Return 95 % bootstrap confidence intervals of means over problems (percentile method).
 
-    values: float [P, M], M figures of P problems; a resample takes the same problems for every figure.
-    Returns float [2, M], low and high. The samples of a problem are taken as given: what other samples of the
-    same problem would give is not in the interval.
+    values: float [P, M], M figures of P problems; a resample draws the same problems for every figure.
+    Returns float [2, M], low and high. Problems are resampled, their samples are not: the interval does not
+    include the variance of drawing other samples of the same problems.
 
     >>> bootstrap(np.array([[1.0], [1.0]])).tolist()
     [[1.0], [1.0]]

@@ -1,8 +1,8 @@
-"""Says whether two answers are equal: `python -m stepscore.selection.math_verify_worker`.
+"""Worker process that compares answers: `python -m stepscore.selection.math_verify_worker`.
 
-One line in, `["gold", "given"]` as JSON; one line out, `true` or `false`. The first line out is `ready`, or
-says why math-verify cannot be loaded. Answers come from models: parsing one may take for ever, in C code that
-no signal interrupts, so whoever asks keeps the time and ends this process (see answers.py).
+It reads lines of JSON, `["gold", "given"]`, and answers each with `true` or `false`. Its first line is
+`ready`, or the reason why math-verify cannot be imported. Answers come from models, and parsing one may never
+end, in C code that no signal interrupts: so the caller keeps the time and kills this process (answers.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 def main() -> None:
     """Answer until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no reply
-    logging.disable(logging.CRITICAL)  # math-verify warns that its own time limit is off
+    os.dup2(2, 1)  # prints of libraries must not mix with replies
+    logging.disable(logging.CRITICAL)  # math-verify warns that its time limit is disabled
     try:
         from math_verify import parse, verify  # noqa: PLC0415
     except Exception as error:
@@ -28,7 +28,7 @@ def main() -> None:
         try:
             gold, given = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
             equal = verify(gold, given, timeout_seconds=None)
-        except Exception:  # whatever a parser does with text that is no mathematics
+        except Exception:  # the parser raises anything on text that is not mathematics
             equal = False
         replies.write(f"{json.dumps(bool(equal))}\n")
 

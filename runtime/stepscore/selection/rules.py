@@ -1,4 +1,4 @@
-"""What to do with rewards: choose one of several solutions, find the first wrong step, judge that."""
+"""Reduce step rewards to one score, and select one of several samples: best-of-N, voting. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from stepscore.rewards import Scores
 
 Answers = Sequence[Hashable] | np.ndarray
 
-_WEIGHT_UNIT = 2.0**40  # weights are whole multiples of the largest one's 2^-40: their sums have no rounding
+_WEIGHT_UNIT = 2.0**40  # weights are integer multiples of 2^-40 of the largest: their sums are exact
 
 
 def aggregate(scores: Scores, reducer: Reducer | str) -> float:
-    """One score of a solution from those of its steps: the last, lowest, mean, sum or highest one.
+    """Reduce the scores of the steps to one score of the solution: last, lowest, mean, sum or highest.
 
     scores: float [n], n >= 1, any unit: cumulative or step rewards. The result is called <series>-<reducer>:
     `cumulative-last` is the outcome reward, and so is `step-sum`. Raises ValueError when there is no score,
-    one is not finite, or the reducer is another: `prod` too, since the product of two negative rewards is
-    positive. Source: the best-of-N evaluation of EurusPRM (the minimum for Stage 1, the cumulative rewards
-    for Stage 2).
+    one is not finite, or the reducer is unknown; `prod` is rejected, since the product of two negative
+    rewards is positive. Source: the best-of-N evaluation of EurusPRM (the minimum for Stage 1, the
+    cumulative rewards for Stage 2).
 
     >>> [aggregate([0.5, -1.0, 0.25], reducer) for reducer in ("last", "min", "mean", "sum", "max")]
     [0.25, -1.0, -0.08333333333333333, -0.25, 0.5]
@@ -41,7 +41,7 @@ def aggregate(scores: Scores, reducer: Reducer | str) -> float:
 
 
 def best_of_n(scores: Scores) -> int:
-    """Index of the sample with the highest score; of several such, the earliest.
+    """Return the index of the sample with the highest score; ties go to the earliest.
 
     scores: float [N], N >= 1. Raises ValueError when there is none, or one is not finite.
 
@@ -52,17 +52,17 @@ def best_of_n(scores: Scores) -> int:
 
 
 def weighted_best_of_n(scores: Scores, answers: Answers, *, temperature: float = 1.0) -> int:
-    """Index of the earliest sample that gives the answer with the most weight.
+    """Return the index of the earliest sample that gives the answer with the most weight.
 
-    An answer's weight is the sum over the samples that give it::
+    The weight of an answer is the sum over the samples that give it::
 
         weight(a) = sum(sigmoid(scores[i] / temperature) for i with answers[i] == a)
 
-    Ties go to the answer seen first; sums are compared to 2^-40 of the largest weight, so that no tie is
-    decided by rounding. At beta = 0.001 all weights are near 1/2 unless rewards reach hundreds of nats, and
-    this is majority voting: a temperature of a typical score's size makes scores count.
+    Ties go to the answer seen first; sums are compared in units of 2^-40 of the largest weight, so that
+    rounding decides no tie. At beta = 0.001 all weights are near 1/2 unless rewards reach hundreds of nats,
+    which is majority voting: set the temperature to the size of a typical score.
 
-    scores: float [N]. answers: N hashable values, equal where answers are; None votes for nothing.
+    scores: float [N]. answers: N hashable values, equal for equal answers; None does not vote.
     Raises ValueError when lengths differ, a score is not finite, the temperature is not above 0 or no sample
     has an answer. Source: the weighted best-of-N of the EurusPRM evaluation.
 
@@ -76,9 +76,9 @@ def weighted_best_of_n(scores: Scores, answers: Answers, *, temperature: float =
 
 
 def majority(answers: Answers) -> int:
-    """Index of the earliest sample that gives the most common answer; ties go to the answer seen first.
+    """Return the index of the earliest sample with the most common answer; ties go to the answer seen first.
 
-    answers: N hashable values, equal where answers are; None votes for nothing. Raises ValueError when no
+    answers: N hashable values, equal for equal answers; None does not vote. Raises ValueError when no
     sample has an answer.
 
     >>> majority(["8", "7", None, "7", "8"])
@@ -89,7 +89,7 @@ def majority(answers: Answers) -> int:
 
 
 def answer_codes(answers: Answers) -> np.ndarray:
-    """Number the distinct answers in the order they are seen; None is -1. Returns int64 [N].
+    """Number the distinct answers in order of appearance; None is -1. Returns int64 [N].
 
     >>> answer_codes(["8", None, "7", "8"]).tolist()
     [0, -1, 1, 0]
@@ -100,7 +100,7 @@ def answer_codes(answers: Answers) -> np.ndarray:
 
 
 def vote_weights(scores: Scores, codes: np.ndarray, temperature: float) -> np.ndarray:
-    """Return sigmoid(scores / temperature) in 2^-40 of the largest that has an answer; int64 [N]."""
+    """Return sigmoid(scores / temperature) in units of 2^-40 of the largest with an answer; int64 [N]."""
     if not 0 < temperature < np.inf:
         raise ValueError(f"the temperature is {temperature}; it must be a finite number above 0")
     values = _finite_scores(scores)
@@ -114,10 +114,10 @@ def vote_weights(scores: Scores, codes: np.ndarray, temperature: float) -> np.nd
 
 
 def elect(weights: np.ndarray, codes: np.ndarray, ballots: np.ndarray) -> np.ndarray:
-    """The winner of every ballot: the first of its samples whose answer has the most weight in it.
+    """Return the winner of every ballot: its first sample whose answer has the most weight in it.
 
-    weights, codes: int64 [N], code -1 is no answer. ballots: int [S, n], samples in ascending order. Returns
-    int [S], the index of a sample, -1 where none of a ballot's has an answer.
+    weights, codes: int64 [N], code -1: no answer. ballots: int [S, n], samples in ascending order. Returns
+    int [S], the index of a sample, -1 where no sample of the ballot has an answer.
     """
     rows = np.arange(len(ballots))
     given = codes[ballots]

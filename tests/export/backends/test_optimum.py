@@ -25,17 +25,18 @@ from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import EngineOptions, OrtEngine
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
-from stepscore.memory.estimate import residencies
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.settings import residencies
 from stepscore.scorer import Scorer
+from stepscore_export.backends import optimum as backend_module
 from stepscore_export.backends import optimum_trace as trace_module
-from stepscore_export.backends.optimum import body_of, store_traced
+from stepscore_export.backends.optimum import OptimumBackend
+from stepscore_export.backends.optimum_body import body_of
 from stepscore_export.backends.optimum_trace import trace
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.shape import graph_shape
-from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.plan import resolve_options
+from stepscore_export.pipeline.plan import open_plan
+from stepscore_export.quantization.error_propagation import NoStatistics
 from stepscore_export.weights.weight_file import SizeOnly
 
 pytestmark = pytest.mark.optimum
@@ -146,9 +147,11 @@ def test_traced_pair_cannot_be_streamed_and_auto_never_does(traced_pair: Path) -
         lambda: fit_settings(pair.manifest, residency=Residency.STREAM),
         lambda: OrtEngine(pair, EngineOptions(residency=Residency.STREAM)),
     ):
-        with pytest.raises(PairIncompatible, match="optimum pairs cannot be streamed") as refused:
+        with pytest.raises(
+            PairIncompatible, match="optimum pairs do not support --residency stream"
+        ) as refused:
             ask()
-        assert refused.value.hint == "--residency alternate holds one model at a time"
+        assert refused.value.hint == "use --residency alternate, which holds one model at a time"
 
 
 def test_traced_pair_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
@@ -172,9 +175,9 @@ def test_the_weight_file_has_the_predicted_size(
     pair_of: PairOf, tiny_checkpoints: Checkpoints, precision: Precision
 ) -> None:
     pair = Pair.open(pair_of(precision, exporter=Exporter.OPTIMUM))
-    options = resolve_options(replace(TRACED, precision=precision), pair.manifest.distance)
-    with Checkpoint.open(tiny_checkpoints.policy) as policy:
-        needs = estimate({"policy": policy, "reference": policy}, options)
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
+    with open_plan(*models, replace(TRACED, precision=precision)) as plan:
+        needs = plan.needs
     assert needs.weight_bytes == {
         unit: pair.manifest.files[f"{unit}/{WEIGHTS}"].size for unit in ("policy", "reference")
     }
@@ -183,7 +186,7 @@ def test_the_weight_file_has_the_predicted_size(
 def test_dry_run_estimates_memory_without_tracing(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_module, "trace", lambda _checkpoint: pytest.fail("was traced"))
+    monkeypatch.setattr(backend_module, "trace", lambda _checkpoint: pytest.fail("was traced"))
     result = export("--dry-run", models=tiny_checkpoints, output=tmp_path / "pair")
     assert result.exit_code == 0, result.stderr
     assert "fp32, traced by optimum" in result.stdout
@@ -221,8 +224,8 @@ def test_options_of_the_other_exporter_are_refused_by_name(
         arguments, named = ["--calibration", str(texts)], "--calibration"
     result = export(*arguments, models=tiny_checkpoints, output=tmp_path / "pair")
     assert result.exit_code == 3
-    assert f"--exporter optimum has no {named}\n" in result.stderr
-    assert "hint: it stores each model on its own" in result.stderr
+    assert f"error: {named} is not supported with --exporter optimum\n" in result.stderr
+    assert "hint: it stores each model alone" in result.stderr
 
 
 def without(names: str) -> Callable[[ir.Graph], None]:
@@ -253,8 +256,8 @@ def ids_used_twice(graph: ir.Graph) -> None:
         (without("position_ids"), "has the inputs input_ids, attention_mask, model.embed_tokens.weight"),
         (renamed_output, "and the outputs scores"),
         (without("model.norm.weight"), "has no parameter model.norm.weight"),
-        (another_product, "makes its logits with Sigmoid, not with a product"),
-        (ids_used_twice, "uses input_ids in Gather, Identity, not in one embedding"),
+        (another_product, "computes its logits with Sigmoid, expected MatMul"),
+        (ids_used_twice, "uses input_ids in Gather, Identity, expected one Gather"),
     ],
 )
 def test_unknown_trace_is_rejected_and_leaves_nothing(
@@ -269,7 +272,7 @@ def test_unknown_trace_is_rejected_and_leaves_nothing(
         change(model.graph)
         return ir.to_proto(model).SerializeToString()
 
-    monkeypatch.setattr(pair_module, "trace", changed)
+    monkeypatch.setattr(backend_module, "trace", changed)
     with pytest.raises(ExportError, match="^the traced graph .*" + message):
         export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", TRACED)
     assert list(tmp_path.iterdir()) == []
@@ -309,7 +312,8 @@ def test_models_of_other_constants_are_traced_on_their_own(tmp_path: Path) -> No
 
 def test_a_head_name_is_no_part_of_the_body(tiny_checkpoints: Checkpoints) -> None:
     with Checkpoint.open(tiny_checkpoints.policy) as policy:
-        weights = store_traced({"policy": policy}, SizeOnly(), TRACED, lambda _count: None)
+        backend = OptimumBackend(TRACED)
+        weights = backend.write_unit({"policy": policy}, SizeOnly(), NoStatistics(), lambda _count: None)
         body = body_of(trace(policy), weights.layers, graph_shape({"policy": policy}, TRACED))
     names = set(body.graph.initializers)
     assert {"model.norm.weight", "model.layers.1.mlp.down_proj.weight"} < names

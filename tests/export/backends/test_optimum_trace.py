@@ -21,7 +21,7 @@ from stepscore_export.backends.optimum_trace import require_optimum
         ),
         (
             {"optimum-onnx": "0.1.0", "torch": "2.13.0", "transformers": "5.2.0"},
-            "transformers 5.2.0 is installed; optimum-onnx needs one before 4.58",
+            "transformers 5.2.0 is installed; optimum-onnx needs a version before 4.58",
             "transformers<4.58",
         ),
     ],

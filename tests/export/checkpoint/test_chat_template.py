@@ -116,7 +116,10 @@ def test_templates_are_rendered_as_transformers_does(text: str, expected: Templa
         (LOOP.replace("BODY", "m.content + m.content"), "repeats the problem"),
         ("{{ messages[0].content }}", "drops or changes the answer"),
         ("{{ messages[1].content }}{{ messages[0].content }}", "the answer before the problem"),
-        (PLAIN + "{% if '\n' in messages[1].content %}!{% endif %}", "something else around the answer"),
+        (
+            PLAIN + "{% if '\n' in messages[1].content %}!{% endif %}",
+            "changes its own text around the answer",
+        ),
     ],
 )
 def test_template_that_alters_texts_is_rejected(text: str, message: str) -> None:
@@ -192,7 +195,7 @@ def test_default_of_named_templates_is_used(tmp_path: Path) -> None:
 
 
 def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedArchitecture, match=r"\['rag', 'tool_use'\] is 'default'"):
+    with pytest.raises(UnsupportedArchitecture, match=r"\['rag', 'tool_use'\] is named 'default'"):
         read_chat_template(
             write_config(
                 tmp_path, chat_template=[{"name": name, "template": ""} for name in ("tool_use", "rag")]

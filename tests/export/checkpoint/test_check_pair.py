@@ -14,10 +14,11 @@ from testing.checkpoints import TINY, tied, write_checkpoint
 from stepscore.errors import (
     PairIncompatible,
 )
-from stepscore_export.checkpoint.checkpoint import Checkpoint, Qwen2Config, check_pair
+from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
+from stepscore_export.families.base import DecoderConfig
 
 
-def pair_of(tmp_path: Path, reference: Qwen2Config = TINY) -> tuple[Path, Path]:
+def pair_of(tmp_path: Path, reference: DecoderConfig = TINY) -> tuple[Path, Path]:
     policy = write_checkpoint(tmp_path / "policy", perturb=0.01)
     return policy, write_checkpoint(tmp_path / "reference", reference)
 
@@ -46,7 +47,7 @@ def test_check_pair_rejects_models_of_different_shapes(tmp_path: Path, change: d
 
 
 def test_every_shape_is_compared() -> None:
-    assert {field.name for field in fields(Qwen2Config) if field.type == "int"} == {
+    assert {field.name for field in fields(DecoderConfig) if field.type == "int"} == {
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
     }

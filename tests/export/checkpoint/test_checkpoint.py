@@ -21,7 +21,7 @@ from testing.checkpoints import TINY, edit_json, edit_tensors, tied, weights, wr
 from stepscore.artifact.manifest import Source
 from stepscore.errors import CheckpointUnsafe, ExportError, NotFound
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import tensor_shapes
+from stepscore_export.families.base import tensor_shapes
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

@@ -18,8 +18,9 @@ from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
 from stepscore_export.checkpoint import distance as distance_module
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
+from stepscore_export.families.base import EMBEDDING
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.coding import ROUNDING, choose_coding, choose_difference_precision
 from stepscore_export.quantization.rounding import dequantize, quantize
@@ -206,7 +207,7 @@ def test_identical_models_are_stored_as_a_difference(tiny_checkpoints: Checkpoin
     done = export(folder, folder, tmp_path / "pair", "--activations", "exact")
     assert Pair.open(tmp_path / "pair").manifest.coding is Coding.DIFFERENCE
     assert "int8 reference + int4 difference" in done.stderr
-    assert "on its own" not in done.stderr
+    assert "quantized alone" not in done.stderr
 
 
 def test_unrelated_models_are_stored_independently_with_a_message(
@@ -216,7 +217,7 @@ def test_unrelated_models_are_stored_independently_with_a_message(
     manifest = Pair.open(tmp_path / "pair").manifest
     assert (manifest.coding, manifest.difference) == (Coding.INDEPENDENT, None)
     apart = f"{100 * manifest.distance.overall:.2f} %"
-    assert f"each model was quantised on its own: the two are {apart} apart" in done.stderr
+    assert f"each model was quantized alone: |policy - reference| is {apart} of |reference|" in done.stderr
 
 
 def test_unrelated_models_are_coded_on_request(
@@ -258,7 +259,7 @@ def test_inspect_and_dry_run_print_the_same_distance(
         (["--activations", "exact"], "int8 reference + int4 difference for cpu, block size 32"),
         (["--target", "cuda"], "int8 reference + int4 difference for cuda, block size 32"),
         (["--precision", "int4"], "int4 reference + int4 difference for cpu, block size 32"),
-        (["--precision", "int4", "--coding", "independent"], "int4, each model on its own for cpu"),
+        (["--precision", "int4", "--coding", "independent"], "int4, each model quantized alone for cpu"),
         (["--precision", "fp16"], "fp16 for cpu"),
     ],
     ids=["default", "exact", "cuda", "int4", "independent", "fp16"],

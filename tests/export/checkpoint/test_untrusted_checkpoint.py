@@ -34,7 +34,8 @@ from stepscore.errors import (
     UnsupportedArchitecture,
 )
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import parse_config, tensor_shapes
+from stepscore_export.families.base import tensor_shapes
+from stepscore_export.families.supported import read_config
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 SHARDS = [f"model-{index:05d}-of-00003.safetensors" for index in (1, 2, 3)]
@@ -69,7 +70,7 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
             "not a causal language model",
         ),
         ({"hidden_act": "gelu"}, UnsupportedArchitecture, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantised"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantized"),
         ({"use_sliding_window": True}, UnsupportedArchitecture, "use_sliding_window"),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
@@ -162,12 +163,12 @@ def test_a_link_to_itself_is_refused(folder: Path) -> None:
 def test_a_truncated_file_is_named(folder: Path, size: int) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, size % path.stat().st_size)
-    refused(folder, CheckpointCorrupt, r"model\.safetensors is not a whole safetensors file")
+    refused(folder, CheckpointCorrupt, r"model\.safetensors is not a complete safetensors file")
 
 
 def test_a_truncated_shard_is_named(sharded: Path) -> None:
     os.truncate(sharded / SHARDS[1], 1000)
-    refused(sharded, CheckpointCorrupt, f"{SHARDS[1]} is not a whole")
+    refused(sharded, CheckpointCorrupt, f"{SHARDS[1]} is not a complete")
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
@@ -231,7 +232,7 @@ def test_an_index_may_only_name_files_of_the_folder(sharded: Path, file: str) ->
 
 def test_an_index_may_not_name_a_pickle(sharded: Path) -> None:
     edit_json(sharded / INDEX, weight_map={HEAD: "pytorch_model.bin"})
-    refused(sharded, CheckpointUnsafe, "never a pickle")
+    refused(sharded, CheckpointUnsafe, "never pickles")
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"lm_head.weight": 1}])
@@ -258,7 +259,7 @@ def test_a_tensor_that_the_index_leaves_out_is_named(sharded: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "error", "message"),
     [
-        ("pytorch_model.bin", CheckpointUnsafe, "pickled"),
+        ("pytorch_model.bin", CheckpointUnsafe, "all weights are pickles"),
         ("adapter_config.json", UnsupportedArchitecture, "adapter"),
         (SHARDS[0], CheckpointCorrupt, "neither"),
         ("readme.txt", CheckpointCorrupt, "no weights"),
@@ -273,7 +274,7 @@ def test_a_folder_without_weights_says_what_it_has_instead(
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, replace(TINY, vocab_size=275))
-    refused(folder, CheckpointCorrupt, "token id 275, the model only 275 rows")
+    refused(folder, CheckpointCorrupt, "token id 275, but vocab_size is 275")
 
 
 def test_added_tokens_that_the_tokenizer_does_not_have_are_refused(folder: Path) -> None:
@@ -328,7 +329,7 @@ JSON = st.recursive(
 )
 def test_any_configuration_is_read_or_refused(changes: dict[str, Any]) -> None:
     try:
-        config = parse_config(config_json(TINY) | changes)
+        _, config = read_config(config_json(TINY) | changes)
     except ExportError:
         return
     assert len(tensor_shapes(config)) == 12 * config.num_hidden_layers + 3 - config.tie_word_embeddings

@@ -16,12 +16,11 @@ from testing.pairs import export_unmeasured
 from stepscore.artifact.manifest import Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Coding, DifferencePrecision, Format, Precision, Target
-from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.checkpoint import chat_template
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
-from stepscore_export.pipeline.estimate import estimate
-from stepscore_export.pipeline.plan import resolve_options
+from stepscore_export.pipeline.plan import open_plan
 
 
 @pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])
@@ -42,17 +41,16 @@ def test_the_weight_file_has_the_predicted_size(
     tiny_pair: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    shape: Qwen2Config,
+    shape: DecoderConfig,
     options: ExportOptions,
 ) -> None:
     template = Pair.open(tiny_pair).manifest.template
-    monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
+    monkeypatch.setattr(chat_template, "literals", lambda _chat_template: template)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     folder = write_checkpoint(tmp_path / "model", shape)
     pair = export_unmeasured(folder, folder, tmp_path / "pair", options)
-    with Checkpoint.open(folder) as checkpoint:
-        settled = resolve_options(options, pair.manifest.distance)
-        needs = estimate({"policy": checkpoint, "reference": checkpoint}, settled)
+    with open_plan(folder, folder, options) as plan:
+        needs = plan.needs
     sizes = {folder: (pair.path / folder / "weights.bin").stat().st_size for folder in needs.weight_bytes}
     assert sizes == needs.weight_bytes
 

@@ -21,9 +21,9 @@ from stepscore.cli.main import main
 from stepscore.engine.ort import provider_checks
 from stepscore.enums import Coding, Precision, Target
 from stepscore.errors import ProviderUnavailable, SelftestFailed
+from stepscore_export.backends import onnx as backend
 from stepscore_export.graphs import builder
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.quantization.rounding import Quantized, QuantizedChannels, quantize, quantize_channels
 from stepscore_export.validation.selftest import LIMITS
@@ -217,14 +217,14 @@ def another_activation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hidden_rows_to_the_wrong_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = pair_module.head_graph
+    head = backend.head_graph
 
     def first_columns_only(tiles: tuple[layout.HeadTile, ...], shape: layout.Shape) -> object:
         matrix = tiles[0].matrix
         assert isinstance(matrix, layout.FloatMatrix)
         return head((layout.HeadTile(0, 8, matrix.part(0, 8)),), shape)
 
-    monkeypatch.setattr(pair_module, "head_graph", first_columns_only)
+    monkeypatch.setattr(backend, "head_graph", first_columns_only)
 
 
 def add_attribute(monkeypatch: pytest.MonkeyPatch, kind: str, **wrong: float) -> None:

@@ -10,8 +10,8 @@ import pytest
 from stepscore.artifact.manifest import Distance
 from stepscore.enums import Activations, Coding, DifferencePrecision, Format, Precision, Products, Target
 from stepscore.errors import ExportError
+from stepscore_export.backends.graph_backend import resolve_options
 from stepscore_export.options import BLOCK_SIZES, ExportOptions
-from stepscore_export.pipeline.plan import resolve_options
 
 CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
@@ -31,7 +31,7 @@ def refusal(*positional: Any, **options: Any) -> ExportError:
 @pytest.mark.parametrize("block_size", [0, 8, 31, 512])
 def test_block_sizes_without_a_kernel_are_refused(block_size: int) -> None:
     refused = refusal(Precision.INT8, block_size=block_size)
-    assert refused.message == f"block size {block_size} is not one of 16, 32, 64, 128, 256"
+    assert refused.message == f"block size is {block_size}, expected one of 16, 32, 64, 128, 256"
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
@@ -42,26 +42,26 @@ def test_block_sizes_with_a_kernel_are_accepted(block_size: int) -> None:
 def test_fp32_for_cuda_is_refused() -> None:
     refused = refusal(Precision.FP32, Target.CUDA)
     assert refused.message == "fp32 has no attention kernel on CUDA"
-    assert refused.hint == "take --precision bf16 or fp16, or --target cpu"
+    assert refused.hint == "use --precision bf16 or fp16, or --target cpu"
 
 
 @pytest.mark.parametrize("precision", [Precision.NF4, Precision.FP4])
 def test_four_bits_of_bitsandbytes_are_refused_for_onnx(precision: Precision) -> None:
     refused = refusal(precision)
-    assert refused.message == f"{precision} weights are bitsandbytes', not ONNX Runtime's"
-    assert refused.hint == "take --format bitsandbytes, or --precision int4"
+    assert refused.message == f"precision {precision} is supported by bitsandbytes, not by ONNX Runtime"
+    assert refused.hint == "use --format bitsandbytes, or --precision int4"
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
 def test_invalid_beta_is_rejected(beta: float) -> None:
-    assert refusal(beta=beta).message == f"beta is {beta}; it must be a positive number"
+    assert refusal(beta=beta).message == f"beta is {beta}, expected a positive number"
 
 
 @pytest.mark.parametrize("precision", FLOATS)
 def test_a_difference_of_floats_is_refused(precision: Precision) -> None:
     refused = refusal(precision, coding=Coding.DIFFERENCE)
     assert refused.message == f"a difference is stored in integers, not at {precision}"
-    assert refused.hint == "take --precision int8 or int4, or drop --coding"
+    assert refused.hint == "use --precision int8 or int4, or drop --coding"
 
 
 ONLY_CODED = [
@@ -77,7 +77,7 @@ def test_a_float_pair_has_no_option_of_a_coded_one(
     option: str, asked: dict[str, Any], precision: Precision
 ) -> None:
     assert refusal(precision, **asked).message == (
-        f"{option} belongs to a pair stored as a difference, which precision {precision} is not"
+        f"{option} requires a pair that is coded as a difference, not precision {precision}"
     )
 
 
@@ -88,23 +88,23 @@ def test_an_independent_pair_has_no_option_of_a_coded_one(
 ) -> None:
     refused = refusal(precision, coding=Coding.INDEPENDENT, **asked)
     assert refused.message == (
-        f"{option} belongs to a pair stored as a difference, which independent coding is not"
+        f"{option} requires a pair that is coded as a difference, not independent coding"
     )
-    assert refused.hint == "take --coding difference with --precision int8 or int4"
+    assert refused.hint == "use --coding difference with --precision int8 or int4"
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
 def test_a_difference_of_two_bits_is_refused_for_cuda(precision: Precision) -> None:
     refused = refusal(precision, Target.CUDA, difference_precision=INT2)
-    assert refused.message == "a difference of 2 bits has no kernel on CUDA"
-    assert refused.hint == "take --difference-precision int4, or --target cpu"
+    assert refused.message == "an int2 difference has no kernel on CUDA"
+    assert refused.hint == "use --difference-precision int4, or --target cpu"
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
 def test_int8_activations_are_refused_for_cuda(precision: Precision) -> None:
     refused = refusal(precision, Target.CUDA, activations=Activations.INT8)
     assert refused.message == "int8 activations have no kernel on CUDA"
-    assert refused.hint == "take --activations exact, or --target cpu"
+    assert refused.hint == "use --activations exact, or --target cpu"
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,15 @@ def test_int8_activations_are_refused_for_cuda(precision: Precision) -> None:
 )
 def test_int8_activations_want_eight_bit_weights(options: dict[str, Any]) -> None:
     refused = refusal(activations=Activations.INT8, **options)
-    assert refused.message == "int8 activations are multiplied with 8-bit weights only"
-    assert refused.hint == "take --precision int8 --difference-precision int8, or --activations exact"
+    assert refused.message == "int8 activations require 8-bit weights"
+    assert refused.hint == "use --precision int8 --difference-precision int8, or --activations exact"
 
 
 @pytest.mark.parametrize("products", Products)
 def test_products_option_is_rejected_with_int8_activations(products: Products) -> None:
     refused = refusal(Precision.INT8, activations=Activations.INT8, products=products)
-    assert (refused.message, refused.hint) == ("--products is a choice for exact activations", "drop it")
+    assert refused.message == "--products requires exact activations"
+    assert refused.hint == "drop --products, or use --activations exact"
 
 
 # What follows from what
@@ -134,7 +135,7 @@ def test_products_option_is_rejected_with_int8_activations(products: Products) -
 def test_int8_for_the_cpu_has_int8_activations_and_an_eight_bit_difference() -> None:
     assert ExportOptions() == ExportOptions(Precision.INT8, Target.CPU)
     for options in (ExportOptions(), ExportOptions(activations=Activations.INT8)):
-        assert options.integer_products
+        assert options.has_int8_activations
         assert options.difference_bits == 8
 
 
@@ -153,20 +154,20 @@ def test_exact_activations_come_with_a_4_bit_difference(
     asked: dict[str, Any],
 ) -> None:
     options = ExportOptions(**asked)
-    assert not options.integer_products
+    assert not options.has_int8_activations
     assert options.difference_bits == 4
 
 
 @pytest.mark.parametrize("difference", [INT4, INT2])
 def test_a_difference_of_fewer_bits_has_exact_activations(difference: DifferencePrecision) -> None:
-    assert not ExportOptions(difference_precision=difference).integer_products
+    assert not ExportOptions(difference_precision=difference).has_int8_activations
 
 
 @pytest.mark.parametrize(
     "asked", [*({"precision": precision} for precision in FLOATS), {"coding": Coding.INDEPENDENT}]
 )
 def test_a_pair_that_is_not_coded_has_exact_activations(asked: dict[str, Any]) -> None:
-    assert not ExportOptions(**asked).integer_products
+    assert not ExportOptions(**asked).has_int8_activations
 
 
 @pytest.mark.parametrize(("asked", "bits"), [(INT8, 8), (INT4, 4), (INT2, 2)])

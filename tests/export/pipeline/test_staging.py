@@ -26,8 +26,10 @@ from stepscore.enums import Precision
 from stepscore.errors import OutputExists, OutputUnwritable, StepscoreError
 from stepscore.fileio import os_errors_as_output_errors
 from stepscore.records import Record
+from stepscore_export.checkpoint import chat_template
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline import plan as plan_module
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.staging import stage
 from stepscore_export.validation.texts import Texts
@@ -217,10 +219,10 @@ def test_a_full_disk_at_any_change_leaves_what_was_there(
 def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_pair: Path) -> None:
     """Leave out what writes nothing and takes long: rendering the template, running the pair on much text."""
     template = Pair.open(tiny_pair).manifest.template
-    monkeypatch.setattr(pair_module, "literals", lambda _chat_template: template)
+    monkeypatch.setattr(chat_template, "literals", lambda _chat_template: template)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     one_text = Texts(None, (Record("1 + 1?", ("2.",)),))
-    monkeypatch.setattr(pair_module, "bundled_texts", lambda: one_text)
+    monkeypatch.setattr(plan_module, "bundled_texts", lambda: one_text)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
+from stepscore_export.pipeline import plan as plan_module
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.quantization.gptq import GROUP, Hessian
 from stepscore_export.reference import layerwise_fp32 as exact
@@ -194,7 +195,7 @@ def test_an_export_runs_no_more_than_the_limit(
         return Calibration(reference, sequences, scratch, block_size)
 
     monkeypatch.setattr(pair_module, "Calibration", counted)
-    monkeypatch.setattr(pair_module, "MAX_TOKENS", 1)
+    monkeypatch.setattr(plan_module, "MAX_TOKENS", 1)
     exported(tiny_checkpoints, tmp_path / "pair", MERGED[Precision.INT4], texts, texts)
     assert given == [1]
 
@@ -344,7 +345,7 @@ def test_calibration_is_rejected_without_a_base(
         ([], "mine.jsonl is empty"),
         ([GOOD, "{"], "mine.jsonl, line 2: "),
         ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, line 2: steps[0] is white space"),
-        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "every solution of mine.jsonl is longer than the 512"),
+        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "all solutions of mine.jsonl are longer than the 512"),
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],
 )

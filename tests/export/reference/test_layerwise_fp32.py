@@ -14,8 +14,8 @@ from testing.checkpoints import ODD, TINY, DType, edit_tensors, tied, write_chec
 from testing.sequences import Tokens, ragged
 
 from stepscore.errors import CheckpointCorrupt, OutputUnwritable
-from stepscore_export.checkpoint.checkpoint import EMBEDDING, Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config, tensor_shapes
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
 from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle
 from stepscore_export.reference.layerwise_fp32 import ExactModel, fp32_logprobs
@@ -66,7 +66,7 @@ def test_the_oracle_does_not_depend_on_how_many_blocks_it_reads(
     ids=["fp32", "bf16", "fp16", "tied bf16", "odd"],
 )
 def test_layerwise_fp32_is_within_1e_4_nats_of_float64(
-    tmp_path: Path, scratch: Path, shape: Qwen2Config, dtype: DType
+    tmp_path: Path, scratch: Path, shape: DecoderConfig, dtype: DType
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", shape, seed=1, dtype=dtype, scale=1.5)
     with Checkpoint.open(folder) as checkpoint:
@@ -106,7 +106,7 @@ def test_both_models_come_out_as_policy_and_reference(tmp_path: Path, scratch: P
 
 @pytest.mark.parametrize("shape", [TINY, tied()], ids=["untied", "tied"])
 def test_progress_hears_of_the_matrices_of_layers_and_head(
-    tmp_path: Path, scratch: Path, shape: Qwen2Config
+    tmp_path: Path, scratch: Path, shape: DecoderConfig
 ) -> None:
     counts: list[int] = []
     with Checkpoint.open(write_checkpoint(tmp_path / "model", shape)) as checkpoint:

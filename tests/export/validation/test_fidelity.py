@@ -238,5 +238,5 @@ def test_texts_longer_than_the_model_are_skipped(tmp_path: Path) -> None:
 
 def test_file_without_fitting_texts_is_rejected(tmp_path: Path) -> None:
     texts = read_texts(write(tmp_path / "mine.jsonl", GOOD))
-    with pytest.raises(ExportError, match=r"every solution of mine\.jsonl is longer than the 16 positions"):
+    with pytest.raises(ExportError, match=r"all solutions of mine\.jsonl are longer than the 16 positions"):
         encode_texts(texts, encoder(16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from stepscore.artifact.manifest import Fidelity
 from stepscore.artifact.pair import Pair
 from stepscore.cli.main import main
 from stepscore.enums import Precision
+from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.measure import rounded
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +128,7 @@ def test_a_text_of_the_user_is_used_named_and_printed(tiny_checkpoints: Checkpoi
         ([], "mine.jsonl is empty"),
         ([GOOD, "{"], "mine.jsonl, line 2: "),
         ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, line 2: steps[0] is white space"),
-        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "every solution of mine.jsonl is longer than the 512"),
+        ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "all solutions of mine.jsonl are longer than the 512"),
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],
 )
@@ -142,10 +145,31 @@ def test_unusable_fidelity_data_is_rejected_before_writing(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
+def test_manifest_keeps_four_digits_and_no_infinite_error() -> None:
+    metrics = FidelityMetrics(
+        num_sequences=12_345,
+        num_tokens=123_456,
+        num_steps=5,
+        ratio_rms=0.0,
+        logprob_rms=1.23456e-5,
+        logprob_max=1.0,
+        ratio_error=math.inf,
+        step_error=math.inf,
+        cumulative_error=0.123456,
+        correlation=0.0,
+        step_signs=2 / 3,
+        first_errors=1.0,
+    )
+    kept = rounded(metrics, "mine.jsonl")
+    assert (kept.data, kept.num_sequences, kept.num_tokens) == ("mine.jsonl", 12_345, 123_456)
+    assert (kept.ratio_error, kept.step_error, kept.cumulative_error) == (None, None, 0.1235)
+    assert (kept.logprob_rms, kept.step_signs) == (1.235e-5, 0.6667)
+
+
 def test_large_models_use_fewer_bundled_texts_but_all_user_texts(
     tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepscore_export.pipeline.export.FIDELITY_WORK", 1)
+    monkeypatch.setattr("stepscore_export.pipeline.plan.FIDELITY_WORK", 1)
     models = tiny_checkpoints.policy, tiny_checkpoints.reference
     pair = export_pair(*models, tmp_path / "bundled", ExportOptions(Precision.FP32))
     assert pair.manifest.fidelity is not None

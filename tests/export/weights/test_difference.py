@@ -31,7 +31,7 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Coding, Precision, Products, Residency, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.families.qwen2 import Qwen2Config
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
@@ -237,7 +237,7 @@ def embedded(pair: Path) -> dict[str, NDArray[np.float32]]:
     ids=["tied", "policy-tied", "reference-tied"],
 )
 def test_each_model_has_its_own_head(
-    tmp_path: Path, export_of: ExportOf, policy_shape: Qwen2Config, reference_shape: Qwen2Config
+    tmp_path: Path, export_of: ExportOf, policy_shape: DecoderConfig, reference_shape: DecoderConfig
 ) -> None:
     policy = write_checkpoint(tmp_path / "policy", policy_shape, seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", reference_shape, seed=1)
@@ -256,7 +256,7 @@ def test_each_model_has_its_own_head(
 )
 @pytest.mark.parametrize("policy_has_it", [True, False], ids=["policy", "reference"])
 def test_each_model_has_its_own_constants(
-    tmp_path: Path, export_of: ExportOf, shape: Qwen2Config, *, policy_has_it: bool
+    tmp_path: Path, export_of: ExportOf, shape: DecoderConfig, *, policy_has_it: bool
 ) -> None:
     shapes = (shape, TINY) if policy_has_it else (TINY, shape)
     policy = write_checkpoint(tmp_path / "policy", shapes[0], seed=1, perturb=0.01)

@@ -95,7 +95,7 @@ def test_a_tied_head_reads_the_bytes_of_the_embedding(tmp_path: Path, precision:
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_without_extent_is_rejected(pair_copy: Path, name: str, unit: int) -> None:
     rewrite(pair_copy, lambda manifest: manifest["units"][unit]["extents"].pop(name))
-    with pytest.raises(ManifestInvalid, match=f"does not say what .*/{name} reads of weights.bin"):
+    with pytest.raises(ManifestInvalid, match=f"no valid extent of weights.bin for .*/{name}"):
         Pair.open(pair_copy)
 
 

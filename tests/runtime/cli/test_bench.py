@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stepscore.artifact.pair import Pair
-from stepscore.bench import Choices, Workload, facts, measure, random_workloads, text_workload
+from stepscore.bench import BenchOptions, Workload, facts, measure, random_workloads, text_workload
 from stepscore.cli.bench import bench
 from stepscore.errors import InvalidRecord, NoSteps
 from stepscore.prompt.encoder import PromptEncoder
@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 
 def encoder_of(pair: Path) -> PromptEncoder:
     opened = Pair.open(pair)
-    return PromptEncoder(opened.tokenizer_json(), opened.manifest.template, max_tokens=512)
+    return opened.encoder()
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_tokens_are_input_tokens(tiny_pair: Path) -> None:
 def test_sharing_is_timed_only_where_something_is_shared(tiny_pair: Path) -> None:
     apart = Workload("apart", [np.arange(10, 20), np.arange(30, 40)])
     together = Workload("together", [np.arange(10, 20), np.arange(10, 22)])
-    report = measure(Pair.open(tiny_pair), [apart, together], Choices(repeats=1))
+    report = measure(Pair.open(tiny_pair), [apart, together], BenchOptions(repeats=1))
     first, second = report.timings
     assert first.sharing is None
     assert second.sharing is not None
-    assert "sharing makes it" in dict(facts(report))["together"]
+    assert "x from prefix sharing" in dict(facts(report))["together"]
 
 
 def test_random_workloads_fit_the_model() -> None:

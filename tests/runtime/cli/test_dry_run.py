@@ -20,8 +20,9 @@ from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
 from stepscore.enums import Convention, Residency, Target
 from stepscore.jobs.jsonl import parse_line
-from stepscore.memory.estimate import PeakLoad, estimate
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import BATCH_TOKENS
 from stepscore.records import Record
 
@@ -108,7 +109,7 @@ def test_dry_run_without_records_has_no_batches(tiny_pair: Path, lines: list[str
 
 def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
     said = facts(tiny_pair, LINES, residency=Residency.STREAM, max_batch_tokens=77, window_tokens=1234)
-    assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 rows"
+    assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 tokens"
 
 
 def test_dry_run_of_a_cuda_pair_names_gpu_memory(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,9 +217,9 @@ def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
     saturate(monkeypatch)
     done = invoke("doctor", pair.path)
     assert done.exit_code == 3
-    assert "this CPU's product of 8-bit integers saturates" in done.stdout
+    assert "8-bit integer GEMM saturates on this CPU" in done.stdout
     assert "hint: export the pair with --activations exact" in done.stdout
-    assert "scoring cannot work" in done.stdout
+    assert "scoring does not work" in done.stdout
 
 
 def test_doctor_ignores_saturation_for_other_pairs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_doctor_names_what_to_install_when_nothing_works(monkeypatch: pytest.Mon
     done = invoke("doctor")
     assert done.exit_code == 3
     assert "hint: pip install something" in done.stdout
-    assert "scoring cannot work" in done.stdout
+    assert "scoring does not work" in done.stdout
 
 
 def test_doctor_without_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

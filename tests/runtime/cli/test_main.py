@@ -139,7 +139,7 @@ def test_a_plug_in_is_a_command() -> None:
 def test_a_broken_plug_in_says_so_and_breaks_nothing_else(arguments: list[str]) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 3
-    assert f"error: the command {arguments[0]} cannot be loaded" in done.stderr
+    assert f"error: cannot load the command {arguments[0]}" in done.stderr
     assert "cannot be loaded" in invoke("--help").stdout
     assert invoke("score", "pair", "-", stdin=GOOD).exit_code == 0
 

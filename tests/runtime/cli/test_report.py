@@ -19,8 +19,9 @@ from testing.scored_records import scored
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
+from stepscore.jobs.schema import LineError
 from stepscore.report.page import Page, inert_json, render
-from stepscore.report.solutions import Fault, ReportRecord, solutions
+from stepscore.report.solutions import ReportRecord, solutions
 from stepscore.scorer import Scorer
 
 text = st.text(st.characters(exclude_categories=["Cs"]))  # JSON that is UTF-8 holds no surrogates
@@ -103,13 +104,13 @@ def test_the_aliases_of_the_input_are_read_too() -> None:
 
 def test_an_error_record_keeps_its_code_and_message() -> None:
     _, found = solutions(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
-    assert found == ReportRecord(7, Fault("too_long", "m"))
+    assert found == ReportRecord(7, LineError("too_long", "m"))
 
 
 def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
     texts = ["<u>", "1 + 1?", "<a>", "1", " + 1 = 2", "\n\n", "So 2.", "<e>"]
     logprobs = {"policy_logprobs": [-1.0] * 7, "reference_logprobs": [-1.5] * 7}
-    (found,) = solutions(lines(scored(token_texts=texts, step_ends=[4, 6], **logprobs)))
+    (found,) = solutions(lines(scored(token_texts=texts, response_start=3, step_ends=[4, 6], **logprobs)))
     assert found.tokens is not None
     assert found.tokens.response_start == 3
     assert found.tokens.ends == [6, 8]
@@ -119,18 +120,22 @@ def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
 @pytest.mark.parametrize(
     ("line", "fault", "message"),
     [
-        (b"{", InvalidJson, "not a JSON object"),
-        (b"[]", InvalidJson, "not a JSON object"),
+        (b"{", InvalidJson, "not JSON: "),
+        (b"[]", InvalidRecord, "Expected `object`, got `array`"),
         (b'{"id": 1, "problem": "p", "steps": ["s"]}', InvalidRecord, "`step_rewards`"),
         (json.dumps(scored(step_rewards=[0.1])).encode(), InvalidRecord, "2 steps, 1 step_rewards"),
-        (json.dumps(scored(step_rewards=["a", "b"])).encode(), InvalidRecord, "no scored record"),
+        (
+            json.dumps(scored(step_rewards=["a", "b"])).encode(),
+            InvalidRecord,
+            "not a line of `stepscore score`",
+        ),
         (json.dumps(scored(steps="text")).encode(), InvalidRecord, "`steps` must be a list"),
         (
             json.dumps(scored(policy_logprobs=[1.0], reference_logprobs=[], token_texts=[])).encode(),
             InvalidRecord,
-            "do not fit together",
+            "do not match",
         ),
-        (b'{"id": 1, "error": "no"}', InvalidRecord, "no scored record"),
+        (b'{"id": 1, "error": "no"}', InvalidRecord, "not a line of `stepscore score`"),
     ],
 )
 def test_a_line_that_score_did_not_write_is_shown_as_an_error(
@@ -191,21 +196,21 @@ def test_an_earlier_report_is_replaced_and_no_other_file(scored_file: Path, tmp_
     before = scored_file.read_bytes()
     done = invoke(scored_file, "-o", scored_file)
     assert done.exit_code == 3
-    assert "is there already, and is no report\nhint: " in done.stderr
+    assert "already exists and is not a stepscore report\nhint: " in done.stderr
     assert scored_file.read_bytes() == before
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(scored_file: Path, tmp_path: Path) -> None:
     done = invoke(scored_file, "-o", tmp_path / "no" / "report.html")
     assert done.exit_code == 3
-    assert "cannot be written" in done.stderr
+    assert "cannot write" in done.stderr
 
 
 def test_a_file_that_was_not_scored_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"problem": "p", "steps": ["s"]}\n')
     done = invoke(tmp_path / "in.jsonl", "-o", tmp_path / "report.html")
     assert done.exit_code == 3
-    assert "hint: a report is made of what `stepscore score` writes" in done.stderr
+    assert "hint: give the output of `stepscore score`, not its input" in done.stderr
     assert not (tmp_path / "report.html").exists()
 
 
@@ -214,7 +219,7 @@ def test_report_accepts_an_unfinished_run(scored_file: Path) -> None:
         file.write(b'{"id": 9, "pro')
     done = invoke(scored_file)
     assert done.exit_code == 0
-    assert "the last line is not whole" in done.stderr
+    assert "skipped the last line" in done.stderr
     assert len(data_of(done.stdout)["records"]) == 2
 
 

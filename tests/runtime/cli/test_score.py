@@ -76,7 +76,7 @@ def test_score_again_reports_nothing_to_do_with_the_same_exit_code(tmp_path: Pat
     assert invoke(*arguments).exit_code == 1
     again = invoke(*arguments)
     assert again.exit_code == 1
-    assert "is complete: 2 records, 1 of them with errors, nothing to do" in again.stderr
+    assert "is already complete: 2 records, 1 of them with errors" in again.stderr
 
 
 def test_score_with_another_beta_exits_4_naming_it(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_score_over_a_file_that_is_not_ours_exits_3(tmp_path: Path) -> None:
     (tmp_path / "in").write_text(GOOD)
     done = invoke("score", "pair", tmp_path / "in", "-o", tmp_path / "in")
     assert done.exit_code == 3
-    assert "error: the output is the input\n" in done.stderr
+    assert "error: the output is the input file\n" in done.stderr
     assert (tmp_path / "in").read_text() == GOOD
 
 
@@ -186,7 +186,7 @@ def test_a_size_is_in_powers_of_ten(seen: dict[str, Any], text: str, num_bytes: 
 def test_invalid_size_exits_2(seen: dict[str, Any], text: str) -> None:
     done = invoke("score", "pair", "-", f"--memory-limit={text}", stdin=GOOD)
     assert done.exit_code == 2
-    assert "is no size" in done.stderr
+    assert "invalid size" in done.stderr
     assert seen == {}
 
 
@@ -269,7 +269,7 @@ def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert b"run the same command again to continue" in stderr
+    assert b"run the same command again to resume" in stderr
     assert b"Traceback" not in stderr
     assert invoke("score", "pair", source, "-o", path).exit_code == 0
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == list(range(60))
@@ -279,7 +279,7 @@ def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
 def test_a_full_device_is_an_error_not_a_traceback() -> None:
     done = invoke("score", "pair", "-", "-o", "/dev/full", stdin=GOOD)
     assert done.exit_code == 3
-    assert f"error: the output cannot be written: {os.strerror(errno.ENOSPC)}" in done.stderr
+    assert f"error: cannot write the output: {os.strerror(errno.ENOSPC)}" in done.stderr
 
 
 # One problem
@@ -311,7 +311,7 @@ def test_a_full_disk_behind_stdout_is_an_error_not_a_traceback() -> None:
             stderr=subprocess.PIPE,
         )
     assert process.returncode == 3
-    assert b"error: the output cannot be written" in process.stderr
+    assert b"error: cannot write the output" in process.stderr
     assert b"Traceback" not in process.stderr
 
 

@@ -180,12 +180,15 @@ def test_a_problem_with_fewer_samples_is_left_out_of_that_n(tmp_path: Path) -> N
 def test_select_without_truth_gives_choices_and_no_accuracies(tmp_path: Path) -> None:
     done = select(write(tmp_path / "s", sample("a", 0.1, "7")))
     assert len(lines(done.stdout)) == 1
-    assert "1 problems are not judged" in done.stderr
+    assert "1 problems are not evaluated" in done.stderr
     assert "accuracy" not in done.stderr
 
 
 def test_an_n_that_no_problem_has_is_said(two_problems: Path) -> None:
-    assert "no problem has so many samples, the most is 3" in select(two_problems, "--n", "16").stderr
+    assert (
+        "--n exceeds the largest number of samples per problem (3)"
+        in select(two_problems, "--n", "16").stderr
+    )
 
 
 # Where it goes
@@ -205,7 +208,7 @@ def test_accuracies_go_where_the_choices_do_not(two_problems: Path, tmp_path: Pa
 def test_an_output_that_cannot_be_written_leaves_nothing(two_problems: Path, tmp_path: Path) -> None:
     done = select(two_problems, "-o", tmp_path / "no" / "such" / "folder")
     assert done.exit_code == 3
-    assert "cannot be written" in done.stderr
+    assert "cannot write" in done.stderr
     assert list(tmp_path.iterdir()) == [two_problems]
 
 
@@ -247,7 +250,7 @@ def test_records_with_errors_are_counted_named_and_left_out(tmp_path: Path) -> N
     assert "4 records with errors (invalid_json 1, invalid_record 2, too_long 1): b, c, d, 4" in done.stderr
     errors = json.loads(select(path, "--json").stdout)["errors"]
     assert [error["id"] for error in errors] == ["b", "c", "d", 4]
-    assert "score the record first" in errors[1]["message"]
+    assert "score the record first" in errors[1]["error"]["message"]
 
 
 def test_a_problem_without_answers_is_an_error_record_when_there_is_a_vote(tmp_path: Path) -> None:
@@ -267,19 +270,19 @@ def test_a_file_that_was_not_scored_is_refused(tmp_path: Path) -> None:
     done = select(write(tmp_path / "s", {"problem": "p", "steps": ["s"]}), "-o", tmp_path / "out")
     assert done.exit_code == 3
     assert "no record has rewards" in done.stderr
-    assert "hint: give a file that `stepscore score` wrote" in done.stderr
+    assert "hint: give the output of `stepscore score`, not its input" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--reducer", "prod"], "prod is refused: rewards are signed"),
+        (["--reducer", "prod"], "prod is not supported: rewards are signed"),
         (["--reducer", "median"], "is not one of"),
-        (["--temperature", "2"], "belongs to --method weighted"),
+        (["--temperature", "2"], "needs --method weighted"),
         (["--method", "weighted", "--temperature", "0"], "above 0"),
-        (["--n", "1,x"], "no list of numbers"),
-        (["--n", "0"], "no list of numbers"),
+        (["--n", "1,x"], "invalid list of sample counts"),
+        (["--n", "0"], "invalid list of sample counts"),
     ],
 )
 def test_usage_errors_exit_2(two_problems: Path, options: list[str], message: str) -> None:

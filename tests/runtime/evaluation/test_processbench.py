@@ -105,8 +105,8 @@ def test_no_threshold_does_better_than_the_upper_bound(both: tuple[Path, Path]) 
     holds()
     done = evaluate(*both)
     assert "upper bound F1" in done.stdout
-    assert "best for its own labels; no result" in done.stdout
-    assert "threshold -125 nats, -0.125 as reward at beta 0.001; chosen on gsm8k" in done.stdout
+    assert "chosen on each subset's own labels; not a reportable result" in done.stdout
+    assert "threshold -125 nats, reward -0.125 at beta 0.001; chosen on gsm8k" in done.stdout
 
 
 def test_a_subset_with_correct_samples_only_has_no_f1(tmp_path: Path, both: tuple[Path, Path]) -> None:
@@ -192,27 +192,27 @@ def test_files_of_different_runs_are_not_comparable(both: tuple[Path, Path], nam
     run_of(both[1], **{name: other})
     done = evaluate(*both)
     assert done.exit_code == 3
-    assert f"were scored with another {name}" in done.stderr
+    assert f"were scored with different {name}s" in done.stderr
 
 
 def test_nats_need_the_beta_of_the_run(tmp_path: Path) -> None:
     path = write(tmp_path / "s", *GSM8K)
     assert "give --beta" in evaluate(path, "--threshold", "1").stderr
-    assert "as reward (give --beta to see it in nats)" in evaluate(path).stdout
+    assert "(give --beta to see it in nats)" in evaluate(path).stdout
     assert figures(path, "--beta", "0.05")["threshold"]["nats"] == -2.5
 
 
 def test_an_unknown_subset_is_answered_with_those_there_are(both: tuple[Path, Path]) -> None:
     done = evaluate(*both, "--threshold-from", "olympiadbench")
     assert done.exit_code == 3
-    assert "hint: choose it on one of these: --threshold-from gsm8k, math" in done.stderr
+    assert "hint: use --threshold-from with one of: gsm8k, math" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--threshold", "1", "--threshold-from", "gsm8k"], "not both"),
-        (["--convention", "exact"], "--convention belongs to --pair"),
+        (["--convention", "exact"], "--convention needs --pair"),
         (["--beta", "0.05"], "was scored with 0.001"),
         (["--threshold", "nan"], "finite"),
     ],

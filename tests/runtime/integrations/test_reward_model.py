@@ -72,7 +72,7 @@ def test_the_template_s_own_system_message_is_accepted_and_no_other(exact: Rewar
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FINISHED}]
     with_own = [{"role": "system", "content": own}, *turns]
     assert exact.score_messages(with_own) == exact.score_messages(turns)
-    with pytest.raises(InvalidRecord, match=r"messages\[0\] is another system message"):
+    with pytest.raises(InvalidRecord, match=r"messages\[0\] differs from the system message"):
         exact.score_messages([{"role": "system", "content": "Be brief."}, *turns])
 
 
@@ -155,8 +155,13 @@ def test_beams_of_one_problem_are_computed_once_in_a_call(
         ),
         (["q"], [["a", ""]], NoSteps, r"outputs\[0\]\[1\] is empty"),
         (["q"], [["a", "\n\n"]], NoSteps, r"outputs\[0\]\[1\] is empty"),
-        (["q"], [["a", "x" * 9000]], InputError, r"outputs\[0\]\[1\]: \d+ tokens, the limit is"),
-        (["q"], [["\ud800"]], InvalidRecord, r"outputs\[0\]\[0\]: steps\[0\] holds a lone surrogate"),
+        (
+            ["q"],
+            [["a", "x" * 9000]],
+            InputError,
+            r"outputs\[0\]\[1\]: \d+ tokens exceed the context length",
+        ),
+        (["q"], [["\ud800"]], InvalidRecord, r"outputs\[0\]\[0\]: steps\[0\] contains a lone surrogate"),
     ],
 )
 def test_score_names_what_is_wrong(
@@ -173,7 +178,7 @@ def test_score_names_what_is_wrong(
         ("p", "a", "steps must be a list, not str"),
         ("p", ["a", 2], r"steps\[1\] must be a string, not int"),
         ("p", ["a", " "], r"^steps\[1\] is white space"),
-        ("p", [], "^steps is empty"),
+        ("p", [], "^`steps` is empty"),
     ],
 )
 def test_steps_name_what_is_wrong(exact: RewardModel, prompt: Any, steps: Any, message: str) -> None:

@@ -306,7 +306,7 @@ def test_foreign_output_file_is_rejected(tmp_path: Path, fingerprint: bytes | No
     path.write_text("precious\n")
     if fingerprint is not None:
         fingerprint_path(path).write_bytes(fingerprint)
-    refused(path, as_input(MIXED), OutputExists, "is no output of stepscore")
+    refused(path, as_input(MIXED), OutputExists, "was not written by stepscore")
 
 
 def test_empty_output_is_started_whatever_is_beside_it(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/out", "x" * 300])
 def test_an_output_that_cannot_be_opened_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputUnwritable, match="cannot be written"):
+    with pytest.raises(OutputUnwritable, match="cannot write"):
         run(tmp_path / name, as_input(MIXED))
 
 
@@ -363,7 +363,7 @@ def test_full_disk_is_an_error_and_the_job_resumes_later(tmp_path: Path) -> None
         text=True,
         check=False,
     )
-    assert "error: the output cannot be written: File too large" in done.stderr
+    assert "error: cannot write the output: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 3
     assert path.stat().st_size == 1024

@@ -15,7 +15,8 @@ from testing.fake_scorer import FakeResult
 from testing.input_lines import BAD_LINES, GOOD
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.jobs.jsonl import MAX_LINE_BYTES, OUTPUT_NAMES, output_line, parse_line, read_lines
+from stepscore.jobs.jsonl import MAX_LINE_BYTES, output_line, parse_line, read_lines
+from stepscore.jobs.schema import OUTPUT_NAMES
 from stepscore.records import Record, record_from
 
 RESULT = FakeResult([0.1, 0.30000000000000004], [0.1, 0.2], 0.30000000000000004, 9, [3, 7])
@@ -126,6 +127,7 @@ def test_output_fields_replace_input_fields_of_the_same_name() -> None:
         "step_rewards": RESULT.step_rewards,
         "outcome_reward": RESULT.outcome_reward,
         "num_tokens": 9,
+        "response_start": 1,
         "step_ends": [3, 7],
     }
 
@@ -134,7 +136,8 @@ def test_the_fields_come_in_a_fixed_order_after_those_passed_through() -> None:
     parsed = parse_line(b'{"label": -1, "problem": "p", "id": 7, "steps": ["s"]}', 0)
     assert list(json.loads(output_line(parsed, RESULT))) == [
         *("label", "problem", "steps"),
-        *("id", "cumulative_rewards", "step_rewards", "outcome_reward", "num_tokens", "step_ends"),
+        *("id", "cumulative_rewards", "step_rewards", "outcome_reward"),
+        *("num_tokens", "response_start", "step_ends"),
     ]
 
 
@@ -155,7 +158,10 @@ def test_rewards_read_back_to_the_same_float64(values: list[float]) -> None:
 def test_logprobs_are_the_shortest_decimals_of_their_float32(values: list[float]) -> None:
     array = np.array(values, np.float32)
     result = FakeResult(
-        [0.0], [0.0], 0.0, len(array) + 1, [0], False, np.arange(len(array) + 1), array, -array
+        *([0.0], [0.0], 0.0, len(array) + 1, [0]),
+        token_ids=np.arange(len(array) + 1),
+        policy_logprobs=array,
+        reference_logprobs=-array,
     )
     line = output_line(parse_line(GOOD, 0), result)
     answer = json.loads(line)

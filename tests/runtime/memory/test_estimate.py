@@ -16,9 +16,9 @@ from stepscore.batching.batch import pack
 from stepscore.batching.planner import plan
 from stepscore.enums import Exporter, Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import MemoryEstimate, PeakLoad, estimate
-from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
 
@@ -132,7 +132,7 @@ def test_traced_pair_memory_grows_with_padded_positions() -> None:
 
 @pytest.mark.parametrize("limit", [None, 60_000_000_000, 18_000_000_000])
 def test_traced_pair_is_never_streamed(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 1)
     pair = msgspec.structs.replace(manifest(precision=Precision.FP16), exporter=Exporter.OPTIMUM)
     try:
         settings = fit_settings(pair, memory_limit=limit)

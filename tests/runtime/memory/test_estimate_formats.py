@@ -9,9 +9,9 @@ from testing.manifests import BILLIONS, manifest, total
 from stepscore.artifact.manifest import FileEntry, Manifest, Unit
 from stepscore.enums import Format, Precision, Residency
 from stepscore.errors import DoesNotFit, PairIncompatible
-from stepscore.memory.estimate import estimate, residencies
-from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.settings import LEAST_BATCH_TOKENS, residencies
 
 MODEL_BYTES = 5_000_000_000
 
@@ -49,12 +49,12 @@ def test_smaller_batches_take_less(pair: Manifest) -> None:
 
 def test_auto_ends_with_one_model_at_a_time(pair: Manifest) -> None:
     assert residencies(pair) == [Residency.RESIDENT, Residency.ALTERNATE]
-    needed = total(pair, Residency.ALTERNATE, memory.LEAST_BATCH_TOKENS)
+    needed = total(pair, Residency.ALTERNATE, LEAST_BATCH_TOKENS)
     assert fit_settings(pair, memory_limit=needed).residency is Residency.ALTERNATE
     with pytest.raises(DoesNotFit, match="alternate scoring"):
         fit_settings(pair, memory_limit=needed - 1)
 
 
 def test_stream_residency_is_rejected_by_name(pair: Manifest) -> None:
-    with pytest.raises(PairIncompatible, match="bitsandbytes pairs cannot be streamed"):
+    with pytest.raises(PairIncompatible, match="bitsandbytes pairs do not support --residency stream"):
         fit_settings(pair, residency=Residency.STREAM)

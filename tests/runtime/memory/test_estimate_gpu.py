@@ -11,15 +11,16 @@ from testing.manifests import manifest, total
 from stepscore.artifact.graph_contract import BODY, HEAD, layer_file
 from stepscore.enums import Residency, Target
 from stepscore.errors import DoesNotFit
-from stepscore.memory.estimate import check_gpu_limit, estimate
-from stepscore.memory.estimate import estimate as memory
+from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.gpu import check_gpu_limit
+from stepscore.memory.settings import CUDA_BATCH_TOKENS
 
 
 def test_a_pair_for_cuda_is_resident_whatever_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 0)
     settings = fit_settings(manifest(target=Target.CUDA))
-    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, memory.CUDA_BATCH_TOKENS)
+    assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, CUDA_BATCH_TOKENS)
     assert not settings.materializes_scores
 
 
@@ -54,7 +55,7 @@ def test_gpu_limit_below_weight_size_is_rejected(residency: Residency) -> None:
         Residency.STREAM: 2 * extents[0][layer_file(0)].size,
     }[residency]
     check_gpu_limit(pair, residency, weights + 1)
-    with pytest.raises(DoesNotFit, match="weights alone take") as caught:
+    with pytest.raises(DoesNotFit, match="the weights need") as caught:
         check_gpu_limit(pair, residency, weights)
     assert f"the limit is {weights / 1e9:.2f} GB" in caught.value.message
 

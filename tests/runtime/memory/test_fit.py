@@ -13,7 +13,6 @@ from testing.manifests import BATCHES, MANIFESTS, RESIDENCIES, every_kind, manif
 from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
-from stepscore.memory import fit as fit_module
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import BATCH_TOKENS, LEAST_BATCH_TOKENS, usual_head_rows
@@ -30,7 +29,7 @@ def units(pair: Manifest) -> list[Residency]:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with no memory free."""
-    monkeypatch.setattr(fit_module, "available_bytes", lambda: 0)
+    monkeypatch.setattr("stepscore.memory.fit.available_bytes", lambda: 0)
     return monkeypatch
 
 
@@ -140,12 +139,12 @@ def test_auto_uses_the_least_if_nothing_is_free(pair: Manifest) -> None:
 @every_kind
 def test_free_memory_is_the_default_limit(pair: Manifest, free: pytest.MonkeyPatch) -> None:
     needed = total(pair, Residency.RESIDENT, 512)
-    free.setattr(fit_module, "available_bytes", lambda: needed)
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: needed)
     assert fit_settings(pair) == fit_settings(pair, memory_limit=needed)
 
 
 def test_auto_is_resident_if_free_memory_is_unknown(free: pytest.MonkeyPatch) -> None:
-    free.setattr(fit_module, "available_bytes", lambda: None)
+    free.setattr("stepscore.memory.fit.available_bytes", lambda: None)
     settings = fit_settings(manifest())
     assert (settings.residency, settings.max_batch_tokens) == (Residency.RESIDENT, BATCH_TOKENS)
 

@@ -1,1 +1,1 @@
-"""The engine on ONNX Runtime."""
+"""Engine on ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""OrtValues: binding inputs and outputs by name, and back to numpy."""
+"""OrtValues: bind inputs and outputs by name, allocate outputs, copy to numpy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Values = dict[str, ort.OrtValue]
 
 
 _ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
-"""ONNX's numbers of the types of outputs: numpy has no bfloat16."""
+"""ONNX element types of outputs; numpy has no bfloat16."""
 
 
 def run_bound(
     session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs: Values
 ) -> None:
-    """Run a graph on host arrays and OrtValues, into `outputs`."""
+    """Run a graph on host arrays and OrtValues; write into `outputs`."""
     binding = session.io_binding()
     for name, array in arrays.items():
         binding.bind_cpu_input(name, array)
@@ -31,21 +31,20 @@ def run_bound(
         binding.bind_ortvalue_input(name, value)
     for name, value in outputs.items():
         binding.bind_ortvalue_output(name, value)
-    binding.synchronize_inputs()  # what is copied to a GPU is there before another stream reads it
+    binding.synchronize_inputs()  # copies to a GPU finish before another stream reads them
     with naming_full_memory():
         session.run_with_iobinding(binding)
 
 
 def axis_sizes(batch: Batch) -> dict[str, int]:
-    """Return the axes of rows in graphs: computed ones and scored ones."""
+    """Return the graphs' named axes: n packed tokens, m scored tokens."""
     return {"n": len(batch.input_ids), "m": len(batch.score_index)}
 
 
 def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
-    """Make room for a graph's outputs; `sizes` says how long its named axes are.
+    """Allocate a graph's outputs; `sizes` are the lengths of its named axes.
 
-    What ONNX Runtime makes by itself belongs to the session, and would hold its weights as long as the next
-    layer reads it.
+    Outputs allocated by ONNX Runtime keep the session alive, and with it the weights of a released layer.
     """
     return {
         output.name: ort.OrtValue.ortvalue_from_shape_and_type(
@@ -57,7 +56,7 @@ def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], de
     }
 
 
-# y = x as float32, of bfloat16 [m, k], opset 21.
+# y = Cast(x, float32) of bfloat16 x [m, k], opset 21.
 WIDENING_MODEL = (
     b'\x08\x08:J\n\x17\n\x01x\x12\x01y"\x04Cast*\t\n\x02to\x18\x01\xa0\x01\x02\x12\x01g'
     b"Z\x15\n\x01x\x12\x10\n\x0e\x08\x10\x12\n\n\x03\x12\x01m\n\x03\x12\x01k"
@@ -67,7 +66,7 @@ WIDENING_MODEL = (
 
 
 def as_numpy(value: ort.OrtValue) -> NDArray[np.floating]:
-    """Copy rows [m, k] to the host; bfloat16, which numpy does not have, as float32."""
+    """Copy a tensor [m, k] to the host; bfloat16, which numpy lacks, is converted to float32."""
     if value.data_type() != "tensor(bfloat16)":
         return np.asarray(value.numpy())
     session = Sessions(Provider(value.device_name().lower())).open(WIDENING_MODEL)

@@ -1,16 +1,17 @@
-"""A window of batches in, log-probs of both models out: ONNX Runtime sessions, residency, the chunked head.
+"""Run ONNX pairs on ONNX Runtime: sessions, residency, chunked head.
 
-Every unit of a pair runs the same way: embed on the host, body (or its layers, one by one), then the head
-over chunks of the scored rows. Values travel between the graphs as OrtValues, so hidden rows never leave
-the device. Graph inputs are bound by name; the engine does not know what a graph computes.
+Each unit of a pair runs the same way: embedding (on the GPU if everything is resident there without a memory
+limit, else on the host), body or its layers one by one, then the head over chunks of the scored tokens.
+Values are passed between graphs as OrtValues, so hidden states stay on the device. Inputs are bound by name;
+the engine does not depend on what a graph computes.
 
-    resident    every graph stays open; a batch goes through all of them, then the next batch
-    alternate   one unit is open at a time; the batches of a window go through it one by one
-    stream      one layer is open at a time; all batches of a window go through it, and meanwhile the next
-                layer is opened and its weights are read from the disk
+    resident    all graphs stay open; each batch runs through all of them
+    alternate   one unit is open at a time; the batches of a window run through it one after the other
+    stream      one layer is open at a time; all batches of a window run through it while the next layer is
+                prefetched
 
-The three give the same numbers: the body is the layers, operator by operator. Bits may differ where `stream`
-does not pack weights that are then multiplied in floats.
+All three compute the same operators in the same order. Bits may differ where `stream` skips prepacking of
+weights of a floating-point GEMM.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import (
-    BODY,
-    HEAD,
-)
+from stepscore.artifact.graph_contract import BODY, HEAD
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
@@ -34,16 +32,16 @@ from stepscore.engine.ort.model_runner import Stages, UnitRunner, layer_by_layer
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require, resolve
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Exporter, Provider, Residency
-from stepscore.memory.estimate import check_gpu_limit, check_residency
-from stepscore.memory.settings import usual_head_rows
+from stepscore.memory.gpu import check_gpu_limit
+from stepscore.memory.settings import check_residency, usual_head_rows
 
 
 class OrtEngine(Engine):
-    """An open pair of graphs, ready to run windows of batches."""
+    """An open pair of ONNX graphs that runs windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        require(options.provider)  # what is missing on the machine is said before what the pair is for
+        require(options.provider)  # a missing provider is reported before a pair of another target
         portable = pair.manifest.exporter is Exporter.OPTIMUM
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
@@ -54,12 +52,13 @@ class OrtEngine(Engine):
         unsigned = integers and needs_unsigned_weights()
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
-        # On the CPU a matrix is turned into floats piece by piece. An arena has the last pieces at hand for
-        # the next, as long as a run is a layer: all layers in one would leave pieces of every size in it.
+        # On the CPU weights are dequantized tile by tile. The arena reuses the buffers of the last tiles as
+        # long as one run is one layer: all layers in one graph would leave buffers of every size in it.
         preserve_order = pair.manifest.dequantizes
-        in_pieces = preserve_order and self.provider is Provider.CPU
-        # Codes are packed once a window, ahead of their turn; floats would take twice their size for it.
-        low_memory = streams and not (options.prefetch_next_layer and (integers or in_pieces))
+        by_tiles = preserve_order and self.provider is Provider.CPU
+        # Integer weights are prepacked once per window, during prefetch; float weights would need twice
+        # their size for it.
+        low_memory = streams and not (options.prefetch_next_layer and (integers or by_tiles))
         sessions = Sessions(
             self.provider,
             options.threads,
@@ -67,9 +66,9 @@ class OrtEngine(Engine):
             preserve_node_order=preserve_order,
             low_memory=low_memory,
         )
-        stages = layer_by_layer(pair.manifest) if in_pieces or streams else Stages([BODY], [HEAD])
-        # Where everything is on the GPU and memory is not limited, tables are there as well: rows that are
-        # looked up on the host take as long to copy as a layer takes to compute.
+        stages = layer_by_layer(pair.manifest) if by_tiles or streams else Stages([BODY], [HEAD])
+        # On a GPU with everything resident and no memory limit the embedding is on the GPU too: copying
+        # embeddings looked up on the host takes as long as computing a layer.
         embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
         self._units = [
             UnitRunner(
@@ -93,14 +92,14 @@ class OrtEngine(Engine):
 
     @classmethod
     def check(cls, pair: Pair) -> None:
-        """Raise ProviderUnavailable where the pair needs integer products that this CPU gets wrong."""
+        """Raise ProviderUnavailable where the pair needs an integer GEMM that this CPU computes wrongly."""
         if pair.manifest.has_int8_activations:
             needs_unsigned_weights()
 
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        """Give the log-probs (nats, float32 [t]) of each batch's (row, token) pairs, by model, in order.
+        """Yield the log-probs (nats, float32 [t]) of each batch's targets, by model, in order.
 
-        A resident engine gives a batch's as soon as it is done; the others when all are.
+        With residency `resident` a batch is yielded as soon as it is computed, else after the whole window.
         """
         windows = [[batch] for batch in batches] if self._by_batch else [batches]
         for window in windows:
@@ -114,7 +113,7 @@ class OrtEngine(Engine):
         return results
 
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
-        """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
+        """Return the final hidden states [m, hidden_size], the head's input, by model, and the log-probs."""
         hidden: dict[ModelName, NDArray[np.floating]] = {}
         results: PairLogprobs = {}
         for unit in self._units:

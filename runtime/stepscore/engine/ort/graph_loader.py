@@ -1,4 +1,4 @@
-"""Opens graphs of a unit over its weight file."""
+"""Open the graphs of a unit over its weight file, with prefetch and release of layers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from stepscore.system import give_back_memory
 
 
 class GraphLoader:
-    """The graphs over one weight file: opened one after the other, or kept open.
+    """Opens the graphs over one weight file, one after the other or for good.
 
-    `unsigned` opens those that read integer weights as unsigned numbers.
+    With `unsigned` it opens the variants that read integer weights as unsigned numbers.
     """
 
     def __init__(
@@ -41,32 +41,32 @@ class GraphLoader:
 
     @property
     def device(self) -> str:
-        """Where values stay between two graphs."""
+        """Return the device on which values stay between graphs."""
         return self._sessions.provider.value
 
     @property
     def embed_device(self) -> str:
-        """Where rows are looked up."""
+        """Return the device of the embedding."""
         return "cpu" if self._embed_on_host else self.device
 
     def keep(self, names: Iterable[str]) -> None:
-        """Open these for good."""
+        """Open these graphs and keep them open."""
         self._kept |= {name: self._open(name) for name in names}
 
     def get(self, name: str) -> ort.InferenceSession:
-        """Return one that is kept, or open it."""
+        """Return a session that is kept open, or open one."""
         return self._kept.get(name) or self._open(name)
 
     def in_turn(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
-        """Give one after the other; the caller lets go of one before it asks for the next.
+        """Yield the sessions one after the other; the caller releases one before it requests the next.
 
-        What is not kept is opened ahead of its turn, in a thread: two are in memory at a time.
+        Graphs that are not kept open are prefetched in a thread: two are in memory at a time.
         """
         if self._kept:
             for name in names:
                 yield self._kept[name]
         elif self._prefetch_next_layer:
-            yield from self._opened_ahead(names)
+            yield from self._prefetched(names)
         else:
             for index, name in enumerate(names):
                 for following in names[index + 1 : index + 2]:
@@ -74,7 +74,7 @@ class GraphLoader:
                 yield self._open(name)
                 give_back_memory()
 
-    def _opened_ahead(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
+    def _prefetched(self, names: Sequence[str]) -> Generator[ort.InferenceSession, None, None]:
         done: list[ort.InferenceSession] = []
         with ThreadPoolExecutor(1, thread_name_prefix="stepscore-open") as pool:
             opening = pool.submit(self._exchange, done, names[0])
@@ -87,14 +87,14 @@ class GraphLoader:
             yield opening.result()
 
     def _exchange(self, done: list[ort.InferenceSession], name: str) -> ort.InferenceSession:
-        """Open a graph after letting go of the one before: its packed weights take a while to give back."""
+        """Release the session before, then open a graph; releasing prepacked weights takes a while."""
         done.clear()
         give_back_memory()
         self._read_ahead(name)
         return self._open(name)
 
     def _read_ahead(self, name: str) -> None:
-        """Have the kernel read what a graph will touch."""
+        """Ask the kernel to read the weights of a graph in the background."""
         extent = self._unit.extents[name]
         with (self._folder / WEIGHTS).open("rb") as weights:
             read_ahead(weights.fileno(), extent.offset, extent.size)

@@ -1,4 +1,4 @@
-"""What a provider on this machine computes right: checked with tiny models."""
+"""Check with tiny models that an execution provider runs here and computes correctly."""
 
 from __future__ import annotations
 
@@ -39,41 +39,44 @@ UNSIGNED_MODEL = INTEGER_MODEL.replace(b"b\x12\x10\n\x0e\x08\x03", b"b\x12\x10\n
 
 
 def resolve(provider: Provider, target: Target | None, *, portable: bool = False) -> Provider:
-    """Return cpu or cuda; raise PairIncompatible where the pair's graphs have no kernels there.
+    """Return cpu or cuda; raise PairIncompatible where the pair's graphs do not run on the provider.
 
-    `portable` graphs, of standard operators only, run on either; their target is what `auto` is.
+    `portable` graphs, of standard operators only, run on both; `auto` is then their target.
     """
     target = target or Target.CPU
     resolved = Provider(target.value) if provider is Provider.AUTO else provider
     if resolved.value != target.value and not portable:
         raise PairIncompatible(
             f"this pair was exported for {target.value}, not for {resolved.value}",
-            hint=f"export it with --target {resolved.value}, or drop --provider",
+            hint=f"export it with --target {resolved.value}, or omit --provider",
         )
     return resolved
 
 
 def runs_here(target: Target) -> bool:
-    """Return whether this machine runs the provider that the target needs."""
+    """Return whether the execution provider of a target runs on this machine."""
     try:
         run_tiny_model(Provider(target.value))
-    except Exception:  # ONNX Runtime raises its own, unrelated classes
+    except Exception:  # ONNX Runtime has no common class of errors
         return False
     return True
 
 
 def run_tiny_model(provider: Provider) -> None:
-    """Run a real session the way the engine opens one; ProviderUnavailable where it does not compute."""
+    """Run a session opened as the engine opens one; raise ProviderUnavailable where it computes wrongly."""
     require(provider)
     (value,) = Sessions(provider).open(TINY_MODEL).run(None, {"x": np.full((1, 1), 3, np.float32)})
     if value.item() != 9:
-        raise ProviderUnavailable(f"3 * 3 gave {value.item()}", hint="do not trust this machine's numbers")
+        raise ProviderUnavailable(
+            f"ONNX Runtime computes wrong results on this machine: 3 * 3 = {value.item()}",
+            hint="reinstall onnxruntime, or use another machine",
+        )
 
 
 def largest_products(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
-    """Multiply the largest codes there are, 255 and 127, on the operator of int8 activations: [8, 32].
+    """Return the GEMM of the largest codes, 255 and 127, by the operator of W8A8: float32 [8, 32].
 
-    Where weights are `unsigned`, 127 is stored as 255: 128 more.
+    `unsigned` weights are stored with an offset of 128: 127 as 255.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -91,28 +94,29 @@ def largest_products(depth: int, *, unsigned: bool) -> NDArray[np.float32]:
 
 
 def needs_unsigned_weights() -> bool:
-    """Whether products of 8-bit integers are exact here only if weights are unsigned too.
+    """Return whether 8-bit integer GEMM is exact on this CPU only with unsigned weights.
 
-    x86 CPUs without VNNI add two products of an unsigned and a signed number in 16 bits, where 2 * 255 * 127
-    does not fit, and nothing but the numbers shows it. Products of unsigned numbers are exact on all that we
-    know, and slower; ProviderUnavailable where they are not.
+    x86 CPUs without VNNI add two uint8 x int8 products in saturating 16-bit arithmetic, where 2 * 255 * 127
+    overflows silently. uint8 x uint8 is exact on all known CPUs, and slower; raises ProviderUnavailable where
+    it is not.
     """
     for unsigned in (False, True):
         if np.array_equal(largest_products(64, unsigned=unsigned), np.full((8, 32), 64 * 255 * 127)):
             return unsigned
     raise ProviderUnavailable(
-        "this CPU's product of 8-bit integers saturates: rewards would be wrong",
+        "8-bit integer GEMM saturates on this CPU: rewards would be wrong",
         hint="export the pair with --activations exact",
     )
 
 
 def require(provider: Provider) -> None:
-    """Raise ProviderUnavailable unless the provider is there, naming what is missing."""
+    """Raise ProviderUnavailable unless onnxruntime as installed has the provider."""
     if provider is not Provider.CUDA:
         return
     if CUDA not in ort.get_available_providers():
         raise ProviderUnavailable(
-            f"onnxruntime {ort.__version__} as installed has no {CUDA}, only {ort.get_available_providers()}",
+            f"onnxruntime {ort.__version__} is installed without {CUDA}: it has "
+            f"{ort.get_available_providers()}",
             hint="pip uninstall onnxruntime; pip install 'stepscore[cuda]'",
         )
-    ort.preload_dlls()  # cuBLAS and cuDNN from the nvidia-* packages; logs what it cannot find
+    ort.preload_dlls()  # cuBLAS and cuDNN of the nvidia-* packages; logs those it cannot find

@@ -1,4 +1,4 @@
-"""Where graphs run: ONNX Runtime's CPU or CUDA execution provider, and never one in place of the other."""
+"""Open ONNX Runtime sessions on the CPU or CUDA execution provider, without silent fallback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stepscore.system import available_cores
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 FULL_MEMORY = ("Failed to allocate memory", "Available memory of", "out of memory")
-"""What ONNX Runtime says where an arena's limit is reached, or the GPU's own."""
+"""ONNX Runtime's messages where the limit of an arena, or of the GPU, is reached."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,19 @@ class Sessions:
     threads: int | None = None
     gpu_mem_limit: int | None = None
     preserve_node_order: bool = False
-    """For a graph that turns matrices into floats as it runs: nodes run in the order of the file.
+    """Preserve the node order of the file, so that each weight is dequantized once, just before its GEMM.
 
-    Each is turned right before its product, and only once where it has two. In the usual order what depends
-    on nothing may come first, a model's matrices together, and each product gets a DequantizeLinear of its
-    own; with ONNX Runtime's optimisations they would be floats from the start.
+    By default ONNX Runtime may run nodes without inputs first, dequantizing all weights of a model at once,
+    gives every GEMM its own DequantizeLinear, and folds constants: weights would be floats from the start.
     """
     low_memory: bool = False
-    """For a graph that is opened, run and closed: as little memory as it can be run in.
+    """Minimize memory, for a graph that is opened, run once and closed.
 
-    Ordered, and weights are used where they are mapped: nothing is packed, and what was used is given back.
+    Node order is preserved, weights are used in the mapped file without prepacking, without an arena.
     """
 
     def open(self, model: Path | bytes, *, on_host: bool = False) -> ort.InferenceSession:
-        """Open one graph; `on_host` keeps it on the CPU (the embedding table) whatever the provider."""
+        """Open one graph; `on_host` runs it on the CPU (the embedding) with any provider."""
         source = model if isinstance(model, bytes) else str(model)
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -64,7 +63,7 @@ class Sessions:
 
     def _open_cuda(self, source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        if self.low_memory:  # the others have it already
+        if self.low_memory:  # set for all other sessions already
             options.add_session_config_entry("session.use_env_allocators", "1")
         _share_device_arena(self.gpu_mem_limit)
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
@@ -74,40 +73,40 @@ class Sessions:
             session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])
         if session.get_providers()[0] != CUDA:
             raise ProviderUnavailable(
-                f"ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA} did not start",
-                hint="run `stepscore doctor`; it names the missing library",
+                f"{CUDA} did not start: ONNX Runtime fell back to {session.get_providers()[0]}",
+                hint="run `stepscore doctor` to find the missing library",
             )
         return session
 
 
 @contextmanager
 def naming_full_memory() -> Iterator[None]:
-    """Raise DoesNotFit where ONNX Runtime says that a GPU's memory is full: it has no class for that."""
+    """Raise DoesNotFit where ONNX Runtime runs out of GPU memory: it has no error class for that."""
     try:
         yield
     except Exception as error:
         said = str(error)
         if any(sign in said for sign in FULL_MEMORY):
             raise DoesNotFit(
-                f"the GPU has no memory left: {said.splitlines()[0][-200:]}",
-                hint="lower --max-batch-tokens, take --residency stream, or raise --memory-limit",
+                f"out of GPU memory: {said.splitlines()[0][-200:]}",
+                hint="lower --max-batch-tokens, use --residency stream, or raise --memory-limit",
             ) from None
         raise
 
 
 @cache
 def _share_host_arena() -> None:
-    """Register one arena for all sessions of the process; it grows by what is asked for, not by doubling."""
+    """Register one arena for all sessions of the process; it grows by the requested size, not by doubling."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 _device_arena: list[int | None] = []
-"""The limit of the arena on the GPU, once there is one: it belongs to the process."""
+"""Limit of the GPU arena once it is registered: one for the whole process."""
 
 
 def _share_device_arena(limit: int | None) -> None:
-    """Register one arena on the GPU for all sessions of the process; its limit is for all together."""
+    """Register one GPU arena for all sessions of the process, which share its limit."""
     if not _device_arena:
         memory = ort.OrtMemoryInfo(
             "Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
@@ -117,6 +116,6 @@ def _share_device_arena(limit: int | None) -> None:
         _device_arena.append(limit)
     elif _device_arena != [limit]:
         raise ProviderUnavailable(
-            "the limit of the GPU's memory cannot change within a process",
-            hint="give every pair the same --memory-limit, or score in another process",
+            "the GPU memory limit cannot change within a process",
+            hint="use the same --memory-limit for every pair, or a separate process",
         )

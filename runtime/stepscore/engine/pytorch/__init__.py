@@ -1,1 +1,1 @@
-"""The engine on PyTorch, for bitsandbytes pairs; imported only when used."""
+"""Engine on PyTorch, for bitsandbytes pairs. Imports PyTorch only when a pair is opened."""

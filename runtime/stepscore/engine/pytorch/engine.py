@@ -1,7 +1,6 @@
-"""Runs pairs whose models are folders of transformers, loaded into PyTorch (torch_model.py).
+"""Run bitsandbytes pairs, whose models are transformers folders, on PyTorch (model.py).
 
-Found by the entry point `stepscore.engines`; torch, transformers and bitsandbytes are imported when a pair is
-opened.
+torch, transformers and bitsandbytes are imported when a pair is opened.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Provider
 from stepscore.errors import IntegrityMismatch, ProviderUnavailable
-from stepscore.memory.estimate import check_residency
-from stepscore.memory.settings import usual_head_rows
+from stepscore.memory.settings import check_residency, usual_head_rows
 
 T = TypeVar("T")
 
@@ -36,7 +34,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes")
 
 
 class TorchEngine(Engine):
-    """An open pair of transformers' models, ready to run windows of batches."""
+    """An open pair of transformers models that runs windows of batches."""
 
     def __init__(self, pair: Pair, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
@@ -53,9 +51,9 @@ class TorchEngine(Engine):
 
     @classmethod
     def check(cls, pair: Pair) -> None:
-        """Raise ProviderUnavailable unless torch, transformers and bitsandbytes are here, and work.
+        """Raise ProviderUnavailable unless torch, transformers and bitsandbytes are installed and work.
 
-        Transformers reads what it finds, so a file beside those of the manifest is an IntegrityMismatch.
+        Raises IntegrityMismatch for a file that the manifest does not list: transformers might read it.
         """
         require_packages()
         for unit in pair.manifest.units:
@@ -67,7 +65,7 @@ class TorchEngine(Engine):
                     )
 
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        """Give the log-probs of each batch's pairs, by model, in order; resident, as soon as it is done."""
+        """Yield the log-probs of each batch's targets, by model; if resident, as soon as it is computed."""
         windows = [[batch] for batch in batches] if self._kept else [batches]
         for window in windows:
             of_models = self._results(Model.logprobs, window)
@@ -75,7 +73,7 @@ class TorchEngine(Engine):
                 yield {name: results[index] for name, results in of_models.items()}
 
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
-        """Return the hidden rows [m, hidden_size] that the head reads as well, by model."""
+        """Return the final hidden states [m, hidden_size], the head's input, by model, and the log-probs."""
         of_models = self._results(Model.trace, [batch])
         hidden: dict[ModelName, NDArray[np.floating]] = {name: each[0][0] for name, each in of_models.items()}
         return hidden, {name: each[0][1] for name, each in of_models.items()}
@@ -88,7 +86,7 @@ class TorchEngine(Engine):
     def _results(
         self, of: Callable[[Model, Batch, int], T], window: Sequence[Batch]
     ) -> dict[ModelName, list[T]]:
-        """Run both models: those that are kept, or one after the other, never two in memory."""
+        """Run both models: those kept in memory, or one after the other."""
         if self._kept:
             return {name: self._run(of, model, window) for name, model in self._kept}
         results = {}
@@ -98,16 +96,18 @@ class TorchEngine(Engine):
         return results
 
     def _run(self, of: Callable[[Model, Batch, int], T], model: Model, window: Sequence[Batch]) -> list[T]:
-        with loading.memory_errors(self._device, "take a smaller --max-batch-tokens"):
+        with loading.memory_errors(self._device, "lower --max-batch-tokens"):
             return [of(model, batch, self._head_rows) for batch in window]
 
     def _load(self, folder: Path) -> Model:
-        with loading.memory_errors(self._device, "--residency alternate holds one model at a time"):
+        with loading.memory_errors(
+            self._device, "use --residency alternate, which holds one model at a time"
+        ):
             return Model(folder, self._device)
 
 
 def require_packages() -> None:
-    """Raise ProviderUnavailable unless what quantises and runs these models is installed, and works."""
+    """Raise ProviderUnavailable unless the packages that quantize and run these models work."""
     loading.require(*PACKAGES[:-1])
     with _nothing_downloaded():
         loading.require(PACKAGES[-1])
@@ -115,15 +115,15 @@ def require_packages() -> None:
 
 
 def _check_kernels() -> None:
-    """Releases before 0.49 have none for the CPU; others may be broken."""
+    """Raise ProviderUnavailable where a round trip fails: bitsandbytes before 0.49 has no CPU kernels."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     ones = torch.ones(1, 64)
     try:
         values = dequantize_4bit(*quantize_4bit(ones, blocksize=64, quant_type="nf4"))
-        fault = None if torch.equal(values, ones) else "1 came back as something else"
-    except Exception as error:  # bitsandbytes and PyTorch raise their own, unrelated classes
+        fault = None if torch.equal(values, ones) else "dequantizing a quantized 1 gives another value"
+    except Exception as error:  # bitsandbytes and PyTorch have no common class of errors
         fault = str(error)
     if fault is not None:
         raise ProviderUnavailable(
@@ -133,7 +133,7 @@ def _check_kernels() -> None:
 
 
 def _limit(device: Device, options: EngineOptions) -> None:
-    """Set what PyTorch has for a whole process: threads, and the share of a GPU's memory."""
+    """Set PyTorch's process-wide limits: threads, and the fraction of the GPU's memory."""
     import torch
 
     if options.threads is not None:
@@ -146,17 +146,17 @@ def _limit(device: Device, options: EngineOptions) -> None:
 def _collect(device: Device) -> None:
     import torch
 
-    gc.collect()  # a module and its product refer to each other
+    gc.collect()  # a module and its forward function reference each other
     if device is Device.CUDA:
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def _nothing_downloaded() -> Iterator[None]:
-    """Import bitsandbytes as it is installed.
+    """Prevent downloads while bitsandbytes is imported.
 
-    Where the package `kernels` is there as well, importing it would fetch native code from a model hub; for
-    us there is none. That it then misses this code is no news to a user.
+    With the package `kernels` installed, the import would download native code from a model hub, so it is
+    hidden; bitsandbytes' warning that it is missing is silenced.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if "bitsandbytes" in sys.modules:

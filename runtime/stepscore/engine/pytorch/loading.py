@@ -1,4 +1,4 @@
-"""PyTorch models, loaded with errors that name what is missing."""
+"""Load transformers models into PyTorch, with errors that name what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepscore.errors import ProviderUnavailable, UnsupportedArchitecture
 
 
 class Device(enum.StrEnum):
-    """Where PyTorch runs; `auto` is a GPU if there is one."""
+    """Device that PyTorch runs on; `auto` is a GPU if there is one."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -24,7 +24,7 @@ class Device(enum.StrEnum):
 
 
 def require(*packages: str) -> None:
-    """Import the packages, or raise ProviderUnavailable naming the first that cannot be."""
+    """Import the packages; raise ProviderUnavailable naming the first that cannot be imported."""
     for name in packages:
         try:
             import_module(name)
@@ -37,13 +37,13 @@ def require(*packages: str) -> None:
 
 
 def resolve(device: Device, option: str = "--device") -> Device:
-    """Return cpu or cuda; raise ProviderUnavailable where PyTorch finds no GPU for the latter."""
+    """Return cpu or cuda; raise ProviderUnavailable for cuda where PyTorch finds no GPU."""
     import torch
 
     available = torch.cuda.is_available()
     if device is Device.CUDA and not available:
         raise ProviderUnavailable(
-            f"torch {torch.__version__} finds no CUDA device here", hint=f"take {option} cpu, or auto"
+            f"torch {torch.__version__} finds no CUDA device", hint=f"use {option} cpu or {option} auto"
         )
     if device is Device.AUTO:
         return Device.CUDA if available else Device.CPU
@@ -58,17 +58,17 @@ def from_pretrained(
     device_map: dict[str, str] | None = None,
     quantization: Any = None,
 ) -> Any:
-    """Load the model in `folder`, which must have been checked, for inference; no code comes with it.
+    """Load the model in `folder`, which must have been checked, for inference; never run code from it.
 
-    `dtype` "auto" is what it is stored in. `quantization` quantises it on the way.
+    `dtype` "auto" is the stored type. `quantization` is transformers' configuration of quantizing on load.
     """
     from transformers import Qwen2ForCausalLM
     from transformers.utils import logging
 
-    if (folder / "adapter_config.json").exists():  # with peft installed another model would be loaded
+    if (folder / "adapter_config.json").exists():  # with peft installed, transformers would apply it
         raise UnsupportedArchitecture(
-            f"{folder} holds an adapter (adapter_config.json) beside the model",
-            hint="merge it, or move it out of the folder",
+            f"{folder} contains an adapter (adapter_config.json) in addition to the model",
+            hint="merge it into the model, or move it out of the folder",
         )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -86,13 +86,13 @@ def from_pretrained(
 
 @contextmanager
 def memory_errors(device: Device, hint: str) -> Iterator[None]:
-    """Raise ProviderUnavailable in place of PyTorch's own error where the memory is too small."""
+    """Raise ProviderUnavailable where PyTorch runs out of memory."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ProviderUnavailable(
-            f"the memory of {device} is too small for PyTorch: {str(error).partition('. ')[0]}",
+            f"out of memory on {device}: {str(error).partition('. ')[0]}",
             hint=hint,
         ) from None

@@ -1,13 +1,13 @@
-"""One model of a pair in PyTorch: transformers' stock Qwen2, with products and attention of ours.
+"""One model of a pair in PyTorch: transformers' stock Qwen2 with replaced matmuls and attention.
 
-Rows go through the matrices once, packed as in the graphs: the stock model is given one line of n rows and
-the position of each, and attention is a function registered with transformers, which makes the padded view of
-the plan and takes it back.
+Tokens are packed as in the ONNX graphs: the stock model gets one sequence of n packed tokens and the position
+of each, and an attention function registered with transformers gathers the padded view of the plan and
+scatters its output back.
 
-A matrix is turned into floats and multiplied with rows as they are, fp32 on the CPU and fp16 on CUDA.
-bitsandbytes' own products are not used. The 8-bit one multiplies the columns that hold the largest values of
-the *batch* in another way, so a token's log-prob would depend on the tokens after it, and a step's reward on
-later steps. The 4-bit one rounds rows to bf16 on CPUs that have it: other numbers on another machine.
+Weights are dequantized and activations are not quantized: fp32 on the CPU, fp16 on CUDA. bitsandbytes' own
+matmuls are not used. LLM.int8() selects outlier columns per *batch*, so a token's log-prob would depend on
+the tokens after it, and a step's reward on later steps. The 4-bit matmul rounds activations to bf16 on CPUs
+with AVX512-BF16, so log-probs would differ between machines.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ATTENTION = "stepscore_packed"
 
 
 class Model:
-    """One model in memory, computing in fp32 on the CPU, in fp16 on CUDA; plain weights will do as well."""
+    """One model in memory, in fp32 on the CPU and fp16 on CUDA; its weights need not be quantized."""
 
     def __init__(self, folder: Path, device: Device) -> None:
         import torch
@@ -48,14 +48,14 @@ class Model:
         self._model = loading.from_pretrained(
             folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}
         )
-        _replace_products(self._model, self._compute)
+        _replace_matmuls(self._model, self._compute)
 
     def logprobs(self, batch: Batch, head_rows: int) -> NDArray[np.float32]:
-        """Return the log-probs [t] of a batch's pairs, the head run in chunks of at most `head_rows` rows."""
+        """Return the log-probs [t] of a batch's targets; the head runs on `head_rows` tokens at a time."""
         return self.trace(batch, head_rows)[1]
 
     def trace(self, batch: Batch, head_rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the hidden rows [m, hidden_size] that the head reads as well."""
+        """Return the final hidden states [m, hidden_size], the head's input, and the log-probs [t]."""
         import torch
 
         with torch.inference_mode():
@@ -67,7 +67,7 @@ class Model:
             return hidden.float().cpu().numpy(), sums.total()
 
     def _body(self, batch: Batch) -> torch.Tensor:
-        """All layers; rows that are scored come out, [m, hidden_size]."""
+        """Run all layers; return the final hidden states of the scored tokens, [m, hidden_size]."""
         pad_index, unpad_index = self._on_device(batch.pad_index), self._on_device(batch.unpad_index)
         embedding = self._model.model.embed_tokens
         rows = embedding(self._on_device(batch.input_ids)).to(self._compute)
@@ -82,9 +82,9 @@ class Model:
         return hidden
 
     def _tiles(self, rows: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Give the parts [p, 2, 1] of each tile of the vocabulary: the target's logit, and log-sum-exp.
+        """Yield, per vocabulary tile, [p, 2, 1]: the target's logit (0 in other tiles) and the log-sum-exp.
 
-        rows [c, hidden_size], targets int64 [p, 2]: (index into rows, token id).
+        rows: hidden states [c, hidden_size]; targets: int64 [p, 2], (index into rows, token id).
         """
         import torch
 
@@ -116,10 +116,10 @@ def _packed_attention(
     scaling: float,
     **_unused: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of every line of the padded view.
+    """Compute causal attention of every sequence of the padded view.
 
-    query [1, heads, n, head_dim], key and value [1, kv_heads, n, head_dim], rotated; pad_index [B, S] and
-    unpad_index [n] as in plan.Batch. Returns rows [1, n, heads, head_dim].
+    query [1, heads, n, head_dim], key and value [1, kv_heads, n, head_dim], after RoPE; pad_index [B, S] and
+    unpad_index [n] as in batching.batch.Batch. Returns [1, n, heads, head_dim].
     """
     import torch
 
@@ -132,8 +132,8 @@ def _packed_attention(
     return attended.transpose(1, 2).flatten(0, 1)[unpad_index][None], None
 
 
-def _replace_products(model: Any, compute: torch.dtype) -> None:
-    """Have every matrix multiply rows as they are, in their type; norms and biases take it, too."""
+def _replace_matmuls(model: Any, compute: torch.dtype) -> None:
+    """Replace every linear layer by dequantization and a matmul in `compute`; cast norms and biases to it."""
     import torch
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -146,13 +146,13 @@ def _replace_products(model: Any, compute: torch.dtype) -> None:
             matrix = partial(_eight_bits, module.weight, compute)
         else:
             matrix = partial(module.weight.to, compute)
-        module.forward = partial(_product, matrix, module)
+        module.forward = partial(_linear, matrix, module)
     for parameter in model.parameters():
         if parameter.ndim == 1 and parameter.is_floating_point():
             parameter.data = parameter.data.to(compute)
 
 
-def _product(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor) -> torch.Tensor:
+def _linear(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.nn.functional.linear(rows, matrix(), module.bias)
@@ -160,24 +160,24 @@ def _product(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """How the codes of a matrix are read: as lines of whole blocks, then in its own shape."""
+    """How the codes of a matrix are dequantized: as rows of whole blocks, then reshaped to `shape`."""
 
     state: Any
     shape: tuple[int, ...]
 
 
 def _in_blocks(state: Any, compute: torch.dtype) -> _Blocks:
-    """Codes go row by row, in blocks that know no rows.
+    """Return a quantization state whose rows end with a block, over the same codes.
 
-    The kernel for CPUs with AVX-512 (bitsandbytes 0.50.2) takes wrong scales where a row does not end with a
-    block, so it is shown rows that do, or a single one.
+    Blocks run on across rows. The kernel for CPUs with AVX-512 (bitsandbytes 0.50.2) uses wrong scales where
+    the row length is not a multiple of the block size; it is given rows of one block, or a single row.
     """
     shape = tuple(state.shape)
     count = math.prod(shape)
-    lines = copy.copy(state)
-    lines.shape = (count // state.blocksize, state.blocksize) if count % state.blocksize == 0 else (1, count)
-    lines.dtype = compute
-    return _Blocks(lines, shape)
+    rows = copy.copy(state)
+    rows.shape = (count // state.blocksize, state.blocksize) if count % state.blocksize == 0 else (1, count)
+    rows.dtype = compute
+    return _Blocks(rows, shape)
 
 
 def _four_bits(weight: Any, blocks: _Blocks) -> torch.Tensor:
@@ -188,6 +188,6 @@ def _four_bits(weight: Any, blocks: _Blocks) -> torch.Tensor:
 
 
 def _eight_bits(weight: Any, compute: torch.dtype) -> torch.Tensor:
-    """codes * absmax / 127, a row each."""
+    """Return codes * absmax / 127, one absmax per row."""
     values: torch.Tensor = weight.data.to(compute).mul_((weight.SCB / 127).to(compute)[:, None])
     return values

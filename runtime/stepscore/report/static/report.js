@@ -1,4 +1,4 @@
-// The page of `stepscore report`: draws the records in #data. All text is set as text, never as markup.
+// Script of `stepscore report`: renders the records in #data. All text is set as text, never as markup.
 "use strict";
 {
 const page = JSON.parse(document.getElementById("data").textContent);
@@ -6,7 +6,7 @@ const BATCH = 40, CELLS = 48, STEPS = 200, LONG = 3000;
 const byId = (id) => document.getElementById(id);
 const form = byId("controls"), list = byId("list"), more = byId("more");
 
-/** An element with attributes and children; a string becomes a text node. */
+/** Creates an element with attributes and children; a string becomes a text node. */
 function el(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "circle", "text", "title"].includes(name);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -19,7 +19,7 @@ function el(name, attributes = {}, ...children) {
   return node;
 }
 
-/** Text with characters spelled out that act without being seen, such as those that turn its direction. */
+/** Escapes invisible control characters, such as those that change the text direction. */
 const visible = (text) => text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
   (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
@@ -29,7 +29,8 @@ const scored = page.records.filter((record) => !record.error);
 const largest = scored.reduce((most, record) =>
   [...record.step_rewards, ...record.cumulative_rewards].reduce((m, value) => Math.max(m, Math.abs(value)), most), 0);
 const digits = largest ? Math.min(Math.max(3 - Math.floor(Math.log10(largest)), 2), 9) : 4;
-// One colour means one reward everywhere: full strength is the 98th percentile, so that outliers hide nothing.
+// One colour scale for all records: full strength is the 98th percentile of rewards, so that outliers do not
+// flatten the rest.
 const fullStep = quantile(scored.flatMap((record) => record.step_rewards.map(Math.abs)), 0.98) || 1;
 let fullToken;
 const sign = (value) => (value > 0 ? "positive" : value < 0 ? "negative" : "zero");
@@ -40,7 +41,7 @@ const signed = (value, places = digits) => {
 };
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
-/** The step to look at first, -1 if there is none: the first below the threshold, else the lowest negative one. */
+/** Returns the step to highlight, -1 if none: the first below the threshold, else the lowest negative one. */
 function suspicious(rewards, threshold) {
   if (threshold !== null) return rewards.findIndex((reward) => reward < threshold);
   const lowest = rewards.indexOf(rewards.reduce((a, b) => Math.min(a, b)));
@@ -53,7 +54,7 @@ for (const [index, record] of page.records.entries()) {
   record.outcome = record.cumulative_rewards.at(-1);
 }
 
-// What is shown: the state of the controls, kept in the address so that a reload or a bookmark finds it again.
+// Filters: the state of the controls is kept in the URL, so that a reload or a bookmark restores it.
 const KINDS = [
   ["", "all", () => true, () => true],
   ["right", "answer right", (r) => r.correct === true, (r) => r.correct !== undefined],
@@ -103,7 +104,7 @@ function haystack(record) {
   return record.search;
 }
 
-// Drawing a record.
+// Rendering of a record.
 const tag = (text, strong) => el("span", { class: strong ? "tag strong" : "tag" }, text);
 function verdicts(record) {
   const tags = [];
@@ -132,7 +133,7 @@ function card(record, open) {
   return node;
 }
 
-/** One cell a step; of many steps a cell shows the lowest of several. */
+/** One cell per step; with many steps, a cell shows the lowest of several. */
 function strip(record, label) {
   const rewards = record.step_rewards, size = Math.ceil(rewards.length / CELLS);
   const node = el("span", { class: "strip", role: "img", "aria-label": label });
@@ -172,7 +173,7 @@ function body(record) {
       shown = 0;
       if (tokens && record.tokens.response_start) steps.append(promptTokens(record));
       show(upTo);
-      readout.value = tokens ? "Point at a token, or walk through them with the arrow keys." : "";
+      readout.value = tokens ? "Point at a token, or use the arrow keys." : "";
     } }, "Tokens");
     actions.append(toggle, readout);
     const point = (token) => token && current(node, token, record, readout);
@@ -206,18 +207,18 @@ function step(record, index, tokens) {
     el("span", { class: "number total", title: "cumulative reward" }, signed(record.cumulative_rewards[index])), content);
 }
 
-/** A block of text in its own direction; the rest of a very long one waits behind a button. */
+/** A block of text in its own direction; a very long one is cut, with a button for the rest. */
 function text(given, kind = "") {
   const value = visible(given);
   if (value.length <= LONG) return el("div", { class: `text ${kind}`, dir: "auto" }, value);
-  const cut = LONG - (value.codePointAt(LONG - 1) > 0xffff); // never between the halves of a character
+  const cut = LONG - (value.codePointAt(LONG - 1) > 0xffff); // never between two surrogates
   const node = el("div", { class: `text ${kind}`, dir: "auto" }, value.slice(0, cut), "… ");
   node.append(el("button", { type: "button", onclick: () => (node.textContent = value) },
     `Show all ${value.length.toLocaleString("en")} characters`));
   return node;
 }
 
-// Tokens. A step's are those whose log-ratios its reward adds up.
+// Tokens of a step: those whose log-ratios its reward sums.
 function tokenBox(record, index) {
   const { ends, response_start } = record.tokens;
   return tokenRange(record, index ? ends[index - 1] : response_start, ends[index]);
@@ -263,7 +264,7 @@ function curve(record) {
   return svg;
 }
 
-// The list: a batch at a time, as far as somebody looks.
+// The list: rendered in batches, on scrolling.
 let found = [], drawn = 0;
 function draw() {
   const end = Math.min(drawn + BATCH, found.length);

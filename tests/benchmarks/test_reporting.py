@@ -1,4 +1,4 @@
-"""The README says what the result files say; the page needs nothing but itself."""
+"""Tables, plots and the HTML page of result files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 from typing import Any
 
 import pytest
-from benchmarks.reporting.cpu_tables import TABLES
-from benchmarks.reporting.docs_tables import regenerated
+from benchmarks.reporting.docs_tables import TABLES, regenerated
 from benchmarks.reporting.table import Table, markdown
-from benchmarks.support.machine import RESULTS
+from benchmarks.support.results import RESULTS, read_results
 
 pytest.importorskip("matplotlib", reason="plots need the extra torch")
 from benchmarks.reporting.plots import all_plots
-from benchmarks.reporting.report import README, is_stale, page, read_results
+from benchmarks.reporting.report import page
 
 MACHINE = {
     "cpu": "a <fast> CPU",
@@ -52,6 +51,7 @@ RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
         "threads": 2,
         "shape": SHAPE,
         "all_layers": 28,
+        "note": "other work ran",
         "workloads": [
             {
                 "workload": "one solution",
@@ -62,6 +62,7 @@ RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
                     measured(1, "transformers fp32, one at a time", 72.0, 0.0),
                     measured(1, "stepscore int8 + int8, int8 activations", 180.0),
                     {"round": 1, "peer": "llama.cpp Q8_0", "skipped": "llama_cpp is not installed"},
+                    measured(2, "stepscore int8 + int8, int8 activations", 120.0) | {"peak_mb": 4300},
                 ],
                 "verdicts": [
                     {
@@ -136,80 +137,92 @@ RESULTS_MADE_UP: dict[str, dict[str, Any]] = {
             {"format": "ONNX (optimum)", "precision": "fp32", "skipped": "no such option"},
         ],
     },
-    "memory_score": {"machine": MACHINE, "rows": [{"precision": "fp32", "peak_mb": 934}, {"tokens": 4096}]},
 }
 
 
-def test_the_readme_says_what_the_files_say() -> None:
-    assert not is_stale(README, read_results(RESULTS)), "run `make bench-report`"
+def tables(name: str, *, folded: bool = False) -> list[Table]:
+    return [table for table in TABLES[name](RESULTS_MADE_UP) if table.folded is folded]
 
 
-def test_every_marker_of_the_readme_is_one_that_is_filled() -> None:
-    text = README.read_text(encoding="utf-8")
-    opened = re.findall(r"<!-- bench:(.*?) -->", text)
-    assert set(opened) <= set(TABLES)
-    assert len(opened) == text.count("<!-- /bench -->")
-
-
-def test_a_stale_table_is_replaced_and_nothing_else() -> None:
+def test_regenerated_replaces_stale_tables_and_nothing_else() -> None:
     stale = "before\n<!-- bench:verdicts -->\nold\n<!-- /bench -->\nafter\n"
     fresh = regenerated(stale, RESULTS_MADE_UP)
-    assert fresh.startswith("before\n<!-- bench:verdicts -->\nstepscore's default form")
-    assert fresh.endswith("2.50 x |\n<!-- /bench -->\nafter\n")
+    assert fresh.startswith("before\n<!-- bench:verdicts -->\nHow many times as fast the default form is")
+    assert fresh.endswith("**2.50 x** |\n<!-- /bench -->\nafter\n")
     assert regenerated(fresh, RESULTS_MADE_UP) == fresh
 
 
-def test_an_unknown_marker_is_an_error() -> None:
+def test_regenerated_rejects_unknown_marks() -> None:
     with pytest.raises(KeyError, match="nothing"):
         regenerated("<!-- bench:nothing -->\n<!-- /bench -->", {})
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_no_results_no_tables(name: str) -> None:
+def test_tables_are_empty_without_results(name: str) -> None:
     assert TABLES[name]({}) == []
 
 
 @pytest.mark.parametrize("results", [RESULTS_MADE_UP, read_results(RESULTS)], ids=["made up", "measured"])
 @pytest.mark.parametrize("name", TABLES)
-def test_rows_are_no_longer_than_their_headings(name: str, results: dict[str, dict[str, Any]]) -> None:
+def test_table_rows_are_no_longer_than_their_headings(name: str, results: dict[str, dict[str, Any]]) -> None:
     for table in TABLES[name](results):
         assert table.rows
         assert all(len(row) <= len(table.headings) for row in table.rows)
 
 
-def test_a_skipped_peer_keeps_its_reason() -> None:
-    (table,) = TABLES["throughput"](RESULTS_MADE_UP)
-    assert "skipped: llama_cpp is not installed" in markdown(table)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_has_measured_results(name: str) -> None:
+    assert TABLES[name](read_results(RESULTS))
 
 
-def test_a_format_that_is_skipped_keeps_its_reason_among_those_that_are_not() -> None:
-    (table,) = TABLES["matrix"](RESULTS_MADE_UP)
+def test_throughput_takes_ratios_within_a_round() -> None:
+    speeds, _ = tables("throughput")
+    assert speeds.rows == [
+        ["stepscore int8 + int8, int8 activations", "150"],
+        ["transformers fp32, one at a time", "72 (2.50 x)"],
+        ["llama.cpp Q8_0", "skipped"],
+    ]
+
+
+def test_throughput_gives_the_largest_peak_of_all_rounds() -> None:
+    _, peaks = tables("throughput")
+    assert [row[1] for row in peaks.rows] == ["4,300", "4,200", ""]
+
+
+def test_throughput_folds_rounds_and_reasons_of_skipped_engines() -> None:
+    (rounds,) = tables("throughput", folded=True)
+    assert [row[1] for row in rounds.rows] == [
+        "72.0",
+        "180.0",
+        "skipped: llama_cpp is not installed",
+        "120.0",
+    ]
+    assert rounds.note == "Text: math-0-0; 1 sequences, 512 tokens. 2 threads. Note: other work ran."
+
+
+def test_matrix_keeps_the_reason_of_a_skipped_format() -> None:
+    (table,) = tables("matrix")
     assert table.rows == [
-        ["bitsandbytes, nf4", "1,234", "2,345", "101", "56 %", "90.00%"],
+        ["bitsandbytes, nf4", "1,234", "2,345", "101", "56 %", "90.00 %"],
         ["ONNX (optimum), fp32", "skipped: no such option", "", "", "", ""],
     ]
 
 
-def test_a_ratio_is_taken_inside_a_round() -> None:
-    (table,) = TABLES["throughput"](RESULTS_MADE_UP)
-    assert [row[4] for row in table.rows] == ["2.50", "1.00", ""]
-
-
-def test_a_search_is_shown_round_by_round_and_in_all() -> None:
-    (table,) = TABLES["beam_search"](RESULTS_MADE_UP)
+def test_beam_search_has_a_row_per_round_and_a_total() -> None:
+    (table,) = tables("beam_search")
     assert [row[0] for row in table.rows] == ["1", "2", "all"]
-    assert table.rows[-1] == ["all", "16", "1,000", "40%", "300", "150", "2.00"]
-    assert "30% of the tokens are distinct" in table.caption
+    assert table.rows[-1] == ["all", "16", "1,000", "40 %", "300", "150", "2.00"]
+    assert table.note.startswith("Over all calls together 30 % of the prefixes are distinct")
 
 
-def test_memory_rows_may_differ() -> None:
-    expected = Table(
-        "memory of score", ["precision", "peak mb", "tokens"], [["fp32", "934", ""], ["", "", "4,096"]]
-    )
-    assert TABLES["memory"](RESULTS_MADE_UP) == [expected]
+def test_a_page_shows_folded_tables_in_details() -> None:
+    (spread,) = tables("matrix", folded=True)
+    text = markdown(spread)
+    assert text.startswith("<details><summary>Spread, tokens/s</summary>\n\n| format, precision |")
+    assert text.endswith("|\n\n</details>")
 
 
-def test_the_page_loads_nothing_and_escapes_everything() -> None:
+def test_the_html_page_loads_nothing_and_escapes_everything() -> None:
     text = page(RESULTS_MADE_UP, all_plots(RESULTS_MADE_UP))
     assert "a &lt;fast&gt; CPU" in text
     assert "latency_1.5b (quick)" in text
@@ -217,7 +230,7 @@ def test_the_page_loads_nothing_and_escapes_everything() -> None:
     assert not re.search(r"""(?:src|href)=["'](?!#)""", text)
 
 
-def test_plots_are_the_same_bytes_again() -> None:
+def test_plots_of_equal_results_are_equal_bytes() -> None:
     plots = all_plots(RESULTS_MADE_UP)
     assert set(plots) == {"throughput", "latency"}
     assert plots == all_plots(RESULTS_MADE_UP)

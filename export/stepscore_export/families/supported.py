@@ -1,0 +1,60 @@
+"""The families that can be exported, and how a checkpoint finds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stepscore.errors import CheckpointUnsafe, UnsupportedArchitecture
+from stepscore_export.families.base import DecoderConfig, Family, Json
+from stepscore_export.families.config_values import strings
+from stepscore_export.families.qwen2 import QWEN2
+
+FAMILIES: tuple[Family, ...] = (QWEN2,)
+
+
+def read_config(config: Json) -> tuple[Family, DecoderConfig]:
+    """Return the family that `config.json` names and the configuration that the family reads from it.
+
+    Raises CheckpointUnsafe (`auto_map`), UnsupportedArchitecture (anything but a supported causal language
+    model in floating point) and CheckpointCorrupt (a value that is missing or impossible).
+    """
+    reject_remote_code(config, "config.json")
+    family = _named(config.get("model_type"))
+    architectures = strings(config, "architectures") or [family.causal_lm]
+    if not {family.causal_lm, family.base_model}.intersection(architectures):
+        raise UnsupportedArchitecture(
+            f"config.json: architectures is {architectures!r}, not a causal language model",
+            hint=f"use two {family.causal_lm} checkpoints; classifiers and reward heads are not supported",
+        )
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+        raise UnsupportedArchitecture(
+            "config.json has `quantization_config`: the checkpoint is already quantized"
+            + (f" ({method})" if isinstance(method, str) else ""),
+            hint="export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
+        )
+    return family, family.parse_config(config)
+
+
+def reject_remote_code(config: Json, name: str) -> None:
+    """Raise CheckpointUnsafe where the file `name` asks for Python code of the checkpoint to be run."""
+    if config.get("auto_map"):
+        raise CheckpointUnsafe(
+            f"{name} has `auto_map`: the checkpoint asks for its own Python code to be run",
+            hint="if the model works without that code, remove the `auto_map` entry and the .py files",
+        )
+
+
+def default_special_tokens(tokenizer_class: str) -> Mapping[str, str]:
+    """Return the special tokens that a tokenizer class of transformers assumes; none if it is unknown."""
+    # transformers has a fast class as well: Qwen2TokenizerFast.
+    found = (each.special_tokens for each in FAMILIES if tokenizer_class.startswith(each.tokenizer))
+    return next(found, {})
+
+
+def _named(model_type: object) -> Family:
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    supported = ", ".join(repr(family.model_type) for family in FAMILIES)
+    raise UnsupportedArchitecture(f"config.json: model_type is {model_type!r}, supported: {supported}")

@@ -1,0 +1,193 @@
+"""The lines of a job: what `stepscore score` writes, as msgspec structs, and JSON Schema of every line.
+
+This is the one definition of the output. `score` writes it; resume, select, evaluate and report read it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
+from stepscore.records import PROBLEM_NAMES, STEPS_NAMES, Result
+
+MAX_ID_CHARS = 1000
+MAX_MESSAGE_CHARS = 299
+
+Id = str | int
+Rewards = Annotated[list[float], Meta(min_length=1)]
+
+
+class LineError(msgspec.Struct, frozen=True):
+    """Reason why a record has no rewards."""
+
+    code: Annotated[str, Meta(description="stable code of the error, such as `too_long`")]
+    message: Annotated[str, Meta(description="what was found and what was expected, one line")]
+
+
+class ErrorLine(msgspec.Struct, frozen=True):
+    """Answer to a line that cannot be scored."""
+
+    id: Annotated[Id, Meta(description="id of the input line, else its 0-based index")]
+    error: LineError
+
+    @classmethod
+    def of(cls, line_id: Id, error: StepscoreError) -> ErrorLine:
+        """Return the line of an error, its message cut to MAX_MESSAGE_CHARS."""
+        message = error.message
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = message[: MAX_MESSAGE_CHARS - 3] + "..."
+        return cls(line_id, LineError(error.code, message))
+
+
+class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Fields that scoring adds to a line of n steps and L tokens; all other input fields pass through.
+
+    Log-prob j, 0 <= j <= L - 2, is that of token j + 1. The last four fields are written with --tokens only.
+    """
+
+    id: Annotated[Id, Meta(description="id of the input line, else its 0-based index")]
+    cumulative_rewards: Annotated[
+        Rewards,
+        Meta(description="n rewards: beta times the sum of the log-ratios up to the end of each step"),
+    ]
+    step_rewards: Annotated[
+        Rewards, Meta(description="n first differences of cumulative_rewards, the first one from 0")
+    ]
+    outcome_reward: Annotated[float, Meta(description="last cumulative reward")]
+    num_tokens: Annotated[int, Meta(ge=2, description="L: tokens of prompt and response")]
+    response_start: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="index of the first response token in the token ids: the number of tokens of the "
+            "prompt (chat template with the problem, up to and including the opening of the assistant turn), "
+            "encoded with nothing after it; log-prob response_start - 1 is the first that the conventions "
+            "`response` and `exact` sum",
+        ),
+    ]
+    step_ends: Annotated[
+        list[int], Meta(description="n indices into the log-probs: the last one summed for each step")
+    ]
+    special_text: Annotated[
+        bool, Meta(description="true if problem or steps spell a control token, which was encoded as text")
+    ] = False
+    token_ids: Annotated[list[int] | None, Meta(description="L token ids")] = None
+    token_texts: Annotated[list[str] | None, Meta(description="L texts: what each token adds")] = None
+    policy_logprobs: Annotated[
+        list[float] | None, Meta(description="L - 1 log-probs of the policy, nats")
+    ] = None
+    reference_logprobs: Annotated[
+        list[float] | None, Meta(description="L - 1 log-probs of the reference, nats")
+    ] = None
+
+    @classmethod
+    def of(cls, line_id: Id, result: Result) -> ScoredLine:
+        """Return the line of a result."""
+        return cls(
+            id=line_id,
+            cumulative_rewards=result.cumulative_rewards,
+            step_rewards=result.step_rewards,
+            outcome_reward=result.outcome_reward,
+            num_tokens=result.num_tokens,
+            response_start=result.response_start,
+            step_ends=result.step_ends,
+            special_text=result.special_text,
+            token_ids=None if result.token_ids is None else result.token_ids.tolist(),
+            token_texts=result.token_texts,
+            policy_logprobs=_shortest(result.policy_logprobs),
+            reference_logprobs=_shortest(result.reference_logprobs),
+        )
+
+
+OUTPUT_NAMES = (*ScoredLine.__struct_fields__, "error")
+"""Names of the fields that scoring writes; an input field of the same name is replaced."""
+
+
+class _Kind(msgspec.Struct):
+    step_rewards: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_KIND, _SCORED, _ERROR = (
+    msgspec.json.Decoder(_Kind),
+    msgspec.json.Decoder(ScoredLine),
+    msgspec.json.Decoder(ErrorLine),
+)
+
+
+def decode_line(text: bytes) -> ScoredLine | ErrorLine:
+    """Decode one line of a job's output; raise InvalidJson, or InvalidRecord where the line is neither kind.
+
+    >>> decode_line(b'{"id": 7, "error": {"code": "no_steps", "message": "`steps` is empty"}}').error.code
+    'no_steps'
+    """
+    try:
+        kind = _KIND.decode(text)
+        if kind.error is not msgspec.UNSET:
+            return _ERROR.decode(text)
+        if kind.step_rewards is msgspec.UNSET:
+            raise InvalidRecord("`step_rewards` is missing: score the record first")
+        return _SCORED.decode(text)
+    except msgspec.ValidationError as error:
+        raise InvalidRecord(
+            f"not a line of `stepscore score`: {str(error)[:200]}",
+            hint="score the record with this version of stepscore",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidJson(f"not JSON: {str(error)[:200]}") from None
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return JSON Schema (2020-12) of the lines: `input`, `scored` and `error`.
+
+    >>> sorted(json_schemas())
+    ['error', 'input', 'scored']
+    """
+    return {
+        "input": _input_schema(),
+        "scored": msgspec.json.schema(ScoredLine),
+        "error": msgspec.json.schema(ErrorLine),
+    }
+
+
+def _input_schema() -> dict[str, Any]:
+    """Describe what `records.record_from` accepts, which no struct says: a problem and steps by any name."""
+    steps = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    properties: dict[str, Any] = {
+        "id": {
+            "description": "unique in the file; default: the 0-based index of the line",
+            "anyOf": [
+                {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+                {"type": "string", "maxLength": MAX_ID_CHARS},
+                {"type": "null"},
+            ],
+        }
+    }
+    for name in PROBLEM_NAMES:
+        alias = "" if name == PROBLEM_NAMES[0] else f"; another name of `{PROBLEM_NAMES[0]}`"
+        properties[name] = {"type": "string", "description": f"text of the problem{alias}"}
+    for name in STEPS_NAMES:
+        alias = "" if name == STEPS_NAMES[0] else f"; another name of `{STEPS_NAMES[0]}`"
+        properties[name] = {"description": f"steps of the solution, in order{alias}"}
+        if name != "answer":
+            properties[name] |= steps
+    properties["answer"]["description"] += "; beside another name of them, anything else is the final answer"
+    return {
+        "title": "InputLine",
+        "description": "One solution to score. Fields that are names of the same thing must be equal; every "
+        "other field passes through unchanged.",
+        "type": "object",
+        "properties": properties,
+        "allOf": [
+            {"anyOf": [{"required": [name]} for name in PROBLEM_NAMES]},
+            {"anyOf": [{"required": [name], "properties": {name: steps}} for name in STEPS_NAMES]},
+        ],
+    }
+
+
+def _shortest(logprobs: Any) -> list[float] | None:
+    """Return float32 values as those float64 that print as the float32's shortest decimal."""
+    return None if logprobs is None else [float(str(value)) for value in logprobs]

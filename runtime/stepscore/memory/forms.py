@@ -1,0 +1,63 @@
+"""Constants of the CPU's memory by form of storage, measured by benchmarks/residency.py and full_size.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepscore.artifact.manifest import Manifest
+from stepscore.enums import Exporter, Format, Precision
+
+PROCESS_BYTES = 65 << 20
+TORCH_BYTES = 300 << 20
+"""PyTorch, transformers and bitsandbytes, imported."""
+TOKENIZER_BYTES = 17.5
+"""Bytes in memory per byte of tokenizer.json."""
+KEPT_BYTES = 90 << 20
+"""Freed memory that the allocator retains while weights are streamed."""
+TORCH_KEPT_BYTES = 150 << 20
+"""Freed memory that PyTorch's allocator retains."""
+MAPPED_BYTES = 512 << 10
+"""Bytes mapped around an embedding row that is looked up: at least 64 kB (fault-around), and up to a large
+page-cache folio where the file was written in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormConstants:
+    """Memory that the matmuls of one form of storage hold besides weights and hidden states, at the peak."""
+
+    arrays: float
+    """Of a layer: float32 arrays [tokens, intermediate_size]."""
+    logits: float
+    """Of the head: float32 arrays [tokens of a chunk, TILE]."""
+    copies: float = 0
+    """Of a weight matrix, or of the tile of it that is dequantized at once."""
+    scores: float = 1
+    """Of attention: float32 arrays [B, S, S] per head."""
+    held: float = 1
+    """Bytes in memory per stored byte of weights that stay resident: prepacked or converted to fp32."""
+
+
+_INTEGER = FormConstants(arrays=9, logits=12, held=1.22)
+_MERGED = FormConstants(arrays=5, logits=2, copies=10)
+_SEPARATE = FormConstants(arrays=4, logits=4)
+_BLOCKS = FormConstants(arrays=4, logits=4, copies=3)
+_FLOAT32 = FormConstants(arrays=3, logits=4)
+_TRACED = FormConstants(arrays=4, logits=4, scores=5)
+_TRACED16 = FormConstants(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
+_FLOAT16 = FormConstants(arrays=3, logits=4, copies=1, held=2.1)
+_TORCH = FormConstants(arrays=3, logits=3, copies=1)
+
+
+def form_of(manifest: Manifest) -> FormConstants:
+    """Return the constants of a pair's form of storage."""
+    if manifest.format is Format.BITSANDBYTES:
+        return _TORCH
+    if manifest.exporter is Exporter.OPTIMUM:
+        return _TRACED if manifest.precision is Precision.FP32 else _TRACED16
+    if manifest.has_int8_activations:
+        return _INTEGER
+    if manifest.difference is not None:
+        return _MERGED if manifest.is_merged else _SEPARATE
+    if manifest.precision is Precision.FP32:
+        return _FLOAT32
+    return _FLOAT16 if manifest.precision in {Precision.FP16, Precision.BF16} else _BLOCKS

@@ -1,0 +1,65 @@
+"""What memory depends on (the largest batch and window of a run), and the estimate that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stepscore.batching.batch import Batch
+from stepscore.memory.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PeakLoad:
+    """The largest sizes that a run holds at once."""
+
+    rows: int
+    """Packed tokens of a batch."""
+    scores: int
+    """Attention scores of a batch per head: B * S * S."""
+    window_rows: int
+    """Packed tokens of all batches of a window."""
+    vocabulary: int = 1500
+    """Distinct token ids looked up in the embedding."""
+    positions: int = 0
+    """Positions of a batch's padded view, B * S: the tokens that a traced graph computes."""
+
+    @classmethod
+    def usual(cls, settings: Settings) -> PeakLoad:
+        """Assume full batches of 512-token sequences, no common prefixes, and half of each view padding."""
+        rows = settings.max_batch_tokens
+        window_rows = max(settings.window_tokens, rows)
+        return cls(rows, rows * min(rows, 512), window_rows, positions=2 * rows)
+
+    @classmethod
+    def of(cls, windows: Iterable[Sequence[Batch]]) -> PeakLoad:
+        """Return the maximum of each size over the windows of a run."""
+        rows = scores = window_rows = positions = 0
+        looked_up: set[int] = set()
+        for window in windows:
+            for batch in window:
+                sequences, length = batch.pad_index.shape
+                positions = max(positions, sequences * length)
+                rows, scores = max(rows, len(batch.input_ids)), max(scores, sequences * length * length)
+                looked_up.update(batch.input_ids.tolist())
+            window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
+        return cls(rows, scores, window_rows, len(looked_up), positions)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Estimated peak memory in bytes: of the process on the CPU, of the GPU on CUDA."""
+
+    process: int
+    """Python, ONNX Runtime and the tokenizer; on CUDA its context and libraries."""
+    weights: int
+    """Weights in memory, prepacked or dequantized copies included."""
+    batch: int
+    """Activations of one batch, in a layer or in the head."""
+    window: int
+    """Hidden states of a window's batches that wait for the next layer."""
+
+    @property
+    def total(self) -> int:
+        """Return the sum: the peak."""
+        return self.process + self.weights + self.batch + self.window

@@ -1,0 +1,114 @@
+"""A plan does what an export needs to know once; an export does the rest, once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from testing.checkpoints import TINY
+from tests.conftest import Checkpoints
+
+from stepscore.artifact.graph_contract import graph_files
+from stepscore.cli.main import main
+from stepscore.enums import Activations, Coding, Precision, Target
+from stepscore.errors import ExportError
+from stepscore_export.backends import graph_backend
+from stepscore_export.backends import onnx as backend_module
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.options import BitsandbytesOptions, ExportOptions
+from stepscore_export.pipeline import plan as plan_module
+from stepscore_export.pipeline.export import export_pair, write_pair
+from stepscore_export.pipeline.plan import open_plan
+from stepscore_export.validation.texts import Texts
+
+NO_TEXTS = Texts(None, ())
+GRAPHS = len(graph_files(TINY.num_hidden_layers, TINY.vocab_size))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what an export does to its checkpoints, and the graphs that it builds."""
+    counted: Counter[str] = Counter()
+
+    def count(place: Any, name: str) -> None:
+        original: Callable[..., Any] = getattr(place, name)
+
+        def counting(*given: Any, **named: Any) -> Any:
+            counted[name] += 1
+            return original(*given, **named)
+
+        monkeypatch.setattr(place, name, counting)
+
+    count(Checkpoint, "open")
+    for name in ("check_pair", "measure_distance", "prompt_template"):
+        count(plan_module, name)
+    for name in ("embed_graph", "body_graph", "layer_graph", "head_graph"):
+        count(backend_module, name)
+    return counted
+
+
+ONCE = {"open": 2, "check_pair": 1, "measure_distance": 1, "prompt_template": 1}
+
+
+def built(calls: Counter[str]) -> int:
+    return sum(count for name, count in calls.items() if name.endswith("_graph"))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_command_opens_and_measures_checkpoints_once(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, calls: Counter[str], dry_run: bool
+) -> None:
+    models = ["--policy", str(tiny_checkpoints.policy), "--reference", str(tiny_checkpoints.reference)]
+    arguments = ["--precision", "fp32", "--quiet", *(["--dry-run"] if dry_run else [])]
+    done = CliRunner().invoke(main, ["export", *models, "--output", str(tmp_path / "pair"), *arguments])
+    assert done.exit_code == 0, done.stderr
+    assert {name: calls[name] for name in ONCE} == ONCE
+    assert built(calls) == (0 if dry_run else 2 * GRAPHS)
+
+
+@pytest.mark.parametrize("runs_here", [True, False])
+def test_graphs_are_built_twice_only_where_the_target_cannot_run(
+    tiny_checkpoints: Checkpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Counter[str],
+    runs_here: bool,
+) -> None:
+    monkeypatch.setattr(graph_backend, "runs_here", lambda _target: runs_here)
+    options = ExportOptions(Precision.INT4, activations=Activations.EXACT, coding=Coding.DIFFERENCE)
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
+    pair = export_pair(*models, tmp_path / "pair", options, texts=NO_TEXTS)
+    assert built(calls) == (1 if runs_here else 2) * GRAPHS
+    assert pair.manifest.target is Target.CPU
+
+
+def test_plan_holds_open_checkpoints_and_resolved_options(tiny_checkpoints: Checkpoints) -> None:
+    with open_plan(tiny_checkpoints.policy, tiny_checkpoints.reference, texts=NO_TEXTS) as plan:
+        assert list(plan.checkpoints) == ["policy", "reference"]
+        assert [checkpoint.role for checkpoint in plan.checkpoints.values()] == ["policy", "reference"]
+        storage = plan.backend.storage
+        assert (storage.precision, storage.coding) == (Precision.INT8, Coding.DIFFERENCE)
+        assert storage.difference is not None
+        assert storage.difference.activations is Activations.INT8
+        assert plan.distance.overall == pytest.approx(0.01, rel=0.05)
+        assert plan.needs.parameters == sum(each.parameters() for each in plan.checkpoints.values())
+
+
+def test_one_plan_can_be_written_more_than_once(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
+    with open_plan(tiny_checkpoints.policy, tiny_checkpoints.reference, texts=NO_TEXTS) as plan:
+        once, again = (write_pair(plan, tmp_path / name) for name in ("once", "again"))
+    assert once.fingerprint == again.fingerprint
+
+
+def test_calibration_is_rejected_by_a_backend_without_one(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepscore_export.backends.bitsandbytes.require_packages", lambda: None)
+    models = tiny_checkpoints.policy, tiny_checkpoints.reference
+    with pytest.raises(ExportError, match="--calibration is not supported with --format bitsandbytes"):
+        export_pair(*models, tmp_path / "pair", BitsandbytesOptions(), calibration=NO_TEXTS)
+    assert list(tmp_path.iterdir()) == []
