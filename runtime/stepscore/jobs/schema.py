@@ -43,10 +43,7 @@ class ErrorLine(msgspec.Struct, frozen=True):
 
 
 class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields that scoring adds to a line of n steps and L tokens; all other input fields pass through.
-
-    Log-prob j, 0 <= j <= L - 2, is that of token j + 1. The last four fields are written with --tokens only.
-    """
+    """Fields that scoring adds to a line of n steps and L tokens; all other input fields pass through."""
 
     id: Annotated[Id, Meta(description="id of the input line, else its 0-based index")]
     cumulative_rewards: Annotated[
@@ -69,18 +66,24 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ]
     step_ends: Annotated[
-        list[int], Meta(description="n indices into the log-probs: the last one summed for each step")
+        list[int],
+        Meta(
+            description="n indices into the log-probs, where j is that of token j + 1: the last one "
+            "summed for each step"
+        ),
     ]
     special_text: Annotated[
         bool, Meta(description="true if problem or steps spell a control token, which was encoded as text")
     ] = False
-    token_ids: Annotated[list[int] | None, Meta(description="L token ids")] = None
-    token_texts: Annotated[list[str] | None, Meta(description="L texts: what each token adds")] = None
+    token_ids: Annotated[list[int] | None, Meta(description="L token ids (with --tokens)")] = None
+    token_texts: Annotated[
+        list[str] | None, Meta(description="L texts: what each token adds (with --tokens)")
+    ] = None
     policy_logprobs: Annotated[
-        list[float] | None, Meta(description="L - 1 log-probs of the policy, nats")
+        list[float] | None, Meta(description="L - 1 log-probs of the policy, nats (with --tokens)")
     ] = None
     reference_logprobs: Annotated[
-        list[float] | None, Meta(description="L - 1 log-probs of the reference, nats")
+        list[float] | None, Meta(description="L - 1 log-probs of the reference, nats (with --tokens)")
     ] = None
 
     @classmethod

@@ -13,15 +13,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
-import msgspec
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
+from stepscore.prompt.pretokenizer import is_qwen2
 from stepscore.prompt.template import SEPARATOR, Template
 
 
@@ -69,7 +68,7 @@ class PromptEncoder:
         self._card_end = len(self._literal_ids((core + after).rstrip()))
         self._card_end_open = len(self._literal_ids((core + after).rstrip() + SEPARATOR))
         crossing = any("\n" in token.content for token in added)
-        self._is_local = _is_qwen2(tokenizer_json) and not crossing and not self._response_tail
+        self._is_local = is_qwen2(tokenizer_json) and not crossing and not self._response_tail
 
     def encode(
         self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool = False
@@ -257,27 +256,3 @@ def _tokens_at(starts: np.ndarray, characters: np.ndarray) -> np.ndarray:
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a leftmost-longest pattern, as the tokenizer matches added tokens; it never matches if empty."""
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
-
-
-_QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def _is_qwen2(tokenizer_json: str) -> bool:
-    """Return whether pre-tokenization is Qwen2's: NFC or nothing, then its pattern, then byte level."""
-    parts: dict[str, Any] = msgspec.json.decode(tokenizer_json)
-    match parts.get("normalizer"), parts.get("pre_tokenizer"):
-        case (
-            None | {"type": "NFC"},
-            {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-                ],
-            },
-        ):
-            return bool(pattern == _QWEN2_PATTERN)
-    return False

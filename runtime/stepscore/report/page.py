@@ -33,6 +33,7 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
 def render(page: Page) -> str:
     """Return the page as HTML.
 
+    >>> from stepscore.jobs.schema import LineError
     >>> text = render(Page("a.jsonl", [ReportRecord(1, LineError("no_steps", "</script><img src=x>"))]))
     >>> "<img" in text, text.count("</script>")
     (False, 2)

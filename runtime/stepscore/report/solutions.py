@@ -123,5 +123,5 @@ def _tokens(scored: ScoredLine, steps: Sequence[str]) -> Tokens | None:
         raise InvalidRecord(
             "token_texts, policy_logprobs, reference_logprobs, response_start and step_ends do not match"
         )
-    ratios = [round(ours - theirs, 6) for ours, theirs in zip(policy, reference, strict=True)]
+    ratios = [round(one - other, 6) for one, other in zip(policy, reference, strict=True)]
     return Tokens(texts, ratios, [round(value, 6) for value in policy], ends, scored.response_start)

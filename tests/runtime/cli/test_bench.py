@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from stepscore.artifact.pair import Pair
 from stepscore.bench import BenchOptions, Workload, facts, measure, random_workloads, text_workload
-from stepscore.cli.bench import bench
+from stepscore.cli.main import main
 from stepscore.errors import InvalidRecord, NoSteps
 from stepscore.prompt.encoder import PromptEncoder
 
@@ -22,7 +22,7 @@ LINES = [
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(bench, list(map(str, arguments)))
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
 
 
 def encoder_of(pair: Path) -> PromptEncoder:

@@ -111,7 +111,7 @@ def test_unsigned_weights_are_used_if_signed_ones_saturate(monkeypatch: pytest.M
 
 
 def test_saturating_integer_matmul_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "largest_products", saturated)
+    monkeypatch.setattr(provider_checks, "largest_products", saturated)
     with pytest.raises(ProviderUnavailable, match="8-bit integer GEMM saturates") as refusal:
         needs_unsigned_weights()
     assert refusal.value.hint == "export the pair with --activations exact"

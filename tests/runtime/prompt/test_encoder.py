@@ -266,7 +266,8 @@ def test_the_texts_of_the_tokens_are_the_render(problem: str, steps: list[str]) 
 def test_step_ends_lie_in_the_summed_logprobs(problem: str, steps: list[str]) -> None:
     for convention in Convention:
         encoded = encoder(trained()).encode(problem, steps, convention)
-        start = 0 if convention is CARD else encoded.response_start - 1
+        start = encoded.first_summed
+        assert start == (0 if convention is CARD else encoded.response_start - 1)
         assert encoded.step_ends.min() >= start
         assert encoded.step_ends.max() <= len(encoded.token_ids) - 2
 
