@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from testing.shared_folder import SharedFolder
 
 if TYPE_CHECKING:
     from parity_tests.support.pair_cache import Workshop
@@ -29,6 +30,6 @@ def _one_thread() -> None:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     from parity_tests.support.pair_cache import Workshop  # noqa: PLC0415
 
-    workshop = Workshop(tmp_path_factory.mktemp("parity"))
+    workshop = Workshop(SharedFolder.of_this_run(tmp_path_factory).path)
     yield workshop
     workshop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from testing.pair_files import write_torch_pair
 from testing.pairs import Checkpoints, PairOf
 from testing.shared_folder import SharedFolder
 
+from stepscore.artifact.pair import Pair
+from stepscore.engine import open_engine
+from stepscore.engine.base import Engine
 from stepscore.engine.ort.provider_checks import require
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Precision, Provider, Target
@@ -37,6 +41,14 @@ def pair_of(tiny_checkpoints: Checkpoints, shared_folder: SharedFolder) -> PairO
 def tiny_pair(pair_of: PairOf) -> Path:
     """The fp32 pair for the CPU."""
     return pair_of()
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_pair: Path) -> Iterator[Engine]:
+    """The tiny pair in memory, for scorers that are cut in another way."""
+    engine = open_engine(Pair.open(tiny_pair))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture

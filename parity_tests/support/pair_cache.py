@@ -8,6 +8,8 @@ from typing import Protocol
 
 from parity_tests.support.fp64_reference import Numerics, Tokens, pair_logprobs
 from parity_tests.support.random_pairs import Models, RandomPair
+from testing.pairs import UNMEASURED
+from testing.shared_folder import SharedFolder, name_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import Engine, EngineOptions
@@ -32,15 +34,16 @@ class Workshop:
     """What the tests ask for, made at the first request and kept."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        """Keep checkpoints and pairs in `folder`, which several processes may share."""
+        self._shared = SharedFolder(folder)
         self._models: dict[Source, Models] = {}
         self._references: dict[tuple[RandomPair, Numerics], Scores] = {}
-        self._exports: dict[tuple[Models, ExportOptions, Path | None], Path] = {}
         self._engines: dict[tuple[Path, Residency], OrtEngine] = {}
 
     def models(self, pair: Source) -> Models:
         if pair not in self._models:
-            self._models[pair] = pair.write(self._folder / f"models-{len(self._models)}")
+            folder = self._shared.once(f"models-{name_of(pair)}", pair.write)
+            self._models[pair] = Models(folder / "policy", folder / "reference")
         return self._models[pair]
 
     def reference(self, pair: RandomPair, numerics: Numerics) -> Scores:
@@ -52,14 +55,14 @@ class Workshop:
         return self._references[pair, numerics]
 
     def exported(self, models: Models, options: ExportOptions, calibration: Path | None = None) -> Path:
-        """A pair; its base is calibrated on the texts of a file where one is given."""
-        key = models, options, calibration
-        if key not in self._exports:
-            output = self._folder / f"pair-{len(self._exports)}"
+        """A pair without a fidelity; its base is calibrated on the texts of a file where one is given."""
+
+        def export(output: Path) -> None:
             texts = None if calibration is None else read_texts(calibration)
-            export_pair(models.policy, models.reference, output, options, calibration=texts)
-            self._exports[key] = output
-        return self._exports[key]
+            policy, reference = models.policy, models.reference
+            export_pair(policy, reference, output, options, texts=UNMEASURED, calibration=texts)
+
+        return self._shared.once(f"pair-{name_of(models, options, calibration)}", export)
 
     def engine(
         self,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +16,10 @@ from testing.checkpoints import TINY, write_checkpoint
 from testing.hypothesis_profiles import examples
 from testing.pairs import Checkpoints, export_unmeasured
 from testing.solutions import SAMPLES, SOLUTIONS, alone, load
+from testing.watched import WatchedEngine
 
 from stepscore.artifact.manifest import Selftest
-from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, PairLogprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, TooLong
@@ -33,39 +31,6 @@ from stepscore_export.pipeline import export as pair_module
 BETA = 0.001
 TEXTS = st.text("ab .+=12\n?", min_size=1, max_size=30).filter(lambda text: text.strip())
 RECORDS = st.builds(Record, TEXTS, st.lists(TEXTS, min_size=1, max_size=5).map(tuple))
-
-
-class Wrapped(Engine):
-    """An open engine whose log-probs may be changed on their way, and which knows whether it was closed."""
-
-    def __init__(
-        self, inner: Engine, change: Callable[[Batch, PairLogprobs], None] = lambda *_: None
-    ) -> None:
-        self.inner, self.change, self.closed = inner, change, False
-        self.provider = inner.provider
-
-    @classmethod
-    def check(cls, pair: Pair) -> None:
-        pass
-
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        for batch, logprobs in zip(batches, self.inner.run(batches), strict=True):
-            self.change(batch, logprobs)
-            yield logprobs
-
-    def trace(self, batch: Batch) -> Any:
-        return self.inner.trace(batch)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_pair: Path) -> Iterator[Engine]:
-    """The tiny pair in memory, for scorers that are cut in another way."""
-    engine = open_engine(Pair.open(tiny_pair))
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +83,12 @@ def test_errors_come_out_at_their_places(scorer: Scorer) -> None:
 @examples(15)
 @given(st.lists(st.sampled_from(SOLUTIONS) | st.none(), min_size=1, max_size=12), st.integers(1, 400))
 def test_errors_do_not_change_a_bit_of_the_other_numbers(
-    tiny_pair: Path, engine: Engine, records: list[Record | None], budget: int
+    tiny_pair: Path, tiny_engine: Engine, records: list[Record | None], budget: int
 ) -> None:
     """Neither in windows of one batch nor in one window of many."""
     bad = NoSteps("none")
     for window_tokens in (budget, 16_384):
-        scorer = load(tiny_pair, engine=engine, max_batch_tokens=budget, window_tokens=window_tokens)
+        scorer = load(tiny_pair, engine=tiny_engine, max_batch_tokens=budget, window_tokens=window_tokens)
         items = enumerate(record or bad for record in records)
         among_bad = [outcome for _, outcome in scorer.stream(items)]
         by_themselves = scorer.score([record for record in records if record])
@@ -169,10 +134,10 @@ def test_another_last_step_leaves_the_rewards_before_it(tiny_pair: Path) -> None
 @examples(10)
 @given(st.permutations([*SOLUTIONS, *SOLUTIONS]), st.integers(1, 1000))
 def test_the_window_and_its_order_change_no_number_beyond_rounding(
-    tiny_pair: Path, engine: Engine, scorer: Scorer, records: list[Record], window_tokens: int
+    tiny_pair: Path, tiny_engine: Engine, scorer: Scorer, records: list[Record], window_tokens: int
 ) -> None:
     together = load(
-        tiny_pair, engine=engine, max_batch_tokens=window_tokens, window_tokens=window_tokens
+        tiny_pair, engine=tiny_engine, max_batch_tokens=window_tokens, window_tokens=window_tokens
     ).score(records)
     for record, result in zip(records, together, strict=True):
         assert close(result, alone(scorer, record), 1e-5 * BETA * result.num_tokens)
@@ -271,12 +236,12 @@ def test_swapped_models_flip_every_sign(
 @pytest.mark.parametrize("model", ["policy", "reference"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_a_logprob_that_is_not_finite_is_an_error_of_its_record_alone(
-    tiny_pair: Path, engine: Engine, scorer: Scorer, model: str, value: float
+    tiny_pair: Path, tiny_engine: Engine, scorer: Scorer, model: str, value: float
 ) -> None:
     def spoil(batch: Batch, logprobs: PairLogprobs) -> None:
         logprobs[model][batch.target_of[1][-5]] = value  # type: ignore[literal-required]
 
-    broken = load(tiny_pair, engine=Wrapped(engine, spoil))
+    broken = load(tiny_pair, engine=WatchedEngine(tiny_engine, spoil))
     outcomes = [outcome for _, outcome in broken.stream(enumerate(SOLUTIONS))]
     assert isinstance(outcomes[1], NonFinite)
     assert f"token {alone(scorer, SOLUTIONS[1]).num_tokens - 5} " in outcomes[1].message
@@ -308,8 +273,8 @@ def test_the_fingerprint_changes_with_the_pair(pair_of: Callable[..., Path], sco
 # Opening and closing
 
 
-def test_a_context_closes_the_engine_that_it_was_given(tiny_pair: Path, engine: Engine) -> None:
-    given_engine = Wrapped(engine)
+def test_a_context_closes_the_engine_that_it_was_given(tiny_pair: Path, tiny_engine: Engine) -> None:
+    given_engine = WatchedEngine(tiny_engine)
     with load(tiny_pair, engine=given_engine) as scorer:
         assert scorer.provider is given_engine.provider
         assert not given_engine.closed

@@ -72,7 +72,9 @@ def test_invalid_beta_is_rejected() -> None:
         BitsandbytesOptions(beta=0.0)
 
 
-@pytest.mark.parametrize("of_format", Format)
+@pytest.mark.parametrize(
+    "of_format", [Format.ONNX, pytest.param(Format.BITSANDBYTES, marks=pytest.mark.torch)]
+)
 def test_quantized_checkpoint_is_rejected_for_every_format(
     tiny_checkpoints: Checkpoints, tmp_path: Path, of_format: Format
 ) -> None:

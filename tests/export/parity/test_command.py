@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.checkpoints import write_checkpoint
-from testing.pairs import export_unmeasured
+from testing.pairs import Checkpoints, PairOf, export_unmeasured
+from testing.shared_folder import SharedFolder
 from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
@@ -46,16 +47,18 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parity") / "int8"
-    options = ExportOptions(Precision.INT8, activations=Activations.EXACT)
-    return export_unmeasured(POLICY, REFERENCE, folder, options).path
+def bundled_pair_of(shared_folder: SharedFolder) -> PairOf:
+    return PairOf(Checkpoints(POLICY, REFERENCE), shared_folder)
 
 
 @pytest.fixture(scope="module")
-def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parity") / "fp32"
-    return export_unmeasured(POLICY, REFERENCE, folder, ExportOptions(Precision.FP32)).path
+def int8(bundled_pair_of: PairOf) -> Path:
+    return bundled_pair_of.form(ExportOptions(Precision.INT8, activations=Activations.EXACT))
+
+
+@pytest.fixture(scope="module")
+def fp32(bundled_pair_of: PairOf) -> Path:
+    return bundled_pair_of.form(ExportOptions(Precision.FP32))
 
 
 def arguments(pair: Path, *more: object, data: object = PROBLEMS, limit: int = 3) -> list[str]:

@@ -23,7 +23,14 @@ from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.plan import open_plan
 
 
-@pytest.mark.parametrize("shape", [TINY, ODD, tied(ODD)], ids=["tiny", "odd", "odd-tied"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(TINY, marks=pytest.mark.slow, id="tiny"),
+        pytest.param(ODD, id="odd"),
+        pytest.param(tied(ODD), marks=pytest.mark.slow, id="odd-tied"),
+    ],
+)
 @pytest.mark.parametrize(
     "options",
     [

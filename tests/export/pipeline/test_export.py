@@ -342,10 +342,6 @@ def an_odd_block_size(tmp_path: Path, _pair: Path) -> list[str | Path]:
     return ["--output", tmp_path / "pair", "--precision", "int8", "--block-size", "33"]
 
 
-def a_negative_beta(tmp_path: Path, _pair: Path) -> list[str | Path]:
-    return ["--output", tmp_path / "pair", "--beta", "-1"]
-
-
 def an_output_below_a_file(tmp_path: Path, _pair: Path) -> list[str | Path]:
     (tmp_path / "file").touch()
     return ["--output", tmp_path / "file" / "pair"]
@@ -359,7 +355,6 @@ REFUSED = [
     a_template_that_is_none,
     fp32_for_cuda,
     an_odd_block_size,
-    a_negative_beta,
     an_output_below_a_file,
 ]
 
@@ -379,9 +374,19 @@ def test_rejected_export_exits_3_with_an_error(
     assert [line.split(":")[0] for line in rest] in ([], ["hint"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["--policy", "x"], ["--precision", "int3"]])
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
-    assert run(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing option '--policy'"),
+        (["--policy", "x"], "Missing option '--reference'"),
+        (["--precision", "int3"], "'int3' is not one of"),
+        (["--beta", "-1"], "Invalid value for '--beta'"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 def test_int8_activations_are_rejected_on_saturating_cpus(

@@ -161,7 +161,7 @@ def test_truncated_checkpoint_leaves_nothing(checkpoint: Checkpoint, scratch: Pa
     weights = checkpoint.folder / "model.safetensors"
     with weights.open("r+b") as file:
         file.truncate(weights.stat().st_size // 2)
-    with pytest.raises(CheckpointCorrupt, match="cut while it was read"):
+    with pytest.raises(CheckpointCorrupt, match="truncated while it was read"):
         model.logprobs()
     assert list(scratch.iterdir()) == []
 

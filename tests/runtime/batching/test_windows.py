@@ -5,45 +5,40 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
-from testing.solutions import SAMPLES, SOLUTIONS, Watched, alone
+from testing.solutions import SAMPLES, SOLUTIONS, alone
+from testing.watched import Watched
 
 from stepscore.artifact.pair import Pair
+from stepscore.engine.base import Engine
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
 from stepscore.records import Record, Result
 
 
 @pytest.fixture
-def watched(tiny_pair: Path) -> Iterator[Callable[..., Watched]]:
-    with ExitStack() as stack:
-
-        def watched(**choices: object) -> Watched:
-            made = Watched(tiny_pair, **choices)
-            stack.enter_context(made.scorer)
-            return made
-
-        yield watched
+def watched(tiny_pair: Path, tiny_engine: Engine) -> Callable[..., Watched]:
+    return partial(Watched, tiny_pair, tiny_engine)
 
 
 def test_a_window_is_filled_as_far_as_its_tokens_go(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=250)  # two records of 106 tokens
     one.scorer.score([SOLUTIONS[0]] * 5)
-    assert [sum(len(batch.target_of) for batch in window) for window in one.windows] == [2, 2, 1]
+    assert [sum(len(batch.target_of) for batch in window) for window in one.engine.windows] == [2, 2, 1]
 
 
 def test_a_window_is_never_smaller_than_a_batch(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=250, window_tokens=1)
     one.scorer.score([SOLUTIONS[0]] * 4)
-    assert [len(window) for window in one.windows] == [1, 1]
+    assert [len(window) for window in one.engine.windows] == [1, 1]
 
 
 def test_record_longer_than_a_window_is_its_own_window(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=1)
-    assert len(one.scorer.score(SOLUTIONS)) == len(one.windows) == len(SOLUTIONS)
+    assert len(one.scorer.score(SOLUTIONS)) == len(one.engine.windows) == len(SOLUTIONS)
 
 
 def test_one_window_is_read_ahead_in_another_thread(watched: Callable[..., Watched]) -> None:
@@ -68,9 +63,9 @@ def test_common_prefix_of_samples_is_computed_once(watched: Callable[..., Watche
     tokens = sum(result.num_tokens for result in shared.scorer.score(SAMPLES))
     apart.scorer.score(SAMPLES)
     given = len(SAMPLES) * shared.scorer.pair.manifest.prefix_tokens
-    assert apart.rows() == tokens - given
+    assert apart.engine.rows() == tokens - given
     longest = max(result.num_tokens for result in shared.scorer.score(SAMPLES[::2]))
-    assert longest < shared.rows() < 0.7 * tokens
+    assert longest < shared.engine.rows() < 0.7 * tokens
 
 
 def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path, watched: Callable[..., Watched]) -> None:
@@ -79,22 +74,22 @@ def test_response_computes_no_logprob_of_the_prompt(tiny_pair: Path, watched: Ca
     encoder = Pair.open(tiny_pair).encoder()
     start = encoder.encode(record.problem, record.steps, Convention.RESPONSE).response_start
     result = alone(one.scorer, record)
-    (batch,) = one.windows[0]
+    (batch,) = one.engine.windows[0]
     assert len(batch.target_ids) == result.num_tokens - start
 
 
 def test_results_come_batch_by_batch(watched: Callable[..., Watched]) -> None:
     one = watched(max_batch_tokens=1, window_tokens=16_384)
     for number, _ in one.scorer.stream(enumerate(SOLUTIONS, start=1)):
-        assert one.computed == number
-    assert len(one.windows) == 1
+        assert one.engine.computed == number
+    assert len(one.engine.windows) == 1
 
 
 def test_a_result_waits_for_those_before_it_and_no_other(watched: Callable[..., Watched]) -> None:
     """Batches are those of problem 0, then of problem 1; the window is 0 1 0 1 0 1."""
     longest = max(result.num_tokens for result in watched().scorer.score(SAMPLES))
     one = watched(max_batch_tokens=longest + 40, window_tokens=16_384)
-    done = [one.computed for _ in one.scorer.stream(enumerate(SAMPLES))]
+    done = [one.engine.computed for _ in one.scorer.stream(enumerate(SAMPLES))]
     assert done == [1, 2, 2, 2, 2, 2]
 
 
@@ -107,7 +102,7 @@ def test_an_error_without_a_record_before_it_comes_at_once(watched: Callable[...
     )
     for number in (1, 2, 3):
         assert next(stream) == (number, bad)
-    assert one.windows == []
+    assert one.engine.windows == []
     assert isinstance(next(stream)[1], Result)
 
 

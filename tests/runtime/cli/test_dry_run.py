@@ -13,11 +13,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from testing.manifests import CODED, manifest
-from testing.solutions import Watched
+from testing.watched import Watched
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
+from stepscore.engine.base import Engine
 from stepscore.enums import Convention, Residency, Target
 from stepscore.jobs.jsonl import parse_line
 from stepscore.memory.estimate import estimate
@@ -68,22 +69,26 @@ def records(lines: list[str]) -> list[Record]:
 @pytest.mark.parametrize(
     "cut", [{}, {"max_batch_tokens": 170}, {"max_batch_tokens": 170, "window_tokens": 450}], ids=str
 )
-def test_dry_run_counts_equal_those_of_a_run(tiny_pair: Path, cut: dict[str, int]) -> None:
+def test_dry_run_counts_equal_those_of_a_run(
+    tiny_pair: Path, tiny_engine: Engine, cut: dict[str, int]
+) -> None:
     """What samples of one problem share is computed once, if it is in one batch."""
     said = facts(tiny_pair, LINES, **cut)
-    watched = Watched(tiny_pair, memory_limit=ENOUGH, **cut)
-    with watched.scorer as scorer:
-        results = scorer.score(records(LINES))
+    watched = Watched(tiny_pair, tiny_engine, memory_limit=ENOUGH, **cut)
+    results = watched.scorer.score(records(LINES))
     lengths = [result.num_tokens for result in results]
     assert said["records"] == "6"
     assert numbers(said["tokens"]) == [sum(lengths), max(lengths)]
-    assert numbers(said["computed"]) == [watched.rows(), round(100 * watched.rows() / sum(lengths))]
-    batches = sum(len(window) for window in watched.windows)
-    assert numbers(said["batches"]) == [batches, len(watched.windows)]
-    assert watched.rows() < sum(lengths)
+    assert numbers(said["computed"]) == [
+        watched.engine.rows(),
+        round(100 * watched.engine.rows() / sum(lengths)),
+    ]
+    batches = sum(len(window) for window in watched.engine.windows)
+    assert numbers(said["batches"]) == [batches, len(watched.engine.windows)]
+    assert watched.engine.rows() < sum(lengths)
     pair = Pair.open(tiny_pair)
     settings = fit_settings(pair.manifest, memory_limit=ENOUGH, **cut)
-    needed = estimate(pair.manifest, settings, PeakLoad.of(watched.windows)).total
+    needed = estimate(pair.manifest, settings, PeakLoad.of(watched.engine.windows)).total
     assert numbers(said["memory"]) == pytest.approx([needed / 1e9], abs=0.006)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from testing.watched import Watched
 
 from stepscore import RewardModel, Scorer
+from stepscore.engine.base import Engine
 from stepscore.enums import Convention, Series
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import split_steps
@@ -121,20 +123,13 @@ def test_splitting_loses_no_character_and_makes_no_empty_step(text: str) -> None
 # Sharing
 
 
-def test_beams_of_one_problem_are_computed_once_in_a_call(
-    exact: RewardModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-    run = exact.scorer._engine.run
-
-    def counted(batches: Any) -> Any:
-        rows.extend(len(batch.input_ids) for batch in batches)
-        return run(batches)
-
-    monkeypatch.setattr(exact.scorer._engine, "run", counted)
-    exact.score([QUESTION], [[PARTIAL]])
-    exact.score([QUESTION] * 3, [[PARTIAL]] * 3)
-    assert rows[0] == rows[1]
+def test_beams_of_one_problem_are_computed_once_in_a_call(tiny_pair: Path, tiny_engine: Engine) -> None:
+    watched = Watched(tiny_pair, tiny_engine, convention="exact")
+    model = RewardModel(watched.scorer)
+    model.score([QUESTION], [[PARTIAL]])
+    once = watched.engine.rows()
+    model.score([QUESTION] * 3, [[PARTIAL]] * 3)
+    assert watched.engine.rows() == 2 * once
 
 
 # Errors
