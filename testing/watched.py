@@ -24,7 +24,7 @@ class WatchedEngine(Engine):
         self, inner: Engine, change: Callable[[Batch, PairLogprobs], None] = lambda *_: None
     ) -> None:
         self.inner, self.change = inner, change
-        self.provider = inner.provider
+        self.provider, self.given = inner.provider, inner.given
         self.windows: list[list[Batch]] = []
         self.computed = 0
         """Batches."""

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
-from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, Window, WindowPlanner
 from stepscore.engine import open_engine
@@ -83,6 +82,7 @@ class Scorer:
             gpu_mem_limit=memory_limit,
             head_rows=settings.head_rows,
         )
+        engine = engine or open_engine(opened, options)
         windows = WindowPlanner(
             opened.encoder(),
             Convention(convention),
@@ -91,10 +91,10 @@ class Scorer:
             tokens=tokens,
             share=share,
             materializes_scores=settings.materializes_scores,
-            given=GivenRows.of(opened.prefix()),
+            given=engine.given,
         )
         beta = opened.manifest.beta if beta is None else beta
-        return cls(opened, engine or open_engine(opened, options), windows, beta=beta)
+        return cls(opened, engine, windows, beta=beta)
 
     @property
     def provider(self) -> Provider:
