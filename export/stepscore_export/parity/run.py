@@ -183,7 +183,7 @@ def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) ->
 
 
 def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left_out: LeftOut) -> _Scored:
-    """Score with the pair; as in PyTorch, a first solution is scored unseen by the clock."""
+    """Score with the pair; as in PyTorch, a first solution is an untimed warm-up."""
     solutions = []
     with (
         Scorer.load(pair.path, convention=options.convention, beta=options.beta, tokens=True) as scorer,

@@ -21,8 +21,8 @@ from stepscore.artifact.manifest import TOKENIZER
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.cli.main import main
-from stepscore.engine.ort import sessions as provider_module
 from stepscore.engine.ort.engine import EngineOptions, OrtEngine
+from stepscore.engine.ort.provider_checks import resolve
 from stepscore.enums import Exporter, Precision, Provider, Residency, Target
 from stepscore.errors import ExportError, PairIncompatible
 from stepscore.memory.fit import fit_settings
@@ -156,7 +156,6 @@ def test_traced_pair_cannot_be_streamed_and_auto_never_does(traced_pair: Path) -
 
 def test_traced_pair_runs_on_any_provider_and_auto_is_its_target(pair_of: PairOf) -> None:
     pair = Pair.open(pair_of(Precision.FP32, Target.CUDA, exporter=Exporter.OPTIMUM))
-    resolve = provider_module.resolve
     assert resolve(Provider.AUTO, pair.manifest.target, portable=True) is Provider.CUDA
     assert OrtEngine(pair, EngineOptions(provider=Provider.CPU)).provider is Provider.CPU
 
