@@ -340,7 +340,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(
     assert open_engine(Pair.open(path)).provider is Provider.CPU
     with pytest.raises(ProviderUnavailable, match="finds no CUDA device") as refused:
         open_engine(Pair.open(path), EngineOptions(provider=Provider.CUDA))
-    assert refused.value.hint == "take --provider cpu, or auto"
+    assert refused.value.hint == "use --provider cpu or --provider auto"
 
 
 @pytest.mark.cuda

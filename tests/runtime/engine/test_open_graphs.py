@@ -86,17 +86,20 @@ def test_stream_opens_at_most_two_graphs_or_one(
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="shows its mapped files on Linux only")
 @pytest.mark.parametrize("residency", [Residency.STREAM, Residency.ALTERNATE])
 def test_activations_do_not_keep_released_weights_mapped(
-    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch], residency: Residency
+    pair_copy: Path, monkeypatch: pytest.MonkeyPatch, two_batches: list[Batch], residency: Residency
 ) -> None:
-    """An output that ONNX Runtime allocates keeps its session, and the session maps the weight file."""
+    """An output that ONNX Runtime allocates keeps its session, and the session maps the weight file.
+
+    The copy is nobody else's: other pairs may be open.
+    """
     still_mapped, open_session = [], Sessions.open
 
     def noted(self: Sessions, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
-        still_mapped.append("weights.bin" in Path("/proc/self/maps").read_text())
+        still_mapped.append(str(pair_copy) in Path("/proc/self/maps").read_text())
         return open_session(self, path, on_host=on_host)
 
     monkeypatch.setattr(Sessions, "open", noted)
-    run_window(Pair.open(tiny_pair), two_batches, residency, prefetch_next_layer=False)
+    run_window(Pair.open(pair_copy), two_batches, residency, prefetch_next_layer=False)
     assert len(still_mapped) > 4
     assert not any(still_mapped)
 
