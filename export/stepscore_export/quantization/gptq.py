@@ -22,8 +22,24 @@ from stepscore_export.quantization.rounding import (
 )
 
 GROUP = 128
+LARGEST_GROUP = 4096
+"""Up to so many columns are one group: all of a residual stream of 3,584, but not of an intermediate size."""
+WIDE_GROUP = 1024
+"""Columns of a group where one would be too large: 155 MB of float64 for 18,944 columns, all of it 2.9 GB."""
 COLUMNS_AT_ONCE = 32  # between two matrix products that carry their errors over
 DAMPING = 0.01  # of the mean second moment, added to all: columns that never vary stay solvable
+
+
+def group_of(columns: int, block_size: int) -> int:
+    """Return the columns of a group: all where that is possible, a multiple of the block size.
+
+    Rotated inputs are correlated across all of their channels, which small groups do not see.
+
+    >>> group_of(896, 32), group_of(900, 32), group_of(18_944, 32)
+    (896, 928, 1024)
+    """
+    whole = -(-columns // block_size) * block_size
+    return whole if whole <= LARGEST_GROUP else WIDE_GROUP
 
 
 class Hessian:

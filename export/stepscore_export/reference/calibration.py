@@ -17,7 +17,7 @@ from stepscore.batching.given_rows import GivenRows
 from stepscore_export.checkpoint.weight_source import WeightSource
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation
-from stepscore_export.quantization.gptq import GROUP, Hessian
+from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
 
@@ -35,7 +35,7 @@ class Calibration:
         block_size: int,
         given: tuple[GivenRows, ModelPrefix] | None = None,
     ) -> None:
-        self._group = max(GROUP, block_size)
+        self._block_size = block_size
         self._model = ExactModel(reference, sequences, scratch, given=given)
 
     def layer(self, index: int) -> LayerErrorPropagation:
@@ -43,16 +43,22 @@ class Calibration:
         moments: dict[str, Hessian] = {}
 
         def on_input(name: str, rows: Rows) -> None:
-            moments.setdefault(name, Hessian(rows.shape[1], self._group)).add(rows)
+            if name not in moments:
+                moments[name] = self._hessian(rows)
+            moments[name].add(rows)
 
         self._model.run_next_layer(on_input)
         return LayerErrorPropagation(*(moments[name].spread() for name in INTERMEDIATE_OUTPUTS))
+
+    def _hessian(self, rows: Rows) -> Hessian:
+        columns = rows.shape[1]
+        return Hessian(columns, group_of(columns, self._block_size))
 
     def head(self) -> Floats:
         """Return the spread of the head's inputs."""
         moments: Hessian | None = None
         for rows in self._model.hidden():
-            moments = moments or Hessian(rows.shape[1], self._group)
+            moments = moments or self._hessian(rows)
             moments.add(rows)
         assert moments is not None  # there is at least one sequence
         return moments.spread()
