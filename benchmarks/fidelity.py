@@ -2,6 +2,7 @@
 
     make bench-fidelity                       all problems
     make bench-fidelity FLAGS="--limit 20"    the first 20 problems of each pair
+    make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"    two Hugging Face folders
     make bench-fidelity FLAGS=--quick         the bundled pair and four problems, to see that it works
 
 The pairs: the bundled one; its reference with a tenth of the difference; its reference tuned in another way;
@@ -56,6 +57,7 @@ from parity_tests.support.storage_forms import (
     bits_a_pair,
 )
 
+from benchmarks import checkpoint_fidelity
 from stepscore.artifact.pair import Pair
 from stepscore.evaluation.first_error import first_error, processbench_f1
 from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity, step_sums
@@ -185,7 +187,20 @@ def main() -> None:
     """Measure all pairs; write results/fidelity.json and print its tables."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--limit", type=int, help="measure on the first N problems only")
+    parser.add_argument(
+        "--pair-checkpoints",
+        nargs=2,
+        type=Path,
+        metavar=("POLICY", "REFERENCE"),
+        help="measure real checkpoints: two Hugging Face folders (benchmarks/checkpoint_fidelity.py)",
+    )
+    parser.add_argument(
+        "--forms", nargs="*", help="with --pair-checkpoints: forms whose name contains one of these"
+    )
     options = parser.parse_args()
+    if options.pair_checkpoints is not None:
+        print(checkpoint_fidelity.run(options))
+        return
     limit = QUICK_PROBLEMS if options.quick else options.limit
     columns = [DECIDED] if options.quick else COLUMNS
     with ProcessPoolExecutor(NUM_PROCESSES, get_context("spawn")) as pool:

@@ -75,6 +75,7 @@ def manifest(
         distance=Distance(0.01, {}),
         beta=0.001,
         template=Template("a", "b", "c"),
+        prefix_tokens=0,
         units=(Unit("both", ("reference", "policy"), extents),) if coded else units,
         selftest=None,
         fidelity=None,

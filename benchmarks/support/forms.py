@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision, Products, Provider, Target
 from stepscore_export.options import ExportOptions
@@ -28,6 +29,29 @@ FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
         BF16: ExportOptions(Precision.BF16, Target.CUDA),
     },
 }
+
+
+_SEPARATE = replace(FORMS[Provider.CPU][EXACT], products=Products.SEPARATE)
+_INT4 = ExportOptions(Precision.INT4, coding=Coding.DIFFERENCE)
+_BASES = {DEFAULT: FORMS[Provider.CPU][DEFAULT], EXACT: _SEPARATE, "int4 + int4": _INT4}
+_REMEDIES = {
+    "neither": ({"rotation": False, "prefix": False}, False),
+    "prefix": ({"rotation": False}, False),
+    "rotated": ({"rotation": True, "prefix": False}, False),
+    "prefix, rotated": ({"rotation": True}, False),
+    "prefix, calibrated": ({"rotation": False}, True),
+    "prefix, rotated, calibrated": ({"rotation": True}, True),
+}
+REAL_FORMS: Mapping[str, tuple[ExportOptions, bool]] = {
+    FP32: (ExportOptions(Precision.FP32), False),
+    **{
+        f"{name}; {remedy}": (replace(form, **options), calibrated)
+        for name, form in _BASES.items()
+        for remedy, (options, calibrated) in _REMEDIES.items()
+    },
+    "int8, independent; prefix": (ExportOptions(Precision.INT8, coding=Coding.INDEPENDENT), False),
+}
+"""Forms on real checkpoints: each with and without its remedies, and whether it is calibrated."""
 
 
 def default_form(provider: Provider) -> str:

@@ -51,9 +51,9 @@ class ExportOptions:
     products: Products | None = None
     exporter: Exporter = Exporter.STEPSCORE
     rotation: bool | None = None
-    """Fold norms and rotate the residual stream and the values of attention; None: where it pays."""
+    """Rotate residual stream and attention values; by default where it reduced the error on a real pair."""
     prefix: bool = True
-    """Store the results of the template's prefix."""
+    """Store the results of the chat template's prefix, which are then not computed at run time."""
 
     def __post_init__(self) -> None:
         if self.precision not in Format.ONNX.precisions:
@@ -118,7 +118,7 @@ class ExportOptions:
 
     @property
     def rotated(self) -> bool:
-        """Whether weights are rotated: chosen by measurement on a real pair (docs/benchmarks/fidelity.md)."""
+        """Whether weights are rotated. Per-channel codes gain by it, codes in blocks of 16 do not."""
         if self.exporter is Exporter.OPTIMUM or not self.may_be_coded:
             return False
         return self.has_int8_activations if self.rotation is None else self.rotation
@@ -150,6 +150,7 @@ class ExportOptions:
             "--difference-precision": self.difference_precision is not None,
             "--activations int8": self.activations is Activations.INT8,
             "--products": self.products is not None,
+            "--rotation": self.rotation is True,
             "--block-size": self.block_size != DEFAULT_BLOCK_SIZE,
         }
         for option, given in asked.items():
@@ -161,6 +162,7 @@ class ExportOptions:
             "--difference-precision": self.difference_precision is not None,
             "--activations int8": self.activations is Activations.INT8,
             "--products": self.products is not None,
+            "--rotation": self.rotation is True,
         }
         for option, given in asked.items():
             if given:

@@ -139,7 +139,7 @@ def _difference(options: ExportOptions) -> Difference | None:
     if options.difference_precision is None:
         return None
     activations = options.activations or Activations.EXACT
-    return Difference(options.difference_precision, activations, options.products)
+    return Difference(options.difference_precision, activations, options.products, rotated=options.rotated)
 
 
 def _naming(members: Members) -> AbstractContextManager[None]:

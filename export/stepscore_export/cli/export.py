@@ -88,6 +88,18 @@ from stepscore.enums import (
     show_default=True,
     help="Columns per scale at int8 and int4: 16, 32, 64, 128 or 256.",
 )
+@click.option(
+    "--rotation/--no-rotation",
+    default=None,
+    help="Rotate the weights of a difference-coded pair, which spreads outlier channels.  "
+    "[default: with int8 activations]",
+)
+@click.option(
+    "--prefix/--no-prefix",
+    default=True,
+    show_default=True,
+    help="Store the keys and values of the chat template's prefix, computed in fp32 from the checkpoints.",
+)
 @beta_option(DEFAULT_BETA)
 @click.option(
     "--calibration",

@@ -83,16 +83,17 @@ def open_plan(
             )
         distance = measure_distance(of_policy, other)
         backend = backend.resolve(distance, calibrated=calibration is not None)
+        stored = backend.view(checkpoints)
         yield ExportPlan(
             checkpoints=checkpoints,
-            stored=backend.view(checkpoints),
+            stored=stored,
             prefix_ids=encoder.prefix_ids() if backend.keeps_prefix else np.empty(0, np.int64),
             backend=backend,
             distance=distance,
             template=template,
             fidelity_data=fidelity_data,
             calibration=calibrated_on,
-            needs=backend.estimate(checkpoints, BATCH_TOKENS),
+            needs=backend.estimate(stored, BATCH_TOKENS),
         )
 
 

@@ -152,6 +152,8 @@ class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activations: Activations
     products: Products | None
     calibration: str | None = None
+    rotated: bool = False
+    """Whether the residual stream and the attention values are rotated."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

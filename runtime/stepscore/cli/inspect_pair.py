@@ -73,6 +73,8 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
     yield "precision", _precision(manifest)
     yield "coding", _coding(manifest)
     yield "distance", f"|policy - reference| is {100 * manifest.distance.overall:.2f} % of |reference|"
+    if manifest.prefix_tokens:
+        yield "prefix", f"{manifest.prefix_tokens} tokens stored with their keys and values"
     yield "beta", f"{manifest.beta:g}"
     yield from memory_facts(manifest)
     yield "size", f"{_megabytes(pair.num_bytes())} in {len(manifest.files)} files"
@@ -99,7 +101,8 @@ def _coding(manifest: Manifest) -> str:
     stored = manifest.difference
     how = f", {stored.products}" if stored.products is not None else ""
     calibrated = f", calibrated on {stored.calibration}" if stored.calibration is not None else ""
-    return f"difference at {stored.precision}, {stored.activations} activations{how}{calibrated}"
+    rotated = ", rotated" if stored.rotated else ""
+    return f"difference at {stored.precision}, {stored.activations} activations{how}{rotated}{calibrated}"
 
 
 def _megabytes(num_bytes: int) -> str:

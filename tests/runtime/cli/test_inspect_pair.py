@@ -72,6 +72,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
             distance=Distance(0.0123, {"lm_head.weight": 0.0123}),
             beta=0.001,
             template=Template("a", "b", "c"),
+            prefix_tokens=24,
             units=(
                 Unit("both", ("reference", "policy"), {name: Extent(0, 1) for name in graph_files(2, 1000)}),
             ),
@@ -94,6 +95,7 @@ def test_inspect_shows_what_the_pair_is(pair: Pair) -> None:
         "int8, blocks of 32, for cpu",
         "difference at int4, exact activations, merged",
         "|policy - reference| is 1.23 % of |reference|",
+        "24 tokens stored with their keys and values",
         "0.001",
         "1.5 MB in 1 files",
         "f" * 64,
