@@ -195,7 +195,7 @@ def main() -> None:
         help="measure real checkpoints: two Hugging Face folders (benchmarks/checkpoint_fidelity.py)",
     )
     parser.add_argument(
-        "--forms", nargs="*", help="with --pair-checkpoints: forms whose name contains one of these"
+        "--forms", nargs="*", help="with --pair-checkpoints: measure these forms only, by name"
     )
     options = parser.parse_args()
     if options.pair_checkpoints is not None:
