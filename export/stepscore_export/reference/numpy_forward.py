@@ -1,7 +1,8 @@
-"""Qwen2 in plain numpy, one matrix block at a time: what a staged pair is compared with before it is sealed.
+"""Compute Qwen2 in plain numpy, to validate a staged pair before it is sealed.
 
-Slow and simple on purpose, and independent of the graph: it shares no formula with graph.py, model.py or the
-runtime, reads the source checkpoint and not the weight file, and computes in float64.
+Deliberately slow and simple, and independent of what it validates. It shares no formula with the graphs or
+the runtime, reads the source checkpoint instead of the weight file, and computes in float64. Matrices are
+read one row block at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Rows = NDArray[np.float64]
 
 
 def hidden_and_logprobs(checkpoint: Checkpoint, token_ids: NDArray[np.int64]) -> tuple[Rows, Rows]:
-    """Return the final hidden rows [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L]."""
+    """Return the final hidden states [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L]."""
     hidden = _body(checkpoint, token_ids)[:-1]
     return hidden, _log_softmax_at(checkpoint, hidden, token_ids[1:])
 
@@ -49,7 +50,7 @@ def _linear(checkpoint: Checkpoint, name: str, rows: Rows) -> Rows:
 
 
 def _products(checkpoint: Checkpoint, name: str, rows: Rows) -> Iterator[Rows]:
-    """Give rows @ weight^T in blocks of columns: one is read while others are multiplied."""
+    """Yield rows @ weight^T in blocks of columns; a block is read while others are multiplied."""
     count, columns = checkpoint.shape(name)
     step = max(1, BLOCK_ELEMENTS // columns)
     blocks = (checkpoint.rows(name, start, min(start + step, count)) for start in range(0, count, step))
@@ -83,7 +84,8 @@ def _attention(checkpoint: Checkpoint, layer: str, normed: Rows) -> Rows:
 
 
 def _rotate(checkpoint: Checkpoint, heads: Rows) -> Rows:
-    # A pair of numbers (i, i + D/2) of a head is a complex one, turned by position / theta^(2i / D).
+    # Rotary embedding: entries (i, i + D/2) of a head form a complex number, which is rotated by the angle
+    # position / theta^(2i / D).
     pairs = np.arange(checkpoint.config.head_dim // 2)
     slowness = checkpoint.config.rope_theta ** (2 * pairs / checkpoint.config.head_dim)
     turns = np.exp(1j * np.arange(len(heads))[:, None, None] / slowness)
