@@ -1,4 +1,4 @@
-"""One graph under construction: nodes, inputs, and initializers that name bytes of the weight file."""
+"""Build one ONNX graph: nodes, inputs, and initializers that refer to bytes of the weight file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MICROSOFT = "com.microsoft"
 INT64, INT32, FLOAT = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT
 
 Output = tuple[ir.Value, str, ir.DataType, tuple[int | str, ...]]
-"""A graph's output: the value, its name, type and shape."""
+"""An output of a graph: value, name, type and shape."""
 
 
 class GraphBuilder:
-    """Collects the nodes of one graph; the values it hands out are onnx_ir's."""
+    """Collect the nodes of one graph; values are `onnx_ir.Value`."""
 
     def __init__(self, name: str, shape: Shape) -> None:
         self.name = name
@@ -31,13 +31,13 @@ class GraphBuilder:
         self.compute = shape.compute
         self.tape = Tape()
         self.inputs: list[ir.Value] = []
-        self.taps: dict[str, ir.Value] = {}
-        """Values that a calibration wants to see, beside the outputs."""
+        self.intermediate_outputs: dict[str, ir.Value] = {}
+        """Inputs of the weight matrices by name; calibration reads them as additional outputs."""
         self._initializers: dict[str, ir.Value] = {}
         self._converted: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
-        """Declare an input; a dimension is a number or a name."""
+        """Declare an input; a dimension is a number, or a name if it is symbolic."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
         self.inputs.append(value)
         return value
@@ -74,7 +74,7 @@ class GraphBuilder:
         then: Callable[[GraphBuilder], ir.Value],
         otherwise: Callable[[GraphBuilder], ir.Value],
     ) -> ir.Value:
-        """Add an If with one output; its branches may use any value of this graph, weights included."""
+        """Add an If node with one output; its branches may use any value of this graph, including weights."""
         return self.op(
             "If",
             condition,
@@ -86,13 +86,14 @@ class GraphBuilder:
         branch = GraphBuilder(name, self.shape)
         result = build(branch)
         for index, value in enumerate(value for node in branch.tape.nodes for value in node.outputs):
-            value.name = f"{name}_{index}"  # a name that the graph around it does not give
+            value.name = f"{name}_{index}"  # unique: the enclosing graph names no value like this
         return ir.Graph([], [result], nodes=branch.tape.nodes, name=name)
 
     def weight(self, ref: TensorRef, *, as_stored: bool = False) -> ir.Value:
-        """Return the initializer that names these bytes of the weight file, in the type of the graph.
+        """Return the initializer that refers to these bytes of the weight file, in the compute type.
 
-        Where the storage type is another, a Cast follows, which ONNX Runtime folds when it loads the graph.
+        If the storage type differs, add a Cast, which ONNX Runtime constant-folds when it loads the graph.
+        `as_stored` keeps the storage type.
         """
         tensor = ir.ExternalTensor(
             WEIGHTS, ref.offset, ref.num_bytes, ref.dtype, shape=ir.Shape(ref.shape), name=ref.name
@@ -103,9 +104,9 @@ class GraphBuilder:
         return self._once(ref, lambda: self.op("Cast", stored, to=self.compute.value))
 
     def unsigned_weight(self, ref: TensorRef) -> ir.Value:
-        """Return int8 weights as uint8, each 128 more: the same bytes, with the sign bit turned over.
+        """Return int8 weights as uint8, each larger by 128: the same bytes with the sign bit flipped.
 
-        ONNX Runtime does it when it loads the graph, as it folds a Cast.
+        ONNX Runtime constant-folds the conversion when it loads the graph.
         """
         stored = self.weight(replace(ref, dtype=ir.DataType.UINT8))
         sign = self.scalar("sign_bit", 128, ir.DataType.UINT8)
@@ -117,7 +118,7 @@ class GraphBuilder:
         return self._converted[ref.name]
 
     def constant(self, name: str, *values: float, dtype: ir.DataType = INT64) -> ir.Value:
-        """Return a small 1-D initializer, stored in the graph itself."""
+        """Return a small 1-D initializer that is stored in the graph itself."""
         return self._initializer(ir.tensor(values, dtype=dtype, name=name))
 
     def scalar(self, name: str, value: float, dtype: ir.DataType = INT64) -> ir.Value:
@@ -125,7 +126,7 @@ class GraphBuilder:
         return self._initializer(ir.tensor(value, dtype=dtype, name=name))
 
     def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
-        """Add a Cast where the types differ."""
+        """Add a Cast if the types differ."""
         return value if source == target else self.op("Cast", value, to=target.value)
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
@@ -133,13 +134,13 @@ class GraphBuilder:
         if name not in self._initializers:
             self._initializers[name] = self.tape.initializer(tensor)
         elif not _same(self._initializers[name].const_value, tensor):
-            raise ValueError(f"{self.name} has two initializers of the name {name}")
+            raise ValueError(f"{self.name} has two different initializers named {name}")
         return self._initializers[name]
 
     def finish(
         self, *outputs: Output, nodes: Sequence[ir.Node] | None = None, opset: int = OPSET
     ) -> ir.Model:
-        """Return the model with these outputs, of the nodes that were added or of `nodes`."""
+        """Return the model with these outputs, built from `nodes` (default: the nodes that were added)."""
         for value, name, dtype, shape in outputs:
             value.name = name
             value.type = ir.TensorType(dtype)
@@ -158,7 +159,7 @@ class GraphBuilder:
 
 
 def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol) -> bool:
-    """Whether two initializers are the same bytes of the weight file, or equal constants."""
+    """Return whether two initializers refer to the same bytes of the weight file or are equal constants."""
     if one is None or (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     if isinstance(one, ir.ExternalTensor) and isinstance(other, ir.ExternalTensor):

@@ -1,22 +1,23 @@
-"""Qwen2 plus a log-prob head as ONNX graphs: one function a block, shapes in its first comment.
+"""Build the Qwen2 decoder as ONNX graphs: one function per block, with the shapes in its first comment.
 
     embed   input_ids [n] -> rows [n, H]
     body    rows, indices -> hidden [m, H]              all layers
-    layer   rows, indices -> next_rows [n, H]           one layer; the last one gives hidden [m, H]
+    layer   rows, indices -> next_rows [n, H]           one layer; the last one outputs hidden [m, H]
     head    hidden, rows [c], targets [t, 2] -> logprobs [t]        (head.py)
 
-A unit of two models has two streams side by side: `rows_reference` and `rows_policy` for `rows`, and so on.
+`rows` are the hidden states, one row per token. A unit of two models computes two streams: `rows_reference`
+and `rows_policy` instead of `rows`, and likewise for the other tensors.
 
-n tokens of all sequences of a batch are rows, without padding. Only attention sees sequences: `pad_index`
-[B, S] names the row of every position, `unpad_index` [n] a position (of B * S) of every row, so that a row
-may be in several sequences (a shared prefix). The first g rows that `pad_index` can name are given: their
-keys and values are inputs, and nothing else of them is computed. `score_index` [m] names the computed rows
-whose next token is scored; the last layer drops the others before its MLP, and puts the hidden states of k
-given ones in front. The head gathers c of these k + m, and `targets` are pairs (index into those c, token
-id): [n, vocabulary] is never materialized, nor is [c, vocabulary].
+The n computed tokens of all sequences of a batch are packed, without padding. Only attention uses the padded
+view. `pad_index` [B, S] gives the packed token of each position. `unpad_index` [n] gives one position (of
+B * S) of each row. A row may belong to several sequences, which is how a prefix is shared. The first g packed
+tokens are given: their keys and values are inputs, and nothing else of them is computed. `score_index` [m]
+lists the rows whose next token is scored; the last layer drops the other rows before its MLP, and puts the
+hidden states of k given tokens in front. The head gathers c of these k + m, and `targets` are pairs (index
+into those c, token id). Neither [n, vocabulary] nor [c, vocabulary] is ever materialized.
 
-Graphs hold no weights: every initializer names bytes of the unit's weights.bin, and the same bytes serve
-the body and the layers. Operators are ONNX opset 21 and ONNX Runtime's com.microsoft domain.
+Graphs store no weights: every initializer refers to bytes of the unit's weights.bin, and the body and the
+layers refer to the same bytes. Operators are from ONNX opset 21 and ONNX Runtime's com.microsoft domain.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ INTERMEDIATE_OUTPUTS = ("into_qkv", "into_output", "into_mlp", "into_down")
 
 @dataclass(frozen=True, slots=True)
 class _Residual:
-    """The residual stream as rows [n, H] and what is still to be added to them: the next norm adds it."""
+    """The residual stream [n, H] and the block output `delta` [n, H] that the next norm will add to it."""
 
     rows: Streams
     delta: Streams
@@ -69,7 +70,7 @@ class _Residual:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What every layer reads: the index inputs and the rotary tables."""
+    """Inputs of every layer: the index tensors and the rotary tables."""
 
     rotary: RotaryWeights
 
@@ -79,7 +80,7 @@ class _Shared:
     total_sequence_length: ir.Value
     score_index: ir.Value | None
     is_short: ir.Value | None
-    """Where the kernel of attention is chosen by the length of the sequences."""
+    """Whether sequences are short enough for the unfused attention kernel; None if there is one kernel."""
 
     @classmethod
     def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
@@ -96,7 +97,10 @@ class _Shared:
 
 
 def embed_graph(embedding: tuple[Table, ...], shape: Shape, rotation: TensorRef | None = None) -> ir.Model:
-    """Look the tokens up in tables that stay in their file, and rotate the rows where the layers are."""
+    """Look up the token embeddings, and rotate them where the layers are rotated.
+
+    Tables keep their storage type, and only the gathered rows are cast.
+    """
     # input_ids [n] -> rows [n, H]
     g = GraphBuilder("embed", shape)
     ids = g.input(INPUT_IDS, INT64, "n")
@@ -108,7 +112,7 @@ def embed_graph(embedding: tuple[Table, ...], shape: Shape, rotation: TensorRef 
 
 
 def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
-    """Chain all layers: the same operators in the same order as the layers have, so the same bits."""
+    """Chain all layers, with the operators of the layer graphs in their order: results are bit-identical."""
     # rows [n, H] -> hidden [m, H]
     g = GraphBuilder("body", shape)
     rows = _rows_input(g)
@@ -123,20 +127,23 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
 def layer_graph(
     layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
 ) -> ir.Model:
-    """One layer alone: the residual sum is closed at its end; the last layer applies `final_norm`."""
+    """Build one layer, which adds its last residual itself; the last layer applies `final_norm`."""
     g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
     return g.finish(*outputs)
 
 
-def tapped_layer_graph(
+def layer_graph_with_intermediate_outputs(
     layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
 ) -> ir.Model:
-    """Return the same with the rows that enter its matrices as further outputs, named as TAPS."""
+    """Build one layer with the inputs of its matrices as additional outputs (INTERMEDIATE_OUTPUTS)."""
     g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
     width = ("n", "width")
     return g.finish(
         *outputs,
-        *((g.op("Identity", g.taps[name]), name, shape.compute, width) for name in INTERMEDIATE_OUTPUTS),
+        *(
+            (g.op("Identity", g.intermediate_outputs[name]), name, shape.compute, width)
+            for name in INTERMEDIATE_OUTPUTS
+        ),
     )
 
 
@@ -191,7 +198,7 @@ def _outputs(shape: Shape, name: str, rows: str, streams: Streams) -> list[Outpu
 def _layer(
     g: GraphBuilder, layer: LayerWeights, shared: _Shared, rows: Streams, given: Streams, *, last: bool
 ) -> _Residual:
-    # rows [n, H] -> the same after the layer; the last layer: -> [m, H]
+    # rows [n, H] -> residual after the layer [n, H]; the last layer: -> [m, H]
     normed = tuple(
         g.op("SimplifiedLayerNormalization", stream, g.weight(scale), axis=-1, epsilon=epsilon)
         for stream, scale, epsilon in zip(rows, layer.input_norm, g.shape.rms_norm_eps, strict=True)
@@ -206,7 +213,7 @@ def _layer(
 
 
 def _norm(g: GraphBuilder, scales: Vectors, residual: _Residual) -> tuple[Streams, Streams]:
-    # residual [n, H] -> RMS norm of its sum, the sum
+    # residual [n, H] -> RMSNorm(rows + delta), rows + delta
     streams = zip(residual.rows, residual.delta, scales, g.shape.rms_norm_eps, strict=True)
     normed, sums = zip(*(_norm_stream(g, *stream) for stream in streams), strict=True)
     return normed, sums
@@ -231,7 +238,7 @@ def _attention(
     unpad: ir.Value,
 ) -> Streams:
     # normed [n, H] -> [len(unpad), H]
-    g.taps["into_qkv"] = normed[0]
+    g.intermediate_outputs["into_qkv"] = normed[0]
     projected = LinearInputs(g, normed).matmul(layer.qkv)
     attended = tuple(
         _attend(g, g.op("Concat", known, g.op("Add", qkv, g.weight(bias)), axis=0), tables, shared, unpad)
@@ -239,14 +246,14 @@ def _attention(
             given, projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
         )
     )
-    g.taps["into_output"] = attended[0]
+    g.intermediate_outputs["into_output"] = attended[0]
     return LinearInputs(g, attended).matmul(layer.output)
 
 
 def _attend(
     g: GraphBuilder, qkv: ir.Value, tables: Sequence[TensorRef], shared: _Shared, unpad: ir.Value
 ) -> ir.Value:
-    # qkv [g + n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only in here
+    # qkv [g + n, (Nq + 2 Nkv) D] -> [len(unpad), Nq D]; the padded view [B, S, ...] exists only here
     padded = g.op("Gather", qkv, shared.pad_index)
     cos, sin = (g.weight(table) for table in tables)
     inputs = (padded, None, None, None, None, shared.seqlens_k, shared.total_sequence_length, cos, sin)
@@ -260,9 +267,10 @@ def _is_short(g: GraphBuilder, length: ir.Value) -> ir.Value:
 
 
 def _by_length(g: GraphBuilder, is_short: ir.Value, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    """Choose between the CPU's two kernels.
+    """Choose between the two attention kernels of ONNX Runtime's CPU provider.
 
-    One makes all [B, N, S, S] scores and is up to twice as fast; the other never has them.
+    The unfused kernel materializes the [B, Nq, S, S] scores and is up to twice as fast on short sequences;
+    the flash kernel never materializes them.
     """
     return g.choose(
         is_short, lambda b: b.ops(ATTENTION, 1, *inputs, **_heads(g))[0], lambda b: _flash(b, inputs)
@@ -270,7 +278,7 @@ def _by_length(g: GraphBuilder, is_short: ir.Value, inputs: Sequence[ir.Value | 
 
 
 def _flash(g: GraphBuilder, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    # present_key and present_value are named and left dangling: the CPU's flash path needs them
+    # The CPU provider takes its flash path only if present_key and present_value are declared, though unused.
     attended, _, _ = g.ops(ATTENTION, 3, *inputs, **_heads(g))
     return attended
 
@@ -282,22 +290,22 @@ def _heads(g: GraphBuilder) -> dict[str, int]:
 
 def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
-    g.taps["into_mlp"] = normed[0]
+    g.intermediate_outputs["into_mlp"] = normed[0]
     rows = LinearInputs(g, normed)
     gates, ups = rows.matmul(layer.gate), rows.matmul(layer.up)  # [n, I]
     activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
-    g.taps["into_down"] = activated[0]
+    g.intermediate_outputs["into_down"] = activated[0]
     return LinearInputs(g, activated).matmul(layer.down)
 
 
 def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    # In fp32: in 16 bits the kernel's 1 - 1 / (1 + exp(x)) leaves nothing of small values.
+    # In fp32: the kernel's 1 - 1 / (1 + exp(x)) cancels for small values in 16 bits.
     wide = g.cast(x, g.compute, FLOAT)
     return g.cast(g.op("QuickGelu", wide, domain=MICROSOFT, alpha=1.0), FLOAT, g.compute)
 
 
 def _looked_up(g: GraphBuilder, table: Table, ids: ir.Value) -> ir.Value:
-    # ids [n] -> their rows [n, K]
+    # ids [n] -> embeddings [n, K]
     if isinstance(table, FloatMatrix):
         rows = g.op("Gather", g.weight(table.values, as_stored=True), ids)
         return g.cast(rows, table.values.dtype, g.compute)
@@ -305,9 +313,9 @@ def _looked_up(g: GraphBuilder, table: Table, ids: ir.Value) -> ir.Value:
 
 
 def _gather_blocks(g: GraphBuilder, table: BlockMatrix, ids: ir.Value) -> ir.Value:
-    # ids [n] -> (code - 128) * scale of their rows [n, K]
+    # ids [n] -> dequantized embeddings [n, K]: (code - 128) * scale
     if table.bits != 8:
-        raise ValueError("the embedding is stored at 8 bits or better")
+        raise ValueError(f"a quantized embedding must have 8 bits, found {table.bits}")
     _, blocks, block_size = table.codes.shape
     codes = g.cast(g.op("Gather", g.weight(table.codes), ids), ir.DataType.UINT8, g.compute)  # [n, K/b, b]
     zero_point = g.constant("zero_point", 128.0, dtype=g.compute)

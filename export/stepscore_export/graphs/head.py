@@ -1,7 +1,10 @@
-"""The head graph: hidden rows -> the logits of target tokens and log-sum-exps, tile by tile, in fp32.
+"""Build the head graph: hidden states -> target logits and log-sum-exps, tile by tile, in fp32.
 
-Logits exist for one tile of the vocabulary at a time: memory is c * TILE, not c * V. A log-prob is the
-target's logit - the log-sum-exp of the tiles' log-sum-exps, all from the same logits; the runtime takes it,
+Logits are materialized for one tile of the vocabulary at a time, which takes c * TILE elements instead of
+c * V. For each target the graph outputs its logit and the log-sum-exp of every tile. The runtime computes
+
+    log-prob = logit - logsumexp(log-sum-exps of all tiles)
+
 so that the tiles may be in one graph or in several.
 """
 
@@ -19,9 +22,10 @@ from stepscore_export.weights.layout import HeadTile
 
 
 def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
-    """Turn a chunk of hidden rows into what these tiles say of their target tokens.
+    """Compute the logits and log-sum-exps of a chunk of hidden states over these tiles.
 
-    `parts` holds, by target and tile, the target's logit (0 if it is in another tile) and the log-sum-exp.
+    The output `parts` holds per target and tile the target's logit (0 if it is in another tile) and the
+    log-sum-exp.
     """
     # hidden [m, H], rows [c], targets [t, 2] = (index into the chunk, token id) -> parts [t, 2, tiles]
     g = GraphBuilder("head", shape)
@@ -38,9 +42,9 @@ def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
 
 
 def _tile(g: GraphBuilder, logits: ir.Value, targets: ir.Value, tile: HeadTile) -> ir.Value:
-    # logits [c, columns], targets [t, 2] -> [t, 2, 1]: the target's logit (0 if it is in another tile), and
-    # log-sum-exp. One result a tile, on purpose: it is complete before ONNX Runtime begins the next, and its
-    # logits are freed.
+    # logits [c, columns], targets [t, 2] -> [t, 2, 1]: the target's logit (0 if it is in another tile) and
+    # the log-sum-exp. Each tile has a single result: ONNX Runtime completes it and frees the tile's logits
+    # before it starts the next tile.
     logits = g.cast(logits, g.compute, FLOAT)
     shifted = g.op("Sub", targets, g.constant(f"start_{tile.start}", 0, tile.start))
     # the largest (index into the chunk, column of the tile)
@@ -57,7 +61,7 @@ def _tile(g: GraphBuilder, logits: ir.Value, targets: ir.Value, tile: HeadTile) 
 
 
 def _log_sum_exp(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    # [c, k] -> [c, 1]. x[0] - log_softmax(x)[0]: ONNX Runtime's LogSoftmax is five times as fast as its
-    # ReduceLogSumExp on the CPU, and more accurate.
+    # [c, k] -> [c, 1], as x[0] - log_softmax(x)[0]: on the CPU ONNX Runtime's LogSoftmax is five times as
+    # fast as its ReduceLogSumExp, and more accurate.
     column = g.constant("first", 0), g.constant("second", 1), g.constant("last", -1)
     return g.op("Sub", g.op("Slice", x, *column), g.op("Slice", g.op("LogSoftmax", x, axis=-1), *column))

@@ -1,4 +1,4 @@
-"""Activations quantized to 8 bits inside the graph."""
+"""Quantize activations to 8 bits inside the graph (W8A8)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from stepscore_export.weights.layout import ChannelMatrix
 
 UINT8_ZERO = 128
 
-
-SMALLEST = 1e-30  # stands for the largest entry of a row of zeros: 0 / 0 is no code
+SMALLEST = 1e-30  # lower bound of max |x|: avoids 0 / 0 for a token whose activations are all zero
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedActivations:
-    """Rows [n, K] as unsigned 8-bit codes around 128, one scale a row [n, 1], times one constant."""
+    """Activations [n, K] = (codes - 128) * scale * factor.
+
+    `codes` is uint8 [n, K], `scale` is float32 [n, 1] (per token), `factor` is a constant.
+    """
 
     g: GraphBuilder
     codes: ir.Value
@@ -26,7 +28,7 @@ class QuantizedActivations:
 
     @classmethod
     def of(cls, g: GraphBuilder, rows: ir.Value) -> QuantizedActivations:
-        """Round to the nearest of the codes 1 .. 255: scale = max |x| / 127."""
+        """Quantize per token to the codes 1 .. 255: scale = max |x| / 127, code = round(x / scale) + 128."""
         highest, lowest = (
             g.op(reduction, rows, g.constant("last", -1), keepdims=1)
             for reduction in ("ReduceMax", "ReduceMin")
@@ -36,7 +38,11 @@ class QuantizedActivations:
         return cls(g, _quantized(g, rows, scale), scale, 1.0)
 
     def rest(self, rows: ir.Value) -> QuantizedActivations:
-        """Round what the codes leave of these rows, at most half a step: the scale is 1/254 of theirs."""
+        """Quantize the quantization error of these activations, rows - dequantize(codes).
+
+        The error is at most scale / 2, so that scale / 254 covers it with the codes 1 .. 255. Together both
+        terms represent the activations with about 16 bits.
+        """
         g = self.g
         flat, zeros = _per_row(g, self.scale)
         left = g.op("Sub", rows, g.op("DequantizeLinear", self.codes, flat, zeros, axis=0))
@@ -44,11 +50,11 @@ class QuantizedActivations:
         return QuantizedActivations(g, _quantized(g, left, scale), self.scale, 1 / 254)
 
     def matmul(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return these rows times the matrix [n, N]."""
+        """Return the product of the activations with the matrix, [n, N]."""
         return self.scaled(self.product(matrix))
 
     def product(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return factor * (codes - 128) @ matrix: the integer operator scales the columns, not the rows."""
+        """Return factor * (codes - 128) @ matrix, [n, N], without the per-token scales (see `scaled`)."""
         g = self.g
         zero = g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8)
         unsigned = g.shape.unsigned
@@ -64,7 +70,7 @@ class QuantizedActivations:
         )
 
     def scaled(self, product: ir.Value) -> ir.Value:
-        """Scale the rows of a product."""
+        """Multiply a product [n, N] by the per-token scales."""
         return self.g.op("Mul", product, self.scale)
 
 

@@ -1,15 +1,26 @@
-"""Rows times a weight matrix, by how the matrix is stored.
+"""Multiply activations by a weight matrix, for each storage form of the matrix.
 
-A coded matrix has two streams of rows, r of the reference and p of the policy, and two parts, the base B and
-the difference D: y_r = B r and y_p = (B + D) p. What B rounds wrongly is wrong in both and cancels in what
-a reward is made of. Where rows are rounded too, each to 8 bits with one scale a token (q below), the same is
-done to them: p is r + d, linearity does the rest, and what q(r) rounds wrongly is wrong in both streams:
+Delta compression (difference coding). A matrix serves two streams: the activations r of the reference and p
+of the policy. It has two quantized parts, the base B and the difference D:
+
+    y_r = B r           y_p = (B + D) p
+
+The quantization error of B is common to both models and cancels to first order in the log-ratio.
+
+W8A8. With int8 activations the same idea is applied to the activations. Let q quantize to 8 bits with one
+scale per token, and let d = p - r. By linearity B p = B r + B d, so that the quantization error of q(r) is
+common to both streams as well:
 
     y_r = B q(r)        y_p = y_r + B q(d) + D q(p)
 
-Rounding r moves the point at which the two models are compared, by far the largest of the three errors in
-attention and in the inputs of `down`, whose few large entries set the scale. There r enters with 16 bits, as
-q(r) and what that leaves: a fourth product, and a fine one (measured: 2.6 -> 1.9 % of the log-ratio).
+High-precision activations. An error of r shifts the point at which the two models are compared. In the
+attention matrices and in `down`, where a few large entries set the scale, it is by far the largest of the
+three activation errors. There r is represented with about 16 bits, as q(r) plus the 8-bit quantized error
+q'(r - q(r)), whose scale is 1/254 of the scale of q(r). This costs a fourth integer GEMM:
+
+    y_r = B q(r) + B q'(r - q(r))
+
+Measured: the log-ratio error falls from 2.6 to 1.9 %.
 """
 
 from __future__ import annotations
@@ -35,22 +46,25 @@ from stepscore_export.weights.layout import (
 )
 
 Streams = tuple[ir.Value, ...]
-"""The same rows [n, K] in every model of the unit: one value, or reference and policy."""
+"""The activations [n, K] in each model of the unit: one value, or reference and policy."""
 
 DEQUANTIZED_BITS = 8
-"""On the CPU MatMulNBits takes codes of 8 bits apart on one thread; of 4 it multiplies as fast as floats."""
-EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32, 4 would round activations to int8
+"""Bits at which weights are dequantized before the GEMM on the CPU, instead of using MatMulNBits.
+
+MatMulNBits unpacks 8-bit codes on a single thread; with 4-bit codes it is as fast as a float GEMM.
+"""
+EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32; 4 would quantize activations to int8
 
 
 class LinearInputs:
-    """Streams of rows on their way into one or more matrices: what those share is computed once."""
+    """The activations that one or more matrices read; they are quantized once for all of these matrices."""
 
     def __init__(self, g: GraphBuilder, streams: Streams) -> None:
         self._g = g
         self._streams = streams
 
     def matmul(self, matrix: Matrix) -> Streams:
-        """Return the streams [n, N] of the rows times the matrix [N, K], transposed."""
+        """Return x @ W^T [n, N] of each stream, x its activations [n, K] and W the matrix [N, K]."""
         match matrix:
             case FloatMatrix():
                 return self._times_floats(self._g.weight(matrix.values))
@@ -78,7 +92,8 @@ class LinearInputs:
         return reference, self._g.op("Add", policy, difference)
 
     def _merged(self, matrix: MergedMatrix) -> Streams:
-        whole = not self._g.shape.on_cpu  # there is room for a matrix, and joining products costs more
+        # A GPU dequantizes the whole matrix: concatenating outputs of tiles would cost more than it saves.
+        whole = not self._g.shape.on_cpu
         cut = [matrix] if whole else pieces(matrix)
         return _joined(self._g, [self._merged_piece(piece) for piece in cut])
 
@@ -116,7 +131,7 @@ class LinearInputs:
 
 
 def _joined(g: GraphBuilder, columns: Sequence[Streams]) -> Streams:
-    # streams [n, N_i] side by side -> [n, N]
+    # streams [n, N_i] of the tiles, concatenated -> [n, N]
     if len(columns) == 1:
         return columns[0]
     return tuple(g.op("Concat", *of_stream, axis=-1) for of_stream in zip(*columns, strict=True))
@@ -143,7 +158,7 @@ def _block_product(g: GraphBuilder, rows: ir.Value, matrix: BlockMatrix) -> ir.V
 
 
 def _dequantized(g: GraphBuilder, matrix: BlockMatrix | SignedMatrix) -> ir.Value:
-    # -> [N, K]; in between [N, K'], K' a multiple of the block size
+    # -> [N, K]; before the Slice [N, K'], K' = K rounded up to a multiple of the block size
     if isinstance(matrix, BlockMatrix):
         values = _gathered(g, matrix)
     elif g.shape.on_cpu or matrix.codes.dtype != ir.DataType.INT8:
@@ -164,7 +179,7 @@ def _dequantized(g: GraphBuilder, matrix: BlockMatrix | SignedMatrix) -> ir.Valu
 
 
 def _gathered(g: GraphBuilder, matrix: BlockMatrix) -> ir.Value:
-    """Look all rows up: on the CPU this operator uses all threads, where DequantizeLinear has one."""
+    """Dequantize by gathering all rows: on the CPU this is multi-threaded, DequantizeLinear is not."""
     rows, blocks, in_block = matrix.codes.shape
     codes = g.weight(replace(matrix.codes, shape=(rows, blocks * in_block)))
     first, one = g.scalar("row_0", 0), g.scalar("one_row", 1)
@@ -183,7 +198,7 @@ def _gathered(g: GraphBuilder, matrix: BlockMatrix) -> ir.Value:
 
 
 def _dequantized_rows(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
-    """Turn codes into floats as a matrix of a block a row: CUDA has no kernel for blocks of 8-bit codes."""
+    """Dequantize with one block per row: CUDA's DequantizeLinear has no blocked kernel for 8-bit codes."""
     count = math.prod(matrix.scales.shape)
     codes = g.weight(replace(matrix.codes, shape=(count, matrix.block_size)))
     scales = g.weight(replace(matrix.scales, shape=(count,)))

@@ -1,4 +1,4 @@
-"""What the graphs need to know of a model beside its weights."""
+"""Model dimensions and target properties from which the graphs are built."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stepscore_export.options import ExportOptions
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the graphs need to know beside the tensors' own shapes."""
+    """Model dimensions and target properties that tensor shapes do not give."""
 
     models: tuple[ModelName, ...]
-    """Whose log-probs the unit gives: one stream each."""
+    """The models of the unit, one stream each."""
     rms_norm_eps: tuple[float, ...]
     hidden_size: int
     num_attention_heads: int
@@ -25,17 +25,17 @@ class Shape:
     head_dim: int
     compute: ir.DataType
     on_cpu: bool
-    """Use what only ONNX Runtime's CPU provider has or needs: one kernel for SiLU, two for attention."""
+    """Build for ONNX Runtime's CPU provider: two attention kernels, weights dequantized tile by tile."""
     unsigned: bool = False
-    """Read the weights of integer products as unsigned numbers, 128 more than they are."""
+    """Read the weights of integer GEMMs as uint8 (value + 128) instead of int8."""
 
     def named(self, name: str) -> tuple[str, ...]:
-        """Return the name of a graph's input or output for every stream: bare where there is but one."""
+        """Return the name of an input or output for each stream; a single stream has no suffix."""
         return stream_names(name, self.models)
 
 
 def graph_shape(members: Members, options: ExportOptions) -> Shape:
-    """Return what the graphs need to know of the models."""
+    """Return the shape that these models and options give."""
     configs = [checkpoint.config for checkpoint in members.values()]
     config = configs[0]
     return Shape(

@@ -1,1 +1,1 @@
-"""Arrays into codes and scales: pure functions, no files, no graphs."""
+"""Quantize arrays to codes and scales: pure functions, no files, no graphs."""

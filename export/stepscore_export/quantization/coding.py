@@ -1,4 +1,4 @@
-"""How far apart two models are, and whether coding their difference pays."""
+"""Choose between difference coding and independent quantization from the distance of two models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from stepscore.artifact.manifest import Distance
 from stepscore.enums import Coding, DifferencePrecision
 from stepscore_export.options import ExportOptions
 
-# Relative RMS error of rounding normal numbers in blocks of 32, the signed maximum on a code.
+# Relative RMS error of rounding normally distributed numbers, by bits: symmetric grid, blocks of 32.
 ROUNDING = MappingProxyType({8: 0.0055, 4: 0.092, 2: 0.36})
 
 _BITS = MappingProxyType({each: int(each.removeprefix("int")) for each in DifferencePrecision})
 
 
 def choose_coding(options: ExportOptions, distance: Distance) -> Coding:
-    """Return the coding whose rounding moves the difference of the two models less.
+    """Return the coding with the smaller quantization error in the difference of the two models.
 
-    Coded, the difference is off by ROUNDING[difference bits] * |D|; independent, by the errors of two
-    models, sqrt(2) * ROUNDING[bits] * |W|. A user's own choice stands.
+    Difference coding has the error ROUNDING[difference bits] * |D|. Independent quantization has the errors
+    of two models, sqrt(2) * ROUNDING[bits] * |W|. Here |.| is the Frobenius norm and D = policy - reference.
+    A coding that the user chose is kept.
     """
     if options.bits is None:
         return Coding.INDEPENDENT
@@ -30,9 +31,9 @@ def choose_coding(options: ExportOptions, distance: Distance) -> Coding:
 
 
 def choose_difference_precision(options: ExportOptions, distance: Distance) -> DifferencePrecision:
-    """Return the user's choice, else the default, or int8 where the models are too far apart for that.
+    """Return the user's choice, else the default, or int8 if the models are too far apart for the default.
 
-    With an int8 base that is still no larger than two models at int8.
+    An int8 base with an int8 difference is no larger than two independent int8 models.
     """
     if options.difference_precision is not None:
         return options.difference_precision

@@ -1,4 +1,4 @@
-"""How rounding errors spread over the inputs of each matrix (feedback.py), as an export asks for it."""
+"""Provide the GPTQ error propagation of each matrix of a model, in the order in which weights are stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stepscore_export.quantization.rounding import Floats
 
 @dataclass(frozen=True, slots=True)
 class LayerErrorPropagation:
-    """The spread of a layer's matrices by what they read (feedback.Moments.spread), None if unknown."""
+    """Error propagation of a layer's matrices by input (`Hessian.error_propagation`); None if unknown."""
 
     qkv: Floats | None = None
     output: Floats | None = None
@@ -19,24 +19,24 @@ class LayerErrorPropagation:
 
 
 class Statistics(Protocol):
-    """What is known of a model's inputs, asked for in the order in which weights are stored."""
+    """Statistics of the activations of a model, requested in the order in which weights are stored."""
 
     def layer(self, index: int) -> LayerErrorPropagation:
-        """Return the spread of one layer; layers are asked for one after the other."""
+        """Return the error propagation of one layer; layers are requested in ascending order."""
         ...
 
     def head(self) -> Floats | None:
-        """Return the spread of the head; asked for after the last layer."""
+        """Return the error propagation of the head; requested after the last layer."""
         ...
 
 
 class NoStatistics:
-    """Nothing is known: everything is rounded to the nearest code."""
+    """No calibration: weights are rounded to the nearest code."""
 
     def layer(self, index: int) -> LayerErrorPropagation:
-        """Return nothing."""
+        """Return no error propagation."""
         return LayerErrorPropagation()
 
     def head(self) -> Floats | None:
-        """Return nothing."""
+        """Return no error propagation."""
         return None

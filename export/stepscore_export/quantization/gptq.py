@@ -1,10 +1,11 @@
-"""Rounding with error feedback (GPTQ, Frantar et al. 2022): what one column loses, later columns make up for.
+"""Quantize with error feedback (GPTQ, Frantar et al. 2022): later columns compensate earlier errors.
 
-Nearest rounding minimises the error of a matrix; what counts is the error of its products with the rows that
-really come. Columns are rounded one after the other, and the error of each is carried over to those behind it
-as far as the inputs of both are correlated. Second moments are kept for groups of GROUP columns, not for
-[K, K]: 10 MB for K = 18,944 where all of it would be 1.4 GB, and all groups and rows are worked on at once.
-Pure: no graph, no files.
+Nearest rounding minimizes the error of a matrix W [N, K]. GPTQ reduces the error of the outputs x W^T on
+calibration activations x instead. It rounds the columns one after the other and propagates the error of each
+to the later columns, in proportion to the correlation of their inputs.
+
+The Hessian x^T x is kept block-diagonal, for groups of GROUP columns: 10 MB for K = 18,944 instead of 1.4 GB
+for [K, K]. All groups and all rows are processed at once. Pure functions: no graph, no files.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from stepscore_export.quantization.rounding import (
 
 GROUP = 128
 LARGEST_GROUP = 4096
-"""Up to so many columns are one group: all of a residual stream of 3,584, but not of an intermediate size."""
+"""A residual stream of 3,584 channels is one group; an intermediate size of 18,944 would take 2.9 GB."""
 WIDE_GROUP = 1024
-"""Columns of a group where one would be too large: 155 MB of float64 for 18,944 columns, all of it 2.9 GB."""
-COLUMNS_AT_ONCE = 32  # between two matrix products that carry their errors over
-DAMPING = 0.01  # of the mean second moment, added to all: columns that never vary stay solvable
+"""Columns per group where one group would be too large: 155 MB of float64 for 18,944 columns."""
+COLUMNS_AT_ONCE = 32  # rounded between two matmuls that propagate their errors to the later columns
+DAMPING = 0.01  # fraction of the mean of the diagonal that is added to it, so that the Hessian is invertible
 
 
 def group_of(columns: int, block_size: int) -> int:
@@ -43,26 +44,28 @@ def group_of(columns: int, block_size: int) -> int:
 
 
 class Hessian:
-    """Second moments x^T x of the rows [T, K] that enter a matrix, within groups of columns."""
+    """Hessian x^T x of the activations x [T, K] of a matrix, block-diagonal over groups of columns."""
 
     def __init__(self, columns: int, group: int = GROUP) -> None:
         self._sums = np.zeros((-(-columns // group), group, group))
 
     def add(self, rows: Floats) -> None:
-        """Add rows [T, K], float32."""
+        """Accumulate activations [T, K], float32."""
         groups, group, _ = self._sums.shape
         padded = np.pad(rows, ((0, 0), (0, groups * group - rows.shape[1])))
         by_group = padded.reshape(len(rows), groups, group).transpose(1, 0, 2)
         self._sums += by_group.transpose(0, 2, 1) @ by_group
 
-    def spread(self) -> Floats:
-        """Return how one unit of error in a column is spread: float32 [groups, group, group].
+    def error_propagation(self) -> Floats:
+        """Return how the error of a column changes the later columns: float32 [groups, group, group].
 
-        Row i of U / diag(U), where U is upper triangular and U^T U the inverse of the damped moments: the
-        error e of column i changes column j > i by -e * spread[i, j].
+        Each group is U / diag(U), rows divided by their diagonal entry, where U is the upper Cholesky factor
+        of the inverse Hessian (U^T U = inverse of the damped Hessian). The error e of column i changes
+        column j > i by -e * error_propagation[i, j]. Columns whose inputs were always zero neither send
+        nor receive errors.
         """
         moments = self._sums.copy()
-        diagonal = np.einsum("gii->gi", moments)  # a view
+        diagonal = np.einsum("gii->gi", moments)  # a writable view
         seen = diagonal > 0
         mean = diagonal.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
         mean[mean == 0] = 1
@@ -73,26 +76,27 @@ class Hessian:
 
 def quantize_with_feedback(
     weight: Floats,
-    spread: Floats,
+    error_propagation: Floats,
     bits: int,
     block_size: int,
     scale_dtype: ScaleType = np.float32,
     *,
     asymmetric: bool = False,
 ) -> Quantized:
-    """Round as `quantize` does (same layout, same grids), carrying errors over.
+    """Quantize to the layout and grids of `quantize`, with error feedback.
 
-    weight: float32 [N, K]; spread: of this matrix's inputs, its group a multiple of block_size. A block's
-    grid is that of its columns with all that was carried over to them.
+    weight: float32 [N, K]. error_propagation: float32 [groups, group, group], of the inputs of this matrix;
+    group is a multiple of block_size. The grid of a block is chosen after the errors of earlier blocks were
+    propagated to its columns.
     """
-    columns = _grouped(weight, spread)  # [groups, group, N]
+    columns = _grouped(weight, error_propagation)  # [groups, group, N]
     codes = np.empty(columns.shape, np.uint8)
     make = Grid.asymmetric if asymmetric else Grid.symmetric
     grids = []
-    for start in range(0, spread.shape[1], block_size):
+    for start in range(0, error_propagation.shape[1], block_size):
         block = slice(start, start + block_size)
         grid = make(columns[:, block].max(axis=1), columns[:, block].min(axis=1), bits, scale_dtype)
-        codes[:, block] = _round_block(columns, spread, block, grid) + grid.zeros[:, None]
+        codes[:, block] = _round_block(columns, error_propagation, block, grid) + grid.zeros[:, None]
         grids.append(grid)
     blocks = -(-weight.shape[1] // block_size)
     flat = codes.reshape(-1, len(weight))[: blocks * block_size].T.reshape(len(weight), blocks, block_size)
@@ -105,35 +109,38 @@ def quantize_with_feedback(
     )
 
 
-def quantize_channels_with_feedback(weight: Floats, spread: Floats) -> QuantizedChannels:
-    """Round as `quantize_channels` does, one scale a row, carrying errors over."""
-    columns = _grouped(weight, spread)
+def quantize_channels_with_feedback(weight: Floats, error_propagation: Floats) -> QuantizedChannels:
+    """Quantize as `quantize_channels` does, with one scale per row, with error feedback."""
+    columns = _grouped(weight, error_propagation)
     scales = channel_scales(weight)
     steps = np.broadcast_to(scales, (len(columns), len(weight)))
     grid = Grid(steps, np.full_like(steps, 127), top=254)
     codes = np.empty(columns.shape, np.int8)
-    for start in range(0, spread.shape[1], COLUMNS_AT_ONCE):
+    for start in range(0, error_propagation.shape[1], COLUMNS_AT_ONCE):
         block = slice(start, start + COLUMNS_AT_ONCE)
-        codes[:, block] = _round_block(columns, spread, block, grid)
+        codes[:, block] = _round_block(columns, error_propagation, block, grid)
     flat = codes.reshape(-1, len(weight))[: weight.shape[1]]
     return QuantizedChannels(np.ascontiguousarray(flat.T), scales)
 
 
-def _grouped(weight: Floats, spread: Floats) -> Floats:
-    """[N, K] -> [groups, group, N], a copy; K is padded with zeros."""
-    groups, group, _ = spread.shape
+def _grouped(weight: Floats, error_propagation: Floats) -> Floats:
+    """Copy [N, K] to [groups, group, N]; K is padded with zeros."""
+    groups, group, _ = error_propagation.shape
     padded = np.zeros((groups * group, len(weight)), np.float32)
     padded[: weight.shape[1]] = weight.T
     return padded.reshape(groups, group, len(weight))
 
 
-def _round_block(columns: Floats, spread: Floats, block: slice, grid: Grid) -> Floats:
-    """Return the codes of columns[:, block], minus those of 0, and carry their errors over to all behind."""
+def _round_block(columns: Floats, error_propagation: Floats, block: slice, grid: Grid) -> Floats:
+    """Return the codes of columns[:, block], minus the zero point, and propagate the errors in place.
+
+    All columns after each rounded one are updated, within the block and behind it.
+    """
     codes, errors = np.empty_like(columns[:, block]), np.empty_like(columns[:, block])
     for index, column in enumerate(range(block.start, block.stop)):
         codes[:, index] = grid.round(columns[:, column])
         errors[:, index] = columns[:, column] - codes[:, index] * grid.scales
         behind = slice(column + 1, block.stop)
-        columns[:, behind] -= spread[:, column, behind, None] * errors[:, index, None]
-    columns[:, block.stop :] -= spread[:, block, block.stop :].transpose(0, 2, 1) @ errors
+        columns[:, behind] -= error_propagation[:, column, behind, None] * errors[:, index, None]
+    columns[:, block.stop :] -= error_propagation[:, block, block.stop :].transpose(0, 2, 1) @ errors
     return codes

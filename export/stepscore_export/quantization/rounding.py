@@ -1,4 +1,4 @@
-"""Quantisation of a weight matrix: array -> (codes, scales). Pure: no graph, no files."""
+"""Quantize a weight matrix: array -> (codes, scales). Pure functions: no graph, no files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ScaleType = np.dtype[np.floating] | type[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A matrix [N, K] as integer codes and one scale a block of `block_size` columns.
+    """A matrix [N, K] as integer codes with one scale per block of `block_size` columns.
 
     `codes` is uint8 [N, ceil(K / block_size), block_size * bits / 8] in the layout of ONNX Runtime's
-    MatMulNBits (4 bits: two codes a byte, the even column in the low half; 2 bits likewise), `scales` is
-    [N, ceil(K / block_size)]. `zeros`, uint8 [N, ceil(K / block_size)], are the codes of 0; None where that
-    is 2^(bits - 1) throughout.
+    MatMulNBits (4 bits: two codes per byte, the even column in the low half; 2 bits likewise). `scales` is
+    [N, ceil(K / block_size)]. `zeros`, uint8 [N, ceil(K / block_size)], are the zero points; None if all
+    of them are 2^(bits - 1).
     """
 
     codes: NDArray[np.uint8]
@@ -29,7 +29,7 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the codes 0 .. top of blocks stand for: (code - zero) * scale, both float32."""
+    """Scales and zero points (float32) of blocks: a code in 0 .. top means (code - zero) * scale."""
 
     scales: NDArray[np.float32]
     zeros: NDArray[np.float32]
@@ -37,10 +37,11 @@ class Grid:
 
     @classmethod
     def symmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
-        """Put the block's entry of largest magnitude, with its sign, on code 0, which has no mirror image.
+        """Map the entry of largest magnitude of each block, m, to code 0, as ggml's Q4_0 does.
 
-        scale = -m / 2^(bits-1), m that entry (the negative one of a tie); the code of 0 is 2^(bits-1). No
-        code is wasted (the scheme of ggml's Q4_0).
+        scale = -m / 2^(bits-1), m with its sign (negative if there is a tie); the zero point is 2^(bits-1).
+        The sign of the scale puts m at the end of the grid that has one more code, so that all codes are
+        used.
         """
         half = 1 << (bits - 1)
         steps = _storable(np.where(high > -low, high, low) / np.float32(-half), scale_dtype)
@@ -48,9 +49,9 @@ class Grid:
 
     @classmethod
     def asymmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
-        """Spread the codes from the block's lowest entry to its highest; 0 always has a code of its own.
+        """Map the range from the lowest to the highest entry of each block to all codes; 0 is exact.
 
-        scale = (high - low) / (2^bits - 1) with high >= 0 >= low; the code of 0 is round(-low / scale).
+        scale = (high - low) / (2^bits - 1) with high >= 0 >= low; the zero point is round(-low / scale).
         """
         top = (1 << bits) - 1
         high, low = np.maximum(high, 0), np.minimum(low, 0)
@@ -59,14 +60,14 @@ class Grid:
         return cls(steps, np.clip(zeros, 0, top), top)
 
     def round(self, values: Floats) -> Floats:
-        """Return the nearest codes of `values` (of the grid's own shape), minus the code of 0."""
+        """Return the nearest codes of `values` (broadcast with the grid), minus the zero point."""
         inverse = np.divide(1, self.scales, out=np.zeros_like(self.scales), where=self.scales != 0)
         codes = values * inverse
         np.rint(codes, out=codes)
         return np.clip(codes, -self.zeros, self.top - self.zeros, out=codes)
 
     def __getitem__(self, index: Any) -> Grid:
-        """Index both arrays, to add axes for example."""
+        """Index both arrays, for example to add axes."""
         return Grid(self.scales[index], self.zeros[index], self.top)
 
 
@@ -78,15 +79,17 @@ def quantize(
     *,
     asymmetric: bool = False,
 ) -> Quantized:
-    """Round every block to the nearest of 2^bits codes on its grid, symmetric or asymmetric (see Grid).
+    """Round each entry to the nearest of 2^bits codes on its block's grid, symmetric or asymmetric (Grid).
 
-    The scale is rounded to `scale_dtype` first; then, in float32, code = clip(round(w * (1 / scale)) + zero,
-    0, 2^bits - 1). A block of zeros has scale 0. Symmetric: |w - dequantize| <= |scale| (half a step, but one
-    step for an entry that mirrors the largest), plus what rounding the scale moves the largest by;
-    asymmetric: half a step, plus half a step at the ends, where the zero point was rounded.
+    The scale is rounded to `scale_dtype` first. Then, in float32,
+    code = clip(round(w * (1 / scale)) + zero, 0, 2^bits - 1). A block of zeros has scale 0.
+
+    Error bounds of |w - dequantized w|, up to the rounding of the scale. Symmetric: scale / 2, and |scale|
+    for entries close to -m, the negative of the entry m of largest magnitude. Asymmetric: scale / 2, and
+    scale at both ends of the range, because the zero point is rounded.
 
     weight: float32 [N, K]; K is padded with zeros up to a multiple of block_size.
-    Raises ValueError for bits other than 2, 4 and 8, or a block_size that fills no whole bytes.
+    Raises ValueError for bits other than 2, 4 and 8, or if block_size * bits is not a multiple of 8.
 
     >>> q = quantize(np.array([[-8.0, 1.0, 7.0, 0.4]], np.float32), bits=4, block_size=4)
     >>> q.scales.tolist(), [f"{byte:02x}" for byte in q.codes.ravel()]
@@ -98,7 +101,10 @@ def quantize(
     ([[1.0]], [[1]], [[-1.0, 1.0, 14.0, 0.0]])
     """
     if bits not in (2, 4, 8) or block_size * bits % 8:
-        raise ValueError(f"bits must be 2, 4 or 8 and fill whole bytes, not {bits} for {block_size} columns")
+        raise ValueError(
+            "bits must be 2, 4 or 8 and block_size * bits a multiple of 8; "
+            f"found bits {bits}, block_size {block_size}"
+        )
     rows, columns = weight.shape
     blocks = -(-columns // block_size)
     if columns != blocks * block_size:
@@ -113,7 +119,7 @@ def quantize(
 
 
 def dequantize(quantized: Quantized, bits: int, columns: int) -> Floats:
-    """Return the float32 [N, columns] matrix that the codes stand for: (code - zero) * scale."""
+    """Return the float32 matrix [N, columns] = (code - zero) * scale."""
     zeros = quantized.zeros
     zero = np.float32(1 << (bits - 1)) if zeros is None else zeros.astype(np.float32)[..., None]
     codes = _unpacked(quantized.codes, bits).astype(np.float32) - zero
@@ -122,7 +128,7 @@ def dequantize(quantized: Quantized, bits: int, columns: int) -> Floats:
 
 
 def signed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Return packed codes around 2^(bits-1) as two's complement around 0: the top bit of each is flipped.
+    """Convert packed codes with zero point 2^(bits-1) to two's complement: flip the top bit of each.
 
     >>> [f"{byte:02x}" for byte in signed(np.array([0x90, 0x8F], np.uint8), bits=4)]
     ['18', '07']
@@ -133,14 +139,14 @@ def signed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedChannels:
-    """A matrix [N, K] as int8 codes [N, K] in -127 .. 127 and one float32 scale a row [N]."""
+    """A matrix [N, K] as int8 codes [N, K] in -127 .. 127 and one float32 scale per row [N]."""
 
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
 
 
 def quantize_channels(weight: Floats) -> QuantizedChannels:
-    """Round every row (output channel) to 8 bits, symmetric: scale = max |w| / 127, code = round(w / scale).
+    """Quantize per output channel (row) to 8 bits: scale = max |w| / 127, code = round(w / scale).
 
     weight: float32 [N, K]. A row of zeros has scale 0. |w - code * scale| <= scale / 2.
 
@@ -155,7 +161,7 @@ def quantize_channels(weight: Floats) -> QuantizedChannels:
 
 
 def channel_scales(weight: Floats) -> Floats:
-    """Return max |w| / 127 of every row, 0 where that is next to nothing."""
+    """Return max |w| / 127 of each row, float32 [N]; subnormal scales become 0."""
     return _storable(np.abs(weight).max(axis=1, initial=0) / np.float32(127), np.float32)
 
 
@@ -169,7 +175,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _reduced(extreme: np.ufunc, blocks: Floats) -> Floats:
-    """Return the extreme of every block [..., size]: half against half, three times numpy's speed here."""
+    """Reduce each block [..., size] by comparing its halves, three times as fast as numpy's reduction."""
     while blocks.shape[-1] % 2 == 0:
         half = blocks.shape[-1] // 2
         blocks = extreme(blocks[..., :half], blocks[..., half:])
@@ -178,7 +184,7 @@ def _reduced(extreme: np.ufunc, blocks: Floats) -> Floats:
 
 
 def _storable(scales: NDArray[np.floating], scale_dtype: ScaleType) -> Floats:
-    with np.errstate(over="ignore"):  # the caller refuses a scale that its type cannot hold
+    with np.errstate(over="ignore"):  # the caller raises if a scale overflows its type
         stored: Floats = scales.astype(scale_dtype).astype(np.float32)
     stored[np.abs(stored) < np.finfo(np.float32).tiny] = 0  # 1 / subnormal overflows
     return stored

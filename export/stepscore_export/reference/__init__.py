@@ -1,1 +1,1 @@
-"""The checkpoints in fp32, as ground truth: one layer at a time."""
+"""Run checkpoints in fp32, layer by layer, as ground truth."""

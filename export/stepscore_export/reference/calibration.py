@@ -1,7 +1,7 @@
-"""What enters the matrices of the reference on a user's own text: second moments, a layer at a time.
+"""Collect the Hessians of the reference's activations on calibration text, layer by layer, for GPTQ.
 
-The reference is run exactly beside the export, one layer ahead of it, so that no more than the moments of one
-layer are held.
+The reference runs in fp32 in step with the export: a layer runs right before its weights are stored, so that
+only the Hessians of one layer are held.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
 
-MAX_TOKENS = 20_000  # of the calibration text: more change nothing
+MAX_TOKENS = 20_000  # of the calibration text; more tokens do not reduce the error further
 
 
 class Calibration:
-    """Statistics of the reference over token sequences."""
+    """Error propagation of the reference's matrices, from its activations on token sequences [L]."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Calibration:
         self._model = ExactModel(reference, sequences, scratch, given=given)
 
     def layer(self, index: int) -> LayerErrorPropagation:
-        """Run layer `index`, which must be the next one."""
+        """Run layer `index`, which must be the next one, and return its error propagation."""
         moments: dict[str, Hessian] = {}
 
         def on_input(name: str, rows: Rows) -> None:
@@ -48,17 +48,17 @@ class Calibration:
             moments[name].add(rows)
 
         self._model.run_next_layer(on_input)
-        return LayerErrorPropagation(*(moments[name].spread() for name in INTERMEDIATE_OUTPUTS))
+        return LayerErrorPropagation(*(moments[name].error_propagation() for name in INTERMEDIATE_OUTPUTS))
 
     def _hessian(self, rows: Rows) -> Hessian:
         columns = rows.shape[1]
         return Hessian(columns, group_of(columns, self._block_size))
 
     def head(self) -> Floats:
-        """Return the spread of the head's inputs."""
+        """Return the error propagation of the head, from the final hidden states."""
         moments: Hessian | None = None
         for rows in self._model.hidden():
             moments = moments or self._hessian(rows)
             moments.add(rows)
         assert moments is not None  # there is at least one sequence
-        return moments.spread()
+        return moments.error_propagation()

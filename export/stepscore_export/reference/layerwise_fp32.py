@@ -1,8 +1,9 @@
-"""Both checkpoints run exactly, on a machine that holds neither: what a pair's fidelity is measured against.
+"""Run both checkpoints in fp32, layer by layer: the ground truth for the fidelity of a pair.
 
-Arithmetic is fp32 on the weights as the checkpoint stores them, by the exporter's own graphs on ONNX
-Runtime's CPU provider. One layer at a time lies in a scratch folder; between two layers only the rows of all
-tokens are held. The head never touches the disk: its logits exist for one block of the vocabulary at a time.
+Neither model has to fit into memory. The exporter's own graphs run on ONNX Runtime's CPU provider, with fp32
+arithmetic on the weights in their stored precision. A scratch folder holds one layer at a time, and between
+two layers only the hidden states of all tokens are held. The head is computed from the checkpoint directly;
+logits are materialized for one block of the vocabulary at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
 from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
-from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS, layer_graph, tapped_layer_graph
+from stepscore_export.graphs.decoder import (
+    INTERMEDIATE_OUTPUTS,
+    layer_graph,
+    layer_graph_with_intermediate_outputs,
+)
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.options import ExportOptions
 from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, Advance
@@ -39,11 +44,11 @@ from stepscore_export.weights.weight_file import WeightFile
 from stepscore_export.weights.writer import UnitWriter
 
 BATCH_ROWS = 512
-"""Rows in one run of a layer: bounds its activations. A longer sequence goes alone."""
+"""Maximum tokens in one run of a layer, which bounds its activations; a longer sequence runs alone."""
 
 Rows = NDArray[np.float32]
 OnInput = Callable[[str, Rows], None]
-"""Called with the name of a tap and rows [n, K]."""
+"""Called with the name of an intermediate output (INTERMEDIATE_OUTPUTS) and activations [n, K]."""
 
 Given = Callable[[Batch, Collection[str]], dict[str, Rows]]
 """Gives what a layer reads of the rows given to a batch, for a graph with these inputs."""
@@ -66,26 +71,26 @@ def fp32_logprobs(
 ) -> Scores:
     """Return policy's and reference's log-probs [L-1] (nats) of each sequence [L], L >= 2.
 
-    The models run one after the other, so that memory and disk are those of one.
-    `scratch` is a folder with room for one layer as the checkpoint stores it; nothing stays there. `progress`
-    hears of the matrices of all layers and of the head.
+    The models run one after the other, so that memory and disk usage are those of one model. `scratch` is a
+    folder with space for one layer in the checkpoint's precision; it is empty afterwards. `progress` is
+    called for the matrices of all layers and of the head.
     """
-    ours, theirs = (
+    of_policy, of_reference = (
         ExactModel(checkpoint, sequences, scratch, progress).logprobs() for checkpoint in (policy, reference)
     )
-    return list(zip(ours, theirs, strict=True))
+    return list(zip(of_policy, of_reference, strict=True))
 
 
 @dataclass(slots=True)
 class _Part:
-    """Some of the sequences, packed, and how far their rows have come: [n, H]; after all layers [m, H]."""
+    """A batch of packed sequences and its current hidden states: [n, H]; after the last layer [m, H]."""
 
     group: BatchGroup
     rows: Rows
 
 
 class ExactModel:
-    """One checkpoint run exactly, a layer at a time, over a packed batch of token sequences."""
+    """Run one checkpoint in fp32, layer by layer, on packed token sequences."""
 
     def __init__(
         self,
@@ -99,22 +104,23 @@ class ExactModel:
         self._scratch = scratch
         self._progress = progress
         self._next_layer = 0
-        # No prefix sharing: `on_input` sees a token as often as it occurs, and each row has one target.
+        # No prefix sharing: `on_input` must see every occurrence of a token.
         rows, self._prefix = given or (NO_ROWS, no_prefix(checkpoint.config))
         groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False, given=rows)
         self._parts = [_Part(group, _embedded(checkpoint, group.batch.input_ids)) for group in groups]
 
     def run_next_layer(self, on_input: OnInput | None = None) -> None:
-        """Run the next layer; raises IndexError after the last.
+        """Run the next layer; raises IndexError after the last one.
 
-        `on_input` gets the activations entering its matrices, named as in INTERMEDIATE_OUTPUTS, in parts.
+        `on_input` is called with the inputs of the layer's matrices, named as in INTERMEDIATE_OUTPUTS, once
+        per batch.
         """
         if self._next_layer == self._checkpoint.config.num_hidden_layers:
             raise IndexError(f"all {self._next_layer} layers have run")
         with os_errors_as_output_errors(self._scratch):
             folder = tempfile.TemporaryDirectory(prefix="exact-", dir=self._scratch)
         with folder as name:
-            graph = self._write_layer(Path(name), self._next_layer, tapped=on_input is not None)
+            graph = self._write_layer(Path(name), self._next_layer, observed=on_input is not None)
             self._checkpoint.read_ahead(self._names_after(self._next_layer))
             done = _run_layer(graph, self._parts, self._given(self._next_layer), on_input)
         for part, rows in zip(self._parts, done, strict=True):
@@ -122,7 +128,7 @@ class ExactModel:
         self._next_layer += 1
 
     def logprobs(self) -> list[Floats]:
-        """Run what is left and return the log-probs [L-1] (nats) of each sequence."""
+        """Run the remaining layers and the head; return the log-probs [L-1] (nats) of each sequence."""
         self._finish()
         with np.errstate(over="ignore", invalid="ignore"):
             parts = self._head()
@@ -140,7 +146,7 @@ class ExactModel:
         return [scores[index] for index in range(len(scores))]
 
     def hidden(self) -> Iterator[Rows]:
-        """Run what is left and give the rows [m, H] that enter the head, part by part."""
+        """Run the remaining layers; return the hidden states [m, H] that enter the head, batch by batch."""
         self._finish()
         return (part.rows for part in self._parts)
 
@@ -159,14 +165,15 @@ class ExactModel:
             self.run_next_layer()
 
     def _names_after(self, index: int) -> list[str]:
-        """Return the tensors that are read once layer `index` has run: those of the next, or the head."""
+        """Return the tensors to read after layer `index`: those of the next layer, or the head."""
         prefix = f"model.layers.{index + 1}."
         of_next = [name for name in tensor_shapes(self._checkpoint.config) if name.startswith(prefix)]
         return of_next or [self._checkpoint.head_name]
 
-    def _write_layer(self, folder: Path, index: int, *, tapped: bool) -> Path:
-        """Write weights and graph of one layer and return the graph's path."""
-        members: Members = {"reference": self._checkpoint}  # whichever it is: alone in its unit
+    def _write_layer(self, folder: Path, index: int, *, observed: bool) -> Path:
+        """Write the weights and the graph of one layer; return the path of the graph."""
+        # Either model: the name has no effect in a unit of one.
+        members: Members = {"reference": self._checkpoint}
         options = ExportOptions(precision=_stored_precision(self._checkpoint, index))
         last = index == self._checkpoint.config.num_hidden_layers - 1
         with WeightFile(folder / WEIGHTS) as file:
@@ -174,7 +181,7 @@ class ExactModel:
             layer, rotary = writer.layer(index), writer.rotary()
             norm = writer.final_norm() if last else None
             file.close()
-        build = tapped_layer_graph if tapped else layer_graph
+        build = layer_graph_with_intermediate_outputs if observed else layer_graph
         model = build(layer, rotary, graph_shape(members, options), index, norm)
         path = folder / layer_file(index)
         with os_errors_as_output_errors(path):
@@ -182,7 +189,10 @@ class ExactModel:
         return path
 
     def _head(self) -> list[Floats]:
-        """log_softmax(hidden @ head^T) at the targets, [t] of each part: the head is read once, in blocks."""
+        """Return log_softmax(hidden @ head^T) at the targets, [t] per batch.
+
+        The head is read once, in blocks of the vocabulary.
+        """
         name, config = self._checkpoint.head_name, self._checkpoint.config
         step = max(1, BLOCK_ELEMENTS // config.hidden_size)
         totals = [np.full(len(part.rows), -np.inf) for part in self._parts]
@@ -210,36 +220,36 @@ def no_prefix(config: DecoderConfig) -> ModelPrefix:
 
 
 def _run_layer(graph: Path, parts: Sequence[_Part], given: Given, on_input: OnInput | None) -> list[Rows]:
-    # In a function of its own: the session, which maps the weights, is gone before they are removed.
+    # A separate function, so that the session, which maps the weights, is released before they are removed.
     session = Sessions(Provider.CPU, low_memory=True).open(graph)
     return [_run(session, part, given, on_input) for part in parts]
 
 
 def _run(session: ort.InferenceSession, part: _Part, given: Given, on_input: OnInput | None) -> Rows:
     inputs, batch = {value.name for value in session.get_inputs()}, part.group.batch
-    rows, *tapped = session.run(None, {ROWS: part.rows, **batch.feeds(inputs), **given(batch, inputs)})
+    rows, *intermediate = session.run(None, {ROWS: part.rows, **batch.feeds(inputs), **given(batch, inputs)})
     if on_input is not None:
-        for name, values in zip(INTERMEDIATE_OUTPUTS, tapped, strict=True):
+        for name, values in zip(INTERMEDIATE_OUTPUTS, intermediate, strict=True):
             on_input(name, values)
     return np.asarray(rows)
 
 
 def _embedded(checkpoint: WeightSource, token_ids: NDArray[np.int64]) -> Rows:
-    """Rows [n, H] of the tokens; each is read once, the table never."""
+    """Return the embeddings [n, H] of the tokens; only the rows of distinct tokens are read."""
     tokens, positions = np.unique(token_ids, return_inverse=True)
     rows = np.concatenate([checkpoint.rows(EMBEDDING, token, token + 1) for token in tokens.tolist()])
     return checkpoint.embedded(rows)[positions]
 
 
 def _stored_precision(checkpoint: WeightSource, index: int) -> Precision:
-    """What holds every matrix of a layer as it is: the type they share, else fp32."""
+    """Return the precision that stores all matrices of a layer exactly: their common type, else fp32."""
     names = [name for name in tensor_shapes(checkpoint.config) if name.startswith(f"model.layers.{index}.")]
     dtypes = {checkpoint.dtype(name) for name in names if len(checkpoint.shape(name)) == 2}
     return _PRECISIONS[dtypes.pop()] if len(dtypes) == 1 else Precision.FP32
 
 
 def _log_sum_exp(logits: Rows) -> Floats:
-    """log(sum(exp(x))) of each row, float64 [m] of float32 [m, columns]."""
+    """Return log(sum(exp(x))) of each row: float32 [m, columns] -> float64 [m]."""
     peak = logits.max(axis=-1)
     total = np.exp(logits - peak[:, None]).sum(axis=-1, dtype=np.float64)
     summed: Floats = peak + np.log(total)

@@ -1,7 +1,8 @@
-"""Qwen2 in plain numpy, one matrix block at a time: what a staged pair is compared with before it is sealed.
+"""Compute Qwen2 in plain numpy, to validate a staged pair before it is sealed.
 
-Slow and simple on purpose, and independent of the graph: it shares no formula with graph.py, model.py or the
-runtime, reads the source checkpoint and not the weight file, and computes in float64.
+Deliberately slow and simple, and independent of what it validates. It shares no formula with the graphs or
+the runtime, reads the source checkpoint instead of the weight file, and computes in float64. Matrices are
+read one row block at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ Rows = NDArray[np.float64]
 def hidden_and_logprobs(
     checkpoint: WeightSource, token_ids: NDArray[np.int64], *, scaled: bool = True
 ) -> tuple[Rows, Rows]:
-    """Return the final hidden rows [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L].
+    """Return the final hidden states [L-1, hidden_size] and log-probs [L-1] (nats) of one sequence [L].
 
-    Hidden rows are normed; without `scaled` they lack the scale of the last norm.
+    They are normalized; without `scaled` they lack the scale of the final norm.
     """
     rows = _body(checkpoint, token_ids)[:-1]
     hidden = _norm(checkpoint, "model.norm", rows)
@@ -61,7 +62,7 @@ def _linear(checkpoint: WeightSource, name: str, rows: Rows) -> Rows:
 
 
 def _products(checkpoint: WeightSource, name: str, rows: Rows) -> Iterator[Rows]:
-    """Give rows @ weight^T in blocks of columns: one is read while others are multiplied."""
+    """Yield rows @ weight^T in blocks of columns; a block is read while others are multiplied."""
     count, columns = checkpoint.shape(name)
     step = max(1, BLOCK_ELEMENTS // columns)
     blocks = (checkpoint.rows(name, start, min(start + step, count)) for start in range(0, count, step))

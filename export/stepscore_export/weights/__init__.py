@@ -1,1 +1,1 @@
-"""Weight files: layout, codes, row blocks."""
+"""Write weight files: layout, quantized weights, row blocks."""

@@ -1,8 +1,9 @@
-"""A matrix of both models at once: the reference rounded, and the difference of the two rounded on its own.
+"""Store a matrix of both models with delta compression (difference coding).
 
-What the base rounds wrongly is the same in both models and cancels to first order in the difference of their
-log-probs; the difference is small, so that its own rounding errors are smaller still. Two identical matrices
-have a difference of exactly zero.
+The base is the quantized reference, the difference is policy - reference, quantized separately. The
+quantization error of the base is common to both models and cancels to first order in the difference of their
+log-probs. The difference is small, and so is its quantization error. The difference of two identical matrices
+is exactly zero.
 """
 
 from __future__ import annotations
@@ -44,35 +45,35 @@ from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dt
 class CodedBlocks:
     """Row blocks of a matrix [rows, columns] in both models: (reference, policy), float32.
 
-    `spread` says how rounding errors of the reference spread over its inputs (feedback.py), where that is
-    known: then they are carried over from column to column.
+    With `error_propagation` (gptq.py, from the activations of the reference) both parts are quantized with
+    error feedback; with None they are rounded to the nearest code.
     """
 
     rows: int
     columns: int
     blocks: Iterable[tuple[Floats, Floats]]
-    spread: Floats | None = None
+    error_propagation: Floats | None = None
 
 
 class Role(enum.Enum):
-    """What a matrix is for, which says how finely it is coded."""
+    """The use of a matrix, which determines its precision."""
 
     ATTENTION = enum.auto()
-    """Moves the base's predictions most and holds an eighth of a 7B model: never under 8 bits."""
+    """Affects the predictions of the base most and holds an eighth of a 7B model: an 8-bit base."""
     EXPAND = enum.auto()
-    """Into the MLP: gate and up."""
+    """Input of the MLP: gate and up."""
     CONTRACT = enum.auto()
-    """Out of it: down, whose inputs have outliers."""
+    """Output of the MLP: down, whose inputs have outliers."""
     HEAD = enum.auto()
-    """At 4 bits it alone costs half the fidelity of the base, and its difference most of the rest."""
+    """8 bits: at 4 bits the head causes half of the error of all bases, its difference most of the rest."""
 
     @property
     def high_precision_activations(self) -> bool:
-        """Whether int8 activations of the reference are not enough."""
+        """Whether W8A8 takes the reference's activations at 16 instead of 8 bits (graphs/linear.py)."""
         return self in {Role.ATTENTION, Role.CONTRACT}
 
     def bits(self, options: ExportOptions) -> tuple[int, int]:
-        """Bits of base and difference."""
+        """Return the bits of base and difference."""
         base = 8 if self in {Role.ATTENTION, Role.HEAD} else options.bits or 8
         return base, max(8 if self is Role.HEAD else 0, options.difference_bits)
 
@@ -80,12 +81,12 @@ class Role(enum.Enum):
 def store_coded(
     file: TensorSink, name: str, blocks: CodedBlocks, options: ExportOptions, role: Role
 ) -> CodedMatrix:
-    """Append base and difference."""
+    """Append base and difference to the file and return where they are."""
     if options.has_int8_activations:
         return _store_channels(file, name, blocks, role)
     base_bits, difference_bits = role.bits(options)
     size = options.block_size
-    # The base, not the difference, is where the error is: its blocks are shorter, 4 bits have zero points.
+    # The base causes most of the error: it gets shorter blocks, and zero points at 4 bits.
     base_size = max(size // 2, BLOCK_SIZES[0])
     base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=base_bits == 4)
     difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
@@ -99,7 +100,7 @@ def store_coded(
             yield base.add(of_base)
             difference.codes.append(difference.add(of_difference))
 
-    # In this order: codes of the base are written as they come, those of the difference held till then.
+    # The order matters: codes of the base are streamed to the file while those of the difference are held.
     where = base.store(file, base_codes()), difference.store(file, difference.codes)
     if options.signed_codes:
         return MergedMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
@@ -109,7 +110,7 @@ def store_coded(
 
 @dataclass(slots=True)
 class _Part:
-    """Base or difference on its way to the file."""
+    """Quantize and store one part, base or difference, with one scale per block."""
 
     name: str
     blocks: CodedBlocks
@@ -122,17 +123,18 @@ class _Part:
     zeros: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def quantized(self, weight: Floats) -> Quantized:
-        """Quantise a row block."""
-        form, spread = (self.bits, self.block_size, numpy_dtype(self.options.compute)), self.blocks.spread
-        if spread is None:
+        """Quantize a row block."""
+        form = (self.bits, self.block_size, numpy_dtype(self.options.compute))
+        error_propagation = self.blocks.error_propagation
+        if error_propagation is None:
             quantized = quantize(weight, *form, asymmetric=self.asymmetric)
         else:
-            quantized = quantize_with_feedback(weight, spread, *form, asymmetric=self.asymmetric)
+            quantized = quantize_with_feedback(weight, error_propagation, *form, asymmetric=self.asymmetric)
         self._check(weight, quantized)
         return quantized
 
     def add(self, quantized: Quantized) -> NDArray[np.uint8]:
-        """Keep the scales and zero points of the next row block and return its codes."""
+        """Hold the scales and zero points of the next row block and return its codes."""
         self.scales.append(quantized.scales)
         if quantized.zeros is not None:
             self.zeros.append(quantized.zeros)
@@ -159,7 +161,11 @@ class _Part:
         return SignedMatrix(stored.codes, stored.scales, self.block_size, self.blocks.columns, stored.zeros)
 
     def _store_zeros(self, file: TensorSink, per_row: int) -> TensorRef:
-        """DequantizeLinear wants them packed one row after the other, the others every row by itself."""
+        """Store the zero points.
+
+        DequantizeLinear reads them packed across rows; MatMulNBits and GatherBlockQuantized read rows that
+        start at a byte.
+        """
         rows, name = self.blocks.rows, f"{self.name}.zeros"
         if self.options.signed_codes:
             packed = (self._packed_zeros(np.concatenate(self.zeros).reshape(1, -1)) for _ in (1,))
@@ -177,14 +183,14 @@ class _Part:
     def _check(self, weight: Floats, quantized: Quantized) -> None:
         if not np.isfinite(quantized.scales).all():
             raise CheckpointCorrupt(
-                f"{self.name} holds {float(np.abs(weight).max()):.3g}, whose scale fp16 cannot hold",
+                f"{self.name} holds {float(np.abs(weight).max()):.3g}, whose scale overflows fp16",
                 hint="export for the CPU",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Where a part is."""
+    """Where the tensors of a part are in the weight file."""
 
     codes: TensorRef
     scales: TensorRef
@@ -195,7 +201,7 @@ _SIGNED = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
 
 
 def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:
-    """Append both parts, transposed, as the integer operator wants them: codes [K, N], scales [N]."""
+    """Append both parts in the layout of MatMulIntegerToFloat, transposed: codes [K, N], scales [N]."""
     base, difference = (_Channels(f"{name}.{part}", blocks) for part in ("base", "difference"))
 
     def quantized(block: tuple[Floats, Floats]) -> tuple[QuantizedChannels, QuantizedChannels]:
@@ -217,7 +223,7 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role
 
 @dataclass(slots=True)
 class _Channels:
-    """Base or difference with one scale a row; all of its codes are held until it is complete."""
+    """Quantize and store one part with one scale per row; transposing requires holding all of its codes."""
 
     name: str
     blocks: CodedBlocks
@@ -225,9 +231,9 @@ class _Channels:
     scales: list[NDArray[np.float32]] = field(default_factory=list)
 
     def quantized(self, weight: Floats) -> QuantizedChannels:
-        if self.blocks.spread is None:
+        if self.blocks.error_propagation is None:
             return quantize_channels(weight)
-        return quantize_channels_with_feedback(weight, self.blocks.spread)
+        return quantize_channels_with_feedback(weight, self.blocks.error_propagation)
 
     def add(self, quantized: QuantizedChannels) -> None:
         self.codes.append(quantized.codes)

@@ -1,7 +1,8 @@
-"""Where weights are in a weight file, and what the graphs need to know of the shape of a model.
+"""Describe where the weights of a unit are in its weight file, and in which form.
 
-A unit computes one model, or both at once from a coded pair: then every stream (reference first, policy
-second) has norms, biases and an embedding of its own, and the matrices serve both.
+A unit (one weight file and its graphs) computes one model, or both models of a difference-coded pair. In a
+unit of two, each stream (reference first, policy second) has separate norms, biases and embedding; the
+matrices serve both streams.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from stepscore_export.weights.weight_file import TensorRef
 
 @dataclass(frozen=True, slots=True)
 class FloatMatrix:
-    """A matrix [N, K] stored as it is (any floating type)."""
+    """A matrix [N, K] stored in a floating-point type."""
 
     values: TensorRef
 
     def part(self, start: int, stop: int) -> FloatMatrix:
-        """Name rows [start:stop] of the same bytes."""
+        """Return rows [start:stop]; they refer to the same bytes."""
         return FloatMatrix(self.values.part(start, stop))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockMatrix:
-    """A matrix [N, K] as codes and scales (see quantize), which MatMulNBits and GatherBlockQuantized read."""
+    """A matrix [N, K] in the layout of `rounding.Quantized`, read by MatMulNBits and GatherBlockQuantized."""
 
     codes: TensorRef
     scales: TensorRef
@@ -46,13 +47,13 @@ class BlockMatrix:
     zeros: TensorRef | None = None
 
     def part(self, start: int, stop: int) -> BlockMatrix:
-        """Name rows [start:stop] of the same bytes."""
+        """Return rows [start:stop]; they refer to the same bytes."""
         return _rows(self, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedMatrix:
-    """The same with signed codes [N, ceil(K / block_size) * block_size]; CUDA's DequantizeLinear reads it."""
+    """A matrix [N, K] as signed codes [N, K rounded up to whole blocks], read by DequantizeLinear on CUDA."""
 
     codes: TensorRef
     scales: TensorRef
@@ -61,7 +62,7 @@ class SignedMatrix:
     zeros: TensorRef | None = None
 
     def part(self, start: int, stop: int) -> SignedMatrix:
-        """Name rows [start:stop] of the same bytes."""
+        """Return rows [start:stop]; they refer to the same bytes."""
         return _rows(self, start, stop)
 
 
@@ -79,7 +80,7 @@ def _rows(matrix: _InBlocks, start: int, stop: int) -> _InBlocks:
 
 @dataclass(frozen=True, slots=True)
 class ChannelMatrix:
-    """A matrix [N, K] as signed 8-bit codes, transposed to [K, N], and one scale a row [N]."""
+    """A matrix [N, K] as int8 codes, transposed to [K, N], and one scale per output channel [N]."""
 
     codes: TensorRef
     scales: TensorRef
@@ -87,7 +88,7 @@ class ChannelMatrix:
 
 @dataclass(frozen=True, slots=True)
 class SeparateMatrix:
-    """Two streams' matrix: both are multiplied with the base, the policy's with the difference as well."""
+    """A matrix of two streams with separate GEMMs: x_r B^T, and x_p B^T + x_p D^T."""
 
     base: BlockMatrix
     difference: BlockMatrix
@@ -95,21 +96,23 @@ class SeparateMatrix:
 
 @dataclass(frozen=True, slots=True)
 class MergedMatrix:
-    """Two streams' matrix: the reference's is the base, the policy's the sum of base and difference."""
+    """A matrix of two streams with merged GEMMs: x_r B^T and x_p (B + D)^T."""
 
     base: BlockMatrix | SignedMatrix
     difference: BlockMatrix | SignedMatrix
 
     def part(self, start: int, stop: int) -> MergedMatrix:
-        """Name rows [start:stop] of the same bytes."""
+        """Return rows [start:stop]; they refer to the same bytes."""
         return MergedMatrix(self.base.part(start, stop), self.difference.part(start, stop))
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerMatrix:
-    """Two streams' matrix for rows that are rounded to 8 bits, the policy's as a difference.
+    """A matrix of two streams for W8A8: integer GEMMs with activations that are quantized to 8 bits.
 
-    With `high_precision_activations`, rows of the reference are rounded to 16.
+    The policy's activations enter as their difference from the reference's. With
+    `high_precision_activations`, the reference's activations are represented with 16 bits
+    (graphs/linear.py).
     """
 
     base: ChannelMatrix
@@ -121,7 +124,7 @@ _Cut = TypeVar("_Cut", BlockMatrix, MergedMatrix)
 
 
 def pieces(matrix: _Cut) -> Iterator[_Cut]:
-    """Cut a matrix into row ranges that are small enough to be floats, over the same bytes."""
+    """Cut a matrix into row tiles that are small enough to be dequantized; they refer to the same bytes."""
     part = matrix.base if isinstance(matrix, MergedMatrix) else matrix
     rows, step = part.codes.shape[0], piece_rows(part.columns)
     if rows <= step:
@@ -134,14 +137,14 @@ def pieces(matrix: _Cut) -> Iterator[_Cut]:
 CodedMatrix = SeparateMatrix | MergedMatrix | IntegerMatrix
 Matrix = FloatMatrix | BlockMatrix | CodedMatrix
 Table = FloatMatrix | BlockMatrix
-"""What rows are looked up in."""
+"""An embedding table."""
 Vectors = tuple[TensorRef, ...]
-"""A norm, a bias or a rotary table: one a stream."""
+"""A norm, a bias or a rotary table: one tensor per stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer; `qkv` is the query, key and value rows in one matrix."""
+    """One decoder layer; `qkv` has the rows of the query, key and value projections in one matrix."""
 
     input_norm: Vectors
     qkv: Matrix
@@ -163,7 +166,7 @@ class RotaryWeights:
 
 @dataclass(frozen=True, slots=True)
 class HeadTile:
-    """Columns of the vocabulary from `start` on: a matrix [columns, H]."""
+    """Tile of the head: the vocabulary from token `start` on, a matrix [columns, H]."""
 
     start: int
     columns: int
@@ -172,7 +175,7 @@ class HeadTile:
 
 @dataclass(frozen=True, slots=True)
 class UnitWeights:
-    """A whole unit in one weight file."""
+    """All weights of a unit."""
 
     embedding: tuple[Table, ...]
     layers: tuple[LayerWeights, ...]
@@ -183,7 +186,7 @@ class UnitWeights:
     """[H, H]: what looked-up rows are multiplied with."""
 
     def extents(self) -> dict[str, Extent]:
-        """Return which bytes of the weight file each graph reads, norms and rotary tables aside."""
+        """Return the byte range that each graph reads, without the final norm and the rotary tables."""
         layers = {layer_file(index): extent_of(layer) for index, layer in enumerate(self.layers)}
         heads = {name: extent_of(part) for name, part in head_parts(self.head).items()}
         parts = {EMBED: self.embedding, BODY: self.layers, HEAD: self.head}
@@ -191,7 +194,7 @@ class UnitWeights:
 
 
 def tensors(part: object) -> Iterator[TensorRef]:
-    """Give every tensor of a part of a unit."""
+    """Yield all tensors of a part of a unit."""
     if isinstance(part, TensorRef):
         yield part
     elif isinstance(part, tuple):
@@ -203,7 +206,7 @@ def tensors(part: object) -> Iterator[TensorRef]:
 
 
 def head_parts(head: Sequence[HeadTile]) -> dict[str, tuple[HeadTile, ...]]:
-    """Return the tiles of each part of the head, by the name of its graph."""
+    """Return the tiles of each part of the head by the name of its graph."""
     end = head[-1].start + head[-1].columns
     return {
         name: tuple(tile for tile in head if tile.start // HEAD_PART_COLUMNS == index)
@@ -212,7 +215,7 @@ def head_parts(head: Sequence[HeadTile]) -> dict[str, tuple[HeadTile, ...]]:
 
 
 def extent_of(part: object) -> Extent:
-    """Return the bytes of the weight file from the first tensor of a part to the last."""
+    """Return the byte range of the weight file from the first to the last tensor of a part."""
     refs = list(tensors(part))
     start = min(ref.offset for ref in refs)
     return Extent(start, max(ref.offset + ref.num_bytes for ref in refs) - start)

@@ -1,4 +1,4 @@
-"""Row blocks on two cores: numpy gives up the interpreter's lock while it computes."""
+"""Process row blocks in two threads: numpy releases the GIL while it computes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKERS = 2
 
 
 def in_order(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Give function(item) of each item, in order; WORKERS are computed at a time, and no more are held.
+    """Yield function(item) for each item, in order; at most WORKERS results are computed and held at a time.
 
     >>> list(in_order(abs, iter([-3, 2, -1])))
     [3, 2, 1]
@@ -39,12 +39,12 @@ BLOCK_ELEMENTS = 1 << 21  # 8 MB of float32: large enough for numpy, small enoug
 
 
 Advance = Callable[[int], None]
-"""Called with the number of source parameters that are done."""
+"""Progress callback: called with the number of source parameters that were just processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowStack:
-    """Matrices [N_i, K] of one checkpoint below each other, or rows [start:stop] of one."""
+    """Matrices [N_i, K] of one checkpoint concatenated by rows, or rows [start:stop] of one matrix."""
 
     checkpoint: WeightSource
     names: tuple[str, ...]
@@ -54,16 +54,16 @@ class RowStack:
 
     @property
     def rows(self) -> int:
-        """Count the rows of all matrices."""
+        """Return the number of rows of all matrices."""
         return sum(len(self._range(name)) for name in self.names)
 
     @property
     def columns(self) -> int:
-        """Return the columns of every matrix."""
+        """Return the number of columns, which all matrices share."""
         return self.checkpoint.shape(self.names[0])[1]
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield float32 blocks of at most BLOCK_ELEMENTS numbers."""
+        """Yield row blocks in float32, at most BLOCK_ELEMENTS elements each (or one row)."""
         step = max(1, BLOCK_ELEMENTS // self.columns)
         for name in self.names:
             rows = self._range(name)

@@ -1,4 +1,4 @@
-"""The weight file of one unit: tensors appended in row blocks, hashed as they are written."""
+"""Write the weight file of one unit: append tensors in row blocks, and hash them while writing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.manifest import FileEntry
 from stepscore.fileio import os_errors_as_output_errors
 
-ALIGNMENT = 4096  # a page: ONNX Runtime maps initializers from the file instead of reading them
+ALIGNMENT = 4096  # page size, so that ONNX Runtime can memory-map initializers instead of reading them
 
 _DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
     {
@@ -28,24 +28,24 @@ _DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
         ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
         ir.DataType.UINT8: np.dtype(np.uint8),
         ir.DataType.INT8: np.dtype(np.int8),
-        ir.DataType.INT4: np.dtype(np.uint8),  # two a byte
+        ir.DataType.INT4: np.dtype(np.uint8),  # two values per byte
     }
 )
 
 
 def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
-    """Return the numpy type whose bytes are those of an ONNX type."""
+    """Return the numpy type with the byte layout of an ONNX type."""
     return _DTYPES[dtype]
 
 
 def onnx_dtype(dtype: np.dtype[Any]) -> ir.DataType:
-    """Return the ONNX type of a numpy type that checkpoints are stored in."""
+    """Return the ONNX type of a checkpoint's numpy type."""
     return next(onnx for onnx, stored in _DTYPES.items() if stored == dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """Where a tensor's bytes are in its weight file."""
+    """Name, type, shape and byte offset of a tensor in its weight file."""
 
     name: str
     dtype: ir.DataType
@@ -54,30 +54,33 @@ class TensorRef:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the tensor's data."""
+        """Return the size of the data in bytes."""
         return -(-math.prod(self.shape) * self.dtype.bitwidth // 8)
 
     def part(self, start: int, stop: int) -> TensorRef:
-        """Name rows [start:stop] of the same bytes; ValueError where the first row begins within a byte."""
+        """Return rows [start:stop]; they refer to the same bytes.
+
+        Raises ValueError if the first row is not byte-aligned.
+        """
         skipped_bits = start * math.prod(self.shape[1:]) * self.dtype.bitwidth
         if skipped_bits % 8:
-            raise ValueError(f"row {start} of {self.name} does not begin with a byte")
+            raise ValueError(f"row {start} of {self.name} is not byte-aligned")
         shape = (stop - start, *self.shape[1:])
         return TensorRef(f"{self.name}.{start}", self.dtype, shape, self.offset + skipped_bits // 8)
 
 
 class TensorSink(Protocol):
-    """Where tensors go, one after the other."""
+    """Destination of tensors, which are appended one after the other."""
 
     def append(
         self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
     ) -> TensorRef:
-        """Take the blocks of one tensor, in order; they fill `shape` exactly."""
+        """Append one tensor, given as consecutive blocks that fill `shape` exactly."""
         ...
 
 
 class SizeOnly:
-    """Takes tensors without looking at them: how large would the file be?"""
+    """Compute the size of a weight file without reading blocks or writing anything."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -89,14 +92,14 @@ class SizeOnly:
         shape: tuple[int, ...],
         blocks: Iterable[NDArray[Any]],
     ) -> TensorRef:
-        """Leave the place that a WeightFile would take."""
+        """Reserve the bytes that a WeightFile would write."""
         ref = TensorRef(name, dtype, shape, -(-self.num_bytes // ALIGNMENT) * ALIGNMENT)
         self.num_bytes = ref.offset + ref.num_bytes
         return ref
 
 
 class WeightFile:
-    """Append-only writer; every tensor starts at a multiple of ALIGNMENT."""
+    """Append-only writer; each tensor starts at a multiple of ALIGNMENT bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -108,20 +111,25 @@ class WeightFile:
     def append(
         self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
     ) -> TensorRef:
-        """Write the blocks of one tensor, in order; they must fill `shape` exactly."""
+        """Write one tensor, given as consecutive blocks, and return where it is.
+
+        Raises TypeError if a block has another dtype, ValueError if the blocks do not fill `shape` exactly.
+        """
         self._write(b"\0" * (-self._position % ALIGNMENT))
         ref = TensorRef(name, dtype, shape, self._position)
         for block in blocks:
             if block.dtype != numpy_dtype(dtype):
-                raise TypeError(f"{name}: block of {block.dtype}, not {dtype.name}")
+                raise TypeError(f"{name}: expected blocks of {dtype.name}, found {block.dtype}")
             self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
         if self._position - ref.offset != ref.num_bytes:
             written = self._position - ref.offset
-            raise ValueError(f"{name}: {written} bytes written, {shape} needs {ref.num_bytes}")
+            raise ValueError(
+                f"{name}: shape {shape} needs {ref.num_bytes} bytes, but the blocks have {written}"
+            )
         return ref
 
     def close(self) -> FileEntry:
-        """Flush to the disk and return the file's size and hash."""
+        """Flush and close the file; return its size in bytes and SHA-256."""
         with os_errors_as_output_errors(self._path):
             self._file.flush()
             self._file.close()
@@ -133,7 +141,7 @@ class WeightFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # what could not be written was said already; close flushes it once more
+        with suppress(OSError):  # a write error was raised already, and close() retries the flush
             self._file.close()
 
     def _write(self, data: bytes | memoryview) -> None:

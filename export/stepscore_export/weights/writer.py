@@ -1,7 +1,7 @@
-"""Checkpoints -> one weight file: every tensor read, converted and appended in row blocks.
+"""Write the checkpoints of a unit to one weight file: read, convert and append each tensor in row blocks.
 
-A unit of one checkpoint is stored as it is, rounded to floats or quantised; a unit of two, reference and
-policy, has matrices that are coded together (coded.py) and norms, biases and embeddings of both.
+A unit of one checkpoint stores its matrices in a floating-point type or quantized. A unit of two, reference
+and policy, stores difference-coded matrices (difference.py) and the norms, biases and embeddings of both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stepscore_export.weights.layout import (
 from stepscore_export.weights.row_blocks import Advance, RowStack, in_order
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
-TABLE_BITS = 8  # embedding and head: at 4 bits the head alone costs half the fidelity of the base
+TABLE_BITS = 8  # of embedding and head, at least: at 4 bits the head alone causes half of the base's error
 
 
 def store_unit(
@@ -44,7 +44,7 @@ def store_unit(
     advance: Advance,
     statistics: Statistics | None = None,
 ) -> UnitWeights:
-    """Append the whole unit to `file` and return where everything is."""
+    """Append all weights of the unit to `file` and return where they are."""
     statistics = statistics or NoStatistics()
     writer = UnitWriter(members, file, options, advance)
     embedding = writer.embedding()
@@ -62,7 +62,7 @@ def rotary_tables(config: DecoderConfig) -> tuple[NDArray[np.float64], NDArray[n
 
 
 class UnitWriter:
-    """Reads from the checkpoints of one unit, writes to one weight file."""
+    """Read from the checkpoints of one unit and write to one weight file."""
 
     def __init__(self, members: Members, file: TensorSink, options: ExportOptions, advance: Advance) -> None:
         self._checkpoints = tuple(members.values())
@@ -73,13 +73,13 @@ class UnitWriter:
 
     @property
     def num_layers(self) -> int:
-        """Number of decoder layers."""
+        """Return the number of decoder layers."""
         return self._checkpoints[0].config.num_hidden_layers
 
     def embedding(self) -> tuple[Table, ...]:
-        """Store the embedding: as the checkpoints have it where the difference of two is what matters.
+        """Store the embedding; a unit of two keeps the type of each checkpoint, for an exact difference.
 
-        Only rows that are looked up are ever read, so its precision costs disk and nothing else.
+        Only the rows of the tokens that occur are read, so that its precision costs disk space only.
         """
         if len(self._checkpoints) == 1:
             stack = RowStack(self._checkpoints[0], (EMBEDDING,), self._advance)
@@ -96,51 +96,65 @@ class UnitWriter:
             return None
         return self._file.append("rotation", ir.DataType.FLOAT, matrix.shape, (matrix for _ in (1,)))
 
-    def layer(self, index: int, spread: LayerErrorPropagation | None = None) -> LayerWeights:
-        """Store one decoder layer; errors of its base are carried over where `spread` says how."""
-        spread = spread or LayerErrorPropagation()
+    def layer(self, index: int, error_propagation: LayerErrorPropagation | None = None) -> LayerWeights:
+        """Store one decoder layer, with error feedback for the matrices that have an error propagation."""
+        error_propagation = error_propagation or LayerErrorPropagation()
         source, name = f"model.layers.{index}", f"layers.{index}"
         projections = [f"{source}.self_attn.{kind}_proj" for kind in "qkv"]
         return LayerWeights(
             input_norm=self._vectors(f"{name}.input_norm", f"{source}.input_layernorm.weight"),
             qkv=self._matrix(
-                Role.ATTENTION, f"{name}.qkv", spread.qkv, *(f"{each}.weight" for each in projections)
+                Role.ATTENTION,
+                f"{name}.qkv",
+                error_propagation.qkv,
+                *(f"{each}.weight" for each in projections),
             ),
             qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections)),
             output=self._matrix(
-                Role.ATTENTION, f"{name}.output", spread.output, f"{source}.self_attn.o_proj.weight"
+                Role.ATTENTION,
+                f"{name}.output",
+                error_propagation.output,
+                f"{source}.self_attn.o_proj.weight",
             ),
             post_norm=self._vectors(f"{name}.post_norm", f"{source}.post_attention_layernorm.weight"),
-            gate=self._matrix(Role.EXPAND, f"{name}.gate", spread.mlp, f"{source}.mlp.gate_proj.weight"),
-            up=self._matrix(Role.EXPAND, f"{name}.up", spread.mlp, f"{source}.mlp.up_proj.weight"),
-            down=self._matrix(Role.CONTRACT, f"{name}.down", spread.down, f"{source}.mlp.down_proj.weight"),
+            gate=self._matrix(
+                Role.EXPAND, f"{name}.gate", error_propagation.mlp, f"{source}.mlp.gate_proj.weight"
+            ),
+            up=self._matrix(Role.EXPAND, f"{name}.up", error_propagation.mlp, f"{source}.mlp.up_proj.weight"),
+            down=self._matrix(
+                Role.CONTRACT, f"{name}.down", error_propagation.down, f"{source}.mlp.down_proj.weight"
+            ),
         )
 
     def final_norm(self) -> Vectors:
-        """Store the norm before the head."""
+        """Store the final norm, the one before the head."""
         return self._vectors("norm", "model.norm.weight")
 
-    def head(self, embedding: tuple[Table, ...], spread: Floats | None = None) -> tuple[HeadTile, ...]:
-        """Store the head in tiles of the vocabulary; a tied head of one model names the embedding's bytes."""
+    def head(
+        self, embedding: tuple[Table, ...], error_propagation: Floats | None = None
+    ) -> tuple[HeadTile, ...]:
+        """Store the head in vocabulary tiles; a single model's tied head refers to the embedding's bytes."""
         if len(self._checkpoints) == 1:
             (checkpoint,) = self._checkpoints
             tied = checkpoint.config.tie_word_embeddings
             stack = RowStack(checkpoint, (checkpoint.head_name,), self._advance)
             return tuple(_tiles(embedding[0] if tied else self._plain("head", stack, TABLE_BITS)))
         vocabulary = self._checkpoints[0].config.vocab_size
-        return tuple(self._head_tile(start, spread) for start in range(0, vocabulary, TILE))
+        return tuple(self._head_tile(start, error_propagation) for start in range(0, vocabulary, TILE))
 
-    def _head_tile(self, start: int, spread: Floats | None) -> HeadTile:
-        """Store the columns of the vocabulary from `start` on as a matrix of its own."""
+    def _head_tile(self, start: int, error_propagation: Floats | None) -> HeadTile:
+        """Store one vocabulary tile, from token `start` on, as a separate matrix."""
         stop = min(start + TILE, self._checkpoints[0].config.vocab_size)
         stacks = [
             RowStack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
             for each in self._checkpoints
         ]
-        return HeadTile(start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks, spread))
+        return HeadTile(
+            start, stop - start, self._stored(Role.HEAD, f"head.{start}", stacks, error_propagation)
+        )
 
     def rotary(self) -> RotaryWeights:
-        """Store the tables of the position embedding, once where the models share them."""
+        """Store the tables of the rotary position embedding, once if the models share them."""
         configs = [checkpoint.config for checkpoint in self._checkpoints]
         stored: dict[tuple[float, int], tuple[TensorRef, TensorRef]] = {}
         for config, name in zip(configs, self._names, strict=True):
@@ -152,7 +166,7 @@ class UnitWriter:
         return RotaryWeights(tuple(cos for cos, _ in tables), tuple(sin for _, sin in tables))
 
     def _vectors(self, name: str, *sources: str) -> Vectors:
-        """Store norms and biases, joined, in the type the graph computes in."""
+        """Store concatenated norms or biases in the compute type, one tensor per model."""
         return tuple(
             self._vector(f"{name}{member}", np.concatenate([each.rows(source) for source in sources]))
             for each, member in zip(self._checkpoints, self._names, strict=True)
@@ -162,20 +176,22 @@ class UnitWriter:
         dtype = self._options.compute
         return self._file.append(name, dtype, values.shape, (converted(values, dtype, name) for _ in (1,)))
 
-    def _matrix(self, role: Role, name: str, spread: Floats | None, *sources: str) -> Matrix:
+    def _matrix(self, role: Role, name: str, error_propagation: Floats | None, *sources: str) -> Matrix:
         stacks = [RowStack(checkpoint, sources, self._advance) for checkpoint in self._checkpoints]
-        return self._stored(role, name, stacks, spread)
+        return self._stored(role, name, stacks, error_propagation)
 
-    def _stored(self, role: Role, name: str, stacks: list[RowStack], spread: Floats | None) -> Matrix:
+    def _stored(
+        self, role: Role, name: str, stacks: list[RowStack], error_propagation: Floats | None
+    ) -> Matrix:
         if len(stacks) == 1:
             return self._plain(name, stacks[0])
         reference, policy = stacks
         blocks = zip(reference.blocks(), policy.blocks(), strict=True)
-        coded = CodedBlocks(reference.rows, reference.columns, blocks, spread)
+        coded = CodedBlocks(reference.rows, reference.columns, blocks, error_propagation)
         return store_coded(self._file, name, coded, self._options, role)
 
     def _plain(self, name: str, stack: RowStack, at_least: int = 0) -> Table:
-        """Store a matrix as floats, or quantised to the options' bits (or `at_least`)."""
+        """Store a matrix in the storage type, or quantized to max(options.bits, at_least) bits."""
         bits = self._options.bits
         if bits is None:
             return self._floats(name, stack, self._options.storage)
@@ -209,7 +225,7 @@ class UnitWriter:
 
 
 def _tiles(head: Table) -> Iterable[HeadTile]:
-    """Cut a head [V, H] into matrices of at most TILE rows; they name parts of the same bytes."""
+    """Cut a head [V, H] into matrices of at most TILE rows; they refer to the same bytes."""
     rows = (head.values if isinstance(head, FloatMatrix) else head.codes).shape[0]
     for start in range(0, rows, TILE):
         stop = min(start + TILE, rows)
@@ -217,7 +233,7 @@ def _tiles(head: Table) -> Iterable[HeadTile]:
 
 
 def _counted_once(checkpoint: WeightSource, advance: Advance) -> Advance:
-    """A tied head was counted as the embedding."""
+    """Return a callback that ignores a tied head, which was counted with the embedding."""
     return (lambda _count: None) if checkpoint.config.tie_word_embeddings else advance
 
 
@@ -226,7 +242,7 @@ def _stored_dtype(checkpoint: WeightSource) -> ir.DataType:
 
 
 def converted(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> NDArray[np.floating]:
-    """Return the values in another type; CheckpointCorrupt where fp16 cannot hold one."""
+    """Return the values in another type; raises CheckpointCorrupt if a value overflows fp16."""
     with np.errstate(over="ignore"):
         stored = values.astype(numpy_dtype(dtype))
     _refuse_overflow(stored, values, name)
@@ -236,6 +252,6 @@ def converted(values: NDArray[np.floating], dtype: ir.DataType, name: str) -> ND
 def _refuse_overflow(stored: NDArray[np.floating], values: NDArray[np.floating], name: str) -> None:
     if stored.dtype == np.float16 and not np.isfinite(stored).all():
         raise CheckpointCorrupt(
-            f"{name} holds {float(np.abs(values).max()):.3g}, which fp16 cannot hold",
+            f"{name} holds {float(np.abs(values).max()):.3g}, which overflows fp16",
             hint="export with --precision bf16, or for the CPU",
         )

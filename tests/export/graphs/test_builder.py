@@ -51,17 +51,17 @@ def test_constants_keep_value_type_and_rank(g: GraphBuilder) -> None:
 
 def test_a_name_cannot_have_two_values(g: GraphBuilder) -> None:
     g.constant("last", -1)
-    with pytest.raises(ValueError, match="body has two initializers of the name last"):
+    with pytest.raises(ValueError, match="body has two different initializers named last"):
         g.constant("last", 1)
-    with pytest.raises(ValueError, match="two initializers of the name last"):
+    with pytest.raises(ValueError, match="two different initializers named last"):
         g.constant("last", -1, -1)
 
 
 def test_a_name_cannot_have_two_types_or_ranks(g: GraphBuilder) -> None:
     g.constant("one", 1)
-    with pytest.raises(ValueError, match="two initializers of the name one"):
+    with pytest.raises(ValueError, match="two different initializers named one"):
         g.constant("one", 1, dtype=FLOAT)
-    with pytest.raises(ValueError, match="two initializers of the name one"):
+    with pytest.raises(ValueError, match="two different initializers named one"):
         g.scalar("one", 1)
 
 
@@ -77,7 +77,7 @@ def test_the_same_bytes_are_one_initializer(g: GraphBuilder) -> None:
 )
 def test_a_name_cannot_stand_for_other_bytes(g: GraphBuilder, other: TensorRef) -> None:
     g.weight(REF)
-    with pytest.raises(ValueError, match="body has two initializers of the name norm"):
+    with pytest.raises(ValueError, match="body has two different initializers named norm"):
         g.weight(other)
 
 

@@ -68,7 +68,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
 
 
 def rows_seen(model: ExactModel) -> list[dict[str, Rows]]:
-    """Run every layer; the rows of all parts, by tap."""
+    """Run every layer; the rows of all parts, by key."""
     layers: list[dict[str, list[Rows]]] = []
     for _ in range(LAYERS):
         parts: dict[str, list[Rows]] = {}
@@ -106,7 +106,7 @@ MATRICES = {
 }
 
 
-def test_the_taps_are_what_enters_the_matrices(
+def test_intermediate_outputs_are_the_inputs_of_the_matrices(
     reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of layer 0 for every token; of the last for every token that enters them: its MLP drops the last."""
@@ -114,9 +114,9 @@ def test_the_taps_are_what_enters_the_matrices(
     found = rows_seen(ExactModel(reference, ragged(), scratch))
     assert [tuple(layer) for layer in found] == [INTERMEDIATE_OUTPUTS] * LAYERS
     for index, layer in enumerate(found):
-        for tap, rows in layer.items():
-            dropped = index == LAYERS - 1 and tap != "into_qkv"
-            for matrix in MATRICES[tap]:
+        for key, rows in layer.items():
+            dropped = index == LAYERS - 1 and key != "into_qkv"
+            for matrix in MATRICES[key]:
                 name = f"model.layers.{index}.{matrix}"
                 expected = np.concatenate([each[name][: -1 if dropped else None] for each in truth])
                 np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
@@ -136,8 +136,8 @@ def test_parts_of_a_large_text_add_up_to_the_whole(
     monkeypatch.setattr(exact, "BATCH_ROWS", 64)
     cut = rows_seen(ExactModel(reference, ragged(), scratch))
     for one, other in zip(whole, cut, strict=True):
-        for tap in INTERMEDIATE_OUTPUTS:
-            np.testing.assert_allclose(one[tap], other[tap], rtol=0, atol=1e-5)
+        for key in INTERMEDIATE_OUTPUTS:
+            np.testing.assert_allclose(one[key], other[key], rtol=0, atol=1e-5)
 
 
 def test_the_head_reads_the_hidden_rows(reference: Checkpoint, scratch: Path) -> None:
@@ -146,23 +146,25 @@ def test_the_head_reads_the_hidden_rows(reference: Checkpoint, scratch: Path) ->
     np.testing.assert_allclose(found, np.concatenate(truth), rtol=0, atol=1e-4)
 
 
-def test_a_spread_is_that_of_the_rows_seen(reference: Checkpoint, scratch: Path) -> None:
+def test_calibration_gives_the_error_propagation_of_the_observed_activations(
+    reference: Checkpoint, scratch: Path
+) -> None:
     measured = Calibration(reference, ragged(), scratch, block_size=32)
     for seen in rows_seen(ExactModel(reference, ragged(), scratch)):
         layer = measured.layer(0)
-        for tap, spread in zip(
+        for key, error_propagation in zip(
             INTERMEDIATE_OUTPUTS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True
         ):
-            np.testing.assert_allclose(spread, spread_of(seen[tap]), rtol=0, atol=1e-4)
+            np.testing.assert_allclose(error_propagation, error_propagation_of(seen[key]), rtol=0, atol=1e-4)
     hidden = np.concatenate(list(ExactModel(reference, ragged(), scratch).hidden()))
-    np.testing.assert_allclose(measured.head(), spread_of(hidden), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(measured.head(), error_propagation_of(hidden), rtol=0, atol=1e-4)
     assert list(scratch.iterdir()) == []
 
 
-def spread_of(rows: Rows) -> Rows:
+def error_propagation_of(rows: Rows) -> Rows:
     moments = Hessian(rows.shape[1])
     moments.add(rows)
-    return moments.spread()
+    return moments.error_propagation()
 
 
 @pytest.mark.parametrize(("block_size", "group"), [(16, GROUP), (128, GROUP), (256, 256)])
