@@ -1,6 +1,8 @@
 """Measure the error of forms on real checkpoints: any two Hugging Face folders.
 
-    make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"     writes results/fidelity_NAME.json
+    make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"
+
+It writes results/checkpoint_fidelity_NAME.json, where NAME is the policy's folder.
 
 The truth is both checkpoints in fp32, a layer at a time (kept in --scratch, if one is given). The text is
 held out from the training of shared/real: MATH problems with several samples each, GSM8K solutions of the
@@ -199,4 +201,4 @@ def run(options: argparse.Namespace) -> Path:
         "with_first_error": sum(found >= 0 for found in first_errors),
         "rows": rows,
     }
-    return write_result(f"fidelity_{policy.name}", result, quick=options.quick)
+    return write_result(f"checkpoint_fidelity_{policy.name}", result, quick=options.quick)

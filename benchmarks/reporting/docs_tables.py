@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from benchmarks.reporting.cpu_tables import beam_search, latency, operators
-from benchmarks.reporting.fidelity_tables import fidelity, matrix, summary
+from benchmarks.reporting.fidelity_tables import checkpoint_fidelity, fidelity, matrix, summary
 from benchmarks.reporting.gpu_tables import gpu
 from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
 from benchmarks.reporting.table import Results, Table, markdown
@@ -30,6 +30,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "full_size_scoring": full_size_scoring,
     "products": operators,
     "fidelity": fidelity,
+    "checkpoint_fidelity": checkpoint_fidelity,
     "beam_search": beam_search,
     "matrix": matrix,
     "gpu": gpu,

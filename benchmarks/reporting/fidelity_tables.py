@@ -63,6 +63,37 @@ def fidelity(results: Results) -> list[Table]:
     ]
 
 
+def checkpoint_fidelity(results: Results) -> list[Table]:
+    """Return the error of every form on real checkpoints, with and without each remedy."""
+    tables = []
+    for result in of_kind(results, "checkpoint_fidelity"):
+        rows = [
+            [
+                row["form"].replace("; neither", "; without either"),
+                percent(row["ratio_error"]),
+                " to ".join(percent(each) for each in row["ratio_error_interval"]),
+                percent(row["cumulative_error"]),
+                f"{row['reference_logprob_rms']:.3f}",
+                percent(row["first_errors"], 1),
+                f"{row['same_best']} of {row['problems']}",
+                f"{row['export_seconds']:.0f} s",
+            ]
+            for row in result["rows"]
+        ]
+        first = result["rows"][0]
+        caption = (
+            f"{' from '.join(result['checkpoints'])}, distance {percent(result['distance'])}, log-ratio "
+            f"{first['ratio_rms']:.2f} nats RMS: {first['num_sequences']} solutions, "
+            f"{first['num_tokens']:,} tokens"
+        )
+        headings = [
+            *("form", "log-ratio error", "90 % interval", "cumulative reward error"),
+            *("reference's log-probs, RMS (nats)", "same first error", "same best of N", "export"),
+        ]
+        tables.append(Table(caption, headings, rows))
+    return tables
+
+
 def matrix(results: Results) -> list[Table]:
     """Return format x precision: disk, memory, speed and fidelity; the spread is folded."""
     tables = []
