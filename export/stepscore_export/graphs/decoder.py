@@ -117,10 +117,11 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     g = GraphBuilder("body", shape)
     rows = _rows_input(g)
     shared = _Shared.declare(g, weights.rotary, scored=True)
-    given = [_given_input(g, index) for index in range(len(weights.layers))]
-    for layer, known in zip(weights.layers[:-1], given, strict=False):
-        rows = _summed(g, _layer(g, layer, shared, rows, known, last=False))
-    hidden, _ = _norm(g, weights.norm, _layer(g, weights.layers[-1], shared, rows, given[-1], last=True))
+    *layers, last = weights.layers
+    for index, layer in enumerate(layers):
+        rows = _summed(g, _layer(g, layer, shared, rows, _given_input(g, index), last=False))
+    residual = _layer(g, last, shared, rows, _given_input(g, len(layers)), last=True)
+    hidden, _ = _norm(g, weights.norm, residual)
     return g.finish(*_outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden)))
 
 

@@ -87,7 +87,7 @@ def open_plan(
         yield ExportPlan(
             checkpoints=checkpoints,
             stored=stored,
-            prefix_ids=encoder.prefix_ids() if backend.keeps_prefix else np.empty(0, np.int64),
+            prefix_ids=_prefix_ids(backend, encoder, stored),
             backend=backend,
             distance=distance,
             template=template,
@@ -95,6 +95,14 @@ def open_plan(
             calibration=calibrated_on,
             needs=backend.estimate(stored, BATCH_TOKENS),
         )
+
+
+def _prefix_ids(backend: Backend[Any], encoder: PromptEncoder, stored: Members) -> NDArray[np.int64]:
+    """Return the tokens whose results are stored: none where they and one more exceed a model's positions."""
+    token_ids = encoder.prefix_ids()
+    positions = min(model.config.max_position_embeddings for model in stored.values())
+    kept = backend.keeps_prefix and len(token_ids) < positions
+    return token_ids if kept else np.empty(0, np.int64)
 
 
 def _fidelity_data(texts: Texts, encoder: PromptEncoder, checkpoints: Members) -> EncodedTexts:

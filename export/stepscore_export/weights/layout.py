@@ -189,7 +189,7 @@ class UnitWeights:
         """Return the byte range that each graph reads, without the final norm and the rotary tables."""
         layers = {layer_file(index): extent_of(layer) for index, layer in enumerate(self.layers)}
         heads = {name: extent_of(part) for name, part in head_parts(self.head).items()}
-        parts = {EMBED: self.embedding, BODY: self.layers, HEAD: self.head}
+        parts = {EMBED: (self.embedding, self.rotation), BODY: self.layers, HEAD: self.head}
         return {name: extent_of(part) for name, part in parts.items()} | layers | heads
 
 

@@ -47,11 +47,11 @@ def store_unit(
     """Append all weights of the unit to `file` and return where they are."""
     statistics = statistics or NoStatistics()
     writer = UnitWriter(members, file, options, advance)
-    embedding = writer.embedding()
+    embedding, rotation = writer.embedding(), writer.rotation()
     layers = tuple(writer.layer(index, statistics.layer(index)) for index in range(writer.num_layers))
     norm = writer.final_norm()
     head = writer.head(embedding, statistics.head())
-    return UnitWeights(embedding, layers, norm, head, writer.rotary(), writer.rotation())
+    return UnitWeights(embedding, layers, norm, head, writer.rotary(), rotation)
 
 
 def rotary_tables(config: DecoderConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -93,7 +93,7 @@ def test_a_pair_lists_one_body_and_no_layers(traced_pair: Path) -> None:
 @pytest.mark.parametrize("precision", FLOATS)
 def test_traced_pair_is_tested_and_measured_before_sealing(pair_of: PairOf, precision: Precision) -> None:
     manifest = Pair.open(pair_of.measured(precision, exporter=Exporter.OPTIMUM)).manifest
-    ours = Pair.open(pair_of(precision)).manifest
+    ours = Pair.open(pair_of(precision, prefix=False)).manifest
     assert manifest.selftest is not None
     assert ours.selftest is not None
     assert manifest.fidelity is not None

@@ -32,6 +32,8 @@ CODED = {"coding": Coding.DIFFERENCE}
 
 STREAMS = Counter(  # of a body: what two models need for themselves, whatever the form
     {
+        "Concat": 2 * LAYERS + 2,  # given rows in front of computed ones: keys and values, hidden states
+        "Pad": 2 * LAYERS,
         "Gather": 4 * LAYERS + 3,  # the padded view and back; the last layer drops rows, one index for both
         "LessOrEqual": 1,  # of the length, once for all
         "If": 2 * LAYERS,
@@ -234,5 +236,5 @@ def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions, name:
     path = pair_of.form(form) / "both" / name
     graph = load(path.parents[1], name, "both").graph
     inside = [each for each in graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
-    assert all(math.prod(each.dims) <= 2 for each in inside)
-    assert path.stat().st_size < 40_000
+    assert all(math.prod(each.dims) <= 4 for each in inside)
+    assert path.stat().st_size < 42_000

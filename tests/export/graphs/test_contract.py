@@ -33,6 +33,8 @@ def test_inputs_are_fed_by_a_batch_or_by_the_graph_before(unit: Path, name: str)
     inputs = {value.name for value in graph.input}
     feeds = pack([np.arange(5), np.arange(3)], [0, 0]).feeds(inputs)
     streams = {each for kind in OF_GRAPHS for each in contract.stream_names(kind, UNITS[unit.name])}
+    given = [contract.GIVEN_HIDDEN, *map(contract.given_name, range(TINY.num_hidden_layers))]
+    streams |= {each for kind in given for each in contract.stream_names(kind, UNITS[unit.name])}
     chunks = set(OF_CHUNKS) if name.startswith("head") else set()
     assert inputs - feeds.keys() <= streams | chunks
     assert feeds.keys() <= inputs

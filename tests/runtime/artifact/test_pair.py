@@ -32,6 +32,7 @@ from stepscore.errors import (
 from stepscore.scorer import Scorer
 
 FILES = [
+    "prefix.npz",
     "tokenizer.json",
     *(
         f"{model}/{name}"
@@ -52,7 +53,7 @@ def test_a_coded_pair_has_one_folder_for_both_models(pair_of: PairOf) -> None:
     pair = pair_of(Precision.INT8, coding=Coding.DIFFERENCE, products=Products.MERGED)
     names = ("weights.bin", *graph_files(TINY.num_hidden_layers, TINY.vocab_size))
     assert sorted(open_and_verify(pair).manifest.files) == sorted(
-        ["tokenizer.json", *(f"both/{name}" for name in names)]
+        ["prefix.npz", "tokenizer.json", *(f"both/{name}" for name in names)]
     )
 
 
