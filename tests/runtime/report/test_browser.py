@@ -185,7 +185,7 @@ def test_of_many_steps_and_long_text_the_rest_comes_when_asked_for(browser: Brow
 def test_tokens_are_shown_where_they_were_kept(browser: Browser, tmp_path: Path) -> None:
     pieces = ["<u>", "1 + 1?", "<a>", "1", " + 1 = 2", "\n\n", "So 2.", "<e>"]
     logprobs = {"policy_logprobs": [-1.0] * 7, "reference_logprobs": [-1.5] * 3 + [-0.5] * 4}
-    show(browser, tmp_path, [scored(token_texts=pieces, step_ends=[4, 6], **logprobs)])
+    show(browser, tmp_path, [scored(token_texts=pieces, response_start=3, step_ends=[4, 6], **logprobs)])
     browser.run("document.querySelector('.toggle').click()")
     assert texts(browser, ".tokens") == ["<u>1 + 1?<a>", "1 + 1 = 2⏎⏎\n", "So 2.<e>"]
     browser.run("document.querySelectorAll('.tokens')[1].focus()")
