@@ -45,7 +45,7 @@ class Ledger:
 
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """Sessions are counted as they are opened, whoever opens them, and as they are let go of."""
+    """Sessions are counted as they are opened, whoever opens them, and as they are released."""
     kept, open_session = Ledger(), Sessions.open
 
     def noted(self: Sessions, path: Path, *, on_host: bool = False) -> ort.InferenceSession:
