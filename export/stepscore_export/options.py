@@ -118,7 +118,7 @@ class ExportOptions:
 
     @property
     def rotated(self) -> bool:
-        """Whether weights are rotated. Per-channel codes gain by it, codes in blocks of 16 do not."""
+        """Whether weights are rotated: by default with int8 activations only, where it was measured."""
         if self.exporter is Exporter.OPTIMUM or not self.may_be_coded:
             return False
         return self.has_int8_activations if self.rotation is None else self.rotation

@@ -30,7 +30,7 @@ from stepscore.enums import Precision, Provider
 from stepscore.errors import CheckpointCorrupt
 from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
-from stepscore_export.families.base import EMBEDDING, DecoderConfig, tensor_shapes
+from stepscore_export.families.base import EMBEDDING, tensor_shapes
 from stepscore_export.fidelity import Floats, Scores
 from stepscore_export.graphs.decoder import (
     INTERMEDIATE_OUTPUTS,
@@ -105,7 +105,10 @@ class ExactModel:
         self._progress = progress
         self._next_layer = 0
         # No prefix sharing: `on_input` must see every occurrence of a token.
-        rows, self._prefix = given or (NO_ROWS, no_prefix(checkpoint.config))
+        config = checkpoint.config
+        width = 2 * config.num_key_value_heads * config.head_dim
+        none = ModelPrefix.empty(config.num_hidden_layers, width, config.hidden_size)
+        rows, self._prefix = given or (NO_ROWS, none)
         groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, share=False, given=rows)
         self._parts = [_Part(group, _embedded(checkpoint, group.batch.input_ids)) for group in groups]
 
@@ -210,13 +213,6 @@ class ExactModel:
             logit - total[part.group.batch.target_rows]
             for part, logit, total in zip(self._parts, chosen, totals, strict=True)
         ]
-
-
-def no_prefix(config: DecoderConfig) -> ModelPrefix:
-    """Return the results of no tokens at all."""
-    width = 2 * config.num_key_value_heads * config.head_dim
-    shapes = (config.num_hidden_layers, 0, width), (0, config.hidden_size), (0,)
-    return ModelPrefix(*(np.zeros(shape, np.float32) for shape in shapes))
 
 
 def _run_layer(graph: Path, parts: Sequence[_Part], given: Given, on_input: OnInput | None) -> list[Rows]:

@@ -139,5 +139,5 @@ class RotatedCheckpoint:
 
 def _parts(name: str) -> tuple[str, str, str]:
     """Split a tensor's name: model.layers.3.mlp.up_proj.weight -> (model.layers.3, mlp, up_proj.weight)."""
-    layer, block, kind = name.rsplit(".", 3)[0], *name.rsplit(".", 3)[1:2], ".".join(name.rsplit(".", 2)[1:])
-    return layer, block, kind
+    layer, block, *kind = name.rsplit(".", 3)
+    return layer, block, ".".join(kind)

@@ -36,6 +36,12 @@ class ModelPrefix:
     hidden: NDArray[np.float32]
     logprobs: NDArray[np.float32]
 
+    @classmethod
+    def empty(cls, num_layers: int, width: int, hidden_size: int) -> ModelPrefix:
+        """Return the results of no tokens; `width` is 2 * kv_heads * head_dim."""
+        shapes = (num_layers, 0, width), (0, hidden_size), (0,)
+        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
+
 
 @dataclass(frozen=True, slots=True)
 class Prefix:

@@ -45,7 +45,7 @@ def plan(
     ones are also kept within MAX_SCORES where attention `materializes_scores`. The trie is walked depth
     first, children in the order of their first sequence in the window, and batches are in the order of
     theirs: results come early for neighbours in the window. `starts`, `share`,
-    `given` and errors are those of `pack`.
+    `given` and errors are those of `pack`; the budget counts given tokens like computed ones.
 
     >>> window = [np.array([7, 8, 9]), np.array([1, 2]), np.array([7, 8, 4, 5])]
     >>> [group.members for group in plan(window, [0, 0, 0], max_tokens=5)]

@@ -27,7 +27,9 @@ class GivenValues:
         self._models = models
         self._device = device
         self._num_rows = 0 if prefix is None else len(prefix.token_ids)
-        of_model = {name: _no_rows(shape) if prefix is None else prefix.models[name] for name in models}
+        width = 2 * shape.num_key_value_heads * shape.head_dim
+        none = ModelPrefix.empty(shape.num_hidden_layers, width, shape.hidden_size)
+        of_model = {name: none if prefix is None else prefix.models[name] for name in models}
         self._of_model = of_model
         self._arrays: dict[str, NDArray[np.float32]] = {}
         for layer in range(shape.num_hidden_layers):
@@ -60,15 +62,6 @@ class GivenValues:
         if key not in self._kept:
             self._kept[key] = _value(self._arrays[name][:num_rows], kind, self._device)
         return self._kept[key]
-
-
-def _no_rows(shape: Architecture) -> ModelPrefix:
-    width = 2 * shape.num_key_value_heads * shape.head_dim
-    return ModelPrefix(
-        np.zeros((shape.num_hidden_layers, 0, width), np.float32),
-        np.zeros((0, shape.hidden_size), np.float32),
-        np.zeros(0, np.float32),
-    )
 
 
 def _value(array: NDArray[np.float32], kind: str, device: str) -> ort.OrtValue:
