@@ -2,9 +2,11 @@
 
     make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"
 
-It writes results/checkpoint_fidelity_NAME.json, where NAME is the policy's folder.
+It writes results/checkpoint_fidelity_NAME.json, where NAME is the policy's folder. With --forms the other
+rows of that file stay as they are; each row gives the day on which it was measured.
 
-The truth is both checkpoints in fp32, a layer at a time (kept in --scratch, if one is given). The text is
+The truth is both checkpoints in fp32, a layer at a time (kept in --scratch, if one is given). PyTorch is
+transformers with a log-softmax in the model's precision, as the model card has it. The text is
 held out from the training of shared/real: MATH problems with several samples each, GSM8K solutions of the
 first 300 problems, ProcessBench. A first error is the first step whose reward is below the 10 % quantile of
 the true step rewards of other problems; the best of N is the sample with the highest outcome reward.
@@ -13,19 +15,21 @@ the true step rewards of other problems; the best of N is the sample with the hi
 from __future__ import annotations
 
 import argparse
+import datetime
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.support.forms import REAL_FORMS
-from benchmarks.support.results import logged, write_result
+from benchmarks.support.results import QUICK_RESULTS, RESULTS, logged, read_results, write_result
 from benchmarks.support.workloads import records
 from numpy.typing import NDArray
+from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
@@ -35,6 +39,7 @@ from stepscore.evaluation.first_error import first_error
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.fidelity import Scores, as_float64, fidelity, step_sums
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
@@ -50,6 +55,11 @@ PROCESSBENCH, PROCESSBENCH_TOKENS = 12, 260
 BATCH_TOKENS = 2048
 QUANTILE = 0.1
 BOOTSTRAP = 1000
+PYTORCH: Mapping[str, Numerics] = {
+    "PyTorch fp32": Numerics.PYTORCH_FP32,
+    "PyTorch fp16": Numerics.PYTORCH_FP16,
+    "PyTorch bf16": Numerics.PYTORCH_BF16,
+}
 
 
 @dataclass(frozen=True)
@@ -182,23 +192,47 @@ def run(options: argparse.Namespace) -> Path:
     truth, other_truth = truth_of(policy, reference, [held, others], kept)
     steps = np.concatenate(step_sums(other_truth, others.step_ends))
     threshold = float(np.quantile(steps, QUANTILE))
-    rows = []
-    for name, (form, calibrated) in REAL_FORMS.items():
-        if options.forms and name not in options.forms:
-            continue
-        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            pair, export_seconds = measure(policy, reference, form, Path(folder), calibrated=calibrated)
-            scores, seconds = scored(pair, held)
-            distance = Pair.open(pair).manifest.distance.overall
-            size = Pair.open(pair).num_bytes() / 1e6
-        row = {"form": name, "megabytes": size, "export_seconds": export_seconds, "seconds": seconds}
-        rows.append(logged(row | judged(scores, truth, held, threshold)))
     first_errors = [first_error(row, threshold) for row in step_sums(truth, held.step_ends)]
-    result = {
+    name = f"checkpoint_fidelity_{policy.name}"
+    result: dict[str, Any] = {
         "checkpoints": [policy.name, reference.name],
-        "distance": distance,
+        "distance": _distance(policy, reference),
         "threshold_nats": threshold,
         "with_first_error": sum(found >= 0 for found in first_errors),
-        "rows": rows,
     }
-    return write_result(f"checkpoint_fidelity_{policy.name}", result, quick=options.quick)
+    rows = _earlier_rows(name, quick=options.quick) if options.forms else {}
+    for form in options.forms or [*PYTORCH, *REAL_FORMS]:
+        scores, facts = scores_of(form, policy, reference, held, options.scratch)
+        row = {"form": form, "day": datetime.date.today().isoformat(), **facts}
+        rows[form] = logged(row | judged(scores, truth, held, threshold))
+        ordered = [rows[each] for each in [*PYTORCH, *REAL_FORMS] if each in rows]
+        path = write_result(name, {**result, "rows": ordered}, quick=options.quick)
+    return path
+
+
+def scores_of(
+    form: str, policy: Path, reference: Path, held: Held, scratch: Path | None
+) -> tuple[Scores, dict[str, float | None]]:
+    """Return the log-probs of one form, its megabytes, and the seconds of its export and of scoring."""
+    if form in PYTORCH:
+        started = time.perf_counter()
+        scores = pair_logprobs(policy, reference, held.sequences, PYTORCH[form])
+        seconds = time.perf_counter() - started
+        return scores, {"megabytes": None, "export_seconds": None, "seconds": seconds}
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        options, calibrated = REAL_FORMS[form]
+        pair, export_seconds = measure(policy, reference, options, Path(folder), calibrated=calibrated)
+        scores, seconds = scored(pair, held)
+        megabytes = Pair.open(pair).num_bytes() / 1e6
+    return scores, {"megabytes": megabytes, "export_seconds": export_seconds, "seconds": seconds}
+
+
+def _distance(policy: Path, reference: Path) -> float:
+    with Checkpoint.open(policy, "policy") as one, Checkpoint.open(reference, "reference") as other:
+        return measure_distance(one, other).overall
+
+
+def _earlier_rows(name: str, *, quick: bool) -> dict[str, dict[str, Any]]:
+    """Return the rows of an earlier result by form."""
+    earlier = read_results(QUICK_RESULTS if quick else RESULTS).get(name, {"rows": []})
+    return {row["form"]: row for row in earlier["rows"]}

@@ -44,6 +44,7 @@ from benchmarks.support.worker import Skipped, Worker, released_mb, start
 
 from stepscore.enums import Provider
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import NO_TEXTS
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (64, 128, 256)
@@ -72,7 +73,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for form, stored in FORMS[provider].items():
             pair = models.scratch / "pair"
-            export_pair(models.policy, models.reference, pair, stored, force=True)
+            export_pair(models.policy, models.reference, pair, stored, calibration=NO_TEXTS, force=True)
             row = _measured(StepscorePair(form, pair, options.threads), provider, models, sequences, repeats)
             cold_starts = _cold_starts(pair, options.threads, options.quick)
             rows.append(logged({**row, "cold_start_seconds": cold_starts}))

@@ -36,6 +36,7 @@ from stepscore.enums import Activations, Precision, Products
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import NO_TEXTS
 
 THREADS = 2
 HEAD_ROWS = 512
@@ -82,7 +83,7 @@ def _exported(scratch: Path, full: DecoderConfig, layers: int) -> Iterator[Path]
         for name, perturb in (("policy", 0.005), ("reference", 0.0))
     ]
     for options in PROFILED:
-        yield export_pair(*models, scratch / "pair", options, force=True).path
+        yield export_pair(*models, scratch / "pair", options, calibration=NO_TEXTS, force=True).path
 
 
 def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from stepscore.memory.peak import PeakLoad
 from stepscore.memory.settings import Settings
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import NO_TEXTS
 
 STORED = {
     Provider.CPU: {**FORMS[Provider.CPU], BF16: ExportOptions(Precision.BF16)},
@@ -77,7 +78,9 @@ def main() -> None:
         peaks: list[dict[str, Any]] = []
         windows: list[dict[str, Any]] = []
         for name, form in STORED[provider].items():
-            pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form, force=True)
+            pair = export_pair(
+                models.policy, models.reference, Path(folder) / "pair", form, calibration=NO_TEXTS, force=True
+            )
             peaks += [logged({"form": name, **row}) for row in _peaks(pair)]
             if name == default_form(provider):
                 windows += [logged({"form": name, **row}) for row in _windows(pair, options.repeats)]

@@ -50,6 +50,7 @@ from stepscore.bench import Rate, rate
 from stepscore.enums import Provider
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import NO_TEXTS
 
 SHARING = ("math_best_of_8", "gsm8k_solutions", "processbench_gsm8k")
 SOLUTION_TOKENS = 512
@@ -143,7 +144,7 @@ def _options() -> argparse.Namespace:
 def _exported(models: Checkpoints, name: str, form: ExportOptions) -> Path:
     folder = models.scratch / f"pair-{name.replace(' ', '-').replace(',', '')}"
     print(f"exporting {name}", file=sys.stderr, flush=True)
-    return export_pair(models.policy, models.reference, folder, form).path
+    return export_pair(models.policy, models.reference, folder, form, calibration=NO_TEXTS).path
 
 
 @dataclass(frozen=True, slots=True)

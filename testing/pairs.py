@@ -16,16 +16,14 @@ from stepscore.records import Record
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import Texts
+from stepscore_export.validation.texts import NO_TEXTS, Texts
 
-UNMEASURED = Texts(None, ())
-"""No texts: an export on them skips the fidelity measurement, half of its time."""
 ONE_TEXT = Texts(None, (Record("1 + 1?", ("1 + 1 = 2.", "So 2.")),))
 
 
 def export_unmeasured(policy: Path, reference: Path, output: Path, options: ExportOptions) -> Pair:
-    """Export a pair whose manifest has no fidelity, for tests of everything else."""
-    return export_pair(policy, reference, output, options, texts=UNMEASURED)
+    """Export a pair that is neither calibrated nor measured, most of an export's time."""
+    return export_pair(policy, reference, output, options, texts=NO_TEXTS, calibration=NO_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class PairOf:
 
     checkpoints: Checkpoints
     shared: SharedFolder
-    texts: Texts | None = UNMEASURED
+    texts: Texts | None = NO_TEXTS
 
     def __call__(
         self, precision: Precision = Precision.FP32, target: Target = Target.CPU, **other: Any
@@ -78,4 +76,6 @@ class PairOf:
 
     def _export(self, options: ExportOptions) -> Callable[[Path], object]:
         models, texts = self.checkpoints, self.texts
-        return lambda output: export_pair(models.policy, models.reference, output, options, texts=texts)
+        return lambda output: export_pair(
+            models.policy, models.reference, output, options, texts=texts, calibration=NO_TEXTS
+        )

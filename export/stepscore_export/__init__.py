@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from stepscore_export.options import BitsandbytesOptions as BitsandbytesOptions
     from stepscore_export.options import ExportOptions as ExportOptions
     from stepscore_export.pipeline.export import export_pair as export_pair
+    from stepscore_export.validation.texts import NO_TEXTS as NO_TEXTS
     from stepscore_export.validation.texts import Texts as Texts
     from stepscore_export.validation.texts import read_texts as read_texts
 
 _HOMES = {
+    "NO_TEXTS": "stepscore_export.validation.texts",
     "Activations": "stepscore.enums",
     "BitsandbytesOptions": "stepscore_export.options",
     "Coding": "stepscore.enums",

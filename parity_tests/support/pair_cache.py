@@ -8,7 +8,6 @@ from typing import Protocol
 
 from parity_tests.support.fp64_reference import Numerics, Tokens, pair_logprobs
 from parity_tests.support.random_pairs import Models, RandomPair
-from testing.pairs import UNMEASURED
 from testing.shared_folder import SharedFolder, name_of
 
 from stepscore.artifact.pair import Pair
@@ -18,7 +17,7 @@ from stepscore.enums import Residency
 from stepscore_export.fidelity import Scores, as_float64
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import read_texts
+from stepscore_export.validation.texts import NO_TEXTS, read_texts
 
 BATCH = 16  # sequences: as many as a job runs at once, give or take
 
@@ -58,9 +57,9 @@ class Workshop:
         """A pair without a fidelity; its base is calibrated on the texts of a file where one is given."""
 
         def export(output: Path) -> None:
-            texts = None if calibration is None else read_texts(calibration)
+            texts = NO_TEXTS if calibration is None else read_texts(calibration)
             policy, reference = models.policy, models.reference
-            export_pair(policy, reference, output, options, texts=UNMEASURED, calibration=texts)
+            export_pair(policy, reference, output, options, texts=NO_TEXTS, calibration=texts)
 
         return self._shared.once(f"pair-{name_of(models, options, calibration)}", export)
 

@@ -93,6 +93,11 @@ class Backend(ABC, Generic[W]):
         """
 
     @property
+    def calibrates(self) -> bool:
+        """Whether the weights depend on calibration text; `resolve` first."""
+        return False
+
+    @property
     @abstractmethod
     def storage(self) -> Storage:
         """What the manifest says of the pair; `resolve` first."""

@@ -80,6 +80,11 @@ class OnnxBackend(GraphBackend[UnitWeights]):
         """Leave everything to `store`: nothing else can fail."""
 
     @property
+    def calibrates(self) -> bool:
+        """Calibrate the base of a coded pair."""
+        return self.options.coding is Coding.DIFFERENCE
+
+    @property
     def keeps_prefix(self) -> bool:
         """Store the results of the prefix unless told not to."""
         return self.options.prefix

@@ -105,7 +105,10 @@ from stepscore.enums import (
     "--calibration",
     metavar="FILE.jsonl",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Calibrate the reference with GPTQ on these solutions; cuts the error by 20 to 65 %.",
+    help="Calibrate the base (GPTQ) on these solutions instead of those that come with stepscore.",
+)
+@click.option(
+    "--no-calibration", is_flag=True, help="Round the base to the nearest codes: faster, less accurate."
 )
 @click.option(
     "--fidelity-data",
@@ -129,6 +132,7 @@ def export(
     exporter: Exporter,
     beta: float,
     calibration: Path | None,
+    no_calibration: bool,
     fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
@@ -148,9 +152,11 @@ def export(
         reject_with_bitsandbytes,
     )
 
+    if calibration is not None and no_calibration:
+        raise click.UsageError("--calibration and --no-calibration exclude each other; give one of them")
     chosen: ExportOptions | BitsandbytesOptions
     if of_format is Format.BITSANDBYTES:
-        reject_with_bitsandbytes(_given(ctx, [*options, "exporter", "calibration"]))
+        reject_with_bitsandbytes(_given(ctx, [*options, "exporter", "calibration", "no_calibration"]))
         chosen = BitsandbytesOptions(precision or Precision.INT8, beta)
     else:
         chosen = ExportOptions(
@@ -162,6 +168,7 @@ def export(
         output,
         chosen,
         calibration=calibration,
+        calibrate=not no_calibration,
         fidelity_data=fidelity_data,
         force=force,
         dry_run=dry_run,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from stepscore_export.options import Options
 from stepscore_export.pipeline.export import write_pair
 from stepscore_export.pipeline.plan import ExportPlan, open_plan
 from stepscore_export.staging import check_output
-from stepscore_export.validation.texts import read_texts
+from stepscore_export.validation.texts import NO_TEXTS, read_texts
 
 
 def run_export(
@@ -26,6 +30,7 @@ def run_export(
     options: Options,
     *,
     calibration: Path | None,
+    calibrate: bool,
     fidelity_data: Path | None,
     force: bool,
     dry_run: bool,
@@ -34,8 +39,11 @@ def run_export(
     """Export, or with `dry_run` check everything and print what an export would need."""
     check_output(output, force=force)
     texts = None if fidelity_data is None else read_texts(fidelity_data)
-    calibrated_on = None if calibration is None else read_texts(calibration)
-    with open_plan(policy, reference, options, texts=texts, calibration=calibrated_on) as plan:
+    calibrated_on = (None if calibrate else NO_TEXTS) if calibration is None else read_texts(calibration)
+    with (
+        _warnings_printed(),
+        open_plan(policy, reference, options, texts=texts, calibration=calibrated_on) as plan,
+    ):
         if dry_run:
             _print_plan(plan, output)
             return
@@ -43,6 +51,22 @@ def run_export(
         pair = _write_with_progress(plan, output, force=force, quiet=quiet)
         if not quiet:
             _print_summary(pair, plan.backend, time.monotonic() - started)
+
+
+@contextmanager
+def _warnings_printed() -> Iterator[None]:
+    """Print what the logger "stepscore" warns of on stderr, one line each, above a progress bar."""
+    logger, handler = logging.getLogger("stepscore"), _Warnings()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
 
 
 def _write_with_progress(plan: ExportPlan, output: Path, *, force: bool, quiet: bool) -> Pair:

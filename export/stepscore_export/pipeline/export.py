@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,12 @@ from stepscore_export.quantization.error_propagation import NoStatistics, Statis
 from stepscore_export.reference.calibration import Calibration
 from stepscore_export.reference.prefix import model_prefix
 from stepscore_export.staging import Stage, check_output, stage
+from stepscore_export.validation.advice import error_warning
 from stepscore_export.validation.measure import measure
 from stepscore_export.validation.selftest import run_selftest
 from stepscore_export.validation.texts import Texts
 
+LOGGER = logging.getLogger("stepscore")
 GRAPHS_PER_COLLECTION = 16
 """Graphs hold reference cycles: gc.collect() frees them, but takes too long to run after each."""
 
@@ -51,9 +54,10 @@ def export_pair(
 
     Both are Hugging Face folders or `id@revision`. The options name the backend: ExportOptions (the default)
     write ONNX graphs, BitsandbytesOptions the weights of bitsandbytes. The pair's fidelity is measured on
-    `texts`, by default on those that come with stepscore; with `calibration` the base of a coded pair is
-    calibrated on these texts (GPTQ). `force` replaces a pair at `output`, which stays intact until the new
-    one is complete.
+    `texts`, and the base of a coded pair is calibrated (GPTQ) on the texts of `calibration`; by default both
+    are texts that come with stepscore, and NO_TEXTS leaves it out. `force` replaces a pair at `output`, which
+    stays intact until the new one is complete. Equal models and a large error are warned of (the logger
+    "stepscore").
 
     Raises ExportError, OutputError, PairIncompatible, NotFound or ProviderUnavailable and leaves nothing
     behind.
@@ -81,6 +85,8 @@ def write_pair(
         fidelity = measure(staged, checkpoints, plan.fidelity_data.name, plan.fidelity_data.prompts, progress)
         if runnable is not backend:
             manifest = _write_graphs(plan, backend, units, staged)
+        if fidelity is not None and (warning := error_warning(fidelity, manifest)) is not None:
+            LOGGER.warning(warning)
         staged.seal(msgspec.structs.replace(manifest, selftest=selftest, fidelity=fidelity))
     return Pair.open(target)
 
@@ -110,7 +116,7 @@ def _store(
 
 
 def _statistics(plan: ExportPlan, scratch: Path, prefix: Prefix | None) -> Statistics:
-    if plan.calibration is None or not plan.calibration.prompts:
+    if plan.calibration is None:
         return NoStatistics()
     sequences = [prompt.token_ids for prompt in plan.calibration.prompts]
     given = None if prefix is None else (GivenRows.of(prefix), prefix.models["reference"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,19 @@ from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
 from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions, Options
-from stepscore_export.reference.calibration import MAX_TOKENS
+from stepscore_export.validation.advice import same_model_warning
 from stepscore_export.validation.measure import BATCH_TOKENS
-from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts
+from stepscore_export.validation.texts import (
+    CALIBRATION_TOKENS,
+    MAX_CALIBRATION_TOKENS,
+    NO_TEXTS,
+    Texts,
+    bundled_texts,
+    calibration_texts,
+    encode_texts,
+)
 
+LOGGER = logging.getLogger("stepscore")
 FIDELITY_WORK = 12 * 10**12
 """Parameters times tokens of the bundled texts that a pair is measured on: of two 7.6B models the first half
 of these texts, ten minutes on two cores; of models up to 3B all. A user's own text is read to its end."""
@@ -76,13 +86,11 @@ def open_plan(
         checkpoints: dict[ModelName, Checkpoint] = {"policy": of_policy, "reference": other}
         template, encoder = prompt_template(of_policy)
         fidelity_data = _fidelity_data(texts or bundled_texts(), encoder, checkpoints)
-        calibrated_on = None
-        if calibration is not None:
-            calibrated_on = EncodedTexts(
-                calibration.name, encode_texts(calibration, encoder, max_tokens=MAX_TOKENS)
-            )
         distance = measure_distance(of_policy, other)
-        backend = backend.resolve(distance, calibrated=calibration is not None)
+        if (warning := same_model_warning(distance)) is not None:
+            LOGGER.warning(warning)
+        asked = calibration is not None and calibration != NO_TEXTS
+        backend = backend.resolve(distance, calibrated=asked)
         stored = backend.view(checkpoints)
         yield ExportPlan(
             checkpoints=checkpoints,
@@ -92,7 +100,7 @@ def open_plan(
             distance=distance,
             template=template,
             fidelity_data=fidelity_data,
-            calibration=calibrated_on,
+            calibration=_calibration(backend, calibration or calibration_texts(), encoder),
             needs=backend.estimate(stored, BATCH_TOKENS),
         )
 
@@ -103,6 +111,15 @@ def _prefix_ids(backend: Backend[Any], encoder: PromptEncoder, stored: Members) 
     positions = min(model.config.max_position_embeddings for model in stored.values())
     kept = backend.keeps_prefix and len(token_ids) < positions
     return token_ids if kept else np.empty(0, np.int64)
+
+
+def _calibration(backend: Backend[Any], texts: Texts, encoder: PromptEncoder) -> EncodedTexts | None:
+    """Encode texts to calibrate on; None where a backend does without, or none of them fits the model."""
+    if not backend.calibrates:
+        return None
+    most = CALIBRATION_TOKENS if texts.path is None else MAX_CALIBRATION_TOKENS
+    prompts = encode_texts(texts, encoder, max_tokens=most)
+    return EncodedTexts(texts.name, prompts) if prompts else None
 
 
 def _fidelity_data(texts: Texts, encoder: PromptEncoder, checkpoints: Members) -> EncodedTexts:

@@ -11,6 +11,7 @@ for [K, K]. All groups and all rows are processed at once. Pure functions: no gr
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepscore_export.quantization.rounding import (
     Floats,
@@ -22,12 +23,15 @@ from stepscore_export.quantization.rounding import (
     pack,
 )
 
+Doubles = NDArray[np.float64]
+
 GROUP = 128
 LARGEST_GROUP = 4096
 """A residual stream of 3,584 channels is one group; an intermediate size of 18,944 would take 2.9 GB."""
 WIDE_GROUP = 1024
 """Columns per group where one group would be too large: 155 MB of float64 for 18,944 columns."""
 COLUMNS_AT_ONCE = 32  # rounded between two matmuls that propagate their errors to the later columns
+SMALLEST_HALF = 64  # columns below which a triangular matrix is inverted as a dense one
 DAMPING = 0.01  # fraction of the mean of the diagonal that is added to it, so that the Hessian is invertible
 
 
@@ -47,7 +51,7 @@ class Hessian:
     """Hessian x^T x of the activations x [T, K] of a matrix, block-diagonal over groups of columns."""
 
     def __init__(self, columns: int, group: int = GROUP) -> None:
-        self._sums = np.zeros((-(-columns // group), group, group))
+        self._sums = np.zeros((-(-columns // group), group, group), np.float32)
 
     def add(self, rows: Floats) -> None:
         """Accumulate activations [T, K], float32."""
@@ -64,14 +68,38 @@ class Hessian:
         column j > i by -e * error_propagation[i, j]. Columns whose inputs were always zero neither send
         nor receive errors.
         """
-        moments = self._sums.copy()
+        moments = self._sums.astype(np.float64)
         diagonal = np.einsum("gii->gi", moments)  # a writable view
         seen = diagonal > 0
         mean = diagonal.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
         mean[mean == 0] = 1
         diagonal += np.where(seen, DAMPING, 1) * mean[:, None]
-        upper = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
-        return np.asarray(upper / np.einsum("gii->gi", upper)[..., None], np.float32)
+        upper = _inverse_factor(moments)
+        upper /= np.einsum("gii->gi", upper).copy()[..., None]
+        return upper.astype(np.float32)
+
+
+def _inverse_factor(moments: Doubles) -> Doubles:
+    """Return the upper triangular U, U^T U = M^-1, of positive definite matrices M [groups, n, n].
+
+    M read backwards has a Cholesky factor which, read backwards, is an upper triangular V with V V^T = M.
+    Then U = V^-1, so that M itself is never inverted.
+    """
+    backwards = np.linalg.cholesky(moments[:, ::-1, ::-1])[:, ::-1, ::-1]
+    return _inverse_of_upper(np.ascontiguousarray(backwards))
+
+
+def _inverse_of_upper(upper: Doubles) -> Doubles:
+    """Invert upper triangular matrices [groups, n, n] by halves: a third of the work of a dense inverse."""
+    size = upper.shape[1]
+    if size <= SMALLEST_HALF:
+        return np.triu(np.linalg.inv(upper))
+    half = size // 2
+    result = np.zeros_like(upper)
+    first = result[:, :half, :half] = _inverse_of_upper(upper[:, :half, :half])
+    second = result[:, half:, half:] = _inverse_of_upper(upper[:, half:, half:])
+    result[:, :half, half:] = -(first @ upper[:, :half, half:]) @ second
+    return result
 
 
 def quantize_with_feedback(

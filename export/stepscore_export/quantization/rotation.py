@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stepscore_export.quantization.rounding import Floats
 
-LARGEST_HADAMARD = 64
+LARGEST_HADAMARD = 32
 """A Hadamard matrix of 2^k columns is applied as Kronecker factors of at most this size."""
 
 
@@ -78,11 +78,14 @@ def hadamard(size: int) -> Floats:
 
 def _kronecker(rows: Floats, factors: tuple[Floats, ...]) -> Floats:
     """Return rows [..., size] times the Kronecker product of the factors: one axis for each."""
-    split = rows.reshape(-1, *(len(factor) for factor in factors))
-    for axis, factor in enumerate(factors, start=1):
-        split = np.moveaxis(np.matmul(np.moveaxis(split, axis, -1), factor), -1, axis)
-    result: Floats = np.ascontiguousarray(split, np.float32).reshape(rows.shape)
-    return result
+    behind, result = 1, np.ascontiguousarray(rows, np.float32)
+    for factor in reversed(factors):
+        if behind == 1:
+            result = result.reshape(-1, len(factor)) @ factor
+        else:
+            result = factor.T @ result.reshape(-1, len(factor), behind)
+        behind *= len(factor)
+    return result.reshape(rows.shape)
 
 
 def _orthogonal(size: int, rng: np.random.Generator) -> Floats:

@@ -1,7 +1,7 @@
 """Collect the Hessians of the reference's activations on calibration text, layer by layer, for GPTQ.
 
 The reference runs in fp32 in step with the export: a layer runs right before its weights are stored, so that
-only the Hessians of one layer are held.
+only the Hessians of one layer are held. Rotated weights are rounded to bf16 for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
 
-MAX_TOKENS = 20_000  # of the calibration text; more tokens do not reduce the error further
-
 
 class Calibration:
     """Error propagation of the reference's matrices, from its activations on token sequences [L]."""
@@ -36,7 +34,7 @@ class Calibration:
         given: tuple[GivenRows, ModelPrefix] | None = None,
     ) -> None:
         self._block_size = block_size
-        self._model = ExactModel(reference, sequences, scratch, given=given)
+        self._model = ExactModel(reference, sequences, scratch, given=given, half=True)
 
     def layer(self, index: int) -> LayerErrorPropagation:
         """Run layer `index`, which must be the next one, and return its error propagation."""
@@ -48,7 +46,9 @@ class Calibration:
             moments[name].add(rows)
 
         self._model.run_next_layer(on_input)
-        return LayerErrorPropagation(*(moments[name].error_propagation() for name in INTERMEDIATE_OUTPUTS))
+        return LayerErrorPropagation(
+            *(moments.pop(name).error_propagation() for name in INTERMEDIATE_OUTPUTS)
+        )
 
     def _hessian(self, rows: Rows) -> Hessian:
         columns = rows.shape[1]

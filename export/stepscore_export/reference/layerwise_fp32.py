@@ -90,7 +90,11 @@ class _Part:
 
 
 class ExactModel:
-    """Run one checkpoint in fp32, layer by layer, on packed token sequences."""
+    """Run one checkpoint in fp32, layer by layer, on packed token sequences.
+
+    With `half` weights that are no 16-bit numbers are rounded to bf16, which halves the memory of a layer:
+    for statistics, not for a truth.
+    """
 
     def __init__(
         self,
@@ -99,8 +103,11 @@ class ExactModel:
         scratch: Path,
         progress: Advance = lambda _count: None,
         given: tuple[GivenRows, ModelPrefix] | None = None,
+        *,
+        half: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
+        self._half = half
         self._scratch = scratch
         self._progress = progress
         self._next_layer = 0
@@ -177,7 +184,9 @@ class ExactModel:
         """Write the weights and the graph of one layer; return the path of the graph."""
         # Either model: the name has no effect in a unit of one.
         members: Members = {"reference": self._checkpoint}
-        options = ExportOptions(precision=_stored_precision(self._checkpoint, index))
+        exact = _stored_precision(self._checkpoint, index)
+        rounded = self._half and exact is Precision.FP32
+        options = ExportOptions(Precision.BF16 if rounded else exact)
         last = index == self._checkpoint.config.num_hidden_layers - 1
         with WeightFile(folder / WEIGHTS) as file:
             writer = UnitWriter(members, file, options, self._progress)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stepscore.artifact.manifest import Selftest
+from stepscore.artifact.manifest import Manifest, Selftest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine import open_engine
@@ -23,6 +23,7 @@ from stepscore.memory.settings import residencies
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
+from stepscore_export.validation.advice import better_form
 
 PROBLEM = "A box holds 12 pens. How many pens are in 3 boxes?"
 STEPS = ("Each box holds 12 pens.", "3 boxes hold 3 * 12 = 36 pens, so the answer is \\boxed{36}.")
@@ -62,10 +63,8 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
         hidden_off = _rms(hidden[name] - true_hidden[len(known) :])
         (pairs,) = batch.target_of
         logprobs_off = _rms(logprobs[name][pairs] - true_logprobs)
-        _check(manifest.precision, f"{name} gives hidden states", hidden_off / _rms(true_hidden))
-        _check(
-            manifest.precision, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6)
-        )
+        _check(manifest, f"{name} gives hidden states", hidden_off / _rms(true_hidden))
+        _check(manifest, f"{name} gives log-probs", logprobs_off / (float(true_logprobs.std()) + 1e-6))
         hidden_error = max(hidden_error, hidden_off / _rms(true_hidden))
         logprob_error = max(logprob_error, logprobs_off)
     return Selftest(
@@ -83,12 +82,14 @@ def lean_engine(pair: Pair) -> Engine:
     )
 
 
-def _check(precision: Precision, what: str, error: float) -> None:
-    if not error < LIMITS[precision]:  # NaN too
+def _check(manifest: Manifest, what: str, error: float) -> None:
+    limit, better = LIMITS[manifest.precision], better_form(manifest)
+    if not error < limit:  # NaN too
+        remedy = "no other form is closer" if better is None else f"export with {better}"
         raise SelftestFailed(
             f"the staged {what} with a relative error of {error:.3g}, "
-            f"which exceeds the {precision} limit of {LIMITS[precision]}",
-            hint="try another --block-size, and report this with the output of `stepscore doctor`",
+            f"which exceeds the {manifest.precision} limit of {limit}",
+            hint=f"{remedy}; if that fails too, report it with the output of `stepscore doctor`",
         )
 
 

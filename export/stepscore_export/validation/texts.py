@@ -16,6 +16,10 @@ from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
 from stepscore.records import Record
 
 BUNDLED = "bundled"
+CALIBRATION_TOKENS = 8_000
+"""Tokens of the bundled solutions that an export is calibrated on: more reduced the error little further."""
+MAX_CALIBRATION_TOKENS = 20_000
+"""Tokens of a user's calibration file that are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,10 @@ class Texts:
     def name(self) -> str:
         """Name of the data in a manifest."""
         return BUNDLED if self.path is None else self.path.name
+
+
+NO_TEXTS = Texts(None, ())
+"""No solutions: nothing is measured or calibrated on them."""
 
 
 def bundled_texts() -> Texts:

@@ -23,9 +23,8 @@ from stepscore_export.options import BitsandbytesOptions, ExportOptions
 from stepscore_export.pipeline import plan as plan_module
 from stepscore_export.pipeline.export import export_pair, write_pair
 from stepscore_export.pipeline.plan import open_plan
-from stepscore_export.validation.texts import Texts
+from stepscore_export.validation.texts import NO_TEXTS, calibration_texts
 
-NO_TEXTS = Texts(None, ())
 GRAPHS = len(graph_files(TINY.num_hidden_layers, TINY.vocab_size))
 
 
@@ -81,7 +80,7 @@ def test_graphs_are_built_twice_only_where_the_target_cannot_run(
     monkeypatch.setattr(graph_backend, "runs_here", lambda _target: runs_here)
     options = ExportOptions(Precision.INT4, activations=Activations.EXACT, coding=Coding.DIFFERENCE)
     models = tiny_checkpoints.policy, tiny_checkpoints.reference
-    pair = export_pair(*models, tmp_path / "pair", options, texts=NO_TEXTS)
+    pair = export_pair(*models, tmp_path / "pair", options, texts=NO_TEXTS, calibration=NO_TEXTS)
     assert built(calls) == (1 if runs_here else 2) * GRAPHS
     assert pair.manifest.target is Target.CPU
 
@@ -110,5 +109,5 @@ def test_calibration_is_rejected_by_a_backend_without_one(
     monkeypatch.setattr("stepscore_export.backends.bitsandbytes.require_packages", lambda: None)
     models = tiny_checkpoints.policy, tiny_checkpoints.reference
     with pytest.raises(ExportError, match="--calibration is not supported with --format bitsandbytes"):
-        export_pair(*models, tmp_path / "pair", BitsandbytesOptions(), calibration=NO_TEXTS)
+        export_pair(*models, tmp_path / "pair", BitsandbytesOptions(), calibration=calibration_texts())
     assert list(tmp_path.iterdir()) == []

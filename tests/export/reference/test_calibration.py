@@ -34,7 +34,7 @@ from stepscore_export.reference import layerwise_fp32 as exact
 from stepscore_export.reference import numpy_forward as oracle
 from stepscore_export.reference.calibration import Calibration
 from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
-from stepscore_export.validation.texts import Texts, bundled_texts, encode_texts, read_texts
+from stepscore_export.validation.texts import NO_TEXTS, Texts, bundled_texts, encode_texts, read_texts
 
 LAYERS = TINY.num_hidden_layers
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
@@ -151,13 +151,13 @@ def test_calibration_gives_the_error_propagation_of_the_observed_activations(
     reference: Checkpoint, scratch: Path
 ) -> None:
     measured = Calibration(reference, ragged(), scratch, block_size=32)
-    for seen in rows_seen(ExactModel(reference, ragged(), scratch)):
+    for seen in rows_seen(ExactModel(reference, ragged(), scratch, half=True)):
         layer = measured.layer(0)
         for key, error_propagation in zip(
             INTERMEDIATE_OUTPUTS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True
         ):
             np.testing.assert_allclose(error_propagation, error_propagation_of(seen[key]), rtol=0, atol=1e-4)
-    hidden = np.concatenate(list(ExactModel(reference, ragged(), scratch).hidden()))
+    hidden = np.concatenate(list(ExactModel(reference, ragged(), scratch, half=True).hidden()))
     np.testing.assert_allclose(measured.head(), error_propagation_of(hidden), rtol=0, atol=1e-4)
     assert list(scratch.iterdir()) == []
 
@@ -196,7 +196,7 @@ def test_an_export_runs_no_more_than_the_limit(
         return Calibration(reference, sequences, *options)
 
     monkeypatch.setattr(pair_module, "Calibration", counted)
-    monkeypatch.setattr(plan_module, "MAX_TOKENS", 1)
+    monkeypatch.setattr(plan_module, "MAX_CALIBRATION_TOKENS", 1)
     exported(tiny_checkpoints, tmp_path / "pair", MERGED[Precision.INT4], texts, texts)
     assert given == [1]
 
@@ -204,11 +204,31 @@ def test_an_export_runs_no_more_than_the_limit(
 # The pair
 
 
+@pytest.mark.slow
+def test_a_coded_pair_is_calibrated_on_the_bundled_text_unless_told_not_to(
+    tiny_checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    def calibration(options: ExportOptions, texts: Texts | None) -> str | None:
+        pair = exported(tiny_checkpoints, tmp_path / "pair", options, texts, NO_TEXTS, force=True)
+        difference = pair.manifest.difference
+        return None if difference is None else difference.calibration
+
+    assert calibration(ExportOptions(), None) == "bundled"
+    assert calibration(ExportOptions(), NO_TEXTS) is None
+    assert calibration(ExportOptions(coding=Coding.INDEPENDENT), None) is None
+
+
 def exported(
-    checkpoints: Checkpoints, output: Path, options: ExportOptions, texts: Texts | None, measure: Texts
+    checkpoints: Checkpoints,
+    output: Path,
+    options: ExportOptions,
+    texts: Texts | None,
+    measure: Texts,
+    *,
+    force: bool = False,
 ) -> Pair:
     models = checkpoints.policy, checkpoints.reference
-    return export_pair(*models, output, options, texts=measure, calibration=texts)
+    return export_pair(*models, output, options, texts=measure, calibration=texts, force=force)
 
 
 @pytest.mark.slow
@@ -241,7 +261,7 @@ def test_calibration_lowers_the_error_on_its_text(
     tiny_checkpoints: Checkpoints, texts: Texts, tmp_path: Path, form: ExportOptions
 ) -> None:
     """Every code may be another; how far the numbers of that text are off falls."""
-    nearest = exported(tiny_checkpoints, tmp_path / "nearest", form, None, texts).manifest
+    nearest = exported(tiny_checkpoints, tmp_path / "nearest", form, NO_TEXTS, texts).manifest
     found = exported(tiny_checkpoints, tmp_path / "found", form, texts, texts).manifest
     assert found.files["both/weights.bin"].sha256 != nearest.files["both/weights.bin"].sha256
     assert found.files["both/weights.bin"].size == nearest.files["both/weights.bin"].size

@@ -35,6 +35,7 @@ from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
+from stepscore_export.validation.texts import NO_TEXTS
 
 Logprobs = NDArray[np.float32]
 ExportOf = Callable[[Path, Path, ExportOptions], Path]
@@ -72,7 +73,7 @@ def export_of(tmp_path: Path) -> ExportOf:
 
     def export(policy: Path, reference: Path, options: ExportOptions) -> Path:
         output = tmp_path / f"pair-{len(list(tmp_path.iterdir()))}"
-        return export_pair(policy, reference, output, options, texts=ONE_TEXT).path
+        return export_pair(policy, reference, output, options, texts=ONE_TEXT, calibration=NO_TEXTS).path
 
     return export
 
