@@ -21,8 +21,8 @@ from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
-from stepscore.jobs.job import parsed_lines
 from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.source import parsed_lines
 from stepscore.records import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
