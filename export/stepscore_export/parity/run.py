@@ -197,9 +197,9 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
         for line, outcome in scorer.stream((line, line.record) for line in lines):
             bar.update()
             if isinstance(outcome, StepscoreError):
-                left_out.add(line.index + 1, outcome)
+                left_out.add(line.number, outcome)
             else:
-                solutions.append(ScoredSolution.of(line.index + 1, outcome, outcome.first_summed))
+                solutions.append(ScoredSolution.of(line.number, outcome, outcome.first_summed))
         return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
