@@ -27,6 +27,7 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("batching",),
         ("artifact",),
         ("prompt", "records", "rewards", "fileio"),
+        ("extras",),
         ("errors", "enums", "system"),
     ),
     "stepscore_export": (

@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stepscore.extras import naming_extras
+
 if TYPE_CHECKING:
     from stepscore.enums import Activations as Activations
     from stepscore.enums import Coding as Coding
@@ -49,7 +51,8 @@ __all__ = [*_HOMES]  # noqa: PLE0604 (names of strings, all of them)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with naming_extras():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stepscore.errors import ProviderUnavailable, StepscoreError
+from stepscore.errors import StepscoreError
+from stepscore.extras import missing_extra
 
 if TYPE_CHECKING:
     from stepscore.jobs.schema import ErrorLine
@@ -50,15 +51,11 @@ class Commands(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
-            if error.name != "onnxruntime":
+            fault = missing_extra(error)
+            if fault is None:
                 raise
-            report(
-                ProviderUnavailable(
-                    "onnxruntime is not installed",
-                    hint="pip install 'stepscore[cpu]', or 'stepscore[cuda]' on a machine with an NVIDIA GPU",
-                )
-            )
-            ctx.exit(ProviderUnavailable.exit_code)
+            report(fault)
+            ctx.exit(fault.exit_code)
 
 
 def report(error: StepscoreError) -> None:

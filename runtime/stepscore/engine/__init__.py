@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from stepscore.enums import Format
+from stepscore.extras import naming_extras
 
 if TYPE_CHECKING:
     from stepscore.artifact.pair import Pair
@@ -17,7 +18,8 @@ ENGINE_GROUP = "stepscore.engines"
 
 def open_engine(pair: Pair, options: EngineOptions | None = None) -> Engine:
     """Open a pair in the engine of its format; raise ProviderUnavailable where that does not run here."""
-    return engine_of(pair.manifest.format)(pair, options)
+    with naming_extras():
+        return engine_of(pair.manifest.format)(pair, options)
 
 
 def engine_of(of_format: Format) -> type[Engine]:
