@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, ExportError, UnsupportedArchitecture
@@ -101,7 +102,6 @@ def _by_sign(folder: CheckpointFolder) -> ExportError | None:
     for sign in _SIGNS:
         found = [name for pattern in sign.patterns for name in folder.names(pattern)]
         if found:
-            return sign.error(
-                sign.message.format(found[0], folder.path), hint=sign.hint.format(found[0], folder.path)
-            )
+            texts = found[0], shlex.quote(str(folder.path))
+            return sign.error(sign.message.format(*texts), hint=sign.hint.format(*texts))
     return None

@@ -25,6 +25,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ROWS_AT_ONCE = 256
 """Bounds what a merge holds in float64."""
 
+_TOO_LARGE = 2**31
+
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Keys that change nothing of W' beyond what is read here. Any other key that is set is a variant of LoRA.
 _PLAIN_KEYS = frozenset(
@@ -77,10 +79,12 @@ def read_lora(folder: CheckpointFolder, shapes: Mapping[str, tuple[int, ...]]) -
     config = folder.json(CONFIG)
     _check_is_plain(config)
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1:
+    if type(rank) is not int or not 0 < rank < _TOO_LARGE:
         raise CheckpointCorrupt(f"{CONFIG}: r is {rank!r}, expected a positive integer")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < math.inf:
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < _TOO_LARGE:
         raise CheckpointCorrupt(f"{CONFIG}: lora_alpha is {alpha!r}, expected a positive number")
+    if (rslora := config.get("use_rslora")) not in (None, True, False):
+        raise CheckpointCorrupt(f"{CONFIG}: use_rslora is {rslora!r}, expected true or false")
     if not folder.has(WEIGHTS):
         if folder.has("adapter_model.bin"):
             raise CheckpointUnsafe(
@@ -90,7 +94,7 @@ def read_lora(folder: CheckpointFolder, shapes: Mapping[str, tuple[int, ...]]) -
             f"{CONFIG} lies beside the weights, but not {WEIGHTS}",
             hint=f"add {WEIGHTS}, or remove {CONFIG} if the weights already contain the adapter",
         )
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scale = alpha / (math.sqrt(rank) if rslora else rank)
     return Lora(rank, float(alpha), scale, _factors(read_header(folder, WEIGHTS), shapes, rank))
 
 
@@ -117,7 +121,7 @@ def _check_is_plain(config: Json) -> None:
     if faults:
         key, value = next(iter(faults.items()))
         raise UnsupportedArchitecture(
-            f"{CONFIG}: {key} is {str(value)[:80]}; only plain LoRA is merged", hint=_MERGE
+            f"{CONFIG}: {key} is {repr(value)[:80]}; only plain LoRA is merged", hint=_MERGE
         )
 
 

@@ -65,7 +65,7 @@ def match_names(tensors: Mapping[str, StoredTensor], family: Family, config: Dec
     # Rotary frequencies were saved by early versions of transformers and follow from rope_theta. Anything
     # else that is not in the model (adapters, a score head, other norms) would change what it computes.
     unknown = sorted(
-        tensors[stored].name
+        stored
         for bare, stored in by_bare.items()
         if stored not in names.values()
         and bare != HEAD

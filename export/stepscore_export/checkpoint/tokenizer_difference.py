@@ -105,11 +105,13 @@ def _merges_decide(tokenizer: Tokenizer, rule: Mapping[str, Any], other: Mapping
 def _first_difference(rule: Any, other: Any) -> str:
     if isinstance(rule, dict) and isinstance(other, dict):
         key = next(key for key in (*rule, *other) if rule.get(key) != other.get(key))
-        return f"{key!r} is {str(rule.get(key))[:80]} in the one, {str(other.get(key))[:80]} in the other"
+        return f"{key!r} is {repr(rule.get(key))[:80]} in the one, {repr(other.get(key))[:80]} in the other"
     if isinstance(rule, list) and isinstance(other, list) and len(rule) == len(other):
         index = next(index for index, each in enumerate(rule) if each != other[index])
-        return f"number {index} is {str(rule[index])[:80]} in the one, {str(other[index])[:80]} in the other"
-    return f"{str(rule)[:80]} and {str(other)[:80]}"
+        return (
+            f"number {index} is {repr(rule[index])[:80]} in the one, {repr(other[index])[:80]} in the other"
+        )
+    return f"{repr(rule)[:80]} and {repr(other)[:80]}"
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from safetensors.numpy import save_file
 from testing.checkpoints import TINY, edit_json, tied, weights, write_checkpoint, write_json
 
 from stepscore.cli.main import main
-from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, StepscoreError, UnsupportedArchitecture
+from stepscore.errors import (
+    CheckpointCorrupt,
+    CheckpointUnsafe,
+    ExportError,
+    StepscoreError,
+    UnsupportedArchitecture,
+)
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.lora import CONFIG, WEIGHTS
 from stepscore_export.families.base import EMBEDDING, HEAD, tensor_shapes
@@ -159,7 +166,7 @@ def test_variant_of_lora_is_refused_by_its_key(folder: Path, changes: dict[str, 
 
 
 @pytest.mark.parametrize("key", ["r", "lora_alpha"])
-@pytest.mark.parametrize("value", [..., None, 0, -1, "8", True, [8]])
+@pytest.mark.parametrize("value", [..., None, 0, -1, "8", True, [8], 10**400])
 def test_rank_and_alpha_must_be_given(folder: Path, key: str, value: Any) -> None:
     with pytest.raises(CheckpointCorrupt, match=f"{CONFIG}: {key} is "):
         Checkpoint.open(add_adapter(folder, **{key: value}))
@@ -264,6 +271,27 @@ def test_what_transformers_would_read_otherwise_is_refused(folder: Path, command
         pytest.raises(UnsupportedArchitecture, match=rf"^policy .* LoRA adapter .*; {command} works with"),
     ):
         checkpoint.require_plain(command)
+
+
+JSON = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.just([1])
+    | st.just({"a": 1})
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(changes=st.dictionaries(st.sampled_from([*PLAIN, "other"]), JSON))
+def test_any_adapter_configuration_is_merged_or_refused(folder: Path, changes: dict[str, Any]) -> None:
+    if not (folder / WEIGHTS).exists():
+        add_adapter(folder)
+    write_json(folder / CONFIG, PLAIN | changes)
+    with suppress(ExportError), Checkpoint.open(folder) as checkpoint:
+        assert np.isfinite(checkpoint.rows(f"{QUERY}.weight")).all()
 
 
 def test_an_edited_key_that_is_not_set_is_plain(folder: Path) -> None:
