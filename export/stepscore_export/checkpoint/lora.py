@@ -105,7 +105,8 @@ def merge(
     merged, right = np.empty_like(rows), a.astype(np.float64)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        merged[part] = rows[part] + scale * (b[part].astype(np.float64) @ right)
+        with np.errstate(over="ignore"):  # the reader rejects what is not finite
+            merged[part] = rows[part] + scale * (b[part].astype(np.float64) @ right)
     return merged
 
 

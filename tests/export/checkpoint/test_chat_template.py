@@ -179,7 +179,7 @@ def test_template_may_ask_what_is_the_same_for_all_texts(condition: str) -> None
     assert literals(template(text)) == Template("<user>", "</><assistant>", "</>")
 
 
-@examples(200)
+@examples(60)
 @given(st.data())
 def test_literals_of_any_template_hold_for_any_text_or_it_is_rejected(data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.sampled_from(PIECES)))

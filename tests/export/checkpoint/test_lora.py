@@ -230,6 +230,15 @@ def test_factor_that_is_not_finite_is_named(folder: Path) -> None:
         checkpoint.rows(f"{QUERY}.weight")
 
 
+def test_merge_that_overflows_is_named(folder: Path) -> None:
+    tensors = {name: np.full_like(value, 1e30) for name, value in factors(QUERY).items()}
+    with (
+        Checkpoint.open(add_adapter(folder, tensors)) as checkpoint,
+        pytest.raises(CheckpointCorrupt, match=r"q_proj\.weight is not finite once"),
+    ):
+        checkpoint.rows(f"{QUERY}.weight")
+
+
 def test_half_an_adapter_is_refused(folder: Path) -> None:
     add_adapter(folder)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
