@@ -93,7 +93,7 @@ def no_config(folder: CheckpointFolder) -> ExportError:
     hint = (
         f"pass the folder below it that has one: {folder.path / inside[0]}"
         if inside
-        else "download the checkpoint again: config.json, tokenizer and weights lie in one folder"
+        else "pass the folder that holds config.json, tokenizer and weights together, or `id@revision`"
     )
     return CheckpointCorrupt(f"{CONFIG} is missing from {folder.path}", hint=hint)
 

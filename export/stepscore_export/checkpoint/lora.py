@@ -25,6 +25,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ROWS_AT_ONCE = 256
 """Bounds what a merge holds in float64."""
 
+_SAVED = f"use the {CONFIG} that peft saved with the adapter, or save the merged model"
 _TOO_LARGE = 2**31
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -80,11 +81,11 @@ def read_lora(folder: CheckpointFolder, shapes: Mapping[str, tuple[int, ...]]) -
     _check_is_plain(config)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 0 < rank < _TOO_LARGE:
-        raise CheckpointCorrupt(f"{CONFIG}: r is {rank!r}, expected a positive integer")
+        raise CheckpointCorrupt(f"{CONFIG}: r is {rank!r}, expected a positive integer", hint=_SAVED)
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < _TOO_LARGE:
-        raise CheckpointCorrupt(f"{CONFIG}: lora_alpha is {alpha!r}, expected a positive number")
+        raise CheckpointCorrupt(f"{CONFIG}: lora_alpha is {alpha!r}, expected a positive number", hint=_SAVED)
     if (rslora := config.get("use_rslora")) not in (None, True, False):
-        raise CheckpointCorrupt(f"{CONFIG}: use_rslora is {rslora!r}, expected true or false")
+        raise CheckpointCorrupt(f"{CONFIG}: use_rslora is {rslora!r}, expected true or false", hint=_SAVED)
     if not folder.has(WEIGHTS):
         if folder.has("adapter_model.bin"):
             raise CheckpointUnsafe(

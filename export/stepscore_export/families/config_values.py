@@ -41,7 +41,10 @@ def flag(config: Json, key: str) -> bool:
     """Return true or false, false by default."""
     value = config.get(key) or False
     if type(value) is not bool:
-        raise CheckpointCorrupt(f"config.json: {key} is {value!r}, expected true or false")
+        raise CheckpointCorrupt(
+            f"config.json: {key} is {value!r}, expected true or false",
+            hint="write true or false, without quotes, as the model was trained",
+        )
     return value
 
 
@@ -66,7 +69,8 @@ def default_rope_theta(config: Json) -> float:
         _check_default_rope(key, rope)
     if config.get("partial_rotary_factor") not in (None, 1.0):
         raise UnsupportedArchitecture(
-            f"config.json: partial_rotary_factor is {config['partial_rotary_factor']!r}, expected 1.0"
+            f"config.json: partial_rotary_factor is {config['partial_rotary_factor']!r}, expected 1.0",
+            hint="transformers' Qwen2 rotates all of a head: remove the key if the model was trained so",
         )
     parameters = config.get("rope_parameters") or {}
     theta = positive_float(config, "rope_theta", 10000.0)
