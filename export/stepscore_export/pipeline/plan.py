@@ -18,9 +18,10 @@ from stepscore.prompt.template import Template
 from stepscore_export.backends.base import Backend, ExportEstimate
 from stepscore_export.backends.graph_backend import BASE_BYTES
 from stepscore_export.backends.registry import backend_of
-from stepscore_export.checkpoint.chat_template import prompt_template
-from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
+from stepscore_export.checkpoint.chat_template import check_template, prompt_template
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
+from stepscore_export.checkpoint.pair import check_pair, cut_padding
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions, Options
 from stepscore_export.reference.calibration import estimate_calibration
@@ -90,8 +91,13 @@ def open_plan(
     backend.require()
     with Checkpoint.open(policy, "policy") as of_policy, Checkpoint.open(reference, "reference") as other:
         check_pair(of_policy, other)
+        cut_padding(of_policy, other)
         checkpoints: dict[ModelName, Checkpoint] = {"policy": of_policy, "reference": other}
+        if backend.reader is not None:
+            for checkpoint in checkpoints.values():
+                checkpoint.require_plain(backend.reader)
         template, encoder = prompt_template(of_policy)
+        check_template(other, template, encoder)
         fidelity_data = _fidelity_data(texts or bundled_texts(), encoder, checkpoints)
         distance = measure_distance(of_policy, other)
         if (warning := same_model_warning(distance)) is not None:

@@ -71,7 +71,11 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
         ),
         ({"hidden_act": "gelu"}, UnsupportedArchitecture, "hidden_act is 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantized"),
-        ({"use_sliding_window": True}, UnsupportedArchitecture, "use_sliding_window"),
+        (
+            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+            UnsupportedArchitecture,
+            "9",
+        ),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
             UnsupportedArchitecture,
