@@ -23,6 +23,7 @@ from stepscore.cli.load_options import (
     quiet_option,
 )
 from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.streams import print_json
 from stepscore.enums import Series
 from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
 
@@ -134,7 +135,7 @@ def processbench(
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(verdict), indent=2))
+        print_json(msgspec.json.format(msgspec.json.encode(verdict), indent=2))
     else:
         from stepscore.cli.processbench_table import print_verdict
 

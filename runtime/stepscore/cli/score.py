@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from stepscore.cli.group import INTERRUPTED
+from stepscore.cli.group import INTERRUPTED, say
 from stepscore.cli.load_options import (
     limit_option,
     load_options,
@@ -21,6 +21,7 @@ from stepscore.cli.load_options import (
     quiet_option,
     threshold_option,
 )
+from stepscore.cli.streams import is_standard_output, standard_output
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
@@ -149,21 +150,16 @@ def run_job(
                     run_to_stream(scorer, lines, out, tally, limit=limit)
     except KeyboardInterrupt:
         again = "; run the same command again to resume" if resumable else ""
-        click.echo(f"interrupted after {tally.records} records{again}", err=True)
+        say(f"interrupted after {tally.records} records{again}")
         return INTERRUPTED
     if not quiet:
-        click.echo(_closing_line(tally, output, time.monotonic() - started), err=True)
+        say(_closing_line(tally, output, time.monotonic() - started))
     return 1 if tally.errors else 0
 
 
 def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open a pipe or a device unbuffered: closing a buffer would flush, and fail a second time."""
-    if output != "-":
-        return open(output, "wb", buffering=0)
-    stdout = sys.stdout.buffer
-    return contextlib.nullcontext(
-        cast(BinaryIO, stdout.raw) if isinstance(stdout, io.BufferedWriter) else stdout
-    )
+    return standard_output() if is_standard_output(output) else open(output, "wb", buffering=0)
 
 
 def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -183,7 +179,7 @@ def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]
 def _is_resumable(output: str) -> bool:
     """Return whether the output is a file, not a pipe or a device."""
     path = Path(output)
-    return output != "-" and (path.is_file() or path.is_dir() or not path.exists())
+    return not is_standard_output(output) and (path.is_file() or path.is_dir() or not path.exists())
 
 
 def _total(lines: BinaryIO, limit: int | None) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepscore.evaluation.first_error import first_error
+from stepscore.visible import printable
 
 if TYPE_CHECKING:
     from stepscore.records import Result
@@ -96,18 +96,6 @@ def print_facts(target: Console, facts: Iterable[tuple[str, str]]) -> None:
     for name, value in facts:
         grid.add_row(name, Text(printable(value)))
     target.print(grid)
-
-
-def printable(text: str) -> str:
-    r"""Return the text with control characters escaped, except line feeds: no escape sequence acts.
-
-    >>> printable("a\x1b[31m\tb\n")
-    'a\\x1b[31m\\tb\n'
-    """
-    return "".join(
-        repr(char)[1:-1] if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs"} else char
-        for char in text
-    )
 
 
 def _verdict(marked: int, threshold: float | None) -> str:

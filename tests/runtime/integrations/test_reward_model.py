@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,35 @@ def test_steps_as_a_list_may_be_unfinished_too(exact: RewardModel) -> None:
     assert exact(QUESTION, ["3 * 4 = 12.", "There are 12 pens."], finished=False) == text
 
 
-@given(st.text("ab \n", max_size=30))
-def test_splitting_loses_no_character_and_makes_no_empty_step(text: str) -> None:
+BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\n")
+
+
+@given(st.text("ab \r\n\t", max_size=30))
+def test_splitting_loses_no_character_but_those_of_blank_lines_and_makes_no_empty_step(text: str) -> None:
     steps, unfinished = split_steps(text)
     assert all(step.strip() for step in steps)
-    if steps:
-        assert "\n\n".join(steps) + "\n\n" * unfinished == text
-        assert unfinished == text.endswith("\n\n")
-    else:
+    if not steps:
         assert not text.strip()
+        return
+    at = 0
+    for index, step in enumerate(steps):
+        assert text.startswith(step, at)
+        at += len(step)
+        if index < len(steps) - 1 or unfinished:
+            blank = BLANK_LINE.match(text, at)
+            assert blank is not None
+            at = blank.end()
+    assert at == len(text)
+    assert unfinished == (re.search(BLANK_LINE.pattern + r"\Z", text) is not None)
+
+
+@given(st.text("ab \n", max_size=30))
+def test_lines_that_hold_only_spaces_or_end_in_crlf_are_blank_lines(text: str) -> None:
+    parts = text.split("\n\n")
+    for blank in ("\r\n\r\n", "\n \n", "\n\t \r\n"):
+        if all(part.strip() and part == part.strip("\n ") for part in parts):
+            assert split_steps(blank.join(parts)) == split_steps(text) == (tuple(parts), False)
+            assert split_steps(blank.join(parts) + blank) == (tuple(parts), True)
 
 
 # Sharing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-from stepscore.errors import ProviderUnavailable, UnsupportedArchitecture
+from stepscore.errors import ModelInvalid, ProviderUnavailable, UnsupportedArchitecture
 
 
 class Device(enum.StrEnum):
@@ -57,12 +57,15 @@ def from_pretrained(
     attention: str = "sdpa",
     device_map: dict[str, str] | None = None,
     quantization: Any = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load the model in `folder`, which must have been checked, for inference; never run code from it.
 
-    `dtype` "auto" is the stored type. `quantization` is transformers' configuration of quantizing on load.
+    `dtype` "auto" is the stored type. `quantization` is transformers' configuration of quantizing on load,
+    `config` the model's, by default that in config.json. Raises ModelInvalid for tensors that are missing or
+    left over, which transformers would draw at random or ignore.
     """
-    from transformers import Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging
 
     if (folder / "adapter_config.json").exists():  # with peft installed, transformers would apply it
@@ -72,8 +75,9 @@ def from_pretrained(
         )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return Qwen2ForCausalLM.from_pretrained(
+    model, loaded = Qwen2ForCausalLM.from_pretrained(
         folder,
+        config=None if config is None else Qwen2Config(**config),
         dtype=dtype,
         attn_implementation=attention,
         device_map=device_map,
@@ -81,7 +85,16 @@ def from_pretrained(
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-    ).eval()
+        output_loading_info=True,
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loaded[kind]:
+            first, state = min(map(str, loaded[kind])), kind.partition("_")[0]
+            raise ModelInvalid(
+                f"{folder.name}: {len(loaded[kind])} tensors are {state}, such as {first[:100]}",
+                hint="export the pair again, or download the checkpoint again",
+            )
+    return model.eval()
 
 
 @contextmanager
