@@ -25,7 +25,7 @@ def one_line(text: str, most: int) -> str:
     r"""Return the text as one printable line of at most `most` characters, its end cut off.
 
     >>> one_line("a\nb\x1b" + "c" * 90, 16)
-    'a\\nb\\x1bcccccc...'
+    'a\\nb\\x1bccccc...'
     """
     line = printable(text[: most + 1]).replace("\n", "\\n")
     return line if len(line) <= most else line[: most - 3] + "..."

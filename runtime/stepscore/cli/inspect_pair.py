@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stepscore.cli.load_options import json_option
-from stepscore.cli.streams import print_json
+from stepscore.cli.streams import print_data
 from stepscore.enums import Format
 from stepscore.visible import one_line
 
@@ -34,7 +34,7 @@ def inspect(pair: Path, as_json: bool) -> None:
 
     opened = Pair.open(pair)
     if as_json:
-        print_json(opened.manifest.encode())
+        print_data(opened.manifest.encode())
     else:
         print_facts(console(sys.stdout), _facts(opened))
 

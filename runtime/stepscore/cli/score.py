@@ -19,9 +19,9 @@ from stepscore.cli.load_options import (
     load_options,
     output_file_option,
     quiet_option,
-    threshold_option,
 )
 from stepscore.cli.streams import is_standard_output, standard_output
+from stepscore.cli.thresholds import threshold_as_reward, threshold_options
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Add a step to the solution of --problem; repeat in order.",
 )
-@threshold_option
+@threshold_options("Highlight", "the lowest negative reward")
 @load_options
 @click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
 @limit_option("Score", least=0)
@@ -65,6 +65,7 @@ def score(
     problem: str | None,
     steps: tuple[str, ...],
     threshold: float | None,
+    threshold_nats: float | None,
     limit: int | None,
     dry_run: bool,
     quiet: bool,
@@ -92,12 +93,13 @@ def score(
         if dry_run:
             raise click.UsageError("--dry-run needs IN.jsonl")
         with load_scorer(pair, load) as scorer:
-            _print_problem(scorer, problem, steps, threshold)
+            below = threshold_as_reward(threshold, threshold_nats, scorer.beta)
+            _print_problem(scorer, problem, steps, below)
         return
     if source is None:
         raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
-    if threshold is not None:
-        raise click.UsageError("--threshold needs --problem")
+    if threshold is not None or threshold_nats is not None:
+        raise click.UsageError("--threshold and --threshold-nats need --problem")
     if dry_run:
         with unbuffered_input(source) as lines:
             _print_dry_run(pair, lines, limit, load)

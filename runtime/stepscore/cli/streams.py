@@ -102,9 +102,9 @@ def discard_standard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_json(data: bytes) -> None:
-    """Print a JSON document on standard output, line feed included, in UTF-8 whatever the locale."""
+def print_data(data: bytes) -> None:
+    """Print a JSON document or a page around one on standard output, in UTF-8 whatever the locale."""
     sys.stdout.flush()
     output = cast(BinaryIO, getattr(sys.stdout, "buffer", sys.stdout))
-    output.write(printable_json(data.rstrip(b"\n") + b"\n"))
+    output.write(printable_json(data) if sys.stdout.isatty() else data)
     output.flush()
