@@ -45,7 +45,7 @@ def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
     A device or a pipe is written to directly. A symbolic link stays one.
     """
     target = target.resolve()
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         _write_into(target, parts)
         return
     # Its name is short: that of the target may be as long as the file system allows.

@@ -22,13 +22,20 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, most: int) -> str:
-    r"""Return the text as one printable line of at most `most` characters, its end cut off.
+    r"""Return the text as one printable line of at most `most` characters, cut in the middle.
 
-    >>> one_line("a\nb\x1b" + "c" * 90, 16)
-    'a\\nb\\x1bccccc...'
+    The end of a message says what is wrong with a long name before it.
+
+    >>> one_line("a\nb\x1b" + "c" * 90 + " is long", 24)
+    'a\\nb\\x1bccccc...c is long'
     """
-    line = printable(text[: most + 1]).replace("\n", "\\n")
-    return line if len(line) <= most else line[: most - 3] + "..."
+    if len(text) > 2 * most:
+        text = text[:most] + text[-most:]
+    line = printable(text).replace("\n", "\\n")
+    if len(line) <= most:
+        return line
+    end = most // 3
+    return f"{line[: most - end - 3]}...{line[-end:]}"
 
 
 def printable_json(data: bytes) -> bytes:

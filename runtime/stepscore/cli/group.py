@@ -97,9 +97,10 @@ class Commands(click.Group):
 def _in_words(error: OSError | MemoryError) -> StepscoreError:
     if isinstance(error, MemoryError):
         return StepscoreError("out of memory", hint="use --memory-limit, or a machine with more memory")
-    place = f"{error.filename}: " if error.filename is not None else ""
+    place = "a file or a standard stream" if error.filename is None else str(error.filename)
     return StepscoreError(
-        f"{place}{error.strerror or error}", hint="check the path, its permissions and the space on its disk"
+        f"cannot read or write {place}: {error.strerror or error}",
+        hint="check its path, its permissions and the space on its disk",
     )
 
 

@@ -159,7 +159,7 @@ def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
     place = fingerprint_path(output)
-    if place.exists() and not place.is_file():  # a FIFO would be waited for
+    if os.path.lexists(place) and not os.path.isfile(place):  # a FIFO would be waited for
         raise OutputUnwritable(f"cannot write {place}: it is not a regular file", hint="remove it")
     write_atomically(place, [text, b"\n"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-from stepscore.errors import ModelInvalid, ProviderUnavailable, UnsupportedArchitecture
+from stepscore.artifact.manifest import CONFIG
+from stepscore.errors import (
+    CheckpointUnsafe,
+    ModelInvalid,
+    ProviderUnavailable,
+    UnsupportedArchitecture,
+)
 
 
 class Device(enum.StrEnum):
@@ -73,6 +80,8 @@ def from_pretrained(
             f"{folder} contains an adapter (adapter_config.json) in addition to the model",
             hint="merge it into the model, or move it out of the folder",
         )
+    if config is None:
+        _refuse_kernels(folder)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model, loaded = Qwen2ForCausalLM.from_pretrained(
@@ -95,6 +104,25 @@ def from_pretrained(
                 hint="export the pair again, or download the checkpoint again",
             )
     return model.eval()
+
+
+def _refuse_kernels(folder: Path) -> None:
+    """Refuse attention by the name of a repository: transformers before 5.3 would download and run its code.
+
+    A configuration can name it for the model or for a part of it (CVE-2026-4372).
+    """
+    waiting: list[object] = [json.loads((folder / CONFIG).read_text(encoding="utf-8"))]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict):
+            continue
+        waiting += value.values()
+        for key, named in value.items():
+            if "attn_implementation" in key and "/" in str(named):
+                raise CheckpointUnsafe(
+                    f"config.json: {key} is {str(named)[:100]!r}, which would be downloaded and run",
+                    hint="remove the key",
+                )
 
 
 @contextmanager
