@@ -24,7 +24,7 @@ from stepscore.cli.score import load_scorer, run_job, unbuffered_input
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
-from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
+from stepscore.errors import InputError, NotComparable, NotScored, OutputExists, OutputUnwritable
 
 if TYPE_CHECKING:
     from stepscore.evaluation.processbench import LabelledSolution, Threshold
@@ -209,6 +209,11 @@ def _samples(
                 samples.append(labelled(record, index, path.name, series))
             except InputError as error:
                 failed.append(ErrorLine.of(record.id, error))
+    if not samples:
+        raise NotScored(
+            f"no record can be evaluated; first error of {len(failed):,}: {failed[0].error.message}",
+            hint="give scored records with a `label`",
+        )
     return samples, failed
 
 

@@ -192,9 +192,10 @@ def _total(lines: BinaryIO, limit: int | None) -> int | None:
     except OSError:  # a stream in memory
         return limit
     start, count, last = lines.tell(), 0, b"\n"
-    while block := lines.read(1 << 20):
-        count += block.count(b"\n")
-        last = block[-1:]
+    with contextlib.suppress(OSError):  # the run itself names an input that cannot be read
+        while block := lines.read(1 << 20):
+            count += block.count(b"\n")
+            last = block[-1:]
     lines.seek(start)
     count += last != b"\n"
     return count if limit is None else min(count, limit)

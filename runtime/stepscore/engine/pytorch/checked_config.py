@@ -34,6 +34,7 @@ _NOT_USED = {
 
 def checked_config(pair: Path, manifest: Manifest, unit: Unit) -> dict[str, Any]:
     """Return the configuration of one model; raise ModelInvalid where it is not that of the manifest."""
+    _check_sizes(manifest, unit)
     name = f"{unit.folder}/{CONFIG}"
     config = _json_object(pair / name, name)
     shape = manifest.architecture
@@ -43,14 +44,15 @@ def checked_config(pair: Path, manifest: Manifest, unit: Unit) -> dict[str, Any]
         _expect(name, config, "head_dim", shape.head_dim)
     _expect(name, config, "model_type", "qwen2")
     _expect(name, config, "hidden_act", "silu")
-    if config.get("use_sliding_window") or {*(config.get("layer_types") or ())} - {"full_attention"}:
-        _refuse(name, "it has sliding window attention")
+    if config.get("layer_types") is not None:
+        _expect(name, config, "layer_types", ["full_attention"] * shape.num_hidden_layers)
+    if config.get("use_sliding_window") is not None:
+        _expect(name, config, "use_sliding_window", False)
     if type(config.get("tie_word_embeddings")) is not bool:
         _refuse(name, f"tie_word_embeddings is {_shown(config.get('tie_word_embeddings'))}")
     dtype = config.get("dtype", config.get("torch_dtype"))
     if dtype not in _DTYPES:
         _refuse(name, f"dtype is {_shown(dtype)}, expected one of {', '.join(_DTYPES)}")
-    _check_sizes(manifest, unit)
     _check_index(pair, manifest, unit)
     theta = _rope_theta(name, config)
     heads = {} if config.get("head_dim") is None else {"head_dim": shape.head_dim}

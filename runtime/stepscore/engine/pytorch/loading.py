@@ -81,7 +81,7 @@ def from_pretrained(
             hint="merge it into the model, or move it out of the folder",
         )
     if config is None:
-        _refuse_kernels(folder)
+        refuse_kernels(folder)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model, loaded = Qwen2ForCausalLM.from_pretrained(
@@ -106,7 +106,7 @@ def from_pretrained(
     return model.eval()
 
 
-def _refuse_kernels(folder: Path) -> None:
+def refuse_kernels(folder: Path) -> None:
     """Refuse attention by the name of a repository: transformers before 5.3 would download and run its code.
 
     A configuration can name it for the model or for a part of it (CVE-2026-4372).
