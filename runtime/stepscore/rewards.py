@@ -51,8 +51,9 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
     if step_ends.size == 0 or start < 0 or step_ends.min() < start or step_ends.max() >= log_ratios.size:
         raise ValueError(f"step ends {step_ends.tolist()} are not within {start}..{log_ratios.size - 1}")
     sums = np.cumsum(log_ratios[start:], dtype=np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         cumulative = beta * sums[step_ends - start]
-    if not np.isfinite(cumulative).all():
+        steps = np.diff(cumulative, prepend=0.0)
+    if not (np.isfinite(cumulative) & np.isfinite(steps)).all():
         raise NonFinite(f"a reward is infinite with beta {beta:g}")
-    return Rewards(cumulative, np.diff(cumulative, prepend=0.0), float(cumulative[-1]))
+    return Rewards(cumulative, steps, float(cumulative[-1]))

@@ -158,11 +158,11 @@ class Scorer:
 
     def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
         """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""
-        self._check_open()
         done: dict[int, Result | NonFinite] = {}
         position = 0
         scored = self._engine.run([group.batch for group in window.groups])
         for group, logprobs in zip(window.groups, scored, strict=True):
+            self._check_open()
             for member, targets in zip(group.members, group.batch.target_of, strict=True):
                 policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
                 done[member] = self._result(window.prompts[member], policy, reference)
