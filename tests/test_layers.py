@@ -27,7 +27,7 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("batching",),
         ("artifact",),
         ("prompt", "records", "rewards", "fileio"),
-        ("errors", "enums", "system"),
+        ("errors", "enums", "system", "visible"),
     ),
     "stepscore_export": (
         ("cli",),

@@ -17,6 +17,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 # The names of all layers are spelled out before the first is looked for.
 _MOST_LAYERS = 1000
 _DEFAULT_WINDOW = 4096
+# An export stores a rotary table of all positions; the longest contexts today are 10 million tokens.
+_MOST_POSITIONS = 1 << 24
 
 
 def parse_config(config: Json) -> DecoderConfig:
@@ -44,7 +46,7 @@ def parse_config(config: Json) -> DecoderConfig:
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=positive_int(config, "vocab_size"),
-        max_position_embeddings=positive_int(config, "max_position_embeddings", 32768),
+        max_position_embeddings=positive_int(config, "max_position_embeddings", 32768, most=_MOST_POSITIONS),
         rms_norm_eps=positive_float(config, "rms_norm_eps", 1e-6),
         rope_theta=default_rope_theta(config),
         tie_word_embeddings=flag(config, "tie_word_embeddings"),

@@ -98,12 +98,6 @@ threads_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
-threshold_option = click.option(
-    "--threshold",
-    type=float,
-    callback=finite,
-    help="Highlight the first step whose reward is below this value.  [default: the lowest negative reward]",
-)
 
 
 def beta_option(default: float | None = None) -> Callable[[F], F]:

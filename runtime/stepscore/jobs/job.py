@@ -100,13 +100,21 @@ def parsed_lines(source: BinaryIO, limit: int | None = None) -> Iterator[ParsedL
         seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
         for index, text in enumerate(islice(read_lines(source), limit)):
             line = parse_line(text, index)
-            if line.given_id is not None or isinstance(line.record, Record):
-                new = seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", (str(line.id),)).rowcount
-                if not new:
-                    line = replace(
-                        line, record=DuplicateId("duplicate id: an earlier line of this input has it")
-                    )
+            claims = line.given_id is not None or isinstance(line.record, Record)
+            if claims and not _claim_id(seen, str(line.id)):
+                line = replace(line, record=DuplicateId("duplicate id: an earlier line of this input has it"))
             yield line
+
+
+def _claim_id(seen: sqlite3.Connection, line_id: str) -> bool:
+    """Return whether the id is new."""
+    try:
+        return seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", (line_id,)).rowcount > 0
+    except sqlite3.Error as error:
+        raise OutputUnwritable(
+            f"cannot keep the ids that were seen in a temporary file: {error}",
+            hint="free space, or set SQLITE_TMPDIR to a folder with space",
+        ) from None
 
 
 def _score(scorer: StreamScorer, lines: Iterator[ParsedLine], out: BinaryIO, tally: Tally) -> None:
