@@ -26,7 +26,7 @@ from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
-from stepscore.jobs.jsonl import parse_line
+from stepscore.jobs.jsonl import not_empty, parse_line
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
@@ -109,7 +109,7 @@ def random_workloads(vocab_size: int, max_positions: int, seed: int = 0) -> list
 
 def text_workload(name: str, lines: Iterable[bytes], encoder: PromptEncoder) -> Workload:
     """Encode input lines; the first that cannot be scored raises its InputError, with its line number."""
-    return Workload(name, [_encoded(number, line, encoder) for number, line in enumerate(lines, start=1)])
+    return Workload(name, [_encoded(number, line, encoder) for number, line in not_empty(lines)])
 
 
 def rate(tokens: int, seconds: Sequence[float]) -> Rate:

@@ -19,6 +19,9 @@
     │   ├── NoSteps                  no_steps
     │   ├── NoAnswer                 no_answer (voting)
     │   └── DuplicateId              duplicate_id
+    ├── SourceError          an input file as a whole
+    │   ├── NoRecords                no_records
+    │   └── IdsRepeat                ids_repeat
     ├── NumericalError
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ScorerClosed                 scorer_closed (use after `close`)
@@ -44,7 +47,7 @@ command line when the error ends a run.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class StepscoreError(Exception):
@@ -57,6 +60,10 @@ class StepscoreError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def untraced(self) -> Self:
+        """Return an equal error without the traceback, which keeps the data of its frames in memory."""
+        return type(self)(self.message, hint=self.hint)
 
 
 class ArtifactError(StepscoreError):
@@ -166,6 +173,24 @@ class DuplicateId(InputError):
     """An earlier record of this input has the same id."""
 
     code = "duplicate_id"
+
+
+class SourceError(StepscoreError):
+    """An input file, as a whole, is not what a job reads; nothing is written."""
+
+    code = "source"
+
+
+class NoRecords(SourceError):
+    """The first lines of the input hold no record: another format, or other field names."""
+
+    code = "no_records"
+
+
+class IdsRepeat(SourceError):
+    """The samples of a problem have one `id`, which must be unique in a file."""
+
+    code = "ids_repeat"
 
 
 class NumericalError(StepscoreError):

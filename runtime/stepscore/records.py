@@ -1,12 +1,13 @@
-"""Records to score, by any of the accepted field names, and the results of scoring.
+"""Records to score, the ways to read one from the fields of a line, and the results of scoring.
 
-`query` and `prompt` are accepted for `problem`; `answer` and `completions` for `steps`. An `answer` that is
-not a list, next to another field of steps, is the final answer. jobs/schema.py defines the lines of a job.
+By default a record is read by any of the accepted field names. An `answer` or `solution` that is no list is,
+next to another field of steps, a final answer or a gold solution. jobs/schema.py defines the lines of a job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,8 +17,14 @@ from numpy.typing import NDArray
 
 from stepscore.errors import InputError, InvalidRecord, NonFinite
 
-PROBLEM_NAMES = ("problem", "query", "prompt")
-STEPS_NAMES = ("steps", "answer", "completions")
+PROBLEM_NAMES = ("problem", "question", "query", "prompt")
+STEPS_NAMES = ("steps", "solution", "answer", "completions")
+MESSAGES = "messages"
+"""Name of a conversation: read for what no other field gives."""
+
+_OTHER_TEXTS = ("answer", "solution")
+_BLANK_LINES = re.compile(r"\r?\n(?:[^\S\n]*\n)+")
+_LISTED_FIELDS = 12
 
 T = TypeVar("T")
 
@@ -34,24 +41,125 @@ class Record:
     unfinished: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a record: from the fields of these names, where given, else by any of the accepted names.
+
+    With `split`, steps may also be one text, which is split at blank lines.
+    """
+
+    problem_field: str | None = None
+    steps_field: str | None = None
+    split: bool = False
+
+    def record(self, fields: Mapping[str, Any]) -> Record:
+        """Return the record of a mapping; raise InvalidRecord.
+
+        >>> Reading(steps_field="out", split=True).record({"question": "1+1?", "out": "Add.\\n\\nSo 2."})
+        Record(problem='1+1?', steps=('Add.', 'So 2.'), unfinished=False)
+        """
+        problems = {name: _problem(name, fields[name]) for name in self._problem_names(fields)}
+        steps = {name: self._steps(name, fields[name]) for name in self._steps_names(fields)}
+        if not (problems and steps) and fields.get(MESSAGES) is not None:
+            problem, solution = _conversation(fields[MESSAGES])
+            problems |= {} if self.problem_field else {f"{MESSAGES}[0]": problem}
+            if not steps and solution is not None:
+                steps = {f"{MESSAGES}[1]": split_at_blank_lines(solution)}
+        if not problems:
+            raise _missing("problem", PROBLEM_NAMES, self.problem_field, fields)
+        if not steps:
+            raise _missing("steps", STEPS_NAMES, self.steps_field, fields)
+        return Record(_agreed(problems), _agreed(steps))
+
+    def options(self) -> dict[str, str]:
+        """Return what differs from the default, as text."""
+        given = {"problem_field": self.problem_field, "steps_field": self.steps_field}
+        return {name: value for name, value in given.items() if value is not None} | (
+            {"split": "yes"} if self.split else {}
+        )
+
+    def _problem_names(self, fields: Mapping[str, Any]) -> list[str]:
+        names = PROBLEM_NAMES if self.problem_field is None else (self.problem_field,)
+        return [name for name in names if name in fields]
+
+    def _steps_names(self, fields: Mapping[str, Any]) -> list[str]:
+        if self.steps_field is not None:
+            return [self.steps_field] if self.steps_field in fields else []
+        given = [name for name in STEPS_NAMES if name in fields]
+        lists = [name for name in given if isinstance(fields[name], list | tuple)]
+        others = [name for name in given if name not in _OTHER_TEXTS]
+        if lists or others:
+            return [name for name in given if name in lists or name in others]
+        if self.split or fields.get(MESSAGES) is None:
+            return given[:1]  # `solution` before `answer`, which beside it is the final answer
+        return []
+
+    def _steps(self, name: str, value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            if self.split:
+                return split_at_blank_lines(value)
+            raise InvalidRecord(
+                f"`{name}` must be a list of strings, not a string: --split splits one text at blank lines"
+            )
+        if not isinstance(value, list | tuple):
+            raise InvalidRecord(f"`{name}` must be a list of strings, not {_json_type(value)}")
+        for position, step in enumerate(value):
+            if not isinstance(step, str):
+                raise InvalidRecord(f"`{name}[{position}]` must be a string, not {_json_type(step)}")
+        return tuple(value)
+
+
+BY_ACCEPTED_NAMES = Reading()
+_WRITTEN = Reading(problem_field="problem", steps_field="steps")
+
+
 def record_from(fields: Mapping[str, Any]) -> Record:
     """Return the record of a mapping, by any of the accepted names; raise InvalidRecord.
 
     >>> record_from({"query": "1+1?", "answer": ["2"]})
     Record(problem='1+1?', steps=('2',), unfinished=False)
     """
-    problem_names = [name for name in PROBLEM_NAMES if name in fields]
-    steps_names = [name for name in STEPS_NAMES if name in fields]
-    if len(steps_names) > 1 and "answer" in steps_names and not isinstance(fields["answer"], list | tuple):
-        steps_names.remove("answer")
-    problem = _agreed("problem", {name: _problem(name, fields[name]) for name in problem_names})
-    steps = _agreed("steps", {name: _steps(name, fields[name]) for name in steps_names})
-    return Record(problem, steps)
+    return BY_ACCEPTED_NAMES.record(fields)
 
 
-def _agreed(meaning: str, values: Mapping[str, T]) -> T:
-    if not values:
-        raise InvalidRecord(f"`{meaning}` is missing")
+def record_of_output(fields: Mapping[str, Any]) -> Record:
+    """Return the record that an output line answers: `problem` and `steps` decide, where both are there.
+
+    >>> record_of_output({"problem": "1+1?", "steps": ["2"], "question": "1-1?"}).problem
+    '1+1?'
+    """
+    both = "problem" in fields and isinstance(fields.get("steps"), list)
+    return (_WRITTEN if both else BY_ACCEPTED_NAMES).record(fields)
+
+
+def split_at_blank_lines(text: str) -> tuple[str, ...]:
+    r"""Return the paragraphs of a text; lines of white space are blank, and CRLF ends a line too.
+
+    Several blank lines count as one, those around the text as none. (`split_steps` is for a text that a model
+    goes on with, and loses no character of it.)
+
+    >>> split_at_blank_lines("3 * 4 = 12.\r\n\r\nSo\n12.\n  \n\nDone.\n\n")
+    ('3 * 4 = 12.', 'So\n12.', 'Done.')
+    """
+    stripped = text.strip()
+    return tuple(_BLANK_LINES.split(stripped)) if stripped else ()
+
+
+def _missing(
+    meaning: str, accepted: Iterable[str], chosen: str | None, fields: Mapping[str, Any]
+) -> InvalidRecord:
+    names = [repr(name[:40]) for name in fields]
+    found = ", ".join(names[:_LISTED_FIELDS]) + (", ..." if len(names) > _LISTED_FIELDS else "")
+    if chosen is not None:
+        return InvalidRecord(f"there is no field `{chosen}`; the fields are {found or 'none'}")
+    either = ", ".join(f"`{name}`" for name in accepted)
+    return InvalidRecord(
+        f"`{meaning}` is missing: give {either} or `{MESSAGES}`, or name another field by --{meaning}-field; "
+        f"the fields are {found or 'none'}"
+    )
+
+
+def _agreed(values: Mapping[str, T]) -> T:
     (first, value), *others = values.items()
     for name, other in others:
         if other != value:
@@ -64,19 +172,39 @@ def _problem(name: str, value: object) -> str:
         return value
     if isinstance(value, list):
         raise InvalidRecord(
-            f"`{name}` must be a string, not a list (of chat messages?): give only the text of the problem; "
-            "the pair's chat template adds the turns"
+            f"`{name}` must be a string, not a list (of chat messages?): give only the text of the problem, "
+            f"or the whole conversation as `{MESSAGES}`; the pair's chat template adds the turns"
         )
     raise InvalidRecord(f"`{name}` must be a string, not {_json_type(value)}")
 
 
-def _steps(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise InvalidRecord(f"`{name}` must be a list of strings, not {_json_type(value)}")
-    for position, step in enumerate(value):
-        if not isinstance(step, str):
-            raise InvalidRecord(f"`{name}[{position}]` must be a string, not {_json_type(step)}")
-    return tuple(value)
+def _conversation(messages: object) -> tuple[str, str | None]:
+    """Return the problem and the solution, if any, of one user and one assistant message."""
+    if not isinstance(messages, list | tuple):
+        raise InvalidRecord(f"`{MESSAGES}` must be a list, not {_json_type(messages)}")
+    turns = [_turn(f"{MESSAGES}[{position}]", message) for position, message in enumerate(messages)]
+    match turns:
+        case [("user", problem)]:
+            return problem, None
+        case [("user", problem), ("assistant", solution)]:
+            return problem, solution
+    roles = ", ".join(role[:20] for role, _ in turns[:_LISTED_FIELDS]) or "none"
+    raise InvalidRecord(
+        f"`{MESSAGES}` must be one user and one assistant message, not {roles}; drop a system message: the "
+        "pair's chat template has its own"
+    )
+
+
+def _turn(name: str, message: object) -> tuple[str, str]:
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise InvalidRecord(f"`{name}` must be an object with `role` and `content`")
+    for key in ("role", "content"):
+        if not isinstance(message[key], str):
+            raise InvalidRecord(f"`{name}.{key}` must be a string, not {_json_type(message[key])}")
+    lost = [key for key, value in message.items() if key not in ("role", "content") and value]
+    if lost:
+        raise InvalidRecord(f"`{name}.{lost[0][:40]}` would not be scored: add it to `content`, or remove it")
+    return message["role"], message["content"]
 
 
 def _json_type(value: object) -> str:

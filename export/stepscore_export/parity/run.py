@@ -21,8 +21,8 @@ from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
-from stepscore.jobs.job import parsed_lines
 from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.source import parsed_lines
 from stepscore.records import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
@@ -201,9 +201,9 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
         for line, outcome in scorer.stream((line, line.record) for line in lines):
             bar.update()
             if isinstance(outcome, StepscoreError):
-                left_out.add(line.index + 1, outcome)
+                left_out.add(line.number, outcome)
             else:
-                solutions.append(ScoredSolution.of(line.index + 1, outcome, outcome.first_summed))
+                solutions.append(ScoredSolution.of(line.number, outcome, outcome.first_summed))
         return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 

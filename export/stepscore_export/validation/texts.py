@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from stepscore.enums import Convention
 from stepscore.errors import ExportError, InputError, TooLong
-from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
+from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
 from stepscore.records import Record
 
@@ -76,14 +76,14 @@ def encode_texts(texts: Texts, encoder: PromptEncoder, max_tokens: int | None = 
     """
     encoded: list[EncodedPrompt] = []
     total = 0
-    for line, record in enumerate(texts.records, start=1):
+    for position, record in enumerate(texts.records, start=1):
         try:
             encoded.append(encoder.encode(record.problem, record.steps, Convention.CARD))
         except TooLong:
             continue
         except InputError as error:
             if texts.path is not None:
-                raise _fault(texts.name, line, error) from None
+                raise _fault(f"{texts.name}, record {position}", error) from None
             continue
         total += len(encoded[-1].token_ids)
         if max_tokens is not None and total >= max_tokens:
@@ -97,14 +97,15 @@ def encode_texts(texts: Texts, encoder: PromptEncoder, max_tokens: int | None = 
 
 
 def _lines(source: BinaryIO) -> Iterator[ParsedLine]:
-    return (parse_line(line, index) for index, line in enumerate(read_lines(source)))
+    lines = enumerate(not_empty(read_lines(source)))
+    return (parse_line(line, index, number=number) for index, (number, line) in lines)
 
 
 def _record(parsed: ParsedLine, name: str) -> Record:
     if isinstance(parsed.record, InputError):
-        raise _fault(name, parsed.index + 1, parsed.record)
+        raise _fault(f"{name}, line {parsed.number}", parsed.record)
     return parsed.record
 
 
-def _fault(name: str, line: int, error: InputError) -> ExportError:
-    return ExportError(f"{name}, line {line}: {error.message}", hint=error.hint)
+def _fault(place: str, error: InputError) -> ExportError:
+    return ExportError(f"{place}: {error.message}", hint=error.hint)

@@ -26,6 +26,7 @@ class PlannedItem(Generic[T]):
 
     key: T
     prompt: EncodedPrompt | InputError
+    num_chars: int = 0  # of the record that has the error
 
     @property
     def num_tokens(self) -> int:
@@ -42,10 +43,23 @@ class Window(Generic[T]):
     groups: Sequence[BatchGroup]
 
 
-def fill_windows(items: Iterable[T], window_tokens: int, num_tokens: Callable[[T], int]) -> Iterator[list[T]]:
+HELD_CHARS = 1 << 22
+"""Most characters of errors that wait in a window behind a record; so they take bounded memory."""
+CHARS_OF_ERROR = 1024
+"""Number of characters that an error counts as, besides those of its record."""
+
+
+def fill_windows(
+    items: Iterable[T],
+    window_tokens: int,
+    num_tokens: Callable[[T], int],
+    num_chars: Callable[[T], int] = lambda _: 0,
+) -> Iterator[list[T]]:
     """Cut consecutive items into windows of at most `window_tokens` tokens; a longer item is a window alone.
 
-    An item of no tokens, an error, joins the window being filled; with no item in it, it is emitted at once.
+    A window is emitted once it is full. An item of no tokens, an error, joins the window being filled; with
+    no item in it, it is emitted at once. Where errors of HELD_CHARS characters (4,096 short ones) wait behind
+    a record, its window is emitted before it is full.
 
     >>> list(fill_windows(["abc", "", "abcd", "abcdefghi", "a", "b"], 7, len))
     [['abc', '', 'abcd'], ['abcdefghi'], ['a', 'b']]
@@ -53,17 +67,18 @@ def fill_windows(items: Iterable[T], window_tokens: int, num_tokens: Callable[[T
     [[''], [''], ['abc', '']]
     """
     window: list[T] = []
-    total = 0
+    total = held = 0
     for item in items:
         tokens = num_tokens(item)
         if window and tokens and total + tokens > window_tokens:
             yield window
-            window, total = [], 0
+            window, total, held = [], 0, 0
         window.append(item)
         total += tokens
-        if not total:
+        held += 0 if tokens else CHARS_OF_ERROR + num_chars(item)
+        if not total or total >= window_tokens or held >= HELD_CHARS:
             yield window
-            window = []
+            window, total, held = [], 0, 0
     if window:
         yield window
 
@@ -89,10 +104,11 @@ class WindowPlanner:
     def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
         """Encode records, fill windows and plan each; an error takes no room in a window.
 
-        So an invalid record changes no other record's batch.
+        So an invalid record changes no other record's batch, unless thousands wait behind a record.
         """
         encoded = (self._encode(key, record) for key, record in items)
-        for window in fill_windows(encoded, self.window_tokens, lambda item: item.num_tokens):
+        sizes = (lambda item: item.num_tokens), (lambda item: item.num_chars)
+        for window in fill_windows(encoded, self.window_tokens, *sizes):
             yield self._planned(window)
 
     def first_computed(self, prompt: EncodedPrompt) -> int:
@@ -106,14 +122,16 @@ class WindowPlanner:
     def _encode(self, key: T, given: Input | InputError) -> PlannedItem[T]:
         if isinstance(given, InputError):
             return PlannedItem(key, given)
+        num_chars = 0
         try:
             record = given if isinstance(given, Record) else record_from(given)
+            num_chars = len(record.problem) + sum(map(len, record.steps))
             prompt = self.encoder.encode(
                 record.problem, record.steps, self.convention, unfinished=record.unfinished
             )
             return PlannedItem(key, prompt)
         except InputError as error:
-            return PlannedItem(key, error)
+            return PlannedItem(key, error.untraced(), num_chars)
 
     def _planned(self, items: Sequence[PlannedItem[T]]) -> Window[T]:
         prompts = [item.prompt for item in items if not isinstance(item.prompt, InputError)]

@@ -15,7 +15,8 @@ from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.enums import Convention, Target
 from stepscore.errors import InputError
-from stepscore.jobs.job import parsed_lines
+from stepscore.jobs.job import JobOptions
+from stepscore.jobs.source import parsed_lines
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.peak import PeakLoad
@@ -52,7 +53,7 @@ Facts = Iterator[tuple[str, str]]
 """Names and values of a two-column table."""
 
 
-def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[str, Any]) -> Facts:
+def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mapping[str, Any]) -> Facts:
     """Read, encode and plan a file as a scorer loaded with these options would."""
     pair = Pair.open(path)
     chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens")
@@ -67,7 +68,7 @@ def dry_run_facts(path: Path, lines: BinaryIO, limit: int | None, load: Mapping[
         given=GivenRows.of(pair.prefix()),
     )
     tally = _Tally()
-    parsed = ((line, line.record) for line in parsed_lines(lines, limit))
+    parsed = ((line, line.record) for line in parsed_lines(lines, options.limit, options.reading))
     most = PeakLoad.of(tally.add(window) for window in windows.of(parsed))
     bad = "".join(f", {count:,} {code}" for code, count in sorted(tally.errors.items()))
     yield "records", f"{tally.records:,}{bad}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,7 +18,9 @@ from stepscore.cli.load_options import (
     json_option,
     load_options,
     output_folder_option,
+    overwrite_option,
     quiet_option,
+    reading_options,
 )
 from stepscore.cli.score import load_scorer, run_job, unbuffered_input
 from stepscore.cli.streams import print_data
@@ -28,7 +30,9 @@ from stepscore.errors import InputError, NotComparable, NotScored, OutputExists,
 
 if TYPE_CHECKING:
     from stepscore.evaluation.processbench import LabelledSolution, Threshold
+    from stepscore.jobs.job import JobOptions
     from stepscore.jobs.schema import ErrorLine
+    from stepscore.scorer import Scorer
 
 THRESHOLD_SUBSET = "gsm8k"
 SCORED_SUFFIX = ".scored.jsonl"
@@ -71,6 +75,8 @@ def evaluate() -> None:
 @threshold_options("Count as wrong", None)
 @json_option
 @quiet_option
+@overwrite_option
+@reading_options
 @load_options
 @click.pass_context
 def processbench(
@@ -86,6 +92,10 @@ def processbench(
     threshold_nats: float | None,
     as_json: bool,
     quiet: bool,
+    overwrite: bool,
+    problem_field: str | None,
+    steps_field: str | None,
+    split: bool,
     **load: Any,
 ) -> None:
     """Compute ProcessBench's F1 of first wrong steps.
@@ -110,15 +120,22 @@ def processbench(
       stepscore evaluate processbench mine.scored.jsonl --threshold-nats -0.6 --json | jq .average_f1
     """
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
+    from stepscore.jobs.job import JobOptions
+    from stepscore.records import Reading
 
     if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
         raise click.UsageError("give a threshold or --threshold-from, not both")
     if pair is None:
-        _refuse_scoring_options(ctx, load)
+        _refuse_scoring_options(ctx, [*load, "overwrite", "problem_field", "steps_field", "split"])
     with contextlib.ExitStack() as stack:
         if pair is not None:
             folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            sources = _scored(ctx, pair, sources, folder, load, quiet=quiet)
+            options = JobOptions(reading=Reading(problem_field, steps_field, split), overwrite=overwrite)
+            targets = _targets(sources, folder)
+            with load_scorer(pair, load | {"tokens": False}) as scorer:
+                for job in zip(sources, targets, strict=True):
+                    _score(ctx, scorer, job, options, quiet=quiet)
+            sources = targets
         beta = _beta(sources, load["beta"])
         files = [stack.enter_context(path.open("rb")) for path in sources]
         samples, failed = _samples(files, sources, series)
@@ -143,32 +160,29 @@ def processbench(
     ctx.exit(1 if failed else 0)
 
 
-def _refuse_scoring_options(ctx: click.Context, load: dict[str, Any]) -> None:
-    for name in load:
+def _refuse_scoring_options(ctx: click.Context, names: Iterable[str]) -> None:
+    for name in names:
         if name != "beta" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --pair: FILES are already scored")
 
 
-def _scored(
-    ctx: click.Context,
-    pair: Path,
-    sources: Sequence[Path],
-    folder: Path,
-    load: dict[str, Any],
-    *,
-    quiet: bool,
-) -> tuple[Path, ...]:
-    """Score every file into the folder, or resume an earlier run; return the paths of the outputs."""
+def _targets(sources: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Return the paths of the scored files, in a folder that is made."""
     targets = tuple(folder / (path.name.partition(".")[0] + SCORED_SUFFIX) for path in sources)
     if len(set(targets)) < len(targets):
         raise click.UsageError("two FILES have the same name up to the first dot: rename one of them")
     _make(folder)
-    with load_scorer(pair, load | {"tokens": False}) as scorer:
-        for source, target in zip(sources, targets, strict=True):
-            with unbuffered_input(str(source)) as lines:
-                if run_job(scorer, lines, str(target), None, quiet=quiet, tokens=False) == INTERRUPTED:
-                    ctx.exit(INTERRUPTED)
     return targets
+
+
+def _score(
+    ctx: click.Context, scorer: Scorer, job: tuple[Path, Path], options: JobOptions, *, quiet: bool
+) -> None:
+    """Score a file into another, or resume an earlier run."""
+    source, target = job
+    with unbuffered_input(str(source)) as lines:
+        if run_job(scorer, lines, str(target), options, quiet=quiet) == INTERRUPTED:
+            ctx.exit(INTERRUPTED)
 
 
 def _beta(sources: Sequence[Path], given: float | None) -> float | None:

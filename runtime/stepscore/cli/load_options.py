@@ -15,22 +15,38 @@ from typing import Any, TypeVar
 import click
 
 from stepscore.enums import Convention, Provider, Residency
+from stepscore.system import available_cores
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse 4GB, 4.5 GB, 900MB or a number of bytes, in powers of ten."""
+    """Parse 4GB, 4.5 GB or 900MB, in powers of ten."""
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)B?\s*", value, re.IGNORECASE | re.ASCII)
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(B?)\s*", value, re.IGNORECASE | re.ASCII)
     try:
         size = float(found[1]) * 10.0 ** (3 * " KMGT".index(found[2].upper() or " ")) if found else math.nan
     except ValueError:
         size = math.nan
     if not 0 < size < math.inf:
         raise click.BadParameter(f"invalid size {value[:40]!r}; use e.g. 4GB or 900MB")
+    if found and not found[2] and not found[3]:
+        raise click.BadParameter(f"{found[1]} has no unit; use {found[1]}GB, {found[1]}MB or {found[1]}B")
     return round(size)
+
+
+def _at_most_cores(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    """Warn of more threads than cores: they wait for each other, and scoring takes many times as long."""
+    cores = available_cores()
+    if value is not None and value > cores:
+        of = "core" if cores == 1 else "cores"
+        click.echo(
+            f"warning: --threads {value:,} on {cores} usable {of} is slow, as threads wait for each other; "
+            f"omit it, or use --threads {cores} or fewer",
+            err=True,
+        )
+    return value
 
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -94,9 +110,15 @@ window_tokens_option = click.option(
     help="Tokens per scheduling window; prefixes are shared within it.  [default: up to 16384]",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: all cores]"
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_at_most_cores,
+    help="Number of CPU threads.  [default: all cores]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Score everything anew where an earlier run's output is."
+)
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
 
 
@@ -147,6 +169,18 @@ LOAD_OPTIONS = (
     window_tokens_option,
     threads_option,
 )
+
+
+READING_OPTIONS = (
+    click.option("--problem-field", metavar="NAME", help="Read the problem from this field of a line."),
+    click.option("--steps-field", metavar="NAME", help="Read the steps from this field of a line."),
+    click.option("--split", is_flag=True, help="Split a solution that is one text at blank lines."),
+)
+
+
+def reading_options(command: F) -> F:
+    """Add the options of reading a record from a line to a command; they are the fields of `Reading`."""
+    return reduce(lambda decorated, option: option(decorated), reversed(READING_OPTIONS), command)
 
 
 def load_options(command: F) -> F:

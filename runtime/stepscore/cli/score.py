@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -18,14 +19,16 @@ from stepscore.cli.load_options import (
     limit_option,
     load_options,
     output_file_option,
+    overwrite_option,
     quiet_option,
+    reading_options,
 )
 from stepscore.cli.streams import is_standard_output, standard_output
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
-    from stepscore.jobs.job import Tally
+    from stepscore.jobs.job import JobOptions, Tally
     from stepscore.scorer import Scorer
 
 
@@ -47,9 +50,11 @@ if TYPE_CHECKING:
     help="Add a step to the solution of --problem; repeat in order.",
 )
 @threshold_options("Highlight", "the lowest negative reward")
+@reading_options
 @load_options
 @click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
 @limit_option("Score", least=0)
+@overwrite_option
 @click.option(
     "--dry-run", is_flag=True, help="Print token counts, batches and estimated memory; load no model."
 )
@@ -66,7 +71,11 @@ def score(
     steps: tuple[str, ...],
     threshold: float | None,
     threshold_nats: float | None,
+    problem_field: str | None,
+    steps_field: str | None,
+    split: bool,
     limit: int | None,
+    overwrite: bool,
     dry_run: bool,
     quiet: bool,
     **load: Any,
@@ -74,19 +83,23 @@ def score(
     """Score a file of solutions, or one solution given as options.
 
     A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
-    fields; the same line of OUT.jsonl adds the rewards. Run the same command again to resume an interrupted
-    run.
+    fields; the same line of OUT.jsonl adds the rewards. Other names are accepted for both (question, query,
+    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. Run the
+    same command again to resume an interrupted run.
 
     \b
     Examples:
       stepscore score PAIR solutions.jsonl -o rewards.jsonl
+      stepscore score PAIR answers.jsonl --problem-field task --steps-field output --split -o rewards.jsonl
       zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c .step_rewards
       stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
     """
     if problem is not None or steps:
-        if source is not None or output is not None or limit is not None:
+        of_files = (source, output, limit, problem_field, steps_field, split or None, overwrite or None)
+        if any(option is not None for option in of_files):
             raise click.UsageError(
-                "--problem and --step score one solution: drop IN.jsonl, --output and --limit"
+                "--problem and --step score one solution: drop IN.jsonl and the options for files, such as "
+                "--output, --limit and --split"
             )
         if problem is None or not steps:
             raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
@@ -100,12 +113,16 @@ def score(
         raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
     if threshold is not None or threshold_nats is not None:
         raise click.UsageError("--threshold and --threshold-nats need --problem")
+    from stepscore.jobs.job import JobOptions
+    from stepscore.records import Reading
+
+    options = JobOptions(limit, load["tokens"], Reading(problem_field, steps_field, split), overwrite)
     if dry_run:
         with unbuffered_input(source) as lines:
-            _print_dry_run(pair, lines, limit, load)
+            _print_dry_run(pair, lines, options, load)
         return
     with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
-        ctx.exit(run_job(scorer, lines, output or "-", limit, quiet=quiet, tokens=load["tokens"]))
+        ctx.exit(run_job(scorer, lines, output or "-", options, quiet=quiet))
 
 
 def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
@@ -126,16 +143,14 @@ def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], thresho
     print_steps(console(sys.stdout), steps, outcome, threshold, basis)
 
 
-def _print_dry_run(pair: Path, lines: BinaryIO, limit: int | None, load: dict[str, Any]) -> None:
+def _print_dry_run(pair: Path, lines: BinaryIO, options: JobOptions, load: dict[str, Any]) -> None:
     from stepscore.cli.dry_run import dry_run_facts
     from stepscore.cli.tables import console, print_facts
 
-    print_facts(console(sys.stdout), dry_run_facts(pair, lines, limit, load))
+    print_facts(console(sys.stdout), dry_run_facts(pair, lines, options, load))
 
 
-def run_job(
-    scorer: Scorer, lines: BinaryIO, output: str, limit: int | None, *, quiet: bool, tokens: bool
-) -> int:
+def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *, quiet: bool) -> int:
     """Run a job and return its exit code."""
     from stepscore.jobs.job import Tally, run_to_file, run_to_stream
     from stepscore.jobs.progress import shown
@@ -144,14 +159,15 @@ def run_job(
     started = time.monotonic()
     resumable = _is_resumable(output)
     try:
-        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, limit), sys.stderr):
+        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options.limit), sys.stderr):
             if resumable:
-                run_to_file(scorer, lines, Path(output), tally, limit=limit, tokens=tokens)
+                run_to_file(scorer, lines, Path(output), tally, options)
             else:
                 with _unbuffered(output) as out:
-                    run_to_stream(scorer, lines, out, tally, limit=limit)
+                    run_to_stream(scorer, lines, out, tally, options)
     except KeyboardInterrupt:
-        again = "; run the same command again to resume" if resumable else ""
+        without = " without --overwrite" if options.overwrite else ""
+        again = f"; run the same command again{without} to resume" if resumable else ""
         say(f"interrupted after {tally.records} records{again}")
         return INTERRUPTED
     if not quiet:
@@ -185,20 +201,20 @@ def _is_resumable(output: str) -> bool:
 
 
 def _total(lines: BinaryIO, limit: int | None) -> int | None:
-    """Return the number of lines of a regular file, at most `limit`; of a pipe, the limit."""
+    """Return the number of records of a regular file, at most `limit`; of a pipe, the limit."""
+    from stepscore.jobs.jsonl import not_empty, read_lines
+
     try:
         if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
             return limit
     except OSError:  # a stream in memory
         return limit
-    start, count, last = lines.tell(), 0, b"\n"
-    with contextlib.suppress(OSError):  # the run itself names an input that cannot be read
-        while block := lines.read(1 << 20):
-            count += block.count(b"\n")
-            last = block[-1:]
+    start, count = lines.tell(), 0
+    with contextlib.suppress(StepscoreError):  # the run itself names an input that cannot be read
+        for _ in islice(not_empty(read_lines(lines)), limit):
+            count += 1
     lines.seek(start)
-    count += last != b"\n"
-    return count if limit is None else min(count, limit)
+    return count
 
 
 def _closing_line(tally: Tally, output: str, seconds: float) -> str:

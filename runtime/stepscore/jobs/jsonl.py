@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -22,16 +23,20 @@ from stepscore.errors import (
     TooLarge,
 )
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
-from stepscore.records import Record, Result, record_from
+from stepscore.records import MESSAGES, Record, Result, record_from, record_of_output
 
 MAX_LINE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedLine:
-    """One parsed input line: a record to score or an error, and the fields to pass through."""
+    """One parsed input line: a record to score or an error, and the fields to pass through.
+
+    `index` counts the lines before it that are not empty, `number` is its 1-based number in the file.
+    """
 
     index: int
+    number: int
     given_id: str | int | None
     record: Record | InputError
     passthrough: Mapping[str, msgspec.Raw]
@@ -69,17 +74,35 @@ def _readline(lines: BinaryIO, most: int) -> bytes:
         ) from None
 
 
-def parse_line(line: bytes, index: int) -> ParsedLine:
-    """Parse one line; an invalid line has its error in `record`, nothing is raised."""
+def not_empty(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold more than white space, each with its 1-based number."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line and not line.isspace())
+
+
+def parse_line(
+    line: bytes,
+    index: int,
+    read: Callable[[Mapping[str, Any]], Record] = record_from,
+    *,
+    number: int | None = None,
+) -> ParsedLine:
+    """Parse one line; an invalid line has its error in `record`, nothing is raised.
+
+    `problem` and `steps` are added to the fields that pass through where no accepted name has them as they
+    are: where they were read from other fields or a conversation, or split.
+    """
+    number = index + 1 if number is None else number
     given_id: str | int | None = None
     try:
         fields, raw = _decode(line)
         given_id = _given_id(fields)
-        record = record_from(fields)
+        record = read(fields)
     except InputError as error:
-        return ParsedLine(index, given_id, error, {})
+        return ParsedLine(index, number, given_id, error.untraced(), {})
     passed = {name: value for name, value in raw.items() if name not in OUTPUT_NAMES}
-    return ParsedLine(index, given_id, record, passed)
+    if not _gives(fields, record):
+        passed |= {"problem": _raw(record.problem), "steps": _raw(record.steps)}
+    return ParsedLine(index, number, given_id, record, passed)
 
 
 def output_line(line: ParsedLine, outcome: Result | InputError | NonFinite) -> bytes:
@@ -89,8 +112,12 @@ def output_line(line: ParsedLine, outcome: Result | InputError | NonFinite) -> b
     """
     if isinstance(outcome, StepscoreError):
         return msgspec.json.encode(ErrorLine.of(line.id, outcome)) + b"\n"
-    scored = msgspec.to_builtins(ScoredLine.of(line.id, outcome))
-    return msgspec.json.encode({**line.passthrough, **scored}) + b"\n"
+    return scored_line(line, ScoredLine.of(line.id, outcome))
+
+
+def scored_line(line: ParsedLine, scored: ScoredLine) -> bytes:
+    """Return the fields that pass through and those that scoring adds, line feed included."""
+    return msgspec.json.encode({**line.passthrough, **msgspec.to_builtins(scored)}) + b"\n"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,6 +133,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # keeps the bytes of fields that pass through; only the standard library can detect a duplicate key.
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUES = json.JSONDecoder(object_pairs_hook=_unique)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def _decode(line: bytes) -> tuple[dict[str, Any], dict[str, msgspec.Raw]]:
@@ -117,7 +146,9 @@ def _decode(line: bytes) -> tuple[dict[str, Any], dict[str, msgspec.Raw]]:
         text = line.decode("utf-8")
         if text.startswith("\ufeff"):
             raise InvalidJson("the line starts with a byte order mark: save the file as UTF-8 without BOM")
-        return _VALUES.decode(text), _RAW_FIELDS.decode(text)
+        values = _VALUES.decode(text)
+        _refuse_lone_surrogates(text, values)
+        return values, _RAW_FIELDS.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidJson(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
@@ -126,6 +157,33 @@ def _decode(line: bytes) -> tuple[dict[str, Any], dict[str, msgspec.Raw]]:
         raise InvalidRecord("the line is not a JSON object") from None
     except ValueError as error:
         raise InvalidJson(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+
+
+def _refuse_lone_surrogates(text: str, values: object) -> None:
+    """Raise InvalidJson, naming the field, where a string is not Unicode: JSON can spell half a character."""
+    if not _SURROGATE.search(text):
+        return
+    named = values.items() if isinstance(values, dict) else [("", values)]
+    for name, value in named:
+        found = _LONE.search(json.dumps([name, value], ensure_ascii=False))
+        if found:
+            where = f"`{name[:100]}`" if name and not _LONE.search(name) else "the line"
+            raise InvalidJson(
+                f"{where} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character: text was cut "
+                "within one"
+            )
+
+
+def _gives(fields: Mapping[str, Any], record: Record) -> bool:
+    """Return whether the fields have this problem and these steps, as they are."""
+    try:
+        return record_of_output({name: value for name, value in fields.items() if name != MESSAGES}) == record
+    except InputError:
+        return False
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _given_id(fields: Mapping[str, Any]) -> str | int | None:

@@ -1,9 +1,9 @@
-"""Resume: check what an earlier run of a job wrote, and find where to continue.
+"""Claim an output for a job: its fingerprint, its lock, and what must not be written over.
 
-Everything is verified: the fingerprint must equal this job's, and every whole line of the output must answer
-the input line at its position. Only a torn last line is cut off. The first batch of a resumed run begins
-where the output ends, so its log-probs may differ by 1e-5 from those of an uninterrupted run (another batch
-composition); the records before it and, as a rule, after it are equal to the bit.
+The fingerprint of the run that began an output must equal this job's; earlier_answers.py compares the lines.
+The first batch of a resumed run begins where the output ends, so its log-probs may differ by 1e-5 from those
+of an uninterrupted run (another batch composition); the records before it and, as a rule, after it are equal
+to the bit.
 """
 
 from __future__ import annotations
@@ -11,39 +11,15 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from stepscore.errors import (
-    DuplicateId,
-    InputError,
-    InvalidJson,
-    OutputExists,
-    OutputUnwritable,
-    ResumeMismatch,
-    TooLarge,
-)
+from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch
 from stepscore.fileio import append_regular, read_regular, write_atomically
-from stepscore.jobs.jsonl import ParsedLine
-from stepscore.jobs.schema import ErrorLine, ScoredLine, decode_line
-
-_UNREADABLE = {InvalidJson.code, TooLarge.code, DuplicateId.code}
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """Whole lines of an earlier run, which a torn one may follow."""
-
-    num_lines: int
-    num_bytes: int
-    torn: bool
-    errors: Counter[str]
 
 
 def fingerprint_path(output: Path) -> Path:
@@ -52,10 +28,13 @@ def fingerprint_path(output: Path) -> Path:
 
 
 @contextmanager
-def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator[BinaryIO]:
+def claim(
+    path: Path, source: BinaryIO, fingerprint: dict[str, str], *, overwrite: bool = False
+) -> Iterator[BinaryIO]:
     """Open an output for appending, locked for this process; write its fingerprint, or check the one there.
 
-    Raises OutputExists for a file that no job wrote, ResumeMismatch for one of another job, OutputUnwritable.
+    With `overwrite`, the output of an earlier job is emptied first. Raises OutputExists for a file that no
+    job wrote, ResumeMismatch for one of another job, OutputUnwritable.
     """
     try:
         is_new = not path.exists()
@@ -66,8 +45,12 @@ def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator
         _lock(output, path)
         refuse_same_file(output, source)
         if os.fstat(output.fileno()).st_size:
-            _compare(read_fingerprint(path), fingerprint, path)
-        else:
+            earlier = read_fingerprint(path)
+            if overwrite:
+                output.truncate(0)
+            else:
+                _compare(earlier, fingerprint, path)
+        if not os.fstat(output.fileno()).st_size:
             try:
                 _write_fingerprint(fingerprint, path)
             except OutputUnwritable:
@@ -77,50 +60,11 @@ def claim(path: Path, source: BinaryIO, fingerprint: dict[str, str]) -> Iterator
         yield output
 
 
-def earlier_answers(path: Path, lines: Iterator[ParsedLine]) -> Earlier:
-    """Read the output so far, and from `lines` the input line that each of its lines answers.
-
-    Raises ResumeMismatch where an answer does not match its line, or the input is shorter.
-    """
-    num_lines, num_bytes, torn = 0, 0, False
-    errors: Counter[str] = Counter()
-    with path.open("rb") as output:
-        for text in output:
-            if not text.endswith(b"\n"):
-                torn = True
-                break
-            answer = _decode_answer(text, path, num_lines)
-            line = next(lines, None)
-            num_lines, num_bytes = num_lines + 1, num_bytes + len(text)
-            if line is None or not _matches(answer, line):
-                raise _mismatch(path, f"its line {num_lines} does not answer line {num_lines} of the input")
-            if isinstance(answer, ErrorLine):
-                errors[answer.error.code] += 1
-    return Earlier(num_lines, num_bytes, torn, errors)
-
-
-def _decode_answer(text: bytes, path: Path, index: int) -> ScoredLine | ErrorLine:
-    try:
-        return decode_line(text)
-    except InputError as error:
-        raise _mismatch(path, f"its line {index + 1} is {error.message}") from None
-
-
-def _matches(answer: ScoredLine | ErrorLine, line: ParsedLine) -> bool:
-    """Return whether this can be the answer to that line: same id, same error code or number of steps."""
-    if type(answer.id) is not type(line.id) or answer.id != line.id:
-        return False
-    if isinstance(line.record, InputError):
-        return isinstance(answer, ErrorLine) and answer.error.code == line.record.code
-    if isinstance(answer, ErrorLine):
-        return answer.error.code not in _UNREADABLE  # such a line has been repaired since
-    return len(answer.cumulative_rewards) == len(line.record.steps)
-
-
-def _mismatch(path: Path, fault: str) -> ResumeMismatch:
+def resume_mismatch(path: Path, fault: str) -> ResumeMismatch:
+    """Return the error of an output that is not a part of this job's."""
     return ResumeMismatch(
         f"cannot resume {path}: {fault}",
-        hint=f"give another output, or delete {path} and {fingerprint_path(path).name} to start over",
+        hint="score everything anew with --overwrite, or give another --output",
     )
 
 
@@ -153,7 +97,7 @@ def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None
         if earlier.get(name) != now.get(name)
     ]
     if differences:
-        raise _mismatch(output, "; ".join(differences))
+        raise resume_mismatch(output, "; ".join(differences))
 
 
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:

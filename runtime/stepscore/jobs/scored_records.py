@@ -23,7 +23,7 @@ from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
 from stepscore.jobs.schema import ErrorLine, decode_line
 from stepscore.prompt.template import SEPARATOR
-from stepscore.records import Record
+from stepscore.records import Record, record_of_output
 
 
 class ProblemKey(NamedTuple):
@@ -78,14 +78,15 @@ def _opened(source: str) -> Iterator[BinaryIO]:
 
 
 def read_scored(file: BinaryIO) -> Iterator[Scored | ErrorLine]:
-    """Read line by line; an invalid line becomes an ErrorLine, nothing is raised."""
+    """Read line by line; an invalid line becomes an ErrorLine, an empty one is skipped, nothing is raised."""
     offset = file.tell()
     for index, text in enumerate(read_lines(file)):
-        line = parse_line(text, index)
-        try:
-            yield _scored(line, text, offset)
-        except InputError as error:
-            yield ErrorLine.of(line.id, error)
+        if text.strip():
+            line = parse_line(text, index, record_of_output)
+            try:
+                yield _scored(line, text, offset)
+            except InputError as error:
+                yield ErrorLine.of(line.id, error)
         offset = file.tell()
 
 

@@ -12,16 +12,18 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, NoSteps, TooLong
+from stepscore.prompt.length import CHARS_PER_TOKEN, least_tokens
 from stepscore.prompt.pretokenizer import is_qwen2
 from stepscore.prompt.template import SEPARATOR, Template, system_message
+from stepscore.prompt.token_texts import TokenTexts
 from stepscore.prompt.tokenizer_faults import tokenizer_faults_as
 
 _EXPORT_AGAIN = "export the pair again from checkpoints you trust"
@@ -78,7 +80,12 @@ class PromptEncoder:
         self._card_end = len(self._literal_ids((core + after).rstrip()))
         self._card_end_open = len(self._literal_ids((core + after).rstrip() + SEPARATOR))
         crossing = any("\n" in token.content for token in added)
-        self._is_local = is_qwen2(tokenizer_json) and not crossing and not self._response_tail
+        qwen2 = is_qwen2(tokenizer_json)
+        self._is_local = qwen2 and not crossing and not self._response_tail
+        self._is_cuttable = qwen2 and not any(
+            token.lstrip or token.rstrip or re.search(r"\s", token.content) for token in added
+        )
+        self._token_texts = TokenTexts(self._tokenizer)
 
     def encode(
         self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool = False
@@ -118,11 +125,12 @@ class PromptEncoder:
     def _encoded(
         self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool
     ) -> EncodedPrompt:
-        user = self._encode(self._problem_head + problem + self._problem_tail)
+        turn = self._problem_head + problem + self._problem_tail
         parts = self._normalized(steps)
         after = SEPARATOR if unfinished else self._response_tail
         segment = self._response_head + SEPARATOR.join(parts) + after
-        assistant = self._encode(segment)
+        self._refuse_long(turn, segment)
+        user, assistant = self._encode(turn), self._encode(segment)
         end = [] if unfinished else self._end
         ids = [*self._lead, *user.ids, *self._middle, *assistant.ids, *end]
         if len(ids) > self.max_tokens:
@@ -165,8 +173,22 @@ class PromptEncoder:
 
     def texts(self, token_ids: Sequence[int]) -> list[str]:
         """Return the text that each token adds; a character of several tokens comes with the last one."""
-        stream = DecodeStream(skip_special_tokens=False)
-        return [stream.step(self._tokenizer, token) or "" for token in token_ids]
+        return self._token_texts.of(token_ids)
+
+    def _refuse_long(self, *texts: str) -> None:
+        """Raise TooLong where texts that are far too long show it before all of them is encoded."""
+        if not self._is_cuttable or sum(map(len, texts)) <= CHARS_PER_TOKEN * self.max_tokens:
+            return
+        count = least_tokens(texts, self._count, self.max_tokens, self._longest_token)
+        if count > self.max_tokens:
+            limit = self.max_tokens
+            raise TooLong(
+                f"at least {count} tokens exceed the context length of {limit}; nothing is truncated"
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self._tokenizer.get_vocab()))  # a character of the vocabulary is a byte or more
 
     def _prefix_lengths(self, segment: str, encoding: Encoding, behind: np.ndarray) -> np.ndarray:
         """Return the number of tokens of the segment cut after each step, followed by the suffix's own text.

@@ -10,7 +10,7 @@ import msgspec
 from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.jsonl import parse_line
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, LineError, ScoredLine, decode_line
-from stepscore.records import PROBLEM_NAMES, record_from
+from stepscore.records import PROBLEM_NAMES, record_of_output
 
 MAX_FIELD_CHARS = 200
 
@@ -72,7 +72,7 @@ def _read(text: bytes, index: int) -> ReportRecord:
 
 
 def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
-    record = record_from(fields)
+    record = record_of_output(fields)
     if not len(record.steps) == len(scored.step_rewards) == len(scored.cumulative_rewards):
         raise InvalidRecord(
             f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards and "

@@ -366,7 +366,7 @@ def test_calibration_is_rejected_without_a_base(
     [
         ([], "mine.jsonl is empty"),
         ([GOOD, "{"], "mine.jsonl, line 2: "),
-        ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, line 2: steps[0] is white space"),
+        ([GOOD, '{"problem": "1 + 1?", "steps": [" "]}'], "mine.jsonl, record 2: steps[0] is white space"),
         ([GOOD.replace("1 + 1?", "1 + 1? " * 300)], "all solutions of mine.jsonl are longer than the 512"),
     ],
     ids=["empty", "no-json", "nothing-to-score", "too-long"],

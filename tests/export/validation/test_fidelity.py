@@ -216,7 +216,7 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str) -> None:
 
 def test_a_line_with_nothing_to_score_is_named(tmp_path: Path) -> None:
     texts = read_texts(write(tmp_path / "mine.jsonl", GOOD, '{"problem": "1 + 1?", "steps": ["2", " "]}'))
-    with pytest.raises(ExportError, match=r"mine\.jsonl, line 2: steps\[1\] is white space"):
+    with pytest.raises(ExportError, match=r"mine\.jsonl, record 2: steps\[1\] is white space"):
         encode_texts(texts, encoder(512))
 
 

@@ -20,6 +20,7 @@ from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
 from stepscore.engine.base import Engine
 from stepscore.enums import Convention, Residency, Target
+from stepscore.jobs.job import JobOptions
 from stepscore.jobs.jsonl import parse_line
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
@@ -54,7 +55,7 @@ def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object
         "tokens": False,
     }
     source = io.BytesIO("".join(line + "\n" for line in lines).encode())
-    return dict(dry_run_facts(pair, source, limit, options | load))
+    return dict(dry_run_facts(pair, source, JobOptions(limit), options | load))
 
 
 def numbers(text: str) -> list[float]:

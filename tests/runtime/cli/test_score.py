@@ -158,7 +158,7 @@ def test_score_leaves_to_the_scorer_what_is_not_given(seen: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
     [
-        ("1000", 1000),
+        ("1000B", 1000),
         ("900MB", 900_000_000),
         ("4GB", 4_000_000_000),
         ("4.5 gb", 4_500_000_000),
@@ -171,6 +171,14 @@ def test_score_leaves_to_the_scorer_what_is_not_given(seen: dict[str, Any]) -> N
 def test_a_size_is_in_powers_of_ten(seen: dict[str, Any], text: str, num_bytes: int) -> None:
     assert invoke("score", "pair", "-", "--memory-limit", text, stdin=GOOD).exit_code == 0
     assert seen["memory_limit"] == num_bytes
+
+
+@pytest.mark.parametrize("number", ["4", "4.5", "8000000000"])
+def test_a_size_without_a_unit_is_asked_for_one(seen: dict[str, Any], number: str) -> None:
+    done = invoke("score", "pair", "-", f"--memory-limit={number}", stdin=GOOD)
+    assert done.exit_code == 2
+    assert f"{number} has no unit; use {number}GB, {number}MB or {number}B" in done.stderr
+    assert seen == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""The input of a job: its lines, their ids, and a look at the first lines before anything is written.
+
+Lines are read one by one, so memory does not grow with the input. Ids already seen are kept in a temporary
+SQLite file (about 60 bytes of disk per id, a 2 MB cache, 200,000 ids per second).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import chain, islice
+from typing import BinaryIO
+
+from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
+from stepscore.jobs.foreign_format import foreign_format
+from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
+from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+
+FIRST_LINES = 100
+"""Lines among which there must be a record."""
+
+
+def parsed_lines(
+    source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES
+) -> Iterator[ParsedLine]:
+    """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
+
+    Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
+    invalid line claims an id only if one could be read.
+
+    The first lines are read at once: FIRST_LINES of a file, and of a pipe as many as there are before the
+    first record. Raises NoRecords where none of them is a record, IdsRepeat where the samples of a problem
+    share its id.
+    """
+    ids = _Ids()
+    texts = islice(not_empty(read_lines(source)), limit)
+    first = next(texts, None)
+    lines = _parsed(texts if first is None else chain([first], texts), reading, ids)
+    head: list[ParsedLine] = []
+    for line in islice(lines, FIRST_LINES):
+        head.append(line)
+        if isinstance(line.record, Record) and not _is_file(source):
+            break
+    if first is not None:
+        _check(first[1], head, ids.of_samples)
+    return chain(head, lines)
+
+
+class _Ids:
+    """Ids seen so far, with the texts that had them."""
+
+    def __init__(self) -> None:
+        self.of_samples = 0  # lines with the id and the problem of an earlier one, but other steps
+        self.seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self.seen.execute("PRAGMA journal_mode = OFF")
+        self.seen.execute("BEGIN")
+        self.seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, problem BLOB, steps BLOB) WITHOUT ROWID")
+
+    def checked(self, line: ParsedLine) -> ParsedLine:
+        """Return the line, with DuplicateId where an earlier one has its id."""
+        record = line.record if isinstance(line.record, Record) else None
+        if line.given_id is None and record is None:
+            return line
+        problem, steps = (_digest(record.problem), _digest(*record.steps)) if record else (b"", b"")
+        earlier = self._claimed((str(line.id), problem, steps))
+        if earlier is None:
+            return line
+        message = "duplicate id: an earlier line of this input has it"
+        if record and earlier[0] == problem and earlier[1] != steps:
+            self.of_samples += 1
+            message += ", with another solution of the same problem: give every sample its own `id`"
+        return replace(line, record=DuplicateId(message), passthrough={})
+
+    def _claimed(self, row: tuple[str, bytes, bytes]) -> tuple[bytes, bytes] | None:
+        """Claim an id; return the texts of the line that has it already, None where it is new."""
+        try:
+            if self.seen.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", row).rowcount:
+                return None
+            (earlier,) = self.seen.execute("SELECT problem, steps FROM ids WHERE id = ?", row[:1])
+        except sqlite3.Error as error:
+            raise OutputUnwritable(
+                f"cannot keep the ids that were seen in a temporary file: {error}",
+                hint="free space, or set SQLITE_TMPDIR to a folder with space",
+            ) from None
+        return earlier
+
+
+def _digest(*texts: str) -> bytes:
+    return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
+
+
+def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ParsedLine]:
+    with closing(ids.seen):
+        for index, (number, text) in enumerate(texts):
+            yield ids.checked(parse_line(text, index, reading.record, number=number))
+
+
+def _is_file(source: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(source.fileno()).st_mode)
+    except OSError:  # a stream in memory
+        return source.seekable()
+
+
+def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:
+    """Raise NoRecords or IdsRepeat where the first lines show what is wrong with the whole file."""
+    if not any(isinstance(line.record, Record) for line in head):
+        raise _no_records(first, head)
+    if 4 * of_samples >= len(head):
+        raise IdsRepeat(
+            f"`id` repeats: {of_samples} of the first {len(head)} lines have the id and the problem of an "
+            "earlier line, but another solution",
+            hint="rename `id` to `problem_id`, or remove it: an `id` must be unique in its file",
+        )
+
+
+def _no_records(first: bytes, head: list[ParsedLine]) -> NoRecords:
+    found = foreign_format(first)
+    if found is not None:
+        return NoRecords(f"the input is {found.name}, not JSON Lines: one object a line", hint=found.remedy)
+    line = head[0]
+    assert isinstance(line.record, InputError)  # none is a Record
+    return NoRecords(
+        f"none of the first {len(head)} lines is a record; line {line.number}: {line.record.message}",
+        hint='write lines such as {"problem": "...", "steps": ["...", "..."]}',
+    )

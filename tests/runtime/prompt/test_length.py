@@ -1,0 +1,82 @@
+"""A text that is far too long is refused before all of it is encoded, and no other one is."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from testing.byte_level import CHATML, FLAGGED, OTHER_PATTERN, nasty_steps, nasty_text, trained
+from tokenizers import Tokenizer
+
+from stepscore.enums import Convention
+from stepscore.errors import TooLong
+from stepscore.prompt import length
+from stepscore.prompt.encoder import PromptEncoder
+from stepscore.prompt.length import PIECE_CHARS, least_tokens
+
+TOKENIZER = trained()
+LONGEST = max(map(len, TOKENIZER.get_vocab()))
+
+
+def counting(text: str) -> int:
+    return len(TOKENIZER.encode(text))
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut wherever a cut is possible."""
+    monkeypatch.setattr(length, "PIECE_CHARS", 1)
+
+
+@given(st.integers(0, 2**32), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_counts_of_pieces_add_up_wherever_a_text_is_cut(seed: int, more: str) -> None:
+    text = nasty_text(Random(seed), at_most=40) + more
+    assert least_tokens([text, text], counting, 10**9, LONGEST) == 2 * counting(text)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 60))
+def test_the_number_is_above_the_limit_only_if_that_of_the_whole_is(seed: int, limit: int) -> None:
+    text = nasty_text(Random(seed), at_most=40)
+    found, whole = least_tokens([text], counting, limit, LONGEST), counting(text)
+    assert (found > limit) == (whole > limit)
+    assert found <= whole
+
+
+@pytest.mark.parametrize("added", [(), FLAGGED], ids=["plain", "flagged"])
+@pytest.mark.parametrize("pattern", [None, OTHER_PATTERN], ids=["qwen2", "other"])
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_a_record_is_refused_if_and_only_if_it_has_too_many_tokens(
+    pattern: str | None, added: tuple[object, ...], seed: int, limit: int
+) -> None:
+    tokenizer: Tokenizer = trained(added=added, **({} if pattern is None else {"pattern": pattern}))
+    random = Random(seed)
+    problem, steps = nasty_text(random, at_most=60), nasty_steps(random)
+    needed = len(
+        PromptEncoder(tokenizer.to_str(), CHATML, max_tokens=10**6)
+        .encode(problem, steps, Convention.EXACT)
+        .token_ids
+    )
+    limited = PromptEncoder(tokenizer.to_str(), CHATML, max_tokens=limit)
+    if needed <= limit:
+        limited.encode(problem, steps, Convention.EXACT)
+    else:
+        with pytest.raises(
+            TooLong, match=f"tokens exceed the context length of {limit}; nothing is truncated"
+        ):
+            limited.encode(problem, steps, Convention.EXACT)
+
+
+@pytest.mark.parametrize("text", ["word " * 500_000, "line\n" * 500_000, "x" * 3_000_000, " " * 3_000_000])
+def test_of_a_text_of_megabytes_a_small_part_is_encoded(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(length, "PIECE_CHARS", PIECE_CHARS)
+    seen = 0
+
+    def count(piece: str) -> int:
+        nonlocal seen
+        seen += len(piece)
+        return counting(piece)
+
+    assert least_tokens([text], count, 4096, LONGEST) > 4096
+    assert seen < 10 * PIECE_CHARS
