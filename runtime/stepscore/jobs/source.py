@@ -81,13 +81,14 @@ class _Ids:
         try:
             if self.seen.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", row).rowcount:
                 return None
-            (earlier,) = self.seen.execute("SELECT problem, steps FROM ids WHERE id = ?", row[:1])
+            rows = self.seen.execute("SELECT problem, steps FROM ids WHERE id = ?", row[:1]).fetchall()
         except sqlite3.Error as error:
             raise OutputUnwritable(
                 f"cannot keep the ids that were seen in a temporary file: {error}",
                 hint="free space, or set SQLITE_TMPDIR to a folder with space",
             ) from None
-        return earlier
+        problem, steps = rows[0]
+        return problem, steps
 
 
 def _digest(*texts: str) -> bytes:
