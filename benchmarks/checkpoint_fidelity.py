@@ -44,7 +44,7 @@ from stepscore_export.fidelity import Scores, as_float64, fidelity, step_sums
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
-from stepscore_export.validation.texts import Texts, bundled_texts, calibration_texts
+from stepscore_export.validation.texts import NO_TEXTS, Texts, bundled_texts
 
 SEED = 11
 UNSEEN = 300
@@ -177,7 +177,7 @@ def measure(
 ) -> tuple[Path, float]:
     """Export a pair on one text, and return its folder and the seconds it took."""
     one = Texts(None, bundled_texts().records[:1])
-    calibration = calibration_texts() if calibrated else None
+    calibration = None if calibrated else NO_TEXTS
     output = scratch / "pair"
     started = time.perf_counter()
     export_pair(policy, reference, output, options, texts=one, calibration=calibration, force=True)

@@ -70,12 +70,15 @@ STORAGES = (
     INT4,
     INT8_INT4,
     INT8_INT4.calibrated(),
+    INT8_INT4.calibrated_alike(),
     INT8_INT8,
     INTEGER,
     INTEGER.calibrated(),
+    INTEGER.calibrated_alike(),
     INT8_INT2,
     INT4_INT4,
     INT4_INT4.calibrated(),
+    INT4_INT4.calibrated_alike(),
 )
 NUM_PROCESSES = 2  # nothing is timed
 QUICK_PROBLEMS = 4
@@ -208,7 +211,7 @@ def main() -> None:
     result = {
         "quick": options.quick,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),  # decides kernels of fp16, bf16
-        "calibrated_on": THRESHOLD.name,
+        "calibrated_alike_on": THRESHOLD.name,
         "pairs": {column.name: asdict(each) for column, each in zip(columns, measured, strict=True)},
     }
     print("\n\n".join(map(markdown, fidelity_tables({"fidelity": result}))))

@@ -44,7 +44,7 @@ from stepscore.memory.peak import PeakLoad
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
-from stepscore_export.validation.texts import Texts, bundled_texts
+from stepscore_export.validation.texts import NO_TEXTS, Texts, bundled_texts
 
 CODED = ExportOptions(
     Precision.INT8,
@@ -54,7 +54,14 @@ CODED = ExportOptions(
     block_size=64,
 )
 PLAIN = ExportOptions(Precision.BF16)
-ONE_TEXT = bundled_texts().records[:1]  # fidelity of bf16 storage is not measured here
+ONE_TEXT = Texts(None, bundled_texts().records[:1])  # fidelity of bf16 storage is not measured here
+EXPORTS = {
+    "coded": (CODED, bundled_texts(), NO_TEXTS),
+    "plain": (PLAIN, ONE_TEXT, NO_TEXTS),
+    "default": (ExportOptions(), ONE_TEXT, None),
+    "default, not calibrated": (ExportOptions(), ONE_TEXT, NO_TEXTS),
+}
+"""Options, texts for the fidelity and for the calibration of each export (None: the bundled ones)."""
 TOKENS = 2048
 
 
@@ -65,7 +72,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=QWEN_7B.num_hidden_layers)
     parser.add_argument("--models", type=Path, help="use the checkpoints in this folder: policy, reference")
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--export-only", action="store_true", help="run the coded export; a separate result")
+    parser.add_argument(
+        "--export-only", action="store_true", help="export the default form, with and without calibration"
+    )
     options = parser.parse_args()
     if options.child:
         kind, *rest = options.child
@@ -94,9 +103,12 @@ def _steps(
         rows.append(logged({"step": name, **measured_in_child("benchmarks.full_size", *arguments)}))
 
     policy, reference, pair = models / "policy", models / "reference", scratch / "pair"
-    step("export int8 + int4", "export", policy, reference, pair, "coded")
     if export_only:
+        for form in ("default", "default, not calibrated"):
+            step(f"export {form}", "export", policy, reference, pair, form)
+            shutil.rmtree(pair)
         return rows
+    step("export int8 + int4", "export", policy, reference, pair, "coded")
     for residency in (Residency.RESIDENT, Residency.STREAM):
         step(f"score int8 + int4, {residency}", "score", pair, residency, tokens)
     shutil.rmtree(pair)
@@ -124,11 +136,11 @@ def _anonymous_peak() -> Iterator[list[int]]:
 
 
 def _export(policy: str, reference: str, target: str, form: str) -> dict[str, Any]:
-    options, texts = (CODED, bundled_texts()) if form == "coded" else (PLAIN, Texts(None, ONE_TEXT))
-    with open_plan(policy, reference, options) as plan:
+    options, texts, calibration = EXPORTS[form]
+    with open_plan(policy, reference, options, calibration=calibration) as plan:
         expected = plan.needs
     started = time.perf_counter()
-    pair = export_pair(policy, reference, target, options, texts=texts)
+    pair = export_pair(policy, reference, target, options, texts=texts, calibration=calibration)
     return {
         "parameters": expected.parameters,
         "seconds": round(time.perf_counter() - started),

@@ -75,11 +75,11 @@ on_the_example = pytest.mark.parametrize("bench", [EXAMPLE], indirect=True, ids=
 
 
 def test_int8_plus_int4_calibrated_is_within_1_percent(bench: Bench) -> None:
-    assert bench.error(INT8_INT4.calibrated()) <= 0.01
+    assert bench.error(INT8_INT4.calibrated_alike()) <= 0.01
 
 
 def test_int8_activations_calibrated_are_within_2_and_a_half_percent(bench: Bench) -> None:
-    assert bench.error(INTEGER.calibrated()) <= 0.025
+    assert bench.error(INTEGER.calibrated_alike()) <= 0.025
 
 
 def test_int8_activations_beat_independent_int8_that_has_exact_ones(bench: Bench) -> None:
@@ -88,11 +88,11 @@ def test_int8_activations_beat_independent_int8_that_has_exact_ones(bench: Bench
 
 
 def test_int4_plus_int4_calibrated_is_within_8_percent(bench: Bench) -> None:
-    assert bench.error(INT4_INT4.calibrated()) <= 0.08
+    assert bench.error(INT4_INT4.calibrated_alike()) <= 0.08
 
 
 def test_int4_plus_int4_calibrated_halves_the_error_of_independent_int4(bench: Bench) -> None:
-    assert bench.error(INT4_INT4.calibrated()) <= bench.error(INT4) / 2
+    assert bench.error(INT4_INT4.calibrated_alike()) <= bench.error(INT4) / 2
 
 
 def test_int8_plus_int4_halves_the_error_of_independent_int8(bench: Bench) -> None:
@@ -101,20 +101,20 @@ def test_int8_plus_int4_halves_the_error_of_independent_int8(bench: Bench) -> No
 
 
 @on_the_example
-@each(INT8_INT4.calibrated(), INTEGER)
+@each(INT8_INT4.calibrated_alike(), INTEGER)
 def test_int8_finds_the_first_error_of_fp32_in_99_of_100_solutions(bench: Bench, storage: Storage) -> None:
     assert bench.first_errors(storage) >= 0.99
 
 
 @on_the_example
 def test_int4_finds_the_first_error_of_fp32_in_97_of_100_solutions(bench: Bench) -> None:
-    assert bench.first_errors(INT4_INT4.calibrated()) >= 0.97
+    assert bench.first_errors(INT4_INT4.calibrated_alike()) >= 0.97
 
 
 @on_the_example
 @pytest.mark.parametrize(
     ("storage", "limit"),
-    [(INT8_INT4.calibrated(), 1e-3), (INT4_INT4.calibrated(), 1e-3), (INTEGER, 0.01)],
+    [(INT8_INT4.calibrated_alike(), 1e-3), (INT4_INT4.calibrated_alike(), 1e-3), (INTEGER, 0.01)],
     ids=["int8 + int4", "int4 + int4", "int8 activations"],
 )
 def test_int8_plus_int4_keeps_its_error_when_streamed(bench: Bench, storage: Storage, limit: float) -> None:

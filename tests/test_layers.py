@@ -28,7 +28,7 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("artifact",),
         ("prompt", "records", "rewards", "fileio"),
         ("extras",),
-        ("errors", "enums", "system"),
+        ("errors", "enums", "system", "visible"),
     ),
     "stepscore_export": (
         ("cli",),

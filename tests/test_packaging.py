@@ -5,10 +5,12 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import stepscore
 
@@ -20,6 +22,17 @@ HEAVY = {
     *("huggingface_hub", "ml_dtypes"),
 }
 RUNTIME = [module.name for module in pkgutil.walk_packages(stepscore.__path__, "stepscore.")]
+
+
+LAST_WITH_A_HOLE = {
+    "filelock": "3.20.2",
+    "jinja2": "3.1.5",
+    "onnx": "1.20.1",
+    "pytest": "9.0.2",
+    "torch": "2.10.0",
+    "tqdm": "4.66.2",
+}
+"""The newest versions with a hole that is known; pyproject.toml says which."""
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -56,6 +69,17 @@ def test_pytorch_engine_loads_no_onnxruntime() -> None:
 def test_export_loads_no_torch() -> None:
     loaded = loaded_by("stepscore_export.cli.export", "stepscore_export.cli.export_run")
     assert loaded & {"torch", "transformers", "bitsandbytes", "optimum"} == set()
+
+
+def test_no_version_with_a_known_hole_satisfies_a_requirement() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    found = [Requirement(text) for group in (project["dependencies"], *extras) for text in group]
+    bounded = [each for each in found if each.name in LAST_WITH_A_HOLE]
+    assert {each.name for each in bounded} == {*LAST_WITH_A_HOLE}
+    assert [each.name for each in bounded if LAST_WITH_A_HOLE[each.name] in each.specifier] == []
+    assert all("5.2.0" not in each.specifier for each in found if each.name == "transformers")
+    assert all(each.specifier for each in found), "a requirement has no lower bound"
 
 
 def test_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:

@@ -76,7 +76,6 @@ def checkpoint_fidelity(results: Results) -> list[Table]:
                 f"{row['reference_logprob_rms']:.3f}",
                 percent(row["first_errors"], 1),
                 f"{row['same_best']} of {row['problems']}",
-                f"{row['export_seconds']:.0f} s",
             ]
             for row in result["rows"]
         ]
@@ -88,7 +87,7 @@ def checkpoint_fidelity(results: Results) -> list[Table]:
         )
         headings = [
             *("form", "log-ratio error", "90 % interval", "cumulative reward error"),
-            *("reference's log-probs, RMS (nats)", "same first error", "same best of N", "export"),
+            *("reference's log-probs, RMS (nats)", "same first error", "same best of N"),
         ]
         tables.append(Table(caption, headings, rows))
     return tables

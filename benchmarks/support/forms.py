@@ -31,9 +31,8 @@ FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
 }
 
 
-_SEPARATE = replace(FORMS[Provider.CPU][EXACT], products=Products.SEPARATE)
 _INT4 = ExportOptions(Precision.INT4, coding=Coding.DIFFERENCE)
-_BASES = {DEFAULT: FORMS[Provider.CPU][DEFAULT], EXACT: _SEPARATE, "int4 + int4": _INT4}
+_BASES = {DEFAULT: FORMS[Provider.CPU][DEFAULT], EXACT: FORMS[Provider.CPU][EXACT], "int4 + int4": _INT4}
 _REMEDIES = {
     "neither": ({"rotation": False, "prefix": False}, False),
     "prefix": ({"rotation": False}, False),

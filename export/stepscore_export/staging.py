@@ -13,7 +13,7 @@ from pathlib import Path
 from stepscore.artifact.graph_contract import PREFIX
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.fileio import os_errors_as_output_errors
+from stepscore.fileio import append_regular, os_errors_as_output_errors
 
 
 class Stage:
@@ -122,8 +122,13 @@ def _recover(target: Path, retired: Path) -> None:
 
 @contextmanager
 def _locked(lock: Path, target: Path) -> Iterator[None]:
-    with os_errors_as_output_errors(target):
-        file = lock.open("a")
+    try:
+        file = append_regular(lock)
+    except OSError as error:
+        raise OutputUnwritable(
+            f"cannot lock {target} by {lock}: {error.strerror}",
+            hint="check that its folder can be written to, and remove the lock if it is not a file",
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

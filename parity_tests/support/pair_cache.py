@@ -17,7 +17,7 @@ from stepscore.enums import Residency
 from stepscore_export.fidelity import Scores, as_float64
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import NO_TEXTS, read_texts
+from stepscore_export.validation.texts import NO_TEXTS, Texts
 
 BATCH = 16  # sequences: as many as a job runs at once, give or take
 
@@ -53,13 +53,12 @@ class Workshop:
             self._references[pair, numerics] = scores
         return self._references[pair, numerics]
 
-    def exported(self, models: Models, options: ExportOptions, calibration: Path | None = None) -> Path:
-        """A pair without a fidelity; its base is calibrated on the texts of a file where one is given."""
+    def exported(self, models: Models, options: ExportOptions, calibration: Texts = NO_TEXTS) -> Path:
+        """A pair without a fidelity; its base is calibrated on the texts given."""
 
         def export(output: Path) -> None:
-            texts = NO_TEXTS if calibration is None else read_texts(calibration)
             policy, reference = models.policy, models.reference
-            export_pair(policy, reference, output, options, texts=NO_TEXTS, calibration=texts)
+            export_pair(policy, reference, output, options, texts=NO_TEXTS, calibration=calibration)
 
         return self._shared.once(f"pair-{name_of(models, options, calibration)}", export)
 
@@ -68,7 +67,7 @@ class Workshop:
         models: Models,
         options: ExportOptions,
         residency: Residency = Residency.RESIDENT,
-        calibration: Path | None = None,
+        calibration: Texts = NO_TEXTS,
     ) -> OrtEngine:
         key = self.exported(models, options, calibration), residency
         if key not in self._engines:

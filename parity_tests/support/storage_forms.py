@@ -13,18 +13,24 @@ from parity_tests.support.fp64_reference import num_matrix_weights
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision
 from stepscore_export.options import ExportOptions
+from stepscore_export.validation.texts import NO_TEXTS, Texts, calibration_texts, read_texts
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What an export is asked for; `calibration` holds the texts that the base is rounded for."""
+    """What an export is asked for; the base is calibrated on texts, which are not measured."""
 
     name: str
     options: ExportOptions
-    calibration: Path | None = None
+    calibration: Texts = NO_TEXTS
 
     def calibrated(self) -> Storage:
-        return replace(self, name=f"{self.name}, calibrated", calibration=THRESHOLD)
+        """On the solutions that come with stepscore, as an export does by default."""
+        return replace(self, name=f"{self.name}, calibrated", calibration=calibration_texts())
+
+    def calibrated_alike(self) -> Storage:
+        """On text of the kind that is measured, as a user's file may be."""
+        return replace(self, name=f"{self.name}, calibrated alike", calibration=read_texts(THRESHOLD))
 
 
 def _coded(base: Precision, difference: DifferencePrecision) -> Storage:

@@ -6,9 +6,11 @@
     │   ├── ManifestInvalid          manifest_invalid
     │   ├── VersionUnsupported       version_unsupported
     │   ├── IntegrityMismatch        integrity_mismatch
+    │   ├── ModelInvalid             model_invalid
     │   ├── PairIncompatible         pair_incompatible
     │   ├── ProviderUnavailable      provider_unavailable
-    │   └── DoesNotFit               does_not_fit
+    │   ├── DoesNotFit               does_not_fit
+    │   └── RunFailed                run_failed
     ├── InputError           one record; does not end a run
     │   ├── InvalidJson              invalid_json
     │   ├── InvalidRecord            invalid_record
@@ -22,6 +24,8 @@
     │   └── IdsRepeat                ids_repeat
     ├── NumericalError
     │   └── NonFinite                non_finite (per record, like InputError)
+    ├── ScorerClosed                 scorer_closed (use after `close`)
+    ├── InputUnreadable              input_unreadable
     ├── ResumeError
     │   └── ResumeMismatch           resume_mismatch
     ├── EvaluationError      scored files that cannot be selected from or evaluated
@@ -92,6 +96,12 @@ class IntegrityMismatch(ArtifactError):
     code = "integrity_mismatch"
 
 
+class ModelInvalid(ArtifactError):
+    """A graph, configuration, weight file or tokenizer of the pair is not one that an export writes."""
+
+    code = "model_invalid"
+
+
 class PairIncompatible(ArtifactError):
     """Policy and reference do not match, or the pair does not support this request."""
 
@@ -108,6 +118,12 @@ class DoesNotFit(ArtifactError):
     """The memory limit is below the pair's minimum, or a GPU is out of memory."""
 
     code = "does_not_fit"
+
+
+class RunFailed(ArtifactError):
+    """ONNX Runtime or PyTorch failed while it ran a model."""
+
+    code = "run_failed"
 
 
 class InputError(StepscoreError):
@@ -188,6 +204,18 @@ class NonFinite(NumericalError):
     """A log-probability is NaN or infinite."""
 
     code = "non_finite"
+
+
+class ScorerClosed(StepscoreError):
+    """The scorer was closed before this call."""
+
+    code = "scorer_closed"
+
+
+class InputUnreadable(StepscoreError):
+    """An input file cannot be read to its end."""
+
+    code = "input_unreadable"
 
 
 class ResumeError(StepscoreError):

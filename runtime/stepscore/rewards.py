@@ -37,8 +37,8 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
     log_ratios: float32 or float64 [L-1], nats. step_ends: int [n], n >= 1, indices into log_ratios.
     start: index of the first log-ratio summed (`EncodedPrompt.first_summed`).
 
-    Raises NonFinite when a log-ratio is NaN or infinite; ValueError when there is no step, or a step ends
-    before start or after the last log-ratio.
+    Raises NonFinite when a log-ratio is NaN or infinite or beta makes a reward so; ValueError when there is
+    no step, or a step ends before start or after the last log-ratio.
 
     Source: the usage code of the EurusPRM-Stage2 model card; beta is its `coef`.
 
@@ -51,5 +51,9 @@ def rewards(log_ratios: np.ndarray, step_ends: np.ndarray, *, beta: float, start
     if step_ends.size == 0 or start < 0 or step_ends.min() < start or step_ends.max() >= log_ratios.size:
         raise ValueError(f"step ends {step_ends.tolist()} are not within {start}..{log_ratios.size - 1}")
     sums = np.cumsum(log_ratios[start:], dtype=np.float64)
-    cumulative = beta * sums[step_ends - start]
-    return Rewards(cumulative, np.diff(cumulative, prepend=0.0), float(cumulative[-1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        cumulative = beta * sums[step_ends - start]
+        steps = np.diff(cumulative, prepend=0.0)
+    if not (np.isfinite(cumulative) & np.isfinite(steps)).all():
+        raise NonFinite(f"a reward is infinite with beta {beta:g}")
+    return Rewards(cumulative, steps, float(cumulative[-1]))

@@ -22,7 +22,7 @@ from stepscore.batching.windows import Input, Window, WindowPlanner
 from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
-from stepscore.errors import InputError, NonFinite
+from stepscore.errors import InputError, NonFinite, ScorerClosed
 from stepscore.memory.fit import fit_settings
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.records import Outcome, Result
@@ -41,6 +41,7 @@ class Scorer:
         self.beta = beta
         self._engine = engine
         self._windows = windows
+        self._closed = False
 
     @classmethod
     def load(
@@ -121,7 +122,9 @@ class Scorer:
         An outcome is yielded as soon as it and all before it are computed. While a window is computed, a
         thread reads `items`, at most one window ahead. An InputError among them is yielded at its position.
         Windows are filled with valid records only, so an invalid one changes no bit of another's rewards.
+        Raises ScorerClosed after `close`.
         """
+        self._check_open()
         with closing(prefetch(self._windows.of(items))) as windows:
             for window in windows:
                 outcomes = self._outcomes(window)
@@ -137,7 +140,8 @@ class Scorer:
         }
 
     def close(self) -> None:
-        """Close the engine, releasing the models."""
+        """Close the engine, releasing the models; scoring after that is a ScorerClosed."""
+        self._closed = True
         self._engine.close()
 
     def __enter__(self) -> Scorer:
@@ -148,12 +152,17 @@ class Scorer:
     ) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ScorerClosed("the scorer is closed", hint="open the pair again with Scorer.load")
+
     def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
         """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""
         done: dict[int, Result | NonFinite] = {}
         position = 0
         scored = self._engine.run([group.batch for group in window.groups])
         for group, logprobs in zip(window.groups, scored, strict=True):
+            self._check_open()
             for member, targets in zip(group.members, group.batch.target_of, strict=True):
                 policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
                 done[member] = self._result(window.prompts[member], policy, reference)
@@ -173,7 +182,11 @@ class Scorer:
                 hint="export the pair at bf16, int8 or fp32: fp16 activations overflow on some models",
             )
         ratios = policy.astype(np.float64) - reference
-        values = rewards(ratios, prompt.step_ends - start, beta=self.beta, start=prompt.first_summed - start)
+        ends, first = prompt.step_ends - start, prompt.first_summed - start
+        try:
+            values = rewards(ratios, ends, beta=self.beta, start=first)
+        except NonFinite as error:
+            return error
         return Result(
             cumulative_rewards=values.cumulative_rewards.tolist(),
             step_rewards=values.step_rewards.tolist(),

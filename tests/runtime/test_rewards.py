@@ -105,6 +105,12 @@ def test_non_finite_log_ratio_is_an_error_never_a_value(value: float) -> None:
         rewards(np.array([0.0, value, 0.0]), np.array([2]), beta=1, start=0)
 
 
+def test_a_beta_that_makes_a_reward_infinite_is_an_error_never_a_value() -> None:
+    for ratios, ends in (([9.0, 9.0], [1]), ([1.0, -2.0], [0, 1])):
+        with pytest.raises(NonFinite, match=r"infinite with beta 1e\+308"):
+            rewards(np.array(ratios), np.array(ends), beta=1e308, start=0)
+
+
 @pytest.mark.parametrize(("ends", "start"), [([], 0), ([3], 0), ([-1], 0), ([0, 1], 1), ([1], -1)], ids=str)
 def test_end_outside_the_summed_log_ratios_is_an_error(ends: list[int], start: int) -> None:
     with pytest.raises(ValueError, match="are not within"):

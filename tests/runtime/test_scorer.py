@@ -22,7 +22,7 @@ from stepscore.artifact.manifest import Selftest
 from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, PairLogprobs
 from stepscore.enums import Convention, Precision
-from stepscore.errors import InvalidRecord, NonFinite, NoSteps, TooLong
+from stepscore.errors import InvalidRecord, NonFinite, NoSteps, ScorerClosed, TooLong
 from stepscore.records import Record, Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
@@ -323,3 +323,23 @@ def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tokens, kilobytes = map(int, measured.stdout.split())
     assert 4000 < tokens <= 4096
     assert kilobytes < 400_000
+
+
+# After close
+
+
+def test_a_closed_scorer_says_so(tiny_pair: Path) -> None:
+    scorer = Scorer.load(tiny_pair, max_batch_tokens=1)
+    begun = scorer.stream(enumerate(SOLUTIONS))
+    next(begun)
+    scorer.close()
+    scorer.close()
+    for use in (lambda: scorer.score(SOLUTIONS), lambda: next(scorer.stream([])), lambda: list(begun)):
+        with pytest.raises(ScorerClosed, match="the scorer is closed"):
+            use()
+
+
+def test_a_reward_that_is_infinite_is_the_error_of_its_record(tiny_pair: Path) -> None:
+    with Scorer.load(tiny_pair, beta=1.7e308) as scorer:
+        ((_, outcome),) = scorer.stream([(0, SOLUTIONS[0])])
+    assert isinstance(outcome, NonFinite)

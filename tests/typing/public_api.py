@@ -42,6 +42,8 @@ def search(scorer: Scorer, question: str, beams: list[str]) -> list[list[list[fl
     assert_type(model(question, ["1 + 1 = 2"], finished=False), list[float])
     assert_type(model.score_messages(conversation), list[float])
     assert_type(model.score_messages([conversation]), list[list[float]])
+    assert_type(model.score([question], [beams], default=None), list[list[list[float] | None]])
+    assert_type(model(question, ["2"], default=-1.0), list[float] | float)
     return model.score([question], [beams])
 
 

@@ -93,6 +93,11 @@ class Backend(ABC, Generic[W]):
         """
 
     @property
+    def reader(self) -> str | None:
+        """What needs transformers to read the folders of the checkpoints; None where nothing does."""
+        return None
+
+    @property
     def calibrates(self) -> bool:
         """Whether the weights depend on calibration text; `resolve` first."""
         return False

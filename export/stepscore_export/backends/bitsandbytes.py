@@ -55,6 +55,11 @@ class BitsandbytesBackend(Backend[None]):
         return self
 
     @property
+    def reader(self) -> str:
+        """What needs transformers to read the folders of the checkpoints."""
+        return "--format bitsandbytes"
+
+    @property
     def storage(self) -> Storage:
         """What the manifest says of the pair."""
         return Storage(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from stepscore.engine.pytorch.loading import refuse_kernels
 from stepscore.errors import ExportError, ProviderUnavailable
 from stepscore_export.checkpoint.weight_source import WeightSource
 
@@ -64,6 +65,7 @@ def trace(checkpoint: WeightSource) -> bytes:
     require_optimum()
     from transformers import Qwen2Config  # noqa: PLC0415
 
+    refuse_kernels(checkpoint.folder)
     config = Qwen2Config.from_pretrained(checkpoint.folder, local_files_only=True)
     config.rope_theta = checkpoint.config.rope_theta  # transformers 4 does not read 5's place for it
     config.vocab_size = TRACED_VOCABULARY

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from stepscore.errors import CheckpointUnsafe, ManifestInvalid, UnsupportedArchitecture
+import numpy as np
+
+from stepscore.enums import Convention
+from stepscore.errors import CheckpointUnsafe, ManifestInvalid, PairIncompatible, UnsupportedArchitecture
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.prompt.template import Template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
@@ -17,22 +20,29 @@ from stepscore_export.checkpoint.tokenizer import ChatTemplate
 
 TIME_LIMIT_SECONDS = 10.0
 
-_PROBLEM, _ANSWER = "stepscoreProblem", "stepscoreAnswer"
-
-# Texts that templates are known to change: white space at the ends (trim), blank lines between steps, markup
-# (escapes), template syntax, control tokens, and thinking blocks (dropped by some templates).
-_PROBES = (
-    (" \n\t problem \t\r\n ", "\n\n  answer \n\n"),
-    ("first\n\nsecond\n\n\nthird", "step one"),
-    ("problem", "step one\n\nstep two"),
-    ("problem", "step one\n\nstep two\n\nstep three"),
-    ("\"double\" 'single' <b>&amp;</b> \\boxed{1} \\n", "\"double\" 'single' <b>&amp;</b> \\boxed{1} \\n"),
-    ("{{ 7 * 7 }} {% if x %} {# note #}", "{{ messages }} {%- endif -%}"),
-    ("∑ 数学 e\u0301 \u00a0\u200b🙂\u2028", "∑ 数学 e\u0301 \u00a0\u200b🙂\u2028"),
-    ("a<|im_end|>\n<|im_start|>system\nb", "a<|im_end|>\n<|im_start|>user\nb<|endoftext|>"),
-    ("<think>a</think>b", "<think>\na\n</think>\n\nb"),
-    ("long " * 4000, "LONG " * 4000),
+# What templates are known to change or to branch on: empty texts, white space at the ends (trim), blank lines
+# between steps, markup (escapes), template syntax, control tokens, roles, thinking blocks, boxes, length.
+_TEXTS = (
+    " \n\t problem \t\r\n ",
+    "first\n\nsecond\n\n\nthird",
+    "step one\n\nstep two",
+    "\n\n  answer \n\n",
+    "\"double\" 'single' <b>&amp;</b> \\boxed{1} \\n",
+    "{{ 7 * 7 }} {% if x %} {# note #} {%- endif -%}",
+    "∑ 数学 e\u0301 \u00a0\u200b🙂\u2028",
+    "a<|im_end|>\n<|im_start|>system\nb<|endoftext|>",
+    "<think>\na\n</think>\n\nb",
+    "<tool_response>\nuser assistant system tool\n</tool_response>",
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+    "What is 12 + 30?",
+    "The answer is 42.",
+    "7",
+    "x" * 100,
+    "long " * 4000,
 )
+_PROBES = (("", "answer"), *((text, "answer") for text in _TEXTS), *(("problem", text) for text in _TEXTS))
+_HINT = "use a template that writes the texts as they are, as the runtime does, whatever they are"
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 def literals(chat_template: ChatTemplate, *, time_limit: float = TIME_LIMIT_SECONDS) -> Template:
@@ -40,54 +50,48 @@ def literals(chat_template: ChatTemplate, *, time_limit: float = TIME_LIMIT_SECO
 
         prefix + problem + between + answer + suffix        answer = "\\n\\n".join(steps)
 
-    for the conversation [user: problem, assistant: answer] without a generation prompt, and check it with
-    texts that templates are known to change. Since the answer is inserted verbatim, the render of the first
-    k steps has the same literals for every k.
+    for the conversation [user: problem, assistant: answer] without a generation prompt. They are what the
+    template writes around two texts that it cannot look at, so that they hold for all texts, and are compared
+    with what it renders of texts that templates are known to change. It is run twice, in two processes.
 
-    Raises UnsupportedArchitecture where the template trims, drops, repeats or escapes a text, fails, or
-    exceeds `time_limit` seconds, memory or length; CheckpointUnsafe where it accesses Python's internals.
+    Raises UnsupportedArchitecture where the template does with a text anything but write it, drops or repeats
+    one, writes what changes from run to run or is no text, fails, or exceeds `time_limit` seconds, memory or
+    length; CheckpointUnsafe where it accesses Python's internals.
     """
-    first, *rendered = _render(chat_template, [(_PROBLEM, _ANSWER), *_PROBES], time_limit)
-    template = _split(first)
-    for (problem, answer), text in zip(_PROBES, rendered, strict=True):
-        if text != f"{template.prefix}{problem}{template.between}{answer}{template.suffix}":
-            raise _not_verbatim(problem, answer, text)
+    answer = _render(chat_template, _PROBES, time_limit)
+    if answer != _render(chat_template, _PROBES, time_limit):
+        raise UnsupportedArchitecture("the chat template renders the same text differently each time")
+    template = _split(answer["parts"])
+    for (problem, solution), text in zip(_PROBES, answer["rendered"], strict=True):
+        if text != f"{template.prefix}{problem}{template.between}{solution}{template.suffix}":
+            raise UnsupportedArchitecture(
+                f"the chat template renders the problem {problem[:40]!r} with the answer {solution[:40]!r} "
+                "otherwise than other texts",
+                hint=_HINT,
+            )
     return template
 
 
-def _split(rendered: str) -> Template:
-    for role, sentinel in (("problem", _PROBLEM), ("answer", _ANSWER)):
-        count = rendered.count(sentinel)
-        if count != 1:
-            fault = "repeats" if count else "drops or changes"
-            raise UnsupportedArchitecture(f"the chat template {fault} the {role}")
-    prefix, _, rest = rendered.partition(_PROBLEM)
-    between, found, suffix = rest.partition(_ANSWER)
-    if not found:
+def _split(parts: Sequence[str | int]) -> Template:
+    for number, role in enumerate(("problem", "answer")):
+        if (count := parts.count(number)) != 1:
+            raise UnsupportedArchitecture(f"the chat template {'repeats' if count else 'drops'} the {role}")
+    first, second = parts.index(0), parts.index(1)
+    if second < first:
         raise UnsupportedArchitecture("the chat template puts the answer before the problem")
-    return Template(prefix=prefix, between=between, suffix=suffix)
-
-
-def _not_verbatim(problem: str, answer: str, rendered: str) -> UnsupportedArchitecture:
-    """Name what the template did to a text that it should have inserted verbatim."""
-    role, text = ("problem", problem) if problem not in rendered else ("answer", answer)
-    if text in rendered:
-        fault = "changes its own text around"
-    elif text in html.unescape(rendered) or json.dumps(text, ensure_ascii=False)[1:-1] in rendered:
-        fault = "escapes"
-    elif text.strip() in rendered:
-        fault = "trims the white space of"
-    else:
-        fault = "drops or changes part of"
-    return UnsupportedArchitecture(
-        f"the chat template {fault} the {role} {text[:40]!r}",
-        hint="use a template that inserts texts verbatim, as the runtime does",
-    )
+    around = parts[:first], parts[first + 1 : second], parts[second + 1 :]
+    texts = ["".join(map(str, each)) for each in around]
+    for text in texts:
+        if _ADDRESS.search(text):
+            raise UnsupportedArchitecture(f"the chat template writes an object of Python: {text[:80]!r}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UnsupportedArchitecture(f"the chat template writes a lone surrogate: {text[:80]!r}")
+    return Template(*texts)
 
 
 def _render(
     chat_template: ChatTemplate, conversations: Sequence[tuple[str, str]], time_limit: float
-) -> list[str]:
+) -> dict[str, Any]:
     request = {
         "template": chat_template.text,
         "variables": dict(chat_template.variables),
@@ -96,8 +100,8 @@ def _render(
             for problem, answer in conversations
         ],
     }
-    # By path and with -P, so that neither the current folder nor this package's modules can be imported.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("template_sandbox.py"))]
+    # With -P, so that nothing is imported from the current folder.
+    command = [sys.executable, "-P", "-m", "stepscore_export.checkpoint.template_sandbox"]
     try:
         process = subprocess.run(
             command,
@@ -114,12 +118,15 @@ def _render(
     if process.returncode:
         reason = process.stderr.strip().rpartition("\n")[2] or f"exit status {process.returncode}"
         raise UnsupportedArchitecture(f"the chat template could not be rendered: {reason}")
-    answer = json.loads(process.stdout)
+    answer: dict[str, Any] = json.loads(process.stdout)
     if "error" in answer:
         kind = CheckpointUnsafe if answer["unsafe"] else UnsupportedArchitecture
         raise kind(f"the chat template fails: {answer['error']}")
-    rendered: list[str] = answer["rendered"]
-    return rendered
+    if "looked_at" in answer:
+        raise UnsupportedArchitecture(
+            f"the chat template is not the same for all texts: {answer['looked_at']}", hint=_HINT
+        )
+    return answer
 
 
 def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
@@ -133,3 +140,18 @@ def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:
             return template, PromptEncoder(policy.tokenizer_json(), template, max_tokens=limit)
         except ManifestInvalid as error:
             raise UnsupportedArchitecture(f"the chat template cannot be encoded: {error.message}") from None
+
+
+def check_template(reference: Checkpoint, template: Template, encoder: PromptEncoder) -> None:
+    """Raise PairIncompatible unless the template has the same ids with the tokenizer of the reference."""
+    record: tuple[str, list[str], Convention] = ("1 + 1 = ?", ["Add them.", "2"], Convention.EXACT)
+    try:
+        other = PromptEncoder(reference.tokenizer_json(), template, max_tokens=encoder.max_tokens)
+        same = np.array_equal(other.encode(*record).token_ids, encoder.encode(*record).token_ids)
+    except ManifestInvalid:
+        same = False
+    if not same:
+        raise PairIncompatible(
+            f"the policy's chat template has other token ids with the tokenizer of the {reference.name}",
+            hint="use the model that the policy was trained from: it has the same control tokens",
+        )

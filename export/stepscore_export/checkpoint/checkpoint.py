@@ -10,9 +10,11 @@ Pickles and code are never loaded.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -21,89 +23,87 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import ModelName, Source
-from stepscore.errors import (
-    CheckpointCorrupt,
-    ExportError,
-    NotFound,
-    PairIncompatible,
-    UnsupportedArchitecture,
-)
+from stepscore.errors import CheckpointCorrupt, ExportError, NotFound, UnsupportedArchitecture
 from stepscore.fileio import read_ahead
-from stepscore_export.checkpoint import hub
+from stepscore_export.checkpoint import hub, lora
+from stepscore_export.checkpoint.folder_contents import CONFIG, no_config
 from stepscore_export.checkpoint.safetensors_reader import (
+    INDEX,
+    SINGLE_FILE,
     StoredTensor,
-    check_tensor,
     locate_tensors,
     read_rows,
 )
-from stepscore_export.checkpoint.tokenizer import (
-    ChatTemplate,
-    read_chat_template,
-    read_tokenizer,
-    tokenizer_difference,
-)
+from stepscore_export.checkpoint.tensor_names import match_names
+from stepscore_export.checkpoint.tokenizer import ChatTemplate, read_chat_template, read_tokenizer
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
-from stepscore_export.families.base import EMBEDDING, HEAD, DecoderConfig, Family, tensor_shapes
+from stepscore_export.families.base import EMBEDDING, HEAD, tensor_shapes
 from stepscore_export.families.supported import read_config
 
-_SAME_SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-)
+LOGGER = logging.getLogger("stepscore")
 
 
 class Checkpoint:
     """One opened checkpoint; its tensors have the names of `tensor_shapes`. Close it or use `with`."""
 
-    def __init__(self, folder: CheckpointFolder, source: Source, role: ModelName | None = None) -> None:
+    def __init__(self, folder: CheckpointFolder, source: Source, label: str | None = None) -> None:
         self.source = source
-        self.role = role
+        self.label = label
+        """How errors name this model: which of the pair, and where it was asked for."""
         self.folder = folder.path
-        family, self.config = read_config(folder.json("config.json"))
+        if not folder.has(CONFIG):
+            raise no_config(folder)
+        family, self.config = read_config(folder.json(CONFIG))
         self._tensors = locate_tensors(folder)
-        self._stored_names, self._head_copy = _match_names(self._tensors, family, self.config)
-        self._tokenizer_json = read_tokenizer(folder, self.config.vocab_size)
+        self._names = match_names(self._tensors, family, self.config)
+        self._lora = lora.read_lora(folder, tensor_shapes(self.config))
+        self._tokenizer = read_tokenizer(folder, self.config.vocab_size)
         self._contents = folder
         self._files: dict[Path, IO[bytes]] = {}
         self._stack = ExitStack()
+        self._tell_choices()
 
     @classmethod
     def open(cls, source: str | Path, role: ModelName | None = None) -> Checkpoint:
         """Open a local folder, or download `id@revision`; an ExportError or NotFound names the fault.
 
-        With a role, errors say whether it is the policy or the reference, now and when rows are read.
+        With a role, errors name it, its option and `source`, now and when rows are read.
         """
-        with _naming(role):
+        label = None if role is None else f"{role} (--{role} {source})"
+        with _naming(label):
             path = Path(source).expanduser()
             if isinstance(source, Path) or path.is_dir():
-                return cls(CheckpointFolder.open(path), Source(path.resolve().name), role)
+                return cls(CheckpointFolder.open(path), Source(path.resolve().name), label)
             name, commit, snapshot = hub.download(source)
-            return cls(CheckpointFolder.open(snapshot), Source(name, commit), role)
+            return cls(CheckpointFolder.open(snapshot), Source(name, commit), label)
+
+    @property
+    def name(self) -> str:
+        """Return how messages name this model."""
+        return self.label or self.source.name
 
     def naming(self) -> AbstractContextManager[None]:
         """Have errors raised in this context say which model of the pair this is."""
-        return _naming(self.role)
+        return _naming(self.label)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor; KeyError if the model has none of that name."""
-        return self._tensors[self._stored_names[name]].shape
+        stored = self._tensors[self._names.stored[name]].shape
+        return (self.config.vocab_size, *stored[1:]) if name in {EMBEDDING, HEAD} else stored
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the type a tensor is stored in."""
-        return self._tensors[self._stored_names[name]].numpy_dtype
+        """Return the type that holds a tensor's numbers: the stored one, or float32 where rows are merged."""
+        if self._lora is not None and name in self._lora.factors:
+            return np.dtype(np.float32)
+        return self._tensors[self._names.stored[name]].numpy_dtype
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Return rows [start:stop] of a tensor as float32; CheckpointCorrupt if a value is not finite."""
-        tensor = self._tensors[self._stored_names[name]]
-        start, stop, _ = slice(start, stop).indices(tensor.shape[0])
+        tensor = self._tensors[self._names.stored[name]]
+        start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
         with self.naming():
-            values = self._read(tensor, start, stop)
-            copy = self._head_copy if name == EMBEDDING else None
+            values = self._merged(name, self._read(tensor, start, stop), start)
+            copy = self._names.head_copy if name == EMBEDDING else None
             if copy is not None and not np.array_equal(values, self._read(copy, start, stop)):
                 raise CheckpointCorrupt(
                     f"{HEAD} differs from {tensor.name}, but config.json ties them",
@@ -121,7 +121,7 @@ class Checkpoint:
 
     def read_ahead(self, names: Iterable[str]) -> None:
         """Prefetch tensors: the kernel reads them in the background."""
-        for tensor in (self._tensors[self._stored_names[name]] for name in names):
+        for tensor in (self._tensors[self._names.stored[name]] for name in names):
             read_ahead(self._file(tensor).fileno(), tensor.offset, tensor.num_bytes)
 
     @property
@@ -131,15 +131,41 @@ class Checkpoint:
 
     def num_bytes(self) -> int:
         """Return the size of the model's tensors as stored."""
-        return sum(self._tensors[name].num_bytes for name in self._stored_names.values())
+        adapter = 0 if self._lora is None else self._lora.num_bytes()
+        return adapter + sum(self._tensors[name].num_bytes for name in self._names.stored.values())
 
     def parameters(self) -> int:
         """Count the numbers in the model's tensors."""
-        return sum(math.prod(self.shape(name)) for name in self._stored_names)
+        return sum(math.prod(self.shape(name)) for name in self._names.stored)
+
+    def keep_vocabulary(self, rows: int) -> None:
+        """Cut embedding and head to their first rows; the others are never read."""
+        self.config = replace(self.config, vocab_size=rows)
+
+    def require_plain(self, user: str) -> None:
+        """Raise UnsupportedArchitecture where transformers, which `user` needs, would read another model."""
+        found = None
+        if self._lora is not None:
+            found = f"holds a LoRA adapter beside its weights ({lora.WEIGHTS})"
+        elif self._names.wrapper is not None:
+            found = f"has tensor names of a wrapper ({self._names.wrapper})"
+        elif self.shape(EMBEDDING) != self._tensors[self._names.stored[EMBEDDING]].shape:
+            found = f"has more rows of its vocabulary than the other model ({self.config.vocab_size})"
+        if found is not None:
+            with self.naming():
+                raise UnsupportedArchitecture(
+                    f"the checkpoint {found}; {user} works with transformers, which reads it differently",
+                    hint="save it as a plain model: merged, out of its wrapper, with the other's vocabulary",
+                )
 
     def tokenizer_json(self) -> str:
         """Return the text of tokenizer.json."""
-        return self._tokenizer_json
+        return self._tokenizer.text
+
+    @property
+    def largest_token(self) -> int:
+        """Return the largest id of the tokenizer, added tokens included."""
+        return self._tokenizer.largest_id
 
     def chat_template(self) -> ChatTemplate:
         """Read the chat template; UnsupportedArchitecture if there is none (a reference needs none)."""
@@ -159,6 +185,29 @@ class Checkpoint:
     ) -> None:
         self.close()
 
+    def _merged(self, name: str, values: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+        """Return rows of a matrix with those of its adapter, if it has one."""
+        if self._lora is None or name not in self._lora.factors:
+            return values
+        a, b = self._lora.factors[name]
+        rows_of_b = self._read(b, start, start + len(values))
+        merged = lora.merge(values, self._read(a, 0, a.shape[0]), rows_of_b, self._lora.scale)
+        if not np.isfinite(merged).all():
+            raise CheckpointCorrupt(f"{name} is not finite once {lora.WEIGHTS} is merged into it")
+        return merged
+
+    def _tell_choices(self) -> None:
+        """Warn of what is read, where the folder holds more than one reading."""
+        name = self.name
+        if self._contents.has(SINGLE_FILE) and self._contents.has(INDEX):
+            LOGGER.warning("%s: %s is read, as in transformers, and %s is not", name, SINGLE_FILE, INDEX)
+        if self._lora is not None:
+            LOGGER.warning(
+                "%s: %s is merged into the weights beside it (rank %d, alpha %g, %d matrices); remove the "
+                "adapter if they already contain it",
+                *(name, lora.WEIGHTS, self._lora.rank, self._lora.alpha, len(self._lora.factors)),
+            )
+
     def _read(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
         return read_rows(self._file(tensor), tensor, start, max(start, stop))
 
@@ -168,74 +217,12 @@ class Checkpoint:
         return self._files[tensor.path]
 
 
-def check_pair(policy: Checkpoint, reference: Checkpoint) -> None:
-    """Raise PairIncompatible unless both models have the same shapes and tokenize all text alike.
-
-    Constants (rope_theta, rms_norm_eps), positions and tied embeddings may differ.
-    """
-    for key in _SAME_SHAPE:
-        of_policy, of_reference = getattr(policy.config, key), getattr(reference.config, key)
-        if of_policy != of_reference:
-            raise PairIncompatible(
-                f"{key} is {of_policy} in the policy and {of_reference} in the reference",
-                hint="use the model that the policy was trained from as the reference",
-            )
-    difference = tokenizer_difference(policy.tokenizer_json(), reference.tokenizer_json())
-    if difference is not None:
-        raise PairIncompatible(
-            f"the tokenizers of policy and reference differ in their {difference}",
-            hint="use two models with one tokenizer: both must read the same token ids",
-        )
-
-
 @contextmanager
-def _naming(role: ModelName | None) -> Iterator[None]:
+def _naming(label: str | None) -> Iterator[None]:
     try:
         yield
     except (ExportError, NotFound) as error:
-        if role is not None and not error.message.startswith(f"{role}: "):
-            error.message = f"{role}: {error.message}"
+        if label is not None and not error.message.startswith(f"{label}: "):
+            error.message = f"{label}: {error.message}"
             error.args = (error.message,)
         raise
-
-
-def _match_names(
-    tensors: Mapping[str, StoredTensor], family: Family, config: DecoderConfig
-) -> tuple[dict[str, str], StoredTensor | None]:
-    """Map the model's tensor names to stored ones, and find a tied checkpoint's copy of its embedding."""
-    shapes = tensor_shapes(config)
-    # Saved from the model without its head: the same tensors without the prefix.
-    bare = EMBEDDING not in tensors and EMBEDDING.removeprefix("model.") in tensors
-    stored_names = {name: name.removeprefix("model.") if bare else name for name in shapes}
-    for name, stored in stored_names.items():
-        if stored not in tensors:
-            raise _missing(name, family, bare)
-        check_tensor(tensors[stored], shapes[name])
-    head_copy = tensors.get(HEAD) if config.tie_word_embeddings else None
-    if head_copy is not None:
-        check_tensor(head_copy, shapes[EMBEDDING])
-    # Rotary frequencies were saved by early versions of transformers and follow from rope_theta. Anything
-    # else that is not in the model (adapters, a score head, other norms) would change what it computes.
-    unknown = [
-        name
-        for name in tensors.keys() - {*stored_names.values(), HEAD}
-        if not name.endswith(".rotary_emb.inv_freq")
-    ]
-    if unknown:
-        raise UnsupportedArchitecture(
-            f"{len(unknown)} tensors are not part of {family.causal_lm}, such as {min(unknown)}",
-            hint="merge adapters first; classifiers, reward heads and other architectures are not supported",
-        )
-    return stored_names, head_copy
-
-
-def _missing(name: str, family: Family, bare: bool) -> CheckpointCorrupt:
-    if name != HEAD:
-        return CheckpointCorrupt(
-            f"{name} is missing from the checkpoint", hint="download it again, all shards"
-        )
-    saved_from = f" (it was saved from {family.base_model}, without the head)" if bare else ""
-    return CheckpointCorrupt(
-        f"{HEAD} is missing and config.json does not tie it to the embedding{saved_from}",
-        hint=f"use a revision saved from {family.causal_lm}; with a random head every score would be random",
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe, UnsupportedArchitecture
+from stepscore.errors import CheckpointCorrupt, CheckpointUnsafe
+from stepscore_export.checkpoint.folder_contents import no_weights
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
 
 SINGLE_FILE = "model.safetensors"
@@ -51,17 +53,17 @@ class StoredTensor:
 
 def locate_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:
     """Return every tensor of the checkpoint by its stored name; reads headers only."""
-    if folder.has(SINGLE_FILE):  # as transformers: the single file wins over an index
-        return _read_header(folder, SINGLE_FILE)
     if not folder.has(INDEX):
-        raise _no_weights(folder)
-    weight_map = folder.json(INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointCorrupt(
-            f"{INDEX} has no `weight_map` from tensor names to file names", hint="download it again"
-        )
-    headers = {file: _read_header(folder, file) for file in sorted(set(weight_map.values()))}
-    tensors: dict[str, StoredTensor] = {}
+        if not folder.has(SINGLE_FILE):
+            raise no_weights(folder)
+        return read_header(folder, SINGLE_FILE)
+    weight_map = _weight_map(folder)
+    if folder.has(SINGLE_FILE):  # as transformers: the single file wins over an index
+        tensors = read_header(folder, SINGLE_FILE)
+        _check_single(tensors, weight_map)
+        return tensors
+    headers = {file: read_header(folder, file) for file in sorted(set(weight_map.values()))}
+    tensors = {}
     for file, header in headers.items():
         for name, tensor in header.items():
             if name in tensors:
@@ -75,17 +77,47 @@ def locate_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:
     return tensors
 
 
-def check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
-    """Raise CheckpointCorrupt unless the tensor has this shape and a dtype that can be read."""
+def _weight_map(folder: CheckpointFolder) -> dict[str, str]:
+    weight_map = folder.json(INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointCorrupt(
+            f"{INDEX} has no `weight_map` from tensor names to file names", hint="download it again"
+        )
+    return weight_map
+
+
+def _check_single(tensors: Mapping[str, StoredTensor], weight_map: Mapping[str, str]) -> None:
+    """Raise CheckpointCorrupt where a single file holds less than the index beside it names."""
+    left_out = weight_map.keys() - tensors.keys()
+    if left_out:
+        raise CheckpointCorrupt(
+            f"{SINGLE_FILE} holds {len(tensors)} tensors and not {min(left_out)}, but {INDEX} beside it "
+            f"names {len(weight_map)} in other files",
+            hint="a trainer with ZeRO-3 leaves such a stub: if the other files are the model, remove "
+            f"{SINGLE_FILE}",
+        )
+
+
+def check_tensor(tensor: StoredTensor, shape: tuple[int, ...], *, by: str = "config.json") -> None:
+    """Raise CheckpointCorrupt unless the tensor has the shape that `by` gives, and a known dtype."""
     if tensor.dtype not in _DTYPES:
         raise CheckpointCorrupt(
             f"{tensor.name} is stored as {tensor.dtype}, expected one of {', '.join(_DTYPES)}",
             hint="export from the original fp32, bf16 or fp16 checkpoint",
         )
-    if tensor.shape != shape:
-        raise CheckpointCorrupt(
-            f"{tensor.name} has shape {list(tensor.shape)}, expected {list(shape)} by config.json"
+    if tensor.shape == shape:
+        return
+    hint = None
+    if 0 in tensor.shape:
+        hint = (
+            "a trainer with ZeRO-3 saved an empty placeholder: python zero_to_fp32.py CHECKPOINT MERGED "
+            "--safe_serialization makes a model of the whole checkpoint"
         )
+    elif tensor.shape[1:] == shape[1:]:
+        hint = f"if the tensor was resized after {by} was written, set its size there"
+    raise CheckpointCorrupt(
+        f"{tensor.name} has shape {list(tensor.shape)}, expected {list(shape)} by {by}", hint=hint
+    )
 
 
 def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
@@ -119,7 +151,7 @@ def read_rows(file: IO[bytes], tensor: StoredTensor, start: int, stop: int) -> N
     return values
 
 
-def _read_header(folder: CheckpointFolder, file: str) -> dict[str, StoredTensor]:
+def read_header(folder: CheckpointFolder, file: str) -> dict[str, StoredTensor]:
     """Validate one file with safetensors' own rules, then read the offsets, which its API does not give."""
     if not file.endswith(".safetensors"):
         raise CheckpointUnsafe(f"{INDEX} names {file!r}: only .safetensors files are read, never pickles")
@@ -148,22 +180,3 @@ def _inconsistent(message: str) -> CheckpointCorrupt:
     return CheckpointCorrupt(
         message, hint="download or save it again into an empty folder: files of two checkpoints may be mixed"
     )
-
-
-def _no_weights(folder: CheckpointFolder) -> Exception:
-    """Return the error for a folder without readable weights, by what it holds instead."""
-    if folder.has("adapter_config.json"):
-        return UnsupportedArchitecture(
-            "the folder holds an adapter (adapter_config.json), not a model",
-            hint="merge it into its base model and save that: peft's merge_and_unload()",
-        )
-    pickles = [name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for name in folder.names(pattern)]
-    if pickles:
-        return CheckpointUnsafe(
-            f"all weights are pickles ({pickles[0]}), and loading a pickle can run code",
-            hint="if you trust them, convert them: model.save_pretrained(folder, safe_serialization=True)",
-        )
-    shards = folder.names("*.safetensors")
-    if shards:
-        return CheckpointCorrupt(f"found {shards[0]}, but neither {SINGLE_FILE} nor {INDEX}")
-    return CheckpointCorrupt(f"no weights: neither {SINGLE_FILE} nor {INDEX} exists")

@@ -1,6 +1,9 @@
-"""A script run in a separate process: renders an untrusted chat template as transformers would.
+"""A program run in a separate process: renders an untrusted chat template as transformers would.
 
-    {template, variables, conversations} on stdin -> {rendered: [str]} or {error, unsafe} on stdout, as JSON
+    {template, variables, conversations} on stdin, as JSON
+    -> {rendered: [str], parts: [str or 0 or 1]} or {looked_at} or {error, unsafe} on stdout
+
+`parts` is what it writes for every problem (0) and answer (1), of which it cannot see the text.
 
 The process enforces the limits: Jinja's sandbox stops code, but not endless loops or huge strings.
 """
@@ -9,7 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, NoReturn
+import traceback
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 import jinja2.exceptions
@@ -17,6 +21,8 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
+
+from stepscore_export.checkpoint.opaque_text import LookedAt, OpaqueEnvironment, OpaqueText, Parts
 
 MAX_MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 1 << 20
@@ -33,22 +39,50 @@ class _GenerationBlock(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
+_Environment = TypeVar("_Environment", bound=jinja2.sandbox.SandboxedEnvironment)
+
+_NOTHING = {"tools": None, "documents": None, "add_generation_prompt": False}
+
+
 def render(template: str, variables: dict[str, Any], conversations: list[list[dict[str, str]]]) -> list[str]:
     """Render every conversation with the environment that transformers gives to a chat template."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    compiled = environment.from_string(template)
-    nothing = {"tools": None, "documents": None, "add_generation_prompt": False}
+    compiled = _environment(jinja2.sandbox.ImmutableSandboxedEnvironment).from_string(template)
     rendered = []
     for messages in conversations:
-        text = compiled.render(**nothing, **variables, messages=messages)
+        text = compiled.render(**_NOTHING, **variables, messages=messages)
         if len(text) > MAX_CHARACTERS:
             raise jinja2.TemplateError(f"it renders more than {MAX_CHARACTERS} characters")
         rendered.append(text)
     return rendered
+
+
+def trace(template: str, variables: dict[str, Any]) -> Parts:
+    """Return what the template writes around every problem (0) and answer (1); LookedAt if it differs."""
+    environment = _environment(OpaqueEnvironment)
+    environment.guard()
+    messages = [{"role": role, "content": OpaqueText((n,))} for n, role in enumerate(("user", "assistant"))]
+    try:
+        return environment.parts_of(template, **_NOTHING, **variables, messages=messages)
+    except jinja2.exceptions.SecurityError:
+        raise
+    except Exception as error:  # it rendered strings, so it is these texts that it fails on
+        what = str(error) if isinstance(error, LookedAt) else f"does more than write a text ({error})"
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
+        raise LookedAt(f"in line {lines[-1]} it {what}" if lines else f"it {what}") from error
+
+
+def _environment(kind: type[_Environment]) -> _Environment:
+    environment = kind(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
+    )
+    environment.filters |= {"tojson": _tojson, "random": _random}
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+        "lipsum": _random,
+    }
+    return environment
 
 
 def _tojson(
@@ -71,6 +105,10 @@ def _strftime_now(_format: str) -> NoReturn:
     raise jinja2.TemplateError("it renders today's date, so the same text would score differently tomorrow")
 
 
+def _random(*_: object) -> NoReturn:
+    raise jinja2.TemplateError("it draws at random, so the same text would score differently each time")
+
+
 def _limit_memory() -> None:
     try:
         import resource  # noqa: PLC0415 - missing on Windows, where only the time limit applies
@@ -80,15 +118,24 @@ def _limit_memory() -> None:
         pass
 
 
+def _printable(error: Exception) -> str:
+    """Return a message without lone surrogates, which no terminal takes."""
+    return str(error)[:500].encode(errors="backslashreplace").decode()
+
+
 def main() -> None:
     """Read one request from stdin and answer it on stdout."""
     _limit_memory()
     answer: dict[str, Any]
     try:
-        answer = {"rendered": render(**json.load(sys.stdin))}
+        request = json.load(sys.stdin)
+        rendered = render(**request)
+        answer = {"rendered": rendered, "parts": trace(request["template"], request["variables"])}
+    except LookedAt as error:
+        answer = {"looked_at": _printable(error)}
     except Exception as error:  # a template can raise anything
         unsafe = isinstance(error, jinja2.exceptions.SecurityError)
-        answer = {"error": f"{type(error).__name__}: {error}"[:500], "unsafe": unsafe}
+        answer = {"error": f"{type(error).__name__}: {_printable(error)}", "unsafe": unsafe}
     json.dump(answer, sys.stdout)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from stepscore_export.families.supported import default_special_tokens, reject_r
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
+PROCESSOR_TEMPLATE = "chat_template.json"
+
+LOGGER = logging.getLogger("stepscore")
 
 _Container = TypeVar("_Container", dict[str, Any], list[Any])
 
@@ -30,15 +34,24 @@ class ChatTemplate:
     variables: Mapping[str, str | list[str]]
 
 
-def read_tokenizer(folder: CheckpointFolder, vocab_size: int) -> str:
-    """Return the text of tokenizer.json; its ids must be below `vocab_size` (a vocabulary may be padded)."""
+@dataclass(frozen=True, slots=True)
+class TokenizerFile:
+    """A tokenizer.json that fits its model."""
+
+    text: str
+    largest_id: int
+
+
+def read_tokenizer(folder: CheckpointFolder, vocab_size: int) -> TokenizerFile:
+    """Read tokenizer.json; its ids must be below `vocab_size` (a vocabulary may be padded)."""
     if not folder.has(TOKENIZER):
         raise CheckpointCorrupt(
             f"{TOKENIZER} is missing",
             hint="write it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
     text = folder.text(TOKENIZER)
-    tokenizer = _parse(text)
+    tokenizer = parse_tokenizer(text)
+    _check_rules(json.loads(text), tokenizer)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab_size:
         raise CheckpointCorrupt(f"{TOKENIZER} has token id {largest}, but vocab_size is {vocab_size}")
@@ -49,13 +62,33 @@ def read_tokenizer(folder: CheckpointFolder, vocab_size: int) -> str:
                 f"{TOKENIZER_CONFIG} has token {index} as {content!r}, {TOKENIZER} does not",
                 hint="download or save the tokenizer again",
             )
-    return text
+    return TokenizerFile(text, largest)
+
+
+def _check_rules(rules: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise for what the tokenizers library reads without a word and encodes otherwise, or at random."""
+    for token in rules.get("added_tokens") or []:
+        found = tokenizer.token_to_id(token["content"])
+        if found != token["id"]:
+            raise CheckpointCorrupt(
+                f"{TOKENIZER} gives {token['content']!r} the id {token['id']}, its library reads {found}",
+                hint="added tokens must be numbered without a gap: save the tokenizer with transformers",
+            )
+    if dropout := rules["model"].get("dropout"):
+        raise UnsupportedArchitecture(
+            f"{TOKENIZER}: dropout is {dropout}, so that a text has other ids each time",
+            hint="set it to null: it serves training only",
+        )
 
 
 def read_chat_template(folder: CheckpointFolder) -> ChatTemplate:
     """Find the template; as in transformers, a separate file wins over the tokenizer's configuration."""
     config = _tokenizer_config(folder)
     template = folder.text(TEMPLATE) if folder.has(TEMPLATE) else config.get("chat_template")
+    if folder.has(TEMPLATE) and config.get("chat_template") not in (None, template):
+        LOGGER.warning(
+            "the chat template is %s, as in transformers; %s has another", TEMPLATE, TOKENIZER_CONFIG
+        )
     if isinstance(template, list):  # transformers 4: several, each with a name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         if "default" not in named:
@@ -63,42 +96,21 @@ def read_chat_template(folder: CheckpointFolder) -> ChatTemplate:
                 f"none of the chat templates {sorted(map(str, named))} is named 'default'"
             )
         template = named["default"]
-    if not isinstance(template, str):
+    if not isinstance(template, str) or not template:
+        hint = "copy the template that the model was trained with"
+        if folder.has(PROCESSOR_TEMPLATE):
+            hint = f"{PROCESSOR_TEMPLATE} is read by processors only: write its template to {TEMPLATE}"
         raise UnsupportedArchitecture(
-            f"no chat template, neither in {TEMPLATE} nor in {TOKENIZER_CONFIG}",
-            hint="copy the template that the model was trained with",
+            "the chat template is empty"
+            if template == ""
+            else f"no chat template, neither in {TEMPLATE} nor in {TOKENIZER_CONFIG}",
+            hint=hint,
         )
     return ChatTemplate(template, _template_variables(config))
 
 
-def tokenizer_difference(first: str, second: str) -> str | None:
-    """Name the part by which two tokenizer.json give different ids to some text; None if there is none.
-
-    Rules are compared, not bytes: spelling of merges, key order, post-processing and the flag "special"
-    change no id and may differ.
-    """
-    if first == second:
-        return None
-    rules, others = _rules(first), _rules(second)
-    return next((part for part in rules if rules[part] != others[part]), None)
-
-
-def _rules(text: str) -> dict[str, Any]:
-    """Return the parts that decide ids, in the library's own spelling."""
-    rules = json.loads(_parse(text).to_str())
-    model = rules["model"]
-    added = [{key: token[key] for key in token if key != "special"} for token in rules["added_tokens"]]
-    return {
-        "vocabulary": model.pop("vocab", None),
-        "merges": model.pop("merges", None),
-        "model": model,
-        "added tokens": sorted(added, key=lambda token: int(token["id"])),
-        "normalizer": rules["normalizer"],
-        "pre-tokenizer": rules["pre_tokenizer"],
-    }
-
-
-def _parse(text: str) -> Tokenizer:
+def parse_tokenizer(text: str) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json; CheckpointCorrupt if it is none."""
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception

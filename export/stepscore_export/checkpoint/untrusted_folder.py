@@ -39,6 +39,10 @@ class CheckpointFolder:
         """Return the names that match a glob pattern, sorted."""
         return sorted(path.name for path in self.path.glob(pattern))
 
+    def folders_with(self, name: str) -> list[str]:
+        """Return the names of the folders inside that hold such a file, sorted."""
+        return sorted(path.parent.name for path in self.path.glob(f"*/{name}"))
+
     def file(self, name: str) -> Path:
         """Return the path of a regular file; CheckpointUnsafe if its name or a link leaves the folder."""
         plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
@@ -74,7 +78,8 @@ class CheckpointFolder:
     def json(self, name: str) -> dict[str, Any]:
         """Read a file that must hold one JSON object."""
         try:
-            value = msgspec.json.decode(self.text(name))
+            # Editors on Windows put a byte order mark in front, which is no JSON.
+            value = msgspec.json.decode(self.text(name).removeprefix("\ufeff"))
         except (msgspec.DecodeError, RecursionError) as error:
             raise CheckpointCorrupt(f"{name} is not valid JSON: {error}") from None
         if not isinstance(value, dict):

@@ -84,17 +84,19 @@ def _write_with_progress(plan: ExportPlan, output: Path, *, force: bool, quiet: 
 def _print_plan(plan: ExportPlan, output: Path) -> None:
     needs, storage = plan.needs, plan.backend.storage
     weights = ", ".join(f"{folder} {_size(count)}" for folder, count in needs.weight_bytes.items())
+    texts = plan.calibration
     graphs = "" if storage.target is None else f" for {storage.target}, block size {storage.block_size}"
     for name, value in {
         "source": f"{needs.parameters / 1e6:,.1f} million parameters in two checkpoints, "
         f"{_size(needs.source_bytes)}",
         "distance": f"|policy - reference| is {100 * plan.distance.overall:.2f} % of |reference|",
         "output": f"{output}: {plan.backend.describe()}{graphs}",
+        "calibration": "none" if texts is None else f"{texts.num_tokens:,} tokens of {texts.name} text",
         "disk": f"{_size(needs.disk_bytes)} ({weights})",
         "memory": f"about {_size(needs.memory_bytes)} peak",
         "time": f"about {needs.seconds:,.0f} s on two cores, self-test included",
     }.items():
-        click.echo(f"{name:<10}{value}")
+        click.echo(f"{name:<13}{value}")
 
 
 def _print_summary(pair: Pair, backend: Backend[Any], seconds: float) -> None:

@@ -12,8 +12,13 @@ from stepscore_export.families.config_values import (
     strings,
 )
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+
 # The names of all layers are spelled out before the first is looked for.
 _MOST_LAYERS = 1000
+_DEFAULT_WINDOW = 4096
+# An export stores a rotary table of all positions; the longest contexts today are 10 million tokens.
+_MOST_POSITIONS = 1 << 24
 
 
 def parse_config(config: Json) -> DecoderConfig:
@@ -41,7 +46,7 @@ def parse_config(config: Json) -> DecoderConfig:
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=positive_int(config, "vocab_size"),
-        max_position_embeddings=positive_int(config, "max_position_embeddings", 32768),
+        max_position_embeddings=positive_int(config, "max_position_embeddings", 32768, most=_MOST_POSITIONS),
         rms_norm_eps=positive_float(config, "rms_norm_eps", 1e-6),
         rope_theta=default_rope_theta(config),
         tie_word_embeddings=flag(config, "tie_word_embeddings"),
@@ -53,19 +58,37 @@ def _check_is_plain(config: Json) -> None:
     if config.get("hidden_act", "silu") != "silu":
         raise UnsupportedArchitecture(f"config.json: hidden_act is {config['hidden_act']!r}, expected 'silu'")
     # transformers' Qwen2 reads neither key: its q/k/v biases and plain rotary angles are fixed.
-    if not config.get("attention_bias", True) or config.get("use_mrope"):
+    biased = config.get("attention_bias") is None or flag(config, "attention_bias")
+    if not biased or flag(config, "use_mrope"):
         raise UnsupportedArchitecture(
             "config.json: attention_bias false and use_mrope true are not supported for qwen2"
         )
-    if config.get("use_sliding_window"):
-        raise UnsupportedArchitecture(
-            "config.json: use_sliding_window is true; sliding window attention is not supported",
-            hint="set it to false if every sequence fits the window",
-        )
-    other_layers = set(strings(config, "layer_types")) - {"full_attention"}
+    other_layers = set(strings(config, "layer_types")) - {FULL, SLIDING}
     if other_layers:
         raise UnsupportedArchitecture(
-            f"config.json: layer_types has {sorted(other_layers)}, only 'full_attention' is supported"
+            f"config.json: layer_types has {sorted(other_layers)}, only {FULL!r} is supported"
+        )
+    _check_sliding_window(config)
+
+
+def _check_sliding_window(config: Json) -> None:
+    """Refuse layers that see less than every sequence the model takes."""
+    in_use, window = flag(config, "use_sliding_window"), None
+    if in_use and config.get("sliding_window", _DEFAULT_WINDOW) is not None:
+        window = positive_int(config, "sliding_window", _DEFAULT_WINDOW)
+    layers = positive_int(config, "num_hidden_layers", most=_MOST_LAYERS)
+    types = strings(config, "layer_types")
+    if not types and window is not None:  # as transformers: full attention in the first layers
+        full = config.get("max_window_layers", 28)
+        if type(full) is not int:
+            raise CheckpointCorrupt(f"config.json: max_window_layers is {full!r}, expected an integer")
+        types = [SLIDING] if full < layers else []
+    longest = positive_int(config, "max_position_embeddings", 32768)
+    if SLIDING in types[:layers] and (window is None or window < longest):
+        raise UnsupportedArchitecture(
+            f"config.json: some layers have {SLIDING!r} with a window of {window} tokens, expected all "
+            f"{longest} of the model (use_sliding_window is {str(in_use).lower()})",
+            hint="set use_sliding_window to false and remove layer_types if every text fits the window",
         )
 
 

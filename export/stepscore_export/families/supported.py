@@ -11,6 +11,11 @@ from stepscore_export.families.qwen2 import QWEN2
 
 FAMILIES: tuple[Family, ...] = (QWEN2,)
 
+# Classes around a causal language model that trainers save as its own: of peft, TRL and torch.compile. The
+# names of the tensors tell whether it is one.
+_WRAPPERS = ("PeftModelForCausalLM", "AutoModelForCausalLMWithValueHead", "OptimizedModule")
+_QUANTIZED = ("quantization_config", "compression_config")
+
 
 def read_config(config: Json) -> tuple[Family, DecoderConfig]:
     """Return the family that `config.json` names and the configuration that the family reads from it.
@@ -21,15 +26,18 @@ def read_config(config: Json) -> tuple[Family, DecoderConfig]:
     reject_remote_code(config, "config.json")
     family = _named(config.get("model_type"))
     architectures = strings(config, "architectures") or [family.causal_lm]
-    if not {family.causal_lm, family.base_model}.intersection(architectures):
+    known = {family.causal_lm, family.base_model, f"FSDP{family.causal_lm}", *_WRAPPERS}
+    if not known.intersection(architectures):
         raise UnsupportedArchitecture(
             f"config.json: architectures is {architectures!r}, not a causal language model",
             hint=f"use two {family.causal_lm} checkpoints; classifiers and reward heads are not supported",
         )
-    if quantized := config.get("quantization_config"):
+    key = next((key for key in _QUANTIZED if config.get(key)), None)
+    if key is not None:
+        quantized = config[key]
         method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
         raise UnsupportedArchitecture(
-            "config.json has `quantization_config`: the checkpoint is already quantized"
+            f"config.json has `{key}`: the checkpoint is already quantized"
             + (f" ({method})" if isinstance(method, str) else ""),
             hint="export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
         )

@@ -25,8 +25,9 @@ from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import Result
 from stepscore.scorer import Scorer
-from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
-from stepscore_export.checkpoint.tokenizer import tokenizer_difference
+from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.pair import check_pair, cut_padding
+from stepscore_export.checkpoint.tokenizer_difference import tokenizer_difference
 from stepscore_export.fidelity import Scores
 from stepscore_export.parity import pytorch
 from stepscore_export.parity.compare import ScoredSolution, compare, is_finite
@@ -154,6 +155,9 @@ def run_parity(
 def _check_checkpoints(pair: Pair, policy: Checkpoint, reference: Checkpoint) -> None:
     """Reject checkpoints of another shape or tokenizer than the pair's, and warn of other names."""
     check_pair(policy, reference)
+    for model in (policy, reference):
+        model.require_plain("parity")
+    cut_padding(policy, reference)
     # Each model has its own number of positions; the pair has the lesser one.
     for key in (key for key in Architecture.__struct_fields__ if key != "max_position_embeddings"):
         of_pair, of_policy = getattr(pair.manifest.architecture, key), getattr(policy.config, key)

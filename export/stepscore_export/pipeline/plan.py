@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from stepscore.artifact.manifest import Distance, ModelName
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
 from stepscore.prompt.template import Template
 from stepscore_export.backends.base import Backend, ExportEstimate
+from stepscore_export.backends.graph_backend import BASE_BYTES
 from stepscore_export.backends.registry import backend_of
-from stepscore_export.checkpoint.chat_template import prompt_template
-from stepscore_export.checkpoint.checkpoint import Checkpoint, check_pair
+from stepscore_export.checkpoint.chat_template import check_template, prompt_template
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
+from stepscore_export.checkpoint.pair import check_pair, cut_padding
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions, Options
+from stepscore_export.reference.calibration import estimate_calibration
 from stepscore_export.validation.advice import same_model_warning
 from stepscore_export.validation.measure import BATCH_TOKENS
 from stepscore_export.validation.texts import (
@@ -46,6 +49,11 @@ class EncodedTexts:
 
     name: str
     prompts: Sequence[EncodedPrompt]
+
+    @property
+    def num_tokens(self) -> int:
+        """Token ids of all solutions."""
+        return sum(len(prompt.token_ids) for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +91,13 @@ def open_plan(
     backend.require()
     with Checkpoint.open(policy, "policy") as of_policy, Checkpoint.open(reference, "reference") as other:
         check_pair(of_policy, other)
+        cut_padding(of_policy, other)
         checkpoints: dict[ModelName, Checkpoint] = {"policy": of_policy, "reference": other}
+        if backend.reader is not None:
+            for checkpoint in checkpoints.values():
+                checkpoint.require_plain(backend.reader)
         template, encoder = prompt_template(of_policy)
+        check_template(other, template, encoder)
         fidelity_data = _fidelity_data(texts or bundled_texts(), encoder, checkpoints)
         distance = measure_distance(of_policy, other)
         if (warning := same_model_warning(distance)) is not None:
@@ -92,6 +105,7 @@ def open_plan(
         asked = calibration is not None and calibration != NO_TEXTS
         backend = backend.resolve(distance, calibrated=asked)
         stored = backend.view(checkpoints)
+        calibrated_on = _calibration(backend, calibration or calibration_texts(), encoder)
         yield ExportPlan(
             checkpoints=checkpoints,
             stored=stored,
@@ -100,8 +114,8 @@ def open_plan(
             distance=distance,
             template=template,
             fidelity_data=fidelity_data,
-            calibration=_calibration(backend, calibration or calibration_texts(), encoder),
-            needs=backend.estimate(stored, BATCH_TOKENS),
+            calibration=calibrated_on,
+            needs=_needs(backend, stored, calibrated_on),
         )
 
 
@@ -120,6 +134,19 @@ def _calibration(backend: Backend[Any], texts: Texts, encoder: PromptEncoder) ->
     most = CALIBRATION_TOKENS if texts.path is None else MAX_CALIBRATION_TOKENS
     prompts = encode_texts(texts, encoder, max_tokens=most)
     return EncodedTexts(texts.name, prompts) if prompts else None
+
+
+def _needs(backend: Backend[Any], stored: Members, calibrated_on: EncodedTexts | None) -> ExportEstimate:
+    needs = backend.estimate(stored, BATCH_TOKENS)
+    if calibrated_on is None:
+        return needs
+    config, tokens = stored["reference"].config, calibrated_on.num_tokens
+    more = estimate_calibration(config, tokens, backend.storage.block_size)
+    return replace(
+        needs,
+        memory_bytes=max(needs.memory_bytes, BASE_BYTES + more.memory_bytes),
+        seconds=needs.seconds + more.seconds,
+    )
 
 
 def _fidelity_data(texts: Texts, encoder: PromptEncoder, checkpoints: Members) -> EncodedTexts:

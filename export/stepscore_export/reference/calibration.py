@@ -6,7 +6,9 @@ only the Hessians of one layer are held. Rotated weights are rounded to bf16 for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,52 @@ from numpy.typing import NDArray
 from stepscore.artifact.prefix import ModelPrefix
 from stepscore.batching.given_rows import GivenRows
 from stepscore_export.checkpoint.weight_source import WeightSource
+from stepscore_export.families.base import DecoderConfig, tensor_shapes
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation
 from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
-from stepscore_export.reference.layerwise_fp32 import ExactModel, Rows
+from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS, ExactModel, Rows
+
+# Multiplications and additions of the reference's layers, and weights rounded with feedback, per second on
+# two cores (benchmarks/results/full_size_1_layers_export.json).
+OPERATIONS_PER_SECOND = 150e9
+WEIGHTS_PER_SECOND = 25e6
+ARRAYS = 6  # of [BATCH_ROWS, intermediate_size] that are alive in a layer
+DENSE_COPIES = 5  # float64 matrices of the largest group that are alive while its Hessian is inverted
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationEstimate:
+    """What a calibration adds to an export: bytes that it holds at most, and seconds."""
+
+    memory_bytes: int
+    seconds: float
+
+
+def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) -> CalibrationEstimate:
+    """Predict a calibration on this many tokens, roughly; the base of every matrix is rounded with feedback.
+
+    The Hessians of a layer's four inputs are held while the layer runs, in 16 bits, with the hidden states of
+    all tokens before and after it and what a batch computes, and then while the largest is inverted.
+    """
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(config).items() if len(shape) == 2}
+    layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
+    hidden, inputs = config.hidden_size, config.num_attention_heads * config.head_dim
+    groups = [
+        (-(-columns // group), group)
+        for columns in (hidden, inputs, hidden, config.intermediate_size)
+        for group in [group_of(columns, block_size)]
+    ]
+    moments = sum(4 * count * group**2 for count, group in groups)
+    states, batch = 4 * tokens * hidden, 4 * ARRAYS * BATCH_ROWS * config.intermediate_size
+    inverse = max(8 * DENSE_COPIES * count * group**2 for count, group in groups)
+    operations = 2 * tokens * (layer + sum(count * group**2 for count, group in groups))
+    rounded = layer * config.num_hidden_layers + hidden * config.vocab_size
+    return CalibrationEstimate(
+        moments + states + max(2 * layer + states + batch, inverse),
+        config.num_hidden_layers * operations / OPERATIONS_PER_SECOND + rounded / WEIGHTS_PER_SECOND,
+    )
 
 
 class Calibration:

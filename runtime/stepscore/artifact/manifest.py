@@ -175,7 +175,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     format: Format
     exporter: Exporter
     precision: Precision
-    block_size: int
+    block_size: _Positive
     target: Target | None
     """None: the pair runs on any device that its library supports."""
     coding: Coding

@@ -8,6 +8,7 @@ graphs, tokenizer); `Pair.verify` hashes the weights too.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import NoReturn
 
 import msgspec
 
-from stepscore.artifact.graph_contract import EMBED, PREFIX, WEIGHTS, unsigned_file
+from stepscore.artifact.graph_check import check_graphs
+from stepscore.artifact.graph_contract import EMBED, HEAD_PART_COLUMNS, PREFIX, WEIGHTS, unsigned_file
 from stepscore.artifact.manifest import (
     CONFIG,
     MANIFEST,
@@ -28,8 +30,14 @@ from stepscore.artifact.manifest import (
     unit_graphs,
 )
 from stepscore.artifact.prefix import Prefix
-from stepscore.enums import Exporter, Format
-from stepscore.errors import IntegrityMismatch, ManifestInvalid, NotFound, VersionUnsupported
+from stepscore.enums import Coding, Exporter, Format
+from stepscore.errors import (
+    IntegrityMismatch,
+    ManifestInvalid,
+    ModelInvalid,
+    NotFound,
+    VersionUnsupported,
+)
 from stepscore.prompt.encoder import PromptEncoder
 
 MAX_MANIFEST_BYTES = 16 << 20
@@ -50,7 +58,11 @@ class Pair:
     def open(cls, path: str | Path) -> Pair:
         """Read the manifest and check the size of every file it lists, and the hash of small ones."""
         folder = Path(path)
-        if not folder.is_dir():
+        try:
+            found = folder.is_dir()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise NotFound(f"{folder} cannot be opened: {error.strerror}") from None
+        if not found:
             raise NotFound(f"{folder} is not a folder", hint="give the folder that `stepscore export` wrote")
         data = _read_manifest(folder / MANIFEST)
         pair = cls(folder, _decode_manifest(data, folder / MANIFEST), hashlib.sha256(data).hexdigest())
@@ -61,10 +73,14 @@ class Pair:
         return pair
 
     def verify(self) -> None:
-        """Hash every file; raise IntegrityMismatch for the first that differs."""
+        """Hash every file; raise IntegrityMismatch for the first that differs, ModelInvalid for a graph that
+        no exporter writes.
+        """
         for name, entry in self.manifest.files.items():
             _check_size(self.path, name, entry)
             _check_hash(self.path, name, entry)
+        if self.manifest.format is Format.ONNX:
+            check_graphs(self.path, self.manifest)
 
     def num_bytes(self) -> int:
         """Return the total size of all files, in bytes."""
@@ -72,7 +88,12 @@ class Pair:
 
     def tokenizer_json(self) -> str:
         """Return the text of tokenizer.json."""
-        return (self.path / TOKENIZER).read_text(encoding="utf-8")
+        try:
+            return (self.path / TOKENIZER).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelInvalid(
+                f"{TOKENIZER} is not UTF-8 at byte {error.start}", hint="export the pair again"
+            ) from None
 
     def prefix(self) -> Prefix | None:
         """Return the results for the tokens that every record begins with, None where the pair has none."""
@@ -145,6 +166,11 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
     models = [model for unit in manifest.units for model in unit.models]
     if sorted(models) != ["policy", "reference"]:
         raise ManifestInvalid(f"{path} lists the models {models}, expected one policy and one reference")
+    folders = [unit.folder for unit in manifest.units]
+    if len({*folders}) < len(folders):
+        raise ManifestInvalid(f"{path} lists the unit {folders[0]!r} twice")
+    if not 0 < manifest.beta < math.inf:
+        raise ManifestInvalid(f"{path} gives the beta {manifest.beta}, expected a positive number")
     if manifest.precision not in manifest.format.precisions:
         raise ManifestInvalid(
             f"{path}: format {manifest.format} does not support precision {manifest.precision}"
@@ -153,6 +179,11 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
         _check_graphs(manifest, path)
     else:
         _check_folders(manifest, path)
+    coded = manifest.coding is Coding.DIFFERENCE
+    if coded is not (manifest.difference is not None) or coded is not (len(manifest.units) == 1):
+        raise ManifestInvalid(
+            f"{path} gives the coding {manifest.coding}, which does not fit its units and difference"
+        )
 
 
 def _check_listed(manifest: Manifest, path: Path, of_unit: list[str]) -> None:
@@ -172,8 +203,10 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
     if manifest.target is None:
         raise ManifestInvalid(f"{path} does not name the target of its graphs")
     one_file_each = manifest.exporter is Exporter.STEPSCORE
-    if one_file_each and manifest.architecture.num_hidden_layers > len(manifest.files):
-        raise ManifestInvalid(f"{path} does not list the graphs of all layers")
+    shape = manifest.architecture
+    num_files = max(shape.num_hidden_layers, -(-shape.vocab_size // HEAD_PART_COLUMNS))
+    if one_file_each and num_files > len(manifest.files):  # before all their names are spelled out
+        raise ManifestInvalid(f"{path} does not list the graphs of all layers and of the whole head")
     if not 0 <= manifest.prefix_tokens < manifest.architecture.max_position_embeddings:
         raise ManifestInvalid(f"{path} gives {manifest.prefix_tokens} tokens of a prefix")
     if manifest.prefix_tokens and PREFIX not in manifest.files:

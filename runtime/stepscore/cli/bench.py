@@ -68,6 +68,7 @@ def bench(
 
     from stepscore.artifact.pair import Pair
     from stepscore.bench import BenchOptions, facts, measure
+    from stepscore.cli.streams import print_data
     from stepscore.cli.tables import console, print_facts
 
     if limit is not None and data is None:
@@ -76,7 +77,7 @@ def bench(
     opened = Pair.open(pair)
     report = measure(opened, _workloads(opened, data, limit), options)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        print_data(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     else:
         print_facts(console(sys.stdout), facts(report))
 

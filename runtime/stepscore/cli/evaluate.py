@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,6 @@ from click.core import ParameterSource
 from stepscore.cli.group import INTERRUPTED, name_failures
 from stepscore.cli.load_options import (
     Words,
-    finite,
     json_option,
     load_options,
     output_folder_option,
@@ -25,8 +23,10 @@ from stepscore.cli.load_options import (
     reading_options,
 )
 from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.streams import print_data
+from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
-from stepscore.errors import InputError, NotComparable, OutputExists, OutputUnwritable
+from stepscore.errors import InputError, NotComparable, NotScored, OutputExists, OutputUnwritable
 
 if TYPE_CHECKING:
     from stepscore.evaluation.processbench import LabelledSolution, Threshold
@@ -72,7 +72,7 @@ def evaluate() -> None:
     metavar="SUBSET",
     help=f"Choose the threshold on this subset and use it for all.  [default: {THRESHOLD_SUBSET}]",
 )
-@click.option("--threshold", metavar="NATS", type=float, callback=finite, help="Use this threshold, in nats.")
+@threshold_options("Count as wrong", None)
 @json_option
 @quiet_option
 @overwrite_option
@@ -89,6 +89,7 @@ def processbench(
     series: Series,
     threshold_from: str | None,
     threshold: float | None,
+    threshold_nats: float | None,
     as_json: bool,
     quiet: bool,
     overwrite: bool,
@@ -104,9 +105,10 @@ def processbench(
     mean of the accuracies on erroneous and on correct samples; the average over subsets is unweighted. The
     subset of a record is the prefix of its id (gsm8k of gsm8k-17), else the name of its file.
 
-    The threshold is the best one on one subset, found exactly, or --threshold in nats: reward / beta. Beta is
-    read from the fingerprint that `score` writes next to its output; give --beta where that is missing. The
-    "upper bound" uses an oracle threshold, chosen for each subset on its own labels: not a reportable result.
+    The threshold is the best one on one subset, found exactly, or --threshold, a reward, or --threshold-nats:
+    reward / beta. Beta is read from the fingerprint that `score` writes next to its output; give --beta where
+    that is missing. A threshold outside of what the rewards span is warned of. The "upper bound" uses an
+    oracle threshold, chosen for each subset on its own labels: not a reportable result.
 
     With --pair, FILES are scored first; with -o, into DIR/NAME.scored.jsonl, which a second run resumes.
     Records with errors are skipped; their number and ids are printed, and the exit code is 1.
@@ -115,14 +117,14 @@ def processbench(
     Examples:
       stepscore evaluate processbench gsm8k.scored.jsonl math.scored.jsonl -o judged
       stepscore evaluate processbench --pair PAIR gsm8k.jsonl math.jsonl -o judged --convention response
-      stepscore evaluate processbench mine.scored.jsonl --threshold -2.5 --json | jq .average_f1
+      stepscore evaluate processbench mine.scored.jsonl --threshold-nats -0.6 --json | jq .average_f1
     """
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
-    if threshold is not None and threshold_from is not None:
-        raise click.UsageError("give --threshold or --threshold-from, not both")
+    if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
+        raise click.UsageError("give a threshold or --threshold-from, not both")
     if pair is None:
         _refuse_scoring_options(ctx, [*load, "overwrite", "problem_field", "steps_field", "split"])
     with contextlib.ExitStack() as stack:
@@ -137,21 +139,19 @@ def processbench(
         beta = _beta(sources, load["beta"])
         files = [stack.enter_context(path.open("rb")) for path in sources]
         samples, failed = _samples(files, sources, series)
-        if threshold is None:
+        given = threshold_as_reward(threshold, threshold_nats, beta)
+        if given is None:
             limit = best_threshold(samples, threshold_from or THRESHOLD_SUBSET, beta)
-        elif beta is None:
-            raise click.UsageError(
-                "--threshold is in nats: give --beta, FILES have no .fingerprint.json next to them"
-            )
         else:
-            limit = Threshold(threshold * beta, threshold, None)
+            limit = Threshold.of(given, beta, chosen_on=None)
+        warn_outside(limit.reward, [sample.scores for sample in samples])
         verdict = evaluate_processbench(samples, limit, series=series, beta=beta, errors=failed)
         if output is not None:
             _write(output, files, samples, limit)
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(verdict), indent=2))
+        print_data(msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n")
     else:
         from stepscore.cli.processbench_table import print_verdict
 
@@ -201,10 +201,10 @@ def _beta(sources: Sequence[Path], given: float | None) -> float | None:
                     f"{runs[0][1].get(name)} and {run.get(name)}",
                     hint="one threshold does not fit both: score them with the same options",
                 )
-    beta = float(runs[0][1].get("beta", "nan")) if runs else math.nan
-    if given is not None and math.isfinite(beta) and given != beta:
+    beta = known_beta(runs[0][1]) if runs else None
+    if given is not None and beta is not None and given != beta:
         raise click.UsageError(f"--beta is {given:g}, but {runs[0][0]} was scored with {beta:g}")
-    return given if given is not None else (beta if math.isfinite(beta) else None)
+    return beta if given is None else given
 
 
 def _samples(
@@ -223,6 +223,11 @@ def _samples(
                 samples.append(labelled(record, index, path.name, series))
             except InputError as error:
                 failed.append(ErrorLine.of(record.id, error))
+    if not samples:
+        raise NotScored(
+            f"no record can be evaluated; first error of {len(failed):,}: {failed[0].error.message}",
+            hint="give scored records with a `label`",
+        )
     return samples, failed
 
 

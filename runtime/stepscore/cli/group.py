@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stepscore.cli.streams import discard_standard_output, hold_standard_streams
 from stepscore.errors import StepscoreError
 from stepscore.extras import missing_extra
+from stepscore.visible import one_line
 
 if TYPE_CHECKING:
     from stepscore.jobs.schema import ErrorLine
 
 PLUGIN_GROUP = "stepscore.commands"
 INTERRUPTED = 130
+TRACEBACK = "STEPSCORE_TRACEBACK"
+"""Environment variable: if set, an unexpected error is raised, with its traceback."""
 NAMED_ERRORS = 5
+MOST_CHARS, MOST_ID_CHARS = 1000, 80
 
 
 class Commands(click.Group):
@@ -37,32 +44,96 @@ class Commands(click.Group):
         plugins = entry_points(group=PLUGIN_GROUP, name=cmd_name)
         return _load(next(iter(plugins))) if plugins else None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options of the group; what a message quotes of them is printable."""
+        with _printable_usage():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; map every error to a message and an exit code, without a traceback."""
         try:
-            return super().invoke(ctx)
+            try:
+                with _printable_usage():
+                    return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # at exit it would fail without a word
         except StepscoreError as error:
             report(error)
             ctx.exit(error.exit_code)
         except BrokenPipeError:  # the reader closed the pipe: nothing may be flushed to it at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_standard_output()
             ctx.exit(0)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+        except (OSError, MemoryError) as error:
+            discard_standard_output()
+            report(_in_words(error))
+            ctx.exit(StepscoreError.exit_code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except ModuleNotFoundError as error:
-            fault = missing_extra(error)
-            if fault is None:
-                raise
+            fault = missing_extra(error) or _unexpected(error)
             report(fault)
             ctx.exit(fault.exit_code)
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            report(_unexpected(error))
+            ctx.exit(StepscoreError.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted")
+            ctx.exit(INTERRUPTED)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line with all standard streams open; help that cannot be printed is an error."""
+        hold_standard_streams()
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            discard_standard_output()
+            report(_in_words(error))
+            sys.exit(StepscoreError.exit_code)
+
+
+def _in_words(error: OSError | MemoryError) -> StepscoreError:
+    if isinstance(error, MemoryError):
+        return StepscoreError("out of memory", hint="use --memory-limit, or a machine with more memory")
+    place = "a file or a standard stream" if error.filename is None else str(error.filename)
+    return StepscoreError(
+        f"cannot read or write {place}: {error.strerror or error}",
+        hint="check its path, its permissions and the space on its disk",
+    )
+
+
+def _unexpected(error: Exception) -> StepscoreError:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return StepscoreError(
+        f"unexpected {type(error).__name__}: {error} ({place.filename}, line {place.lineno})",
+        hint=f"report it with the output of `stepscore doctor`; {TRACEBACK}=1 shows the traceback",
+    )
+
+
+@contextmanager
+def _printable_usage() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = one_line(error.message, MOST_CHARS)  # type: ignore[misc]
+        raise
 
 
 def report(error: StepscoreError) -> None:
     """Print an error and its hint on standard error."""
-    click.echo(f"error: {error.message}", err=True)
+    say(f"error: {error.message}")
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        say(f"hint: {error.hint}")
+
+
+def say(line: str) -> None:
+    """Print one line on standard error: a message, whose foreign text is made printable and cut."""
+    with suppress(OSError):  # standard error may be full: the exit code still says it
+        click.echo(one_line(line, MOST_CHARS), err=True)
 
 
 def name_failures(failed: Sequence[ErrorLine]) -> None:
@@ -71,9 +142,9 @@ def name_failures(failed: Sequence[ErrorLine]) -> None:
         return
     counts = Counter(line.error.code for line in failed)
     kinds = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
-    named = ", ".join(str(one.id)[:80] for one in failed[:NAMED_ERRORS])
+    named = ", ".join(one_line(str(one.id), MOST_ID_CHARS) for one in failed[:NAMED_ERRORS])
     more = ", ..." if len(failed) > NAMED_ERRORS else ""
-    click.echo(f"skipped {len(failed):,} records with errors ({kinds}): {named}{more}", err=True)
+    say(f"skipped {len(failed):,} records with errors ({kinds}): {named}{more}")
 
 
 def _load(plugin: EntryPoint) -> click.Command:

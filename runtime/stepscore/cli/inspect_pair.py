@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from stepscore.cli.load_options import json_option
+from stepscore.cli.streams import print_data
 from stepscore.enums import Format
+from stepscore.visible import one_line
 
 if TYPE_CHECKING:
     from stepscore.artifact.manifest import Manifest
@@ -32,7 +34,7 @@ def inspect(pair: Path, as_json: bool) -> None:
 
     opened = Pair.open(pair)
     if as_json:
-        click.echo(opened.manifest.encode(), nl=False)
+        print_data(opened.manifest.encode())
     else:
         print_facts(console(sys.stdout), _facts(opened))
 
@@ -50,7 +52,8 @@ def verify(pair: Path) -> None:
 
     opened = Pair.open(pair)
     opened.verify()
-    click.echo(f"{pair}: {len(opened.manifest.files)} files, {_megabytes(opened.num_bytes())}, all intact")
+    intact = f"{len(opened.manifest.files)} files, {_megabytes(opened.num_bytes())}, all intact"
+    click.echo(f"{one_line(str(pair), 300)}: {intact}")
 
 
 def _facts(pair: Pair) -> Iterator[tuple[str, str]]:

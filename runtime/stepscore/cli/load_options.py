@@ -120,12 +120,6 @@ overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Score everything anew where an earlier run's output is."
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
-threshold_option = click.option(
-    "--threshold",
-    type=float,
-    callback=finite,
-    help="Highlight the first step whose reward is below this value.  [default: the lowest negative reward]",
-)
 
 
 def beta_option(default: float | None = None) -> Callable[[F], F]:

@@ -8,8 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stepscore.cli.tables import console, printable
+from stepscore.cli.tables import console
 from stepscore.evaluation.processbench import ProcessBenchReport
+from stepscore.visible import printable
 
 
 def print_verdict(stream: TextIO, verdict: ProcessBenchReport) -> None:

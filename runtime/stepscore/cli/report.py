@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from stepscore.cli.load_options import output_file_option, threshold_option
+from stepscore.cli.load_options import output_file_option
+from stepscore.cli.streams import is_standard_output, print_data
+from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore.fileio import write_atomically
+from stepscore.visible import one_line
 
 if TYPE_CHECKING:
     from stepscore.report.page import Page
+
+MOST_NAME_CHARS = 300
 
 
 @click.command()
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
     "scored", metavar="SCORED.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @output_file_option("REPORT.html")
-@threshold_option
-def report(scored: Path, output: str | None, threshold: float | None) -> None:
+@threshold_options("Highlight", "the lowest negative reward")
+def report(scored: Path, output: str | None, threshold: float | None, threshold_nats: float | None) -> None:
     """Write scored solutions as one HTML page.
 
     The page shows the output of `stepscore score`, steps coloured by reward, to sort and filter. It is
@@ -37,14 +42,14 @@ def report(scored: Path, output: str | None, threshold: float | None) -> None:
     """
     from stepscore.report.page import render
 
-    text = render(_page(scored, threshold))
-    if output is None or output == "-":
-        click.echo(text, nl=False)
+    text = render(_page(scored, threshold, threshold_nats)).encode()
+    if output is None or is_standard_output(output):
+        print_data(text)
     else:
         _write(text, Path(output))
 
 
-def _page(scored: Path, threshold: float | None) -> Page:
+def _page(scored: Path, threshold: float | None, nats: float | None) -> Page:
     from stepscore.jobs.resume import read_fingerprint
     from stepscore.report.page import Page
     from stepscore.report.solutions import solutions
@@ -54,7 +59,12 @@ def _page(scored: Path, threshold: float | None) -> Page:
     basis: dict[str, str] = {}
     with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint
         basis = read_fingerprint(scored)
-    return Page(scored.name, records, basis.get("convention"), basis.get("beta"), threshold)
+    limit = threshold_as_reward(threshold, nats, known_beta(basis))
+    if limit is not None:
+        warn_outside(limit, [record.step_rewards for record in records])
+    return Page(
+        one_line(scored.name, MOST_NAME_CHARS), records, basis.get("convention"), basis.get("beta"), limit
+    )
 
 
 def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -74,7 +84,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _write(text: str, path: Path) -> None:
+def _write(text: bytes, path: Path) -> None:
     """Write a page atomically; replace an earlier page, but no other file."""
     from stepscore.report.page import GENERATOR
 
@@ -82,7 +92,7 @@ def _write(text: str, path: Path) -> None:
         raise OutputExists(
             f"{path} already exists and is not a stepscore report", hint="give another output, or delete it"
         )
-    write_atomically(path, [text.encode()])
+    write_atomically(path, [text])
 
 
 def _beginning(path: Path) -> bytes:

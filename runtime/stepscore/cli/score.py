@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from stepscore.cli.group import INTERRUPTED
+from stepscore.cli.group import INTERRUPTED, say
 from stepscore.cli.load_options import (
     limit_option,
     load_options,
@@ -22,8 +22,9 @@ from stepscore.cli.load_options import (
     overwrite_option,
     quiet_option,
     reading_options,
-    threshold_option,
 )
+from stepscore.cli.streams import is_standard_output, standard_output
+from stepscore.cli.thresholds import threshold_as_reward, threshold_options
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Add a step to the solution of --problem; repeat in order.",
 )
-@threshold_option
+@threshold_options("Highlight", "the lowest negative reward")
 @reading_options
 @load_options
 @click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
@@ -69,6 +70,7 @@ def score(
     problem: str | None,
     steps: tuple[str, ...],
     threshold: float | None,
+    threshold_nats: float | None,
     problem_field: str | None,
     steps_field: str | None,
     split: bool,
@@ -104,12 +106,13 @@ def score(
         if dry_run:
             raise click.UsageError("--dry-run needs IN.jsonl")
         with load_scorer(pair, load) as scorer:
-            _print_problem(scorer, problem, steps, threshold)
+            below = threshold_as_reward(threshold, threshold_nats, scorer.beta)
+            _print_problem(scorer, problem, steps, below)
         return
     if source is None:
         raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
-    if threshold is not None:
-        raise click.UsageError("--threshold needs --problem")
+    if threshold is not None or threshold_nats is not None:
+        raise click.UsageError("--threshold and --threshold-nats need --problem")
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
@@ -165,21 +168,16 @@ def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *
     except KeyboardInterrupt:
         without = " without --overwrite" if options.overwrite else ""
         again = f"; run the same command again{without} to resume" if resumable else ""
-        click.echo(f"interrupted after {tally.records} records{again}", err=True)
+        say(f"interrupted after {tally.records} records{again}")
         return INTERRUPTED
     if not quiet:
-        click.echo(_closing_line(tally, output, time.monotonic() - started), err=True)
+        say(_closing_line(tally, output, time.monotonic() - started))
     return 1 if tally.errors else 0
 
 
 def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open a pipe or a device unbuffered: closing a buffer would flush, and fail a second time."""
-    if output != "-":
-        return open(output, "wb", buffering=0)
-    stdout = sys.stdout.buffer
-    return contextlib.nullcontext(
-        cast(BinaryIO, stdout.raw) if isinstance(stdout, io.BufferedWriter) else stdout
-    )
+    return standard_output() if is_standard_output(output) else open(output, "wb", buffering=0)
 
 
 def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -199,7 +197,7 @@ def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]
 def _is_resumable(output: str) -> bool:
     """Return whether the output is a file, not a pipe or a device."""
     path = Path(output)
-    return output != "-" and (path.is_file() or path.is_dir() or not path.exists())
+    return not is_standard_output(output) and (path.is_file() or path.is_dir() or not path.exists())
 
 
 def _total(lines: BinaryIO, limit: int | None) -> int | None:
@@ -211,8 +209,10 @@ def _total(lines: BinaryIO, limit: int | None) -> int | None:
             return limit
     except OSError:  # a stream in memory
         return limit
-    start = lines.tell()
-    count = sum(1 for _ in islice(not_empty(read_lines(lines)), limit))
+    start, count = lines.tell(), 0
+    with contextlib.suppress(StepscoreError):  # the run itself names an input that cannot be read
+        for _ in islice(not_empty(read_lines(lines)), limit):
+            count += 1
     lines.seek(start)
     return count
 

@@ -11,6 +11,7 @@ import click
 
 from stepscore.cli.group import name_failures
 from stepscore.cli.load_options import Words, json_option, output_file_option, positive
+from stepscore.cli.streams import is_standard_output
 from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
 
@@ -137,6 +138,8 @@ def select(
 
     if temperature is not None and method is not Method.WEIGHTED:
         raise click.UsageError("--temperature needs --method weighted")
+    if output is not None and is_standard_output(output):
+        output = "-"
     _refuse_input(source, output)
     rule = SelectionMethod(method, series, reducer, 1.0 if temperature is None else temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:

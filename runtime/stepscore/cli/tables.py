@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepscore.evaluation.first_error import first_error
+from stepscore.visible import printable
 
 if TYPE_CHECKING:
     from stepscore.records import Result
@@ -82,7 +82,7 @@ def print_steps(
             style="bold red" if index == marked else None,
         )
     target.print(table)
-    target.print(Text(_verdict(marked, threshold)))
+    target.print(Text(_verdict(marked, threshold, result.step_rewards)))
     target.print(
         Text(f"outcome {result.outcome_reward:+.{digits}f} over {result.num_tokens} tokens ({basis})")
     )
@@ -98,20 +98,12 @@ def print_facts(target: Console, facts: Iterable[tuple[str, str]]) -> None:
     target.print(grid)
 
 
-def printable(text: str) -> str:
-    r"""Return the text with control characters escaped, except line feeds: no escape sequence acts.
-
-    >>> printable("a\x1b[31m\tb\n")
-    'a\\x1b[31m\\tb\n'
-    """
-    return "".join(
-        repr(char)[1:-1] if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs"} else char
-        for char in text
-    )
-
-
-def _verdict(marked: int, threshold: float | None) -> str:
+def _verdict(marked: int, threshold: float | None, rewards: Sequence[float]) -> str:
+    if threshold is not None and max(rewards) < threshold:
+        return f"{MARK} every reward is below {threshold:g}: the highest is {max(rewards):.4g}"
     if marked >= 0:
         why = "the lowest reward" if threshold is None else f"the first reward below {threshold:g}"
         return f"{MARK} step {marked + 1} has {why}: look there first"
-    return "no step has a negative reward" if threshold is None else f"no reward is below {threshold:g}"
+    if threshold is None:
+        return "no step has a negative reward"
+    return f"no reward is below {threshold:g}: the lowest is {min(rewards):.4g}"

@@ -40,6 +40,11 @@ class Threshold(msgspec.Struct, frozen=True):
     chosen_on: str | None
     """Subset that it was chosen on, None where it was given."""
 
+    @classmethod
+    def of(cls, reward: float, beta: float | None, *, chosen_on: str | None) -> Threshold:
+        """Return a threshold given as a reward."""
+        return cls(reward, None if beta is None else reward / beta, chosen_on)
+
 
 class BestThreshold(msgspec.Struct, frozen=True):
     """F1 at the oracle threshold of a subset, chosen on its own labels: not a reportable result."""
@@ -102,13 +107,13 @@ def best_threshold(samples: Sequence[LabelledSolution], subset: str, beta: float
         there = ", ".join(sorted({sample.subset for sample in samples}))
         raise NotScored(
             f"no record belongs to subset {subset}, on which the threshold is chosen",
-            hint=f"use --threshold-from with one of: {there}; or --threshold NATS",
+            hint=f"use --threshold-from with one of: {there}; or --threshold REWARD",
         )
     try:
         reward = choose_threshold([sample.scores for sample in chosen], [sample.label for sample in chosen])
     except ValueError as error:
         raise NotScored(f"cannot choose a threshold on {subset}: it {error}") from None
-    return Threshold(reward, None if beta is None else reward / beta, subset)
+    return Threshold.of(reward, beta, chosen_on=subset)
 
 
 def evaluate_processbench(

@@ -2,6 +2,7 @@
 
     prm = RewardModel(Scorer.load("pair", convention="exact"))
     prm.score(questions, outputs)        search-and-learn's PRM: [question][output][step]
+    prm.score(questions, outputs, default=None)      None for an output that cannot be scored
     prm(prompt, steps)                   one solution, split into steps
     prm.score_messages(conversation)     user and assistant turns, one conversation or several
 
@@ -10,17 +11,27 @@ Common prefixes within one call, such as those of beams, are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Mapping, Sequence, Sized
+from functools import cached_property
 from itertools import islice
-from typing import Any, TypeGuard, overload
+from typing import Any, TypeGuard, TypeVar, overload
 
 from stepscore.enums import Series
-from stepscore.errors import InputError, InvalidRecord, NonFinite, NoSteps
+from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import split_steps
-from stepscore.records import Record
+from stepscore.records import Record, Result
 from stepscore.scorer import Scorer
 
+T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
+SHOWN_CHARS = 60
+
+
+class _Raise(enum.Enum):
+    """Stands for no default: an error is raised. None is a default."""
+
+    IT = enum.auto()
 
 
 class RewardModel:
@@ -36,35 +47,61 @@ class RewardModel:
         self.scorer = scorer
         self.series = Series(series)
 
-    def score(self, questions: Sequence[str], outputs: Sequence[Sequence[str]]) -> list[list[list[float]]]:
+    @overload
+    def score(
+        self, questions: Sequence[str], outputs: Sequence[Sequence[str]]
+    ) -> list[list[list[float]]]: ...
+
+    @overload
+    def score(
+        self, questions: Sequence[str], outputs: Sequence[Sequence[str]], *, default: T
+    ) -> list[list[list[float] | T]]: ...
+
+    def score(
+        self, questions: Sequence[str], outputs: Sequence[Sequence[str]], *, default: T | _Raise = _Raise.IT
+    ) -> list[list[list[float] | T]]:
         """Return the rewards of every step of every output of every question.
 
         Outputs are split at blank lines (see `split_steps`). An output that ends in a blank line is a partial
         solution: its last step is terminated by the blank line and scored there; no end-of-turn token is
-        added. Any other output is a finished solution, and its end of turn is scored too. The first output
-        that cannot be scored raises its InputError or NonFinite, with its position: `outputs[1][0]: ...`.
+        added. Any other output is a finished solution, and its end of turn is scored too.
+
+        An output that cannot be scored (empty, too long, not Unicode, not finite) gives `default`, such as
+        None or [-1.0]. Without a default the first one raises its InputError or NonFinite, with its position:
+        `outputs[1][0]: ...`. Arguments of another shape or type always raise InvalidRecord.
         """
         _list("questions", questions)
         _list("outputs", outputs)
         if len(questions) != len(outputs):
             raise InvalidRecord(f"{len(questions)} questions, but outputs for {len(outputs)}")
-        items: dict[str, Record] = {}
+        items: dict[str, Record | InputError] = {}
         for index, (question, texts) in enumerate(zip(questions, outputs, strict=True)):
             problem = _text(f"questions[{index}]", question)
             for place, text in enumerate(_list(f"outputs[{index}]", texts)):
                 name = f"outputs[{index}][{place}]"
-                items[name] = _record(name, problem, text)
-        rewards = iter(self._rewards(items))
+                items[name] = _record(problem, _text(name, text))
+        rewards = iter(self._rewards(items, default))
         return [list(islice(rewards, len(texts))) for texts in outputs]
 
-    def __call__(self, prompt: str, steps: Sequence[str], *, finished: bool = True) -> list[float]:
+    @overload
+    def __call__(self, prompt: str, steps: Sequence[str], *, finished: bool = True) -> list[float]: ...
+
+    @overload
+    def __call__(
+        self, prompt: str, steps: Sequence[str], *, finished: bool = True, default: T
+    ) -> list[float] | T: ...
+
+    def __call__(
+        self, prompt: str, steps: Sequence[str], *, finished: bool = True, default: T | _Raise = _Raise.IT
+    ) -> list[float] | T:
         """Return the reward of every step of one solution; steps are not split further.
 
-        The last step of an unfinished solution is scored at the blank line that terminates it. Raises
-        InputError or NonFinite.
+        The last step of an unfinished solution is scored at the blank line that terminates it. `default` is
+        as in `score`.
         """
         texts = tuple(_text(f"steps[{index}]", step) for index, step in enumerate(_list("steps", steps)))
-        (rewards,) = self._rewards({"": Record(_text("prompt", prompt), texts, unfinished=not finished)})
+        record = Record(_text("prompt", prompt), texts, unfinished=not finished)
+        (rewards,) = self._rewards({"": record}, default)
         return rewards
 
     @overload
@@ -73,61 +110,97 @@ class RewardModel:
     @overload
     def score_messages(self, messages: Sequence[Messages]) -> list[list[float]]: ...
 
-    def score_messages(self, messages: Messages | Sequence[Messages]) -> list[float] | list[list[float]]:
+    @overload
+    def score_messages(self, messages: Messages, *, default: T) -> list[float] | T: ...
+
+    @overload
+    def score_messages(self, messages: Sequence[Messages], *, default: T) -> list[list[float] | T]: ...
+
+    def score_messages(
+        self, messages: Messages | Sequence[Messages], *, default: T | _Raise = _Raise.IT
+    ) -> list[float] | T | list[list[float] | T]:
         """Return the rewards of the assistant message of one conversation, or of each of several.
 
         A conversation is [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]; a system
         message before them is accepted if it equals the one in the pair's chat template. The text is split as
-        in `score`. Raises InputError, naming the message, or NonFinite.
+        in `score`, and `default` is as there. A message with more than role and content, such as
+        `reasoning_content` or `tool_calls`, is an InvalidRecord: chat templates would render it too.
         """
         if not _list("messages", messages):
             return []
         if _is_one(messages):
-            (rewards,) = self._rewards({"messages": self._conversation("messages", messages)})
+            (rewards,) = self._rewards({"messages[-1]": self._conversation("messages", messages)}, default)
             return rewards
         named = ((f"messages[{index}]", each) for index, each in enumerate(messages))
-        return self._rewards({name: self._conversation(name, each) for name, each in named})
+        items = {f"{name}[-1]": self._conversation(name, each) for name, each in named}
+        return self._rewards(items, default)
 
-    def _rewards(self, items: Mapping[str, Record]) -> list[list[float]]:
-        """Score named records; an error begins with the name of its record."""
-        rewards = []
+    def _rewards(
+        self, items: Mapping[str, Record | InputError], default: T | _Raise
+    ) -> list[list[float] | T]:
+        """Score named records; an error begins with the name of its record, or gives the default."""
+        rewards: list[list[float] | T] = []
         for name, outcome in self.scorer.stream(items.items()):
-            if isinstance(outcome, InputError | NonFinite):
+            if isinstance(outcome, Result):
+                of_steps = self.series is Series.STEP
+                rewards.append(outcome.step_rewards if of_steps else outcome.cumulative_rewards)
+            elif isinstance(default, _Raise):
                 place = f"{name}: " if name else ""
                 raise type(outcome)(f"{place}{outcome.message}", hint=outcome.hint)
-            of_steps = self.series is Series.STEP
-            rewards.append(outcome.step_rewards if of_steps else outcome.cumulative_rewards)
+            else:
+                rewards.append(default)
         return rewards
 
-    def _conversation(self, name: str, messages: object) -> Record:
+    def _conversation(self, name: str, messages: object) -> Record | InputError:
         given = enumerate(_list(name, messages))
         turns = [_turn(f"{name}[{index}]", message) for index, message in given]
         if turns and turns[0][0] == "system":
-            if turns[0][1].strip() not in self.scorer.pair.manifest.template.prefix:
-                raise InvalidRecord(
-                    f"{name}[0] differs from the system message in the pair's chat template",
-                    hint="omit it: the template adds its own",
-                )
+            self._check_system(f"{name}[0]", turns[0][1])
             turns = turns[1:]
         roles = [role for role, _ in turns]
         if roles != ["user", "assistant"]:
             raise InvalidRecord(
                 f"{name} must be one user and one assistant message, not {', '.join(roles)[:100] or 'none'}"
             )
-        return _record(f"{name}[-1]", turns[0][1], turns[1][1])
+        return _record(turns[0][1], turns[1][1])
+
+    def _check_system(self, name: str, text: str) -> None:
+        own = self._system_message
+        if text != own:
+            of_template = "has none" if own is None else f"has {_beginning(own)}"
+            raise InvalidRecord(
+                f"{name} differs from the system message in the pair's chat template: it is "
+                f"{_beginning(text)}, the template {of_template}",
+                hint="omit it: the template adds its own",
+            )
+
+    @cached_property
+    def _system_message(self) -> str | None:
+        return self.scorer.pair.encoder().system_message()
 
 
-def _record(name: str, problem: str, text: object) -> Record:
-    steps, unfinished = split_steps(_text(name, text))
+def _beginning(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]!r}..."
+
+
+def _record(problem: str, text: str) -> Record | NoSteps:
+    steps, unfinished = split_steps(text)
     if not steps:
-        raise NoSteps(f"{name} is empty: nothing to score")
+        return NoSteps(f"the text is {'white space' if text else 'empty'}: nothing to score")
     return Record(problem, steps, unfinished)
 
 
 def _turn(name: str, message: object) -> tuple[str, str]:
-    """Return the role and the content of a message."""
+    """Return the role and the content of a message; other keys must be null or empty."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
         raise InvalidRecord(f"{name} must be a message: an object with a role and content")
+    for key, value in message.items():
+        empty = value is None or (isinstance(value, Sized) and not len(value))
+        if key not in {"role", "content"} and not empty:
+            raise InvalidRecord(
+                f"{name} has {_beginning(str(key))}: only role and content are scored",
+                hint="put what is to be scored into content, and drop the rest",
+            )
     return _text(f"{name}.role", message["role"]), _text(f"{name}.content", message["content"])
 
 

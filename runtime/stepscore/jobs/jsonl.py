@@ -13,7 +13,15 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from stepscore.errors import InputError, InvalidJson, InvalidRecord, NonFinite, StepscoreError, TooLarge
+from stepscore.errors import (
+    InputError,
+    InputUnreadable,
+    InvalidJson,
+    InvalidRecord,
+    NonFinite,
+    StepscoreError,
+    TooLarge,
+)
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
 from stepscore.records import MESSAGES, Record, Result, record_from, record_of_output
 
@@ -43,17 +51,27 @@ def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[by
     """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes."""
     lines = io.BufferedReader(source) if isinstance(source, io.FileIO) else source
     try:
-        while line := lines.readline(max_bytes + 1):
+        while line := _readline(lines, max_bytes + 1):
             if line.endswith(b"\n"):
                 yield line[:-1]
                 continue
             yield line
             while len(line) > max_bytes and not line.endswith(b"\n"):
-                line = lines.readline(max_bytes + 1)
+                line = _readline(lines, max_bytes + 1)
     finally:
         if lines is not source:
             with contextlib.suppress(ValueError):  # the source has been closed
                 cast(io.BufferedReader, lines).detach()  # closing the buffer would close the source
+
+
+def _readline(lines: BinaryIO, most: int) -> bytes:
+    try:
+        return lines.readline(most)
+    except OSError as error:
+        raise InputUnreadable(
+            f"cannot read the input: {error.strerror or error}",
+            hint="copy the file again, or from its source",
+        ) from None
 
 
 def not_empty(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch
-from stepscore.fileio import write_atomically
+from stepscore.fileio import append_regular, read_regular, write_atomically
 
 
 def fingerprint_path(output: Path) -> Path:
@@ -37,7 +37,8 @@ def claim(
     job wrote, ResumeMismatch for one of another job, OutputUnwritable.
     """
     try:
-        output = path.open("ab", buffering=0)
+        is_new = not path.exists()
+        output = append_regular(path)
     except OSError as error:
         raise OutputUnwritable(f"cannot write {path}: {error.strerror}") from None
     with output:
@@ -50,7 +51,12 @@ def claim(
             else:
                 _compare(earlier, fingerprint, path)
         if not os.fstat(output.fileno()).st_size:
-            _write_fingerprint(fingerprint, path)
+            try:
+                _write_fingerprint(fingerprint, path)
+            except OutputUnwritable:
+                if is_new:
+                    path.unlink(missing_ok=True)
+                raise
         yield output
 
 
@@ -64,13 +70,24 @@ def resume_mismatch(path: Path, fault: str) -> ResumeMismatch:
 
 def read_fingerprint(output: Path) -> dict[str, str]:
     """Return the fingerprint of a job's output; raise OutputExists where it is missing or invalid."""
+    place = fingerprint_path(output)
     try:
-        return msgspec.json.decode(fingerprint_path(output).read_bytes(), type=dict[str, str])
-    except (FileNotFoundError, ValueError):
-        raise OutputExists(
-            f"{output} was not written by stepscore: {fingerprint_path(output).name} is missing or invalid",
-            hint="give another output, or delete it",
-        ) from None
+        return msgspec.json.decode(read_regular(place), type=dict[str, str])
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise OutputUnwritable(
+                f"cannot read {place}: {error.strerror}", hint="remove it, or give another output"
+            ) from None
+        raise _not_written(output) from None
+    except (ValueError, RecursionError):
+        raise _not_written(output) from None
+
+
+def _not_written(output: Path) -> OutputExists:
+    return OutputExists(
+        f"{output} was not written by stepscore: {fingerprint_path(output).name} is missing or invalid",
+        hint="give another output, or delete it",
+    )
 
 
 def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None:
@@ -85,7 +102,10 @@ def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None
 
 def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
-    write_atomically(fingerprint_path(output), [text, b"\n"])
+    place = fingerprint_path(output)
+    if os.path.lexists(place) and not os.path.isfile(place):  # a FIFO would be waited for
+        raise OutputUnwritable(f"cannot write {place}: it is not a regular file", hint="remove it")
+    write_atomically(place, [text, b"\n"])
 
 
 def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
 from stepscore.records import PROBLEM_NAMES, STEPS_NAMES, Result
+from stepscore.visible import one_line
 
 MAX_ID_CHARS = 1000
 MAX_MESSAGE_CHARS = 299
@@ -36,10 +37,7 @@ class ErrorLine(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, line_id: Id, error: StepscoreError) -> ErrorLine:
         """Return the line of an error, its message cut to MAX_MESSAGE_CHARS."""
-        message = error.message
-        if len(message) > MAX_MESSAGE_CHARS:
-            message = message[: MAX_MESSAGE_CHARS - 3] + "..."
-        return cls(line_id, LineError(error.code, message))
+        return cls(line_id, LineError(error.code, one_line(error.message, MAX_MESSAGE_CHARS)))
 
 
 class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from itertools import chain, islice
 from typing import BinaryIO
 
-from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords
+from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
 from stepscore.jobs.foreign_format import foreign_format
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
 from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
@@ -67,15 +67,28 @@ class _Ids:
         if line.given_id is None and record is None:
             return line
         problem, steps = (_digest(record.problem), _digest(*record.steps)) if record else (b"", b"")
-        row = (str(line.id), problem, steps)
-        if self.seen.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", row).rowcount:
+        earlier = self._claimed((str(line.id), problem, steps))
+        if earlier is None:
             return line
-        (earlier,) = self.seen.execute("SELECT problem, steps FROM ids WHERE id = ?", row[:1])
         message = "duplicate id: an earlier line of this input has it"
         if record and earlier[0] == problem and earlier[1] != steps:
             self.of_samples += 1
             message += ", with another solution of the same problem: give every sample its own `id`"
         return replace(line, record=DuplicateId(message), passthrough={})
+
+    def _claimed(self, row: tuple[str, bytes, bytes]) -> tuple[bytes, bytes] | None:
+        """Claim an id; return the texts of the line that has it already, None where it is new."""
+        try:
+            if self.seen.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", row).rowcount:
+                return None
+            rows = self.seen.execute("SELECT problem, steps FROM ids WHERE id = ?", row[:1]).fetchall()
+        except sqlite3.Error as error:
+            raise OutputUnwritable(
+                f"cannot keep the ids that were seen in a temporary file: {error}",
+                hint="free space, or set SQLITE_TMPDIR to a folder with space",
+            ) from None
+        problem, steps = rows[0]
+        return problem, steps
 
 
 def _digest(*texts: str) -> bytes:

@@ -19,11 +19,14 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from stepscore.enums import Convention
-from stepscore.errors import InvalidRecord, ManifestInvalid, NoSteps, TooLong
+from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, NoSteps, TooLong
 from stepscore.prompt.length import CHARS_PER_TOKEN, least_tokens
 from stepscore.prompt.pretokenizer import is_qwen2
-from stepscore.prompt.template import SEPARATOR, Template
+from stepscore.prompt.template import SEPARATOR, Template, system_message
 from stepscore.prompt.token_texts import TokenTexts
+from stepscore.prompt.tokenizer_faults import tokenizer_faults_as
+
+_EXPORT_AGAIN = "export the pair again from checkpoints you trust"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,14 @@ class PromptEncoder:
     def __init__(self, tokenizer_json: str, template: Template, *, max_tokens: int) -> None:
         self.template = template
         self.max_tokens = max_tokens
+        with tokenizer_faults_as(ModelInvalid, "tokenizer.json cannot be used", _EXPORT_AGAIN):
+            self._prepare(tokenizer_json)
+
+    def _prepare(self, tokenizer_json: str) -> None:
+        template = self.template
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        if getattr(self._tokenizer.model, "dropout", None):
+            raise ModelInvalid("tokenizer.json drops merges at random (dropout)", hint=_EXPORT_AGAIN)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.post_processor = None  # not needed, and may trim offsets
@@ -103,9 +113,18 @@ class PromptEncoder:
         index would be one or two tokens later.
 
         Raises NoSteps; InvalidRecord for an empty or white-space step (as by str.isspace), a lone surrogate,
-        or an index outside the log-probs that the convention sums; TooLong, since nothing is truncated.
+        an index outside the log-probs that the convention sums, or a text that the tokenizer fails on;
+        TooLong, since nothing is truncated.
         """
         _check_text(problem, steps)
+        with tokenizer_faults_as(
+            InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
+        ):
+            return self._encoded(problem, steps, convention, unfinished=unfinished)
+
+    def _encoded(
+        self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool
+    ) -> EncodedPrompt:
         turn = self._problem_head + problem + self._problem_tail
         parts = self._normalized(steps)
         after = SEPARATOR if unfinished else self._response_tail
@@ -118,6 +137,9 @@ class PromptEncoder:
             raise TooLong(
                 f"{len(ids)} tokens exceed the context length of {self.max_tokens}; nothing is truncated"
             )
+
+        if not len(assistant):
+            raise InvalidRecord("the tokenizer gives no token for the steps")
 
         prompt = len(self._lead) + len(user) + len(self._middle)  # tokens before the segment
         # The end of each step but the last, in characters of the segment.
@@ -144,6 +166,10 @@ class PromptEncoder:
         The last of them may become another token where a problem begins with white space.
         """
         return np.array([*self._lead, *self._encode(self._problem_head).ids], dtype=np.int64)
+
+    def system_message(self) -> str | None:
+        """Return the text of the system message that the template itself adds, None if it adds none."""
+        return system_message(self.template.prefix, self._special)
 
     def texts(self, token_ids: Sequence[int]) -> list[str]:
         """Return the text that each token adds; a character of several tokens comes with the last one."""

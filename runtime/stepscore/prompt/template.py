@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
 SEPARATOR = "\n\n"
+_SYSTEM = "system"
+_BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\n")
+_ENDS_BLANK = re.compile(r"\r?\n[^\S\n]*\n\Z")
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,31 +34,52 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.prefix + problem + self.between + SEPARATOR.join(steps) + self.suffix
 
 
+def system_message(prefix: str, control_tokens: re.Pattern[str]) -> str | None:
+    """Return the text of the system turn in a template's prefix, None if there is none.
+
+    The turn is the text between two control tokens that begins with its role, or follows the role where that
+    stands between two of its own; line feeds after the role belong to the template.
+
+    >>> chatml = re.compile(r"<im_start>|<im_end>")
+    >>> system_message("<im_start>system\\nBe brief.<im_end>\\n<im_start>user\\n", chatml)
+    'Be brief.'
+    """
+    pieces = control_tokens.split(prefix)[1:-1]
+    for piece, following in pairwise([*pieces, ""]):
+        if piece.strip() == _SYSTEM:
+            return following.lstrip("\n") if following else None
+        if piece.startswith(_SYSTEM + "\n"):
+            return piece.removeprefix(_SYSTEM).lstrip("\n")
+    return None
+
+
 def split_steps(text: str) -> tuple[tuple[str, ...], bool]:
     r"""Return the steps of a text, and whether it is unfinished: terminated by a blank line.
 
-    A step ends at a blank line ("\n\n"). No character is lost: the steps joined with blank lines (plus a
-    final one if unfinished) are the text. An empty step is merged into the next one, at the end into the one
-    before. A text of white space has no steps.
+    A step ends at a blank line, "\n\n", which may hold white space and end in "\r\n". Scoring puts "\n\n"
+    there; no other character is lost: the steps joined with their blank lines (plus a final one if
+    unfinished) are the text. An empty step is merged into the next one, at the end into the one before. A
+    text of white space has no steps.
 
     >>> split_steps("3 * 4 = 12.\n\nSo 12.")
     (('3 * 4 = 12.', 'So 12.'), False)
-    >>> split_steps("3 * 4 = 12.\n\n")
-    (('3 * 4 = 12.',), True)
+    >>> split_steps("3 * 4 = 12.\r\n\r\nSo 12.\n \n")
+    (('3 * 4 = 12.', 'So 12.'), True)
     >>> split_steps("One.\n\n\n\nTwo.\n\n\n\n")
     (('One.', '\n\nTwo.\n\n'), True)
     """
     if not text.strip():
         return (), False
-    unfinished = text.endswith(SEPARATOR)
-    steps: list[str] = []
-    blank = ""
-    for part in text.removesuffix(SEPARATOR).split(SEPARATOR):
-        if part.strip():
-            steps.append(blank + part)
-            blank = ""
-        else:
-            blank += part + SEPARATOR
-    if blank:
-        steps[-1] += SEPARATOR + blank.removesuffix(SEPARATOR)
-    return tuple(steps), unfinished
+    end = _ENDS_BLANK.search(text)
+    body = text[: end.start()] if end else text
+    between: list[re.Match[str]] = []
+    begin = 0
+    for blank in _BLANK_LINE.finditer(body):
+        if body[begin : blank.start()].strip():
+            between.append(blank)
+        begin = blank.end()
+    if between and not body[between[-1].end() :].strip():
+        between.pop()
+    starts = [0, *(blank.end() for blank in between)]
+    ends = [*(blank.start() for blank in between), len(body)]
+    return tuple(body[start:stop] for start, stop in zip(starts, ends, strict=True)), end is not None

@@ -86,8 +86,8 @@ def test_quantized_checkpoint_is_rejected_for_every_format(
     done = run("export", *models, "--format", of_format, "--output", tmp_path / "pair", "--dry-run")
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        "error: policy: config.json has `quantization_config`: the checkpoint is already quantized "
-        "(bitsandbytes)",
+        f"error: policy (--policy {quantised}): config.json has `quantization_config`: the checkpoint is "
+        "already quantized (bitsandbytes)",
         "hint: export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
     ]
 

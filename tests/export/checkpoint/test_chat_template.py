@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchit
 from stepscore.prompt.template import Template
 from stepscore_export.checkpoint import template_sandbox as sandbox
 from stepscore_export.checkpoint.chat_template import literals
+from stepscore_export.checkpoint.opaque_text import LookedAt
 from stepscore_export.checkpoint.tokenizer import ChatTemplate, read_chat_template
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
 
@@ -103,28 +105,134 @@ def test_templates_are_rendered_as_transformers_does(text: str, expected: Templa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LOOP.replace("BODY", "m.content | trim"), "trims the white space of the problem"),
-        (
-            LOOP.replace("BODY", "m.content.strip() if m.role == 'assistant' else m.content"),
-            "trims the white space of the answer",
-        ),
-        (LOOP.replace("BODY", "m.content | e"), "escapes the problem"),
-        (LOOP.replace("BODY", "m.content | tojson"), "escapes the problem"),
-        (LOOP.replace("BODY", "m.content.split('</think>')[-1]"), "changes part of the problem '<think>"),
-        (LOOP.replace("BODY", "m.content | truncate(1000)"), "changes part of the problem 'long"),
-        (LOOP.replace("BODY", "m.content | upper"), "drops or changes the problem"),
         (LOOP.replace("BODY", "m.content + m.content"), "repeats the problem"),
-        ("{{ messages[0].content }}", "drops or changes the answer"),
+        ("{{ messages[0].content }}", "drops the answer"),
         ("{{ messages[1].content }}{{ messages[0].content }}", "the answer before the problem"),
-        (
-            PLAIN + "{% if '\n' in messages[1].content %}!{% endif %}",
-            "changes its own text around the answer",
-        ),
+        (LOOP.replace("BODY", "m.content or 'nothing'"), "renders the problem '' with the answer"),
+        (LOOP.replace("BODY", "m.content").replace("<{{", "{{ '\\ud800' }}<{{"), "writes a lone surrogate"),
     ],
 )
-def test_template_that_alters_texts_is_rejected(text: str, message: str) -> None:
+def test_template_that_does_not_write_each_text_once_is_rejected(text: str, message: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=message):
         literals(template(text))
+
+
+EVERY_LOOK = {
+    "c | trim": "applies the filter `trim`",
+    "c | e": "applies the filter `e`",
+    "c | tojson": "applies the filter `tojson`",
+    "c | truncate(1000)": "applies the filter `truncate`",
+    "c | upper": "applies the filter `upper`",
+    "c | length": "applies the filter `length`",
+    "c | default('') | replace('a', 'b')": "applies the filter `replace`",
+    "[c] | join": "formats",
+    "messages | map(attribute='content') | join": "formats",
+    "messages | tojson": "not JSON serializable",
+    "c.strip()": r"uses `\.strip`",
+    "c.split('</think>')[-1]": r"uses `\.split`",
+    "c.startswith('<tool_response>')": r"uses `\.startswith`",
+    "c[:100]": "takes a part of",
+    "c[0]": "takes a part of",
+    "c == 'x'": "compares",
+    "'x' < c": "compares",
+    "c in 'abc'": "does more than write",
+    "'step by step' not in c": "looks with `in` into",
+    "c is eq 'x'": "applies the test `eq`",
+    "c is lower": "applies the test `lower`",
+    "{'a': 1}[c]": "uses as a key",
+    "messages[c]": "uses as a key",
+    "7[c]": "uses as a key",
+    "'%s' % c": "formats",
+    "'{}'.format(c)": "formats",
+    "c * 2": "calculates with",
+    "c % 2": "formats",
+    "messages[0].content == messages[1].content": "compares",
+}
+
+
+@pytest.mark.parametrize(("expression", "message"), EVERY_LOOK.items())
+@pytest.mark.parametrize("place", ["output", "condition", "block", "macro", "joined"])
+def test_template_that_looks_at_a_text_is_rejected_by_the_construct(
+    expression: str, message: str, place: str
+) -> None:
+    before, text = "", expression
+    if place == "block":
+        before = "{% set c %}{{ c }}{% endset %}"
+    elif place == "macro":
+        before = "{% macro f(x) %}{{ x }}{% endmacro %}{% set c = f(c) %}"
+    elif place == "joined":
+        before = "{% set c = 'a' ~ c ~ 1 %}"
+    elif place == "condition":
+        text = f"'x' if ({expression}) else 'y'"
+    source = "{% for message in messages %}\n{% set c = message.content %}" + before
+    with pytest.raises(LookedAt, match=message) as caught:
+        sandbox.trace(source + "{{ c }}{{ " + text + " }}{% endfor %}", {})
+    assert str(caught.value).startswith("in line 2 it ")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["m.content", "m.content is string", "m.content is not none", "m.role == 'user'", "not m.tool_calls"],
+)
+def test_template_may_ask_what_is_the_same_for_all_texts(condition: str) -> None:
+    text = LOOP.replace("BODY", "m.content").replace("<{{", "{% if " + condition + " %}{% endif %}<{{")
+    assert literals(template(text)) == Template("<user>", "</><assistant>", "</>")
+
+
+@examples(60)
+@given(st.data())
+def test_literals_of_any_template_hold_for_any_text_or_it_is_rejected(data: st.DataObject) -> None:
+    pieces = data.draw(st.lists(st.sampled_from(PIECES)))
+    if data.draw(st.booleans()):
+        pieces.append("{{ " + data.draw(st.sampled_from(sorted(EVERY_LOOK))) + " }}")
+    source = (
+        "{% for message in messages %}{% set c = message.content %}" + "".join(pieces) + "{{ c }}{% endfor %}"
+    )
+    texts = data.draw(st.lists(st.tuples(TEXTS, TEXTS), min_size=5))
+    try:
+        parts = sandbox.trace(source, {})
+        rendered = sandbox.render(source, {}, [conversation(*each) for each in texts])
+    except jinja2.TemplateError:
+        return
+    except (TypeError, ValueError, ArithmeticError, LookupError):
+        return
+    for each, text in zip(texts, rendered, strict=True):
+        assert text == "".join(part if isinstance(part, str) else each[part] for part in parts)
+
+
+PIECES = (
+    *("{{ c }}", "x", "{{ message.role }}", "{{ loop.index ~ c ~ loop.last }}", "{% set c = c + 'a' %}"),
+    *(
+        "{% if c %}a{% endif %}",
+        "{{ c or 'b' }}",
+        "{{ c if message.role == 'user' }}",
+        "{% set d %}{{ c }}{% endset %}",
+    ),
+    *("{{ d }}", "{{ d | string }}", "{{ c | default('z') }}", "{{ [c] | first }}", "{{ {'k': c}.k }}"),
+    *("{{ messages | length }}", "{{ messages[0].content }}", "{{ loop.cycle(c, 'o') }}", "{{ tools }}"),
+    *(
+        "{% if c is string %}s{% endif %}",
+        "{% if d is defined %}d{% endif %}",
+        "{{ messages[::-1][0].content }}",
+    ),
+)
+TEXTS = st.text(min_size=1) | st.sampled_from(
+    ["x", "step by step", "a", "</think>", "<tool_response>", "100"]
+)
+
+
+def test_template_that_prints_an_object_of_python_is_rejected() -> None:
+    for text in ("{{ raise_exception }}", "{{ loop }}", "{{ cycler }}", "{{ [''.join] }}", "{{ m }}"):
+        with pytest.raises(UnsupportedArchitecture, match="writes an object of Python"):
+            literals(template(PLAIN.replace("<{{", text + "<{{")))
+    with pytest.raises(UnsupportedArchitecture, match=r"differently each time|writes an object of Python"):
+        literals(template("{{ raise_exception | string }}" + PLAIN))
+
+
+@pytest.mark.parametrize("text", ["{{ [1, 2] | random }}", "{{ lipsum() }}"])
+def test_template_that_draws_at_random_is_rejected(text: str) -> None:
+    with pytest.raises(UnsupportedArchitecture, match="draws at random"):
+        literals(template(text + PLAIN))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +330,7 @@ def test_a_missing_template_is_refused(tmp_path: Path) -> None:
 def test_template_variables_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     write_tokenizer(tmp_path)
-    folder = write_config(tmp_path, tokenizer_class="Qwen2Tokenizer", chat_template="", **config)
+    folder = write_config(tmp_path, tokenizer_class="Qwen2Tokenizer", chat_template="x", **config)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).special_tokens_map
     ours = read_chat_template(folder).variables
     if transformers.__version__ >= "5":  # which no longer hands this one to templates

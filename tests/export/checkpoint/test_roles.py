@@ -33,6 +33,11 @@ def folders(tmp_path: Path) -> dict[ModelName, Path]:
     }
 
 
+def named(role: ModelName) -> str:
+    """Match how an error begins: the role, its option and its folder."""
+    return rf"{role} \(--{role} /[^)]+\): "
+
+
 def damage(folder: Path, name: str, value: float) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors[name].reshape(-1)[7] = value
@@ -62,7 +67,7 @@ def test_checkpoint_that_cannot_be_opened_is_named_by_its_role(
     folders: dict[ModelName, Path], tmp_path: Path, role: ModelName, fault: Callable[[Path], None]
 ) -> None:
     fault(folders[role])
-    with pytest.raises(StepscoreError, match=f"^{role}: ") as rejected:
+    with pytest.raises(StepscoreError, match=f"^{named(role)}") as rejected:
         export_pair(folders["policy"], folders["reference"], tmp_path / "pair")
     assert rejected.value.message == str(rejected.value)
 
@@ -72,7 +77,7 @@ def test_missing_folder_is_named_by_its_role(
     folders: dict[ModelName, Path], tmp_path: Path, role: ModelName
 ) -> None:
     models = folders | {role: tmp_path / "nowhere"}
-    with pytest.raises(NotFound, match=f"^{role}: no checkpoint folder at "):
+    with pytest.raises(NotFound, match=f"^{named(role)}no checkpoint folder at "):
         export_pair(models["policy"], models["reference"], tmp_path / "pair")
 
 
@@ -88,7 +93,7 @@ def test_row_that_is_not_finite_is_named_by_the_role_of_its_checkpoint(
     folders: dict[ModelName, Path], tmp_path: Path, role: ModelName, name: str
 ) -> None:
     damage(folders[role], name, np.nan)
-    with pytest.raises(CheckpointCorrupt, match=f"^{role}: {name} holds NaN or infinite values"):
+    with pytest.raises(CheckpointCorrupt, match=f"^{named(role)}{name} holds NaN or infinite values"):
         export_pair(folders["policy"], folders["reference"], tmp_path / "pair")
     assert not (tmp_path / "pair").exists()
 
@@ -99,7 +104,7 @@ def test_file_truncated_after_it_was_opened_is_named_by_its_role(
 ) -> None:
     with Checkpoint.open(folders[role], role) as checkpoint:
         os.truncate(folders[role] / "model.safetensors", 4000)
-        with pytest.raises(CheckpointCorrupt, match=rf"^{role}: model\.safetensors ends inside lm_head"):
+        with pytest.raises(CheckpointCorrupt, match=rf"^{named(role)}model\.safetensors ends inside lm_head"):
             checkpoint.rows(HEAD)
 
 
@@ -109,7 +114,7 @@ def test_value_beyond_fp16_is_named_by_the_role_of_its_checkpoint(
 ) -> None:
     damage(folders[role], BIAS, 1e6)
     options = ExportOptions(Precision.FP16, Target.CUDA, coding=Coding.INDEPENDENT)
-    with pytest.raises(CheckpointCorrupt, match=rf"^{role}: layers\.1\.qkv_bias holds 1e\+06"):
+    with pytest.raises(CheckpointCorrupt, match=rf"^{named(role)}layers\.1\.qkv_bias holds 1e\+06"):
         export_pair(folders["policy"], folders["reference"], tmp_path / "pair", options)
 
 
@@ -122,14 +127,14 @@ def test_log_probs_that_are_not_finite_are_named_by_the_role_of_their_checkpoint
     with (
         Checkpoint.open(folders["policy"], "policy") as policy,
         Checkpoint.open(folders["reference"], "reference") as reference,
-        pytest.raises(CheckpointCorrupt, match=f"^{role}: .* gives log-probs that are NaN or infinite"),
+        pytest.raises(CheckpointCorrupt, match=f"^{named(role)}.* gives log-probs that are NaN or infinite"),
     ):
         fp32_logprobs(policy, reference, sequences, tmp_path)
 
 
 def test_chat_template_is_the_policys(folders: dict[ModelName, Path], tmp_path: Path) -> None:
     write_tokenizer(folders["policy"], chat_template="{{ nothing")
-    with pytest.raises(UnsupportedArchitecture, match=r"^policy: the chat template fails"):
+    with pytest.raises(UnsupportedArchitecture, match=named("policy") + r"the chat template fails"):
         export_pair(folders["policy"], folders["reference"], tmp_path / "pair")
 
 
@@ -138,4 +143,4 @@ def test_command_prints_the_role(folders: dict[ModelName, Path], tmp_path: Path)
     models = ["--policy", str(folders["policy"]), "--reference", str(folders["reference"])]
     done = CliRunner().invoke(main, ["export", *models, "--output", str(tmp_path / "pair"), "--dry-run"])
     assert done.exit_code == 3
-    assert done.stderr.startswith("error: reference: no weights: ")
+    assert done.stderr.startswith(f"error: reference (--reference {folders['reference']}): no weights: ")

@@ -71,7 +71,11 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
         ),
         ({"hidden_act": "gelu"}, UnsupportedArchitecture, "hidden_act is 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedArchitecture, "already quantized"),
-        ({"use_sliding_window": True}, UnsupportedArchitecture, "use_sliding_window"),
+        (
+            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+            UnsupportedArchitecture,
+            "9",
+        ),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
             UnsupportedArchitecture,
@@ -94,6 +98,7 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
         ({"hidden_size": ...}, CheckpointCorrupt, "hidden_size is None"),
         ({"num_hidden_layers": 0}, CheckpointCorrupt, "num_hidden_layers is 0"),
         ({"vocab_size": "320"}, CheckpointCorrupt, "vocab_size is '320'"),
+        ({"max_position_embeddings": 10**9}, CheckpointCorrupt, "max_position_embeddings is 1000000000"),
         ({"num_attention_heads": True}, CheckpointCorrupt, "num_attention_heads is True"),
         ({"num_key_value_heads": 3}, CheckpointCorrupt, "4 attention heads cannot share 3"),
         ({"head_dim": 15}, CheckpointCorrupt, "head_dim is 15"),

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import save_file
 from testing.checkpoints import write_checkpoint
 from testing.pairs import Checkpoints, PairOf, export_unmeasured
 from testing.shared_folder import SharedFolder
@@ -183,10 +184,15 @@ def test_one_model_is_gone_before_the_next_is_loaded(int8: Path, monkeypatch: py
 
 def test_an_adapter_beside_the_model_is_refused(int8: Path, tmp_path: Path) -> None:
     policy = shutil.copytree(POLICY, tmp_path / "policy")
-    (policy / "adapter_config.json").write_text("{}")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    (policy / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    factors = {f"{name}A.weight": np.ones((1, 128), "f4"), f"{name}B.weight": np.ones((128, 1), "f4")}
+    save_file(factors, policy / "adapter_model.safetensors")
     done = parity(int8, "--policy", policy)
     assert done.exit_code == 3
-    assert "contains an adapter" in done.stderr
+    assert "holds a LoRA adapter" in done.stderr
+    assert "parity works with transformers" in done.stderr
 
 
 # What it prints and writes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 from testing.checkpoints import TINY
 from tests.conftest import Checkpoints
 
@@ -88,13 +90,30 @@ def test_graphs_are_built_twice_only_where_the_target_cannot_run(
 def test_plan_holds_open_checkpoints_and_resolved_options(tiny_checkpoints: Checkpoints) -> None:
     with open_plan(tiny_checkpoints.policy, tiny_checkpoints.reference, texts=NO_TEXTS) as plan:
         assert list(plan.checkpoints) == ["policy", "reference"]
-        assert [checkpoint.role for checkpoint in plan.checkpoints.values()] == ["policy", "reference"]
+        assert [each.name.split()[0] for each in plan.checkpoints.values()] == ["policy", "reference"]
         storage = plan.backend.storage
         assert (storage.precision, storage.coding) == (Precision.INT8, Coding.DIFFERENCE)
         assert storage.difference is not None
         assert storage.difference.activations is Activations.INT8
         assert plan.distance.overall == pytest.approx(0.01, rel=0.05)
         assert plan.needs.parameters == sum(each.parameters() for each in plan.checkpoints.values())
+
+
+def test_backend_that_reads_with_transformers_refuses_what_that_reads_otherwise(
+    tiny_checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepscore_export.backends.bitsandbytes.require_packages", lambda: None)
+    policy = shutil.copytree(tiny_checkpoints.policy, tmp_path / "policy")
+    tensors = load_file(policy / "model.safetensors")
+    save_file({f"module.{name}": value for name, value in tensors.items()}, policy / "model.safetensors")
+    models = policy, tiny_checkpoints.reference
+    with open_plan(*models, texts=NO_TEXTS):
+        pass
+    with (
+        pytest.raises(ExportError, match=r"names of a wrapper .*; --format bitsandbytes works with"),
+        open_plan(*models, BitsandbytesOptions(), texts=NO_TEXTS),
+    ):
+        pass
 
 
 def test_one_plan_can_be_written_more_than_once(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:

@@ -322,6 +322,12 @@ def test_a_second_export_to_the_same_target_is_refused(tiny_pair: Path, target: 
     assert beta_of(target) == NEW
 
 
+def test_a_lock_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".pair.lock")
+    with pytest.raises(OutputUnwritable, match="not a regular file"), stage(tmp_path / "pair", force=False):
+        pytest.fail("it was staged")
+
+
 def test_the_refused_export_does_not_disturb_the_first(tiny_pair: Path, target: Path) -> None:
     with stage(target, force=False) as staged:
         staged.write("first", b"1")

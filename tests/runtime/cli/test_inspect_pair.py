@@ -185,8 +185,8 @@ def test_inspect_omits_a_missing_fidelity(pair: Pair) -> None:
 # Doctor
 
 
-def test_doctor_says_that_scoring_works_here_and_with_what(pair: Pair) -> None:
-    done = invoke("doctor", pair.path)
+def test_doctor_says_that_scoring_works_here_and_with_what(tiny_pair: Path) -> None:
+    done = invoke("doctor", tiny_pair)
     assert done.exit_code == 0
     for fact in [
         f"onnxruntime {onnxruntime.__version__}",
@@ -224,9 +224,9 @@ def test_doctor_says_that_a_pair_with_int8_activations_would_saturate_here(
     assert "scoring does not work" in done.stdout
 
 
-def test_doctor_ignores_saturation_for_other_pairs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_ignores_saturation_for_other_pairs(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saturate(monkeypatch)
-    assert invoke("doctor", pair.path).exit_code == 0
+    assert invoke("doctor", tiny_pair).exit_code == 0
     assert invoke("doctor").exit_code == 0
 
 

@@ -62,7 +62,8 @@ def test_no_step_is_marked_when_no_reward_is_negative() -> None:
 
 def test_a_threshold_marks_the_first_step_below_it() -> None:
     assert marked(table([0.2, 0.05, -0.3], threshold=0.1)) == ["2"]
-    assert "no reward is below -1" in table([0.2, 0.05, -0.3], threshold=-1.0)
+    assert "no reward is below -1: the lowest is -0.3" in table([0.2, 0.05, -0.3], threshold=-1.0)
+    assert "every reward is below 5: the highest is 0.2" in table([0.2, 0.05, -0.3], threshold=5.0)
 
 
 def test_the_table_is_at_most_120_columns_wide_and_loses_no_text() -> None:

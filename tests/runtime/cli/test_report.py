@@ -19,6 +19,7 @@ from testing.scored_records import scored
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
+from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.schema import LineError
 from stepscore.report.page import Page, inert_json, render
 from stepscore.report.solutions import ReportRecord, solutions
@@ -184,6 +185,21 @@ def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path
     ]
     assert page["records"][0]["tokens"]["texts"] == list("1 + 1?2So 2.")
     assert page["records"][1]["error"]["code"] == "invalid_json"
+
+
+def test_a_threshold_in_nats_is_a_reward_on_the_page(scored_file: Path, tmp_path: Path) -> None:
+    page = data_of(invoke(scored_file, "--threshold-nats", "-500").stdout)
+    assert page["threshold"] == -0.5
+    fingerprint_path(scored_file).unlink()
+    done = invoke(scored_file, "--threshold-nats", "-500")
+    assert done.exit_code == 2
+    assert "--threshold-nats needs the beta of the rewards" in done.stderr
+
+
+def test_a_threshold_that_marks_nothing_is_warned_of(scored_file: Path) -> None:
+    done = invoke(scored_file, "--threshold", "-0.03")
+    assert done.exit_code == 0
+    assert "warning: threshold -0.03 is not above the lowest reward" in done.stderr
 
 
 def test_report_without_output_is_printed(scored_file: Path) -> None:

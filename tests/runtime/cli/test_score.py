@@ -211,6 +211,8 @@ def test_invalid_size_exits_2(seen: dict[str, Any], text: str) -> None:
         ["pair", "-", "--beta", "inf"],
         ["pair", "-", "--limit", "-1"],
         ["pair", "-", "--threshold", "0"],
+        ["pair", "-", "--threshold-nats", "0"],
+        ["pair", "--problem", "p", "--step", "s", "--threshold", "0", "--threshold-nats", "0"],
         ["pair", "--problem", "p"],
         ["pair", "--step", "s"],
         ["pair", "-", "--problem", "p", "--step", "s"],

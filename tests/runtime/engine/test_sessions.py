@@ -31,9 +31,9 @@ from stepscore.engine.ort.provider_checks import (
     require,
     resolve,
 )
-from stepscore.engine.ort.sessions import CPU, CUDA, Sessions, naming_full_memory
+from stepscore.engine.ort.sessions import CPU, CUDA, Sessions, naming_faults
 from stepscore.enums import Activations, Coding, Precision, Provider, Residency, Target
-from stepscore.errors import DoesNotFit, PairIncompatible, ProviderUnavailable
+from stepscore.errors import DoesNotFit, PairIncompatible, ProviderUnavailable, RunFailed
 from stepscore.scorer import Scorer
 
 HAS_CUDA = CUDA in ort.get_available_providers()
@@ -215,16 +215,16 @@ def test_the_limit_of_a_gpu_belongs_to_the_process() -> None:
 
 
 @pytest.mark.parametrize("said", ["Failed to allocate memory for a buffer", "out of memory"])
-def test_gpu_out_of_memory_is_translated(said: str) -> None:
-    with pytest.raises(DoesNotFit, match="out of GPU memory") as refusal, naming_full_memory():
+def test_out_of_memory_is_translated(said: str) -> None:
+    with pytest.raises(DoesNotFit, match="out of memory") as refusal, naming_faults("run a graph"):
         raise RuntimeError(said)
     assert refusal.value.hint is not None
     assert "--max-batch-tokens" in refusal.value.hint
 
 
-def test_unrelated_errors_are_not_translated() -> None:
-    with pytest.raises(RuntimeError, match="shape"), naming_full_memory():
-        raise RuntimeError("a wrong shape")
+def test_any_other_error_of_onnxruntime_names_the_task() -> None:
+    with pytest.raises(RunFailed, match=r"cannot run a graph: a wrong shape$"), naming_faults("run a graph"):
+        raise RuntimeError("a wrong shape\nand much more")
 
 
 def test_bfloat16_comes_to_numpy_as_float32() -> None:

@@ -18,6 +18,7 @@ from testing.shared_data import SHARED_DATA
 from stepscore.cli.main import main
 from stepscore.enums import Series
 from stepscore.evaluation.processbench import best_threshold, evaluate_processbench, labelled
+from stepscore.evaluation.threshold import outside_of
 from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.scored_records import Scored, read_scored
 from stepscore.scorer import Scorer
@@ -79,27 +80,62 @@ def test_the_threshold_is_chosen_on_one_subset_and_kept_for_the_others(both: tup
     assert (other["chosen_on"], other["reward"]) == ("math", -0.5)
 
 
-def test_a_threshold_is_given_in_nats(both: tuple[Path, Path]) -> None:
-    found = figures(*both, "--threshold", "-600")
-    assert found["threshold"] == {"reward": pytest.approx(-0.6), "nats": -600.0, "chosen_on": None}
+@pytest.mark.parametrize("given", [("--threshold", "-0.6"), ("--threshold-nats", "-600")])
+def test_a_threshold_is_given_as_a_reward_or_in_nats(both: tuple[Path, Path], given: tuple[str, str]) -> None:
+    found = figures(*both, *given)
+    assert found["threshold"] == {
+        "reward": pytest.approx(-0.6),
+        "nats": pytest.approx(-600.0),
+        "chosen_on": None,
+    }
     assert [subset["accuracy_error"] for subset in found["subsets"]] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "warning"),
+    [
+        ("-2.5", "threshold -2.5 is not above the lowest reward (-2 to 0.5): no step is below it"),
+        ("-2", "threshold -2 is not above the lowest reward (-2 to 0.5): no step is below it"),
+        ("-1.9", None),
+        ("0.5", None),
+        ("0.6", "threshold 0.6 is above the highest reward (-2 to 0.5): every step is below it"),
+    ],
+)
+def test_a_threshold_outside_of_what_the_rewards_span_is_warned_of(
+    both: tuple[Path, Path], threshold: str, warning: str | None
+) -> None:
+    said = evaluate(*both, "--threshold", threshold).stderr
+    expected = "" if warning is None else f"warning: {warning}; if it is in nats, use --threshold-nats\n"
+    assert said == expected
+
+
+@given(
+    st.lists(st.lists(st.floats(-9, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.floats(-10, 10)
+)
+def test_a_warning_says_that_a_threshold_marks_nothing_or_every_step(
+    solutions: list[list[float]], threshold: float
+) -> None:
+    below = [reward < threshold for rewards in solutions for reward in rewards]
+    said = outside_of(threshold, solutions)
+    assert (said is None) == (any(below) and not all(below))
 
 
 def test_the_chosen_threshold_given_again_finds_the_same(both: tuple[Path, Path]) -> None:
     chosen = figures(*both)
-    assert figures(*both, "--threshold", chosen["threshold"]["nats"])["subsets"] == chosen["subsets"]
+    for option, unit in (("--threshold", "reward"), ("--threshold-nats", "nats")):
+        assert figures(*both, option, chosen["threshold"][unit])["subsets"] == chosen["subsets"]
 
 
 def test_cumulative_rewards_are_judged_on_request(both: tuple[Path, Path]) -> None:
-    found = figures(*both, "--series", "cumulative", "--threshold", "-100")
+    found = figures(*both, "--series", "cumulative", "--threshold", "-0.1")
     assert found["series"] == "cumulative"
     assert [subset["accuracy_error"] for subset in found["subsets"]] == [0.0, 0.5]
 
 
 def test_no_threshold_does_better_than_the_upper_bound(both: tuple[Path, Path]) -> None:
-    @given(st.floats(-3000, 1000))
-    def holds(nats: float) -> None:
-        for subset in figures(*both, "--threshold", nats)["subsets"]:
+    @given(st.floats(-3, 1))
+    def holds(reward: float) -> None:
+        for subset in figures(*both, "--threshold", reward)["subsets"]:
             assert subset["f1"] <= subset["upper_bound"]["f1"]
 
     holds()
@@ -126,7 +162,7 @@ def test_a_subset_is_what_ids_begin_with_or_the_name_of_the_file(tmp_path: Path)
         scored([1.0], id="odd", label=0),
         scored([1.0], id="../odd-1", label=0),
     )
-    found = figures(path, "--threshold", "0", "--beta", "0.001")
+    found = figures(path, "--threshold", "0")
     assert [subset["name"] for subset in found["subsets"]] == ["mine", "omni-math"]
 
 
@@ -197,7 +233,8 @@ def test_files_of_different_runs_are_not_comparable(both: tuple[Path, Path], nam
 
 def test_nats_need_the_beta_of_the_run(tmp_path: Path) -> None:
     path = write(tmp_path / "s", *GSM8K)
-    assert "give --beta" in evaluate(path, "--threshold", "1").stderr
+    assert "--threshold-nats needs the beta" in evaluate(path, "--threshold-nats", "1").stderr
+    assert evaluate(path, "--threshold", "0.1").exit_code == 0
     assert "(give --beta to see it in nats)" in evaluate(path).stdout
     assert figures(path, "--beta", "0.05")["threshold"]["nats"] == -2.5
 
@@ -212,6 +249,9 @@ def test_an_unknown_subset_is_answered_with_those_there_are(both: tuple[Path, Pa
     ("options", "message"),
     [
         (["--threshold", "1", "--threshold-from", "gsm8k"], "not both"),
+        (["--threshold-nats", "1", "--threshold-from", "gsm8k"], "not both"),
+        (["--threshold", "1", "--threshold-nats", "1"], "not both"),
+        (["--threshold-nats", "inf"], "finite"),
         (["--convention", "exact"], "--convention needs --pair"),
         (["--beta", "0.05"], "was scored with 0.001"),
         (["--threshold", "nan"], "finite"),
@@ -221,6 +261,13 @@ def test_usage_errors_exit_2(both: tuple[Path, Path], options: list[str], messag
     done = evaluate(*both, *options)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("beta", ["abc", "0", "-1", "inf", "nan"])
+def test_a_fingerprint_with_an_impossible_beta_is_named(tmp_path: Path, beta: str) -> None:
+    done = evaluate(run_of(write(tmp_path / "s", *GSM8K), beta=beta))
+    assert done.exit_code == 3
+    assert f"gives the beta '{beta}', expected a positive number" in done.stderr
 
 
 # Real text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from testing.watched import Watched
 
@@ -16,7 +17,7 @@ from stepscore import RewardModel, Scorer
 from stepscore.engine.base import Engine
 from stepscore.enums import Convention, Series
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.prompt.template import split_steps
+from stepscore.prompt.template import split_steps, system_message
 from stepscore.records import Record
 
 QUESTION = "Ann has 3 bags of 4 pens. How many?"
@@ -69,13 +70,40 @@ def test_messages_may_be_one_conversation_or_several(exact: RewardModel) -> None
     assert exact.score_messages([]) == []
 
 
-def test_the_template_s_own_system_message_is_accepted_and_no_other(exact: RewardModel) -> None:
-    own = "Please reason step by step, and put your final answer within \\boxed{}."
-    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FINISHED}]
-    with_own = [{"role": "system", "content": own}, *turns]
-    assert exact.score_messages(with_own) == exact.score_messages(turns)
-    with pytest.raises(InvalidRecord, match=r"messages\[0\] differs from the system message"):
-        exact.score_messages([{"role": "system", "content": "Be brief."}, *turns])
+OWN = "Please reason step by step, and put your final answer within \\boxed{}."
+TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FINISHED}]
+
+
+def test_the_template_s_own_system_message_is_accepted(exact: RewardModel) -> None:
+    assert exact.score_messages([{"role": "system", "content": OWN}, *TURNS]) == exact.score_messages(TURNS)
+
+
+@given(st.sampled_from(["", "system", "reason", "Be brief.", OWN + " ", OWN[:-1], "\n" + OWN]) | st.text())
+def test_any_other_system_message_is_refused(exact: RewardModel, text: str) -> None:
+    """A part of the template's is another one too."""
+    assume(text != OWN)
+    with pytest.raises(InvalidRecord, match=r"^messages\[0\] differs from the system message"):
+        exact.score_messages([{"role": "system", "content": text}, *TURNS])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("<s>system\nBe brief.<e>\n<s>user\n", "Be brief."),
+        ("<s>system\n<e>\n<s>user\n", ""),
+        ("<b><s>system<h>\n\nBe brief.<e><s>user<h>\n\n", "Be brief."),
+        ("<s>user\n", None),
+        ("<s>systematic\n<e><s>user\n", None),
+        ("system\nBe brief.<e>\n<s>user\n", None),
+    ],
+)
+def test_the_system_message_of_a_template_is_what_its_turn_holds(prefix: str, expected: str | None) -> None:
+    assert system_message(prefix, re.compile("<.>")) == expected
+
+
+def test_keys_of_a_message_that_are_null_or_empty_change_nothing(exact: RewardModel) -> None:
+    answer = TURNS[1] | {"reasoning_content": None, "tool_calls": [], "refusal": ""}
+    assert exact.score_messages([TURNS[0], answer]) == exact.score_messages(TURNS)
 
 
 # Partial solutions
@@ -109,15 +137,35 @@ def test_steps_as_a_list_may_be_unfinished_too(exact: RewardModel) -> None:
     assert exact(QUESTION, ["3 * 4 = 12.", "There are 12 pens."], finished=False) == text
 
 
-@given(st.text("ab \n", max_size=30))
-def test_splitting_loses_no_character_and_makes_no_empty_step(text: str) -> None:
+BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\n")
+
+
+@given(st.text("ab \r\n\t", max_size=30))
+def test_splitting_loses_no_character_but_those_of_blank_lines_and_makes_no_empty_step(text: str) -> None:
     steps, unfinished = split_steps(text)
     assert all(step.strip() for step in steps)
-    if steps:
-        assert "\n\n".join(steps) + "\n\n" * unfinished == text
-        assert unfinished == text.endswith("\n\n")
-    else:
+    if not steps:
         assert not text.strip()
+        return
+    at = 0
+    for index, step in enumerate(steps):
+        assert text.startswith(step, at)
+        at += len(step)
+        if index < len(steps) - 1 or unfinished:
+            blank = BLANK_LINE.match(text, at)
+            assert blank is not None
+            at = blank.end()
+    assert at == len(text)
+    assert unfinished == (re.search(BLANK_LINE.pattern + r"\Z", text) is not None)
+
+
+@given(
+    st.lists(st.sampled_from(["3 * 4 = 12.", "So 12.\nYes.", "  x"]), min_size=1, max_size=4),
+    st.sampled_from(["\n\n", "\r\n\r\n", "\n \n", "\n\t \r\n"]),
+)
+def test_lines_that_hold_only_spaces_or_end_in_crlf_are_blank_lines(parts: list[str], blank: str) -> None:
+    assert split_steps(blank.join(parts)) == (tuple(parts), False)
+    assert split_steps(blank.join(parts) + blank) == (tuple(parts), True)
 
 
 # Sharing
@@ -130,6 +178,40 @@ def test_beams_of_one_problem_are_computed_once_in_a_call(tiny_pair: Path, tiny_
     once = watched.engine.rows()
     model.score([QUESTION] * 3, [[PARTIAL]] * 3)
     assert watched.engine.rows() == 2 * once
+
+
+# Defaults
+
+
+TOO_LONG = "1 + 1 = 2. " * 900
+UNSCORABLE = st.sampled_from(["", "\n\n", TOO_LONG, "\ud800", "a\n\n\udc00"])
+
+
+def test_an_output_that_cannot_be_scored_gives_the_default_and_changes_no_other(exact: RewardModel) -> None:
+    expected = exact.score([QUESTION], [[FINISHED, PARTIAL]])[0]
+
+    @settings(max_examples=10, deadline=None)
+    @given(st.lists(UNSCORABLE, min_size=1, max_size=4), st.sampled_from([None, [-1.0], "no"]))
+    def holds(bad: list[str], default: Any) -> None:
+        found = exact.score([QUESTION, QUESTION], [[*bad, FINISHED, PARTIAL], bad], default=default)
+        assert found == [[*[default] * len(bad), *expected], [default] * len(bad)]
+
+    holds()
+
+
+def test_a_default_serves_steps_and_messages_too(exact: RewardModel) -> None:
+    assert exact(QUESTION, [], default=None) is None
+    assert exact(QUESTION, ["a", " "], default=[0.0]) == [0.0]
+    empty = [TURNS[0], {"role": "assistant", "content": ""}]
+    assert exact.score_messages(empty, default=None) is None
+    assert exact.score_messages([TURNS, empty], default=None)[1] is None
+
+
+def test_a_default_hides_no_mistake_of_the_caller(exact: RewardModel) -> None:
+    with pytest.raises(InvalidRecord, match=r"outputs\[0\]\[0\] must be a string, not NoneType"):
+        exact.score([QUESTION], [[None]], default=None)  # type: ignore[list-item]
+    with pytest.raises(InvalidRecord, match="must be one user and one assistant message"):
+        exact.score_messages([TURNS[0]], default=None)
 
 
 # Errors
@@ -148,8 +230,8 @@ def test_beams_of_one_problem_are_computed_once_in_a_call(tiny_pair: Path, tiny_
             InvalidRecord,
             r"outputs\[1\]\[1\] must be a string, not NoneType",
         ),
-        (["q"], [["a", ""]], NoSteps, r"outputs\[0\]\[1\] is empty"),
-        (["q"], [["a", "\n\n"]], NoSteps, r"outputs\[0\]\[1\] is empty"),
+        (["q"], [["a", ""]], NoSteps, r"^outputs\[0\]\[1\]: the text is empty"),
+        (["q"], [["a", "\n\n"]], NoSteps, r"^outputs\[0\]\[1\]: the text is white space"),
         (
             ["q"],
             [["a", "x" * 9000]],
@@ -192,7 +274,15 @@ USER = {"role": "user", "content": "q"}
         ([USER, {"role": "assistant"}], r"messages\[1\] must be a message"),
         ([USER, {"role": "assistant", "content": [1]}], r"messages\[1\].content must be a string, not list"),
         ([[USER], "x"], r"messages\[0\] must be one user and one assistant"),
-        ([USER, {"role": "assistant", "content": " "}], r"messages\[-1\] is empty"),
+        ([USER, {"role": "assistant", "content": " "}], r"messages\[-1\]: the text is white space"),
+        (
+            [USER, {"role": "assistant", "content": "a", "reasoning_content": "b"}],
+            r"messages\[1\] has 'reasoning_content': only role and content",
+        ),
+        (
+            [USER | {"name": "Ann"}, {"role": "assistant", "content": "a"}],
+            r"messages\[0\] has 'name': only role and content",
+        ),
     ],
 )
 def test_messages_name_what_is_wrong(exact: RewardModel, messages: Any, message: str) -> None:

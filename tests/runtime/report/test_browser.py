@@ -12,6 +12,7 @@ from testing.browser import Browser, find
 from testing.scored_records import scored
 
 from stepscore.cli.tables import suspicious_step
+from stepscore.evaluation.first_error import processbench_f1
 from stepscore.report.page import Page, render
 from stepscore.report.solutions import solutions
 
@@ -79,6 +80,50 @@ def test_the_marked_step_is_the_one_that_score_marks(
         "[...node.children].findIndex((cell) => cell.classList.contains('marked')))"
     )
     assert marked == [suspicious_step(each["step_rewards"], threshold) for each in RECORDS[:3]]
+
+
+def facts(browser: Browser) -> dict[str, str]:
+    return dict(zip(texts(browser, "#facts dt"), texts(browser, "#facts dd"), strict=True))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.015, -0.02, -1.0, 1.0])
+def test_labels_are_judged_as_processbench_does(
+    browser: Browser, tmp_path: Path, threshold: float | None
+) -> None:
+    show(browser, tmp_path, RECORDS, threshold=threshold)
+    predictions = [suspicious_step(each["step_rewards"], threshold) for each in RECORDS[:3]]
+    judged = processbench_f1(predictions, [each["label"] for each in RECORDS[:3]])
+    found = facts(browser)
+    assert found["F1 of first wrong steps"] == f"{100 * judged.f1:.1f} %"
+    assert found["first wrong steps found"] == f"{100 * judged.accuracy_error:.1f} % of 2"
+    assert found["right solutions marked"] == f"{100 * (1 - judged.accuracy_correct):.1f} % of 1"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (-1.0, "below every reward, nothing is marked"),
+        (-0.06, "below every reward"),
+        (0.0, None),
+        (0.06, "above every reward, every first step is marked"),
+        (None, None),
+    ],
+)
+def test_a_threshold_that_marks_nothing_is_named_and_is_no_success(
+    browser: Browser, tmp_path: Path, threshold: float | None, said: str | None
+) -> None:
+    show(browser, tmp_path, RECORDS, threshold=threshold)
+    found = facts(browser)
+    assert (said or "") in found.get("threshold", "")
+    assert ("threshold" in found) == (said is not None)
+    if said is not None and said.startswith("below"):
+        assert found["F1 of first wrong steps"] == "0.0 %"
+        assert "100.0 %" not in " ".join(found.values())
+
+
+def test_right_solutions_alone_are_no_figure(browser: Browser, tmp_path: Path) -> None:
+    show(browser, tmp_path, [RECORDS[1]], threshold=-1.0)
+    assert not any("%" in value for name, value in facts(browser).items() if name != "answers right")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import SCORED_AXIS
 from stepscore.batching.batch import Batch
-from stepscore.engine.ort.sessions import Sessions, naming_full_memory
+from stepscore.engine.ort.sessions import Sessions, naming_faults
 from stepscore.enums import Provider
 
 Values = dict[str, ort.OrtValue]
@@ -25,15 +25,15 @@ def run_bound(
     session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], values: Values, outputs: Values
 ) -> None:
     """Run a graph on host arrays and OrtValues; write into `outputs`."""
-    binding = session.io_binding()
-    for name, array in arrays.items():
-        binding.bind_cpu_input(name, array)
-    for name, value in values.items():
-        binding.bind_ortvalue_input(name, value)
-    for name, value in outputs.items():
-        binding.bind_ortvalue_output(name, value)
-    binding.synchronize_inputs()  # copies to a GPU finish before another stream reads them
-    with naming_full_memory():
+    with naming_faults("run a graph"):
+        binding = session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        binding.synchronize_inputs()  # copies to a GPU finish before another stream reads them
         session.run_with_iobinding(binding)
 
 

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import BODY, HEAD
+from stepscore.artifact.graph_check import check_graphs
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, unsigned_file
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
@@ -69,6 +70,12 @@ class OrtEngine(Engine):
             low_memory=low_memory,
         )
         stages = layer_by_layer(pair.manifest) if by_tiles or streams else Stages([BODY], [HEAD])
+        opened = [*stages.layers, *stages.heads]
+        check_graphs(
+            pair.path,
+            pair.manifest,
+            [EMBED, *(unsigned_file(name) if unsigned else name for name in opened)],
+        )
         # On a GPU with everything resident and no memory limit the embedding is on the GPU too: copying
         # embeddings looked up on the host takes as long as computing a layer.
         embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
@@ -98,9 +105,13 @@ class OrtEngine(Engine):
 
     @classmethod
     def check(cls, pair: Pair) -> None:
-        """Raise ProviderUnavailable where the pair needs an integer GEMM that this CPU computes wrongly."""
+        """Raise ProviderUnavailable where the pair needs an integer GEMM that this CPU computes wrongly.
+
+        Raises ModelInvalid for a graph that no exporter writes.
+        """
         if pair.manifest.has_int8_activations:
             needs_unsigned_weights()
+        check_graphs(pair.path, pair.manifest)
 
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         """Yield the log-probs (nats, float32 [t]) of each batch's targets, by model, in order.

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from stepscore.enums import Provider
-from stepscore.errors import DoesNotFit, ProviderUnavailable
+from stepscore.errors import DoesNotFit, ProviderUnavailable, RunFailed, StepscoreError
 from stepscore.system import available_cores
 
 CUDA = "CUDAExecutionProvider"
@@ -57,9 +57,10 @@ class Sessions:
         else:
             options.add_session_config_entry("session.use_env_allocators", "1")
             _share_host_arena()
-        if self.provider is Provider.CUDA and not on_host:
-            return self._open_cuda(source, options)
-        return ort.InferenceSession(source, options, providers=[CPU])
+        with naming_faults(f"open {model.parent.name}/{model.name}" if isinstance(model, Path) else "start"):
+            if self.provider is Provider.CUDA and not on_host:
+                return self._open_cuda(source, options)
+            return ort.InferenceSession(source, options, providers=[CPU])
 
     def _open_cuda(self, source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
@@ -69,8 +70,7 @@ class Sessions:
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
         if self.gpu_mem_limit is not None:
             cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
-        with naming_full_memory():
-            session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])
+        session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])
         if session.get_providers()[0] != CUDA:
             raise ProviderUnavailable(
                 f"{CUDA} did not start: ONNX Runtime fell back to {session.get_providers()[0]}",
@@ -80,18 +80,23 @@ class Sessions:
 
 
 @contextmanager
-def naming_full_memory() -> Iterator[None]:
-    """Raise DoesNotFit where ONNX Runtime runs out of GPU memory: it has no error class for that."""
+def naming_faults(task: str) -> Iterator[None]:
+    """Raise DoesNotFit where ONNX Runtime runs out of memory, else RunFailed; its own errors have no base."""
     try:
         yield
+    except StepscoreError:
+        raise
     except Exception as error:
-        said = str(error)
-        if any(sign in said for sign in FULL_MEMORY):
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL_MEMORY):
             raise DoesNotFit(
-                f"out of GPU memory: {said.splitlines()[0][-200:]}",
+                f"out of memory: {said[-200:]}",
                 hint="lower --max-batch-tokens, use --residency stream, or raise --memory-limit",
             ) from None
-        raise
+        raise RunFailed(
+            f"ONNX Runtime cannot {task}: {said[:300]}",
+            hint="run `stepscore doctor PAIR`; if the machine is in order, export the pair again",
+        ) from error
 
 
 @cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,17 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.pytorch import loading
+from stepscore.engine.pytorch.checked_config import checked_config
 from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Provider
-from stepscore.errors import IntegrityMismatch, ProviderUnavailable
+from stepscore.errors import (
+    IntegrityMismatch,
+    ModelInvalid,
+    ProviderUnavailable,
+    RunFailed,
+    StepscoreError,
+)
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 T = TypeVar("T")
@@ -43,20 +50,25 @@ class TorchEngine(Engine):
         self._device = loading.resolve(Device(options.provider.value), option="--provider")
         self.provider = Provider(self._device.value)
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
-        self._folders = [(unit.models[0], pair.path / unit.folder) for unit in pair.manifest.units]
+        self._folders = [
+            (unit.models[0], pair.path / unit.folder, checked_config(pair.path, pair.manifest, unit))
+            for unit in pair.manifest.units
+        ]
         _limit(self._device, options)
         self._kept: list[tuple[ModelName, Model]] = []
         if options.by_batch:
-            self._kept = [(name, self._load(folder)) for name, folder in self._folders]
+            self._kept = [(name, self._load(folder, config)) for name, folder, config in self._folders]
 
     @classmethod
     def check(cls, pair: Pair) -> None:
         """Raise ProviderUnavailable unless torch, transformers and bitsandbytes are installed and work.
 
         Raises IntegrityMismatch for a file that the manifest does not list: transformers might read it.
+        Raises ModelInvalid for a configuration that no export writes.
         """
         require_packages()
         for unit in pair.manifest.units:
+            checked_config(pair.path, pair.manifest, unit)
             for path in sorted((pair.path / unit.folder).iterdir()):
                 name = path.relative_to(pair.path).as_posix()
                 if name not in pair.manifest.files:
@@ -90,20 +102,41 @@ class TorchEngine(Engine):
         if self._kept:
             return {name: self._run(of, model, window) for name, model in self._kept}
         results = {}
-        for name, folder in self._folders:
-            results[name] = self._run(of, self._load(folder), window)
+        for name, folder, config in self._folders:
+            results[name] = self._run(of, self._load(folder, config), window)
             _collect(self._device)
         return results
 
     def _run(self, of: Callable[[Model, Batch, int], T], model: Model, window: Sequence[Batch]) -> list[T]:
-        with loading.memory_errors(self._device, "lower --max-batch-tokens"):
+        with (
+            loading.memory_errors(self._device, "lower --max-batch-tokens"),
+            _faults_as(RunFailed, "PyTorch cannot run a model"),
+        ):
             return [of(model, batch, self._head_rows) for batch in window]
 
-    def _load(self, folder: Path) -> Model:
-        with loading.memory_errors(
-            self._device, "use --residency alternate, which holds one model at a time"
+    def _load(self, folder: Path, config: Mapping[str, Any]) -> Model:
+        with (
+            loading.memory_errors(self._device, "use --residency alternate, which holds one model at a time"),
+            _faults_as(ModelInvalid, f"PyTorch cannot load {folder.name}"),
         ):
-            return Model(folder, self._device)
+            return Model(folder, self._device, config)
+
+
+@contextmanager
+def _faults_as(kind: type[StepscoreError], what: str) -> Iterator[None]:
+    """Raise `kind` for what PyTorch, transformers and bitsandbytes raise: they have no common class."""
+    import torch
+
+    try:
+        yield
+    except (StepscoreError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise kind(
+            f"{what}: {type(error).__name__}: {said[:300]}",
+            hint="run `stepscore verify PAIR`; if the files are intact, export the pair again",
+        ) from error
 
 
 def require_packages() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ ATTENTION = "stepscore_packed"
 class Model:
     """One model in memory, in fp32 on the CPU and fp16 on CUDA; its weights need not be quantized."""
 
-    def __init__(self, folder: Path, device: Device) -> None:
+    def __init__(self, folder: Path, device: Device, config: Mapping[str, Any] | None = None) -> None:
         import torch
         from transformers import AttentionInterface
 
@@ -46,7 +46,7 @@ class Model:
         self._device = device.value
         self._compute = torch.float32 if device is Device.CPU else torch.float16
         self._model = loading.from_pretrained(
-            folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}
+            folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}, config=config
         )
         _replace_matmuls(self._model, self._compute)
 
@@ -140,6 +140,7 @@ def _replace_matmuls(model: Any, compute: torch.dtype) -> None:
     for module in model.modules():
         if not isinstance(module, torch.nn.Linear):
             continue
+        _check_stored(module)
         if isinstance(module, Linear4bit):
             matrix = partial(_four_bits, module.weight, _in_blocks(module.weight.quant_state, compute))
         elif isinstance(module, Linear8bitLt):
@@ -150,6 +151,24 @@ def _replace_matmuls(model: Any, compute: torch.dtype) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 1 and parameter.is_floating_point():
             parameter.data = parameter.data.to(compute)
+
+
+def _check_stored(module: Any) -> None:
+    """Raise ValueError where the stored codes of a matrix are not those of its shape."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    size = module.out_features, module.in_features
+    weight = module.weight
+    if isinstance(module, Linear4bit):
+        state = weight.quant_state
+        blocks = math.ceil(math.prod(size) / state.blocksize)
+        if tuple(state.shape) != size or state.absmax.numel() != blocks or weight.dtype != torch.uint8:
+            raise ValueError(f"a 4-bit matrix does not hold {size[0]} x {size[1]} codes and their scales")
+    elif isinstance(module, Linear8bitLt):
+        scales = weight.SCB
+        if weight.dtype != torch.int8 or scales is None or tuple(scales.shape) != size[:1]:
+            raise ValueError(f"an 8-bit matrix does not hold {size[0]} x {size[1]} codes and a scale per row")
 
 
 def _linear(matrix: Callable[[], torch.Tensor], module: Any, rows: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,8 @@ const digits = largest ? Math.min(Math.max(3 - Math.floor(Math.log10(largest)), 
 // flatten the rest.
 const fullStep = quantile(scored.flatMap((record) => record.step_rewards.map(Math.abs)), 0.98) || 1;
 let fullToken;
+const lowestStep = scored.reduce((low, record) => record.step_rewards.reduce((a, b) => Math.min(a, b), low), Infinity);
+const highestStep = scored.reduce((high, record) => record.step_rewards.reduce((a, b) => Math.max(a, b), high), -Infinity);
 const sign = (value) => (value > 0 ? "positive" : value < 0 ? "negative" : "zero");
 const strength = (value, full) => Math.min(Math.sqrt(Math.abs(value) / full), 1).toFixed(3);
 const signed = (value, places = digits) => {
@@ -291,6 +293,30 @@ function restore(state) {
 }
 const initial = page.threshold === undefined ? [] : [["threshold", page.threshold]];
 
+/** ProcessBench's F1. Marking nothing leaves every right solution alone, but has an F1 of 0: it finds no error. */
+function firstWrongSteps(share) {
+  const labelled = scored.filter((record) => record.label !== undefined);
+  const [wrong, right] = [labelled.filter((record) => record.label >= 0), labelled.filter((record) => record.label < 0)];
+  if (!wrong.length) return [];
+  const hits = (records) => records.filter((record) => record.label === record.marked).length;
+  const found = ["first wrong steps found", share(hits(wrong), wrong.length)];
+  if (!right.length) return [found];
+  const [a, b] = [hits(wrong) / wrong.length, hits(right) / right.length];
+  const f1 = a + b ? (2 * a * b) / (a + b) : 0;
+  return [["F1 of first wrong steps", `${(100 * f1).toFixed(1)} %`], found,
+    ["right solutions marked", share(right.length - hits(right), right.length)]];
+}
+
+/** A threshold outside of what the rewards span marks nothing, or everything. */
+function outside() {
+  const threshold = number("threshold");
+  if (threshold === null || !scored.length) return [];
+  const span = `the rewards span ${signed(lowestStep)} to ${signed(highestStep)}`;
+  if (threshold <= lowestStep) return [["threshold", `below every reward, nothing is marked: ${span}`]];
+  if (threshold > highestStep) return [["threshold", `above every reward, every first step is marked: ${span}`]];
+  return [];
+}
+
 function describe() {
   const facts = [["solutions", page.records.length]];
   const share = (part, whole) => `${((100 * part) / whole).toFixed(1)} % of ${whole.toLocaleString("en")}`;
@@ -299,9 +325,7 @@ function describe() {
   if (scored.length) facts.push(["median outcome", signed(quantile(scored.map((record) => record.outcome), 0.5))]);
   const judged = scored.filter((record) => record.correct !== undefined);
   if (judged.length) facts.push(["answers right", share(judged.filter((record) => record.correct).length, judged.length)]);
-  const labelled = scored.filter((record) => record.label !== undefined);
-  const agree = labelled.filter((record) => record.label === record.marked).length;
-  if (labelled.length) facts.push(["marked step is the label", share(agree, labelled.length)]);
+  facts.push(...firstWrongSteps(share), ...outside());
   byId("facts").replaceChildren(...facts.map(([key, value]) =>
     el("div", {}, el("dt", {}, key), el("dd", {}, typeof value === "number" ? value.toLocaleString("en") : value))));
 }
