@@ -1,11 +1,13 @@
 """Records to score, by any of the accepted field names, and the results of scoring.
 
 `query` and `prompt` are accepted for `problem`; `answer` and `completions` for `steps`. An `answer` that is
-not a list, next to another field of steps, is the final answer. jobs/schema.py defines the lines of a job.
+not a list, next to another field of steps, is the final answer. `completions` are steps in TRL's data sets;
+whole answers, as in files of best-of-N samples, are rejected. jobs/schema.py defines the lines of a job.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +20,8 @@ from stepscore.errors import InputError, InvalidRecord, NonFinite
 
 PROBLEM_NAMES = ("problem", "query", "prompt")
 STEPS_NAMES = ("steps", "answer", "completions")
+
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\r?\n")
 
 T = TypeVar("T")
 
@@ -44,6 +48,12 @@ def record_from(fields: Mapping[str, Any]) -> Record:
     steps_names = [name for name in STEPS_NAMES if name in fields]
     if len(steps_names) > 1 and "answer" in steps_names and not isinstance(fields["answer"], list | tuple):
         steps_names.remove("answer")
+    if (count := _whole_answers(fields)) and steps_names == ["completions"]:
+        raise InvalidRecord(
+            f"`completions` holds {count} whole answers of one problem, not the steps of one: write one line "
+            "per answer, with `steps`, the answer split at blank lines: "
+            "jq -c '.completions[] as $a | .steps = ($a | split(\"\\n\\n\")) | del(.completions, .id)'"
+        )
     problem = _agreed("problem", {name: _problem(name, fields[name]) for name in problem_names})
     steps = _agreed("steps", {name: _steps(name, fields[name]) for name in steps_names})
     return Record(problem, steps)
@@ -77,6 +87,29 @@ def _steps(name: str, value: object) -> tuple[str, ...]:
         if not isinstance(step, str):
             raise InvalidRecord(f"`{name}[{position}]` must be a string, not {_json_type(step)}")
     return tuple(value)
+
+
+def _whole_answers(fields: Mapping[str, Any]) -> int:
+    """Return the number of `completions` if they are whole answers, 0 if they are steps.
+
+    Whole answers have blank lines, which separate steps, or a boxed result each, or `scores`: one list each.
+    TRL's steps have one label each.
+    """
+    completions, labels, scores = (fields.get(name) for name in ("completions", "labels", "scores"))
+    if not isinstance(completions, list | tuple) or not completions:
+        return 0
+    texts = [text.strip() for text in completions if isinstance(text, str)]
+    if isinstance(labels, list) and len(labels) == len(completions):
+        return 0
+    lists_of_scores = (
+        isinstance(scores, list)
+        and len(scores) == len(completions)
+        and all(isinstance(one, list) for one in scores)
+    )
+    boxes = sum("\\boxed" in text for text in texts)
+    several = boxes > 1 and "\\boxed" in texts[0]
+    whole = lists_of_scores or several or any(_BLANK_LINE.search(text) for text in texts)
+    return len(completions) if whole else 0
 
 
 def _json_type(value: object) -> str:
