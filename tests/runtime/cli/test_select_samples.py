@@ -95,19 +95,20 @@ def test_samples_without_problem_id_are_grouped_by_problem_text(tmp_path: Path) 
     assert [line["id"] for line in lines(select(path).stdout)] == [3, 2]
 
 
-def test_an_answer_is_the_field_or_what_is_boxed(tmp_path: Path) -> None:
+def test_an_answer_is_what_is_boxed_else_the_field(tmp_path: Path) -> None:
     path = write(
         tmp_path / "s",
-        scored([0.1], id=1, steps=[r"So \boxed{5}."], answer=6),
+        scored([0.1], id=1, steps=[r"So \boxed{5}."], answer=5),
         scored([0.1], id=2, steps=[r"So \boxed{ 6 }."]),
-        scored([0.1], id=3, steps=["So 7."]),
+        scored([0.1], id=3, steps=["So 6."], answer="6"),
+        scored([0.1], id=4, steps=["So 5."]),
     )
     (line,) = lines(select(path, "--method", "majority", "--equality", "exact").stdout)
     assert line["selection"] | {"score": 0} == {
         "method": "majority",
         "score_name": "cumulative-last",
         "score": 0,
-        "num_samples": 3,
+        "num_samples": 4,
         "answer": "6",
         "votes": 2,
     }
@@ -184,11 +185,22 @@ def test_select_without_truth_gives_choices_and_no_accuracies(tmp_path: Path) ->
     assert "accuracy" not in done.stderr
 
 
-def test_an_n_that_no_problem_has_is_said(two_problems: Path) -> None:
-    assert (
-        "--n exceeds the largest number of samples per problem (3)"
-        in select(two_problems, "--n", "16").stderr
-    )
+@pytest.mark.parametrize(("sizes", "named"), [("16", "16"), ("1,2,8,16", "8,16")])
+def test_an_n_that_no_problem_has_is_said(two_problems: Path, sizes: str, named: str) -> None:
+    said = f"no accuracies for --n {named}: no evaluated problem has more than 3 samples"
+    assert said in select(two_problems, "--n", sizes).stderr
+
+
+def test_an_n_without_true_answers_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "s", sample("a", 0.1, "7"), sample("b", 0.1, "7"))
+    assert "although --n is given: the true answers are missing" in select(path, "--n", "2").stderr
+
+
+def test_problems_with_one_sample_are_said(tmp_path: Path) -> None:
+    one, two, three = (sample(at, 0.1, "7", problem=at[0]) for at in ("a0", "b0", "b1"))
+    assert "nothing to choose: every problem has one sample" in select(write(tmp_path / "s", one, two)).stderr
+    said = select(write(tmp_path / "s", one, two, three)).stderr
+    assert "1 problems have one sample, which is selected as it is" in said
 
 
 # Where it goes
