@@ -96,7 +96,10 @@ def _value(text: str) -> tuple[str, str] | None:
     import sympy  # noqa: PLC0415
 
     parsed = _parsed(text)
-    if not isinstance(parsed, sympy.Expr) or parsed.free_symbols or parsed.is_infinite:
+    if not isinstance(parsed, sympy.Expr) or parsed.is_infinite:
+        return None
+    if parsed.free_symbols:
+        list(_values(parsed, parsed))  # never ending is then a matter of this answer, not of a pair
         return None
     return _decimals(parsed)
 

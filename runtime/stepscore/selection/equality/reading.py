@@ -20,6 +20,7 @@ from stepscore.selection.equality.relations import RELATION, read_relation
 from stepscore.selection.equality.spelling import MAX_CHARACTERS, plain, tokens
 
 MAX_DEPTH = 20
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 
 
 def read(answer: str) -> Answer:
@@ -45,8 +46,8 @@ def _compound(text: str, depth: int) -> Answer | None:
     bracketed = _bracketed(text, depth)
     if bracketed is not None:
         return bracketed
-    if text.count("\\pm") == 1:
-        both = tuple(_read(re.sub(r"\\pm(?![a-z])", sign, text), depth + 1) for sign in ("+", "-"))
+    if len(_PLUS_MINUS.findall(text)) == 1:
+        both = tuple(_read(_PLUS_MINUS.sub(sign, text), depth + 1) for sign in ("+", "-"))
         return Items("", "", Order.FREE, both)
     for separator, order in ((",", Order.FREE), (";", Order.FREE)):
         if separator == "," and read_thousands(text):
