@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from stepscore.errors import ExtraMissing
 
 SECONDS = 5.0
 LOST_SECONDS = 60.0
-"""Time that answers which cannot be computed may cost in all."""
+"""Processor time that answers which cannot be computed may cost in all."""
+WALL_FACTOR = 30.0
+"""Time after which a process that does not end itself is killed, as a multiple of its processor time."""
 Value = tuple[str, str]
 
 
@@ -24,10 +25,11 @@ class Undecided(Exception):
 
 
 class Library:
-    """math-verify in a process that is killed when an answer takes longer than `seconds`.
+    """math-verify in a process that ends when a question takes longer than `seconds` of processor time.
 
-    math-verify's own time limit uses SIGALRM, which neither works in threads nor interrupts C code. An answer
-    that cannot be computed is remembered; once such answers have cost `lost_seconds`, nothing new is asked.
+    math-verify's own time limit uses SIGALRM, which neither works in threads nor interrupts C code; processor
+    time does not depend on other load. An answer that cannot be computed is remembered; once such
+    answers have cost `lost_seconds`, nothing new is asked.
     """
 
     def __init__(self, *, seconds: float = SECONDS, lost_seconds: float = LOST_SECONDS) -> None:
@@ -83,11 +85,11 @@ class Library:
         assert worker.stdin is not None
         assert worker.stdout is not None
         self.asked += 1
-        started = time.monotonic()
-        timer = threading.Timer(min(self._seconds, self._left), worker.kill)
+        seconds = min(self._seconds, self._left)
+        timer = threading.Timer(WALL_FACTOR * seconds, worker.kill)
         timer.start()
         try:
-            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.write(json.dumps([seconds, *request]) + "\n")
             worker.stdin.flush()
             reply = worker.stdout.readline()
         except BrokenPipeError:
@@ -95,7 +97,7 @@ class Library:
         finally:
             timer.cancel()
         if not reply.endswith("\n"):
-            self._left -= time.monotonic() - started
+            self._left -= seconds
             self.close()
             raise Undecided
         return json.loads(reply)

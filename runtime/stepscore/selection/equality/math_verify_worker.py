@@ -1,9 +1,10 @@
 """Script of a separate process that parses answers with math-verify and compares them; library.py starts it.
 
-It reads lines of JSON and answers each with one: `["value", text]` with the real and imaginary part of a
-number as decimal strings, or null; `["equal", text, text]` with true or false. Its first line is `ready`, or
-the reason why math-verify cannot be imported. Answers come from models, and computing one may never end, in C
-code that no signal interrupts: so the caller keeps the time and kills this process. Memory is limited here.
+It reads lines of JSON and answers each with one: `[seconds, "value", text]` with the real and imaginary part
+of a number as decimal strings, or null; `[seconds, "equal", text, text]` with true or false. Its first line
+is `ready`, or the reason why math-verify cannot be imported. Answers come from models, and computing one may
+never end, in C code that no handler interrupts: a question that exceeds its processor time or the memory ends
+this process.
 
 math-verify parses. Numbers are evaluated to 40 digits, and expressions with variables compared by their
 values at fixed points: its own comparison calls any two numbers equal that are near zero. It compares the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -43,19 +45,21 @@ def main() -> None:
     logging.disable(logging.CRITICAL)  # math-verify warns that its time limit is disabled
     _limit_memory()
     try:
-        import math_verify  # noqa: F401, PLC0415
+        _parsed("x + 1")  # loads everything before the first question
     except Exception as error:
         replies.write(f"{type(error).__name__}: {error}".replace("\n", " ") + "\n")
         return
     replies.write("ready\n")
     for line in sys.stdin:
-        operation, *texts = json.loads(line)
+        seconds, operation, *texts = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process, in C code too
         try:
             reply = _value(*texts) if operation == "value" else _equal(*texts)
         except MemoryError:
             os._exit(1)  # the caller sees an answer that cannot be computed
         except Exception:  # the parser raises anything on text that is not mathematics
             reply = None if operation == "value" else False
+        signal.setitimer(signal.ITIMER_PROF, 0)
         replies.write(json.dumps(reply) + "\n")
 
 
