@@ -132,7 +132,7 @@ def _same_brackets(one: Items, other: Items) -> bool:
     if {first, second} <= {"(", "["}:  # two items may be an interval, whose brackets matter
         return len(one.items) > 2 or (first, one.closing) == (second, other.closing)
     if "" in {first, second}:
-        return {first, second} <= {"", "(", "\\{"}
+        return {first, second} <= {"", "(", "\\{", "\\cup"}
     return first == second
 
 

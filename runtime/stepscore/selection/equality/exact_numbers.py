@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb, factorial, isqrt
+from math import comb, isqrt, prod
 
 MAX_BITS = 100_000
 MAX_DEPTH = 50
@@ -123,11 +123,10 @@ class _Reader:
         base = self._atom()
         while self._peek() == "!":
             self._take()
-            if base.denominator != 1 or base < 0 or self._peek() == "!":
-                raise _Unread
-            if base > MAX_BITS or base * int(base).bit_length() > 2 * MAX_BITS:
-                raise TooLarge
-            base = _checked(Fraction(factorial(int(base))))
+            step = 1
+            while self._peek() == "!":
+                step += len(self._take())
+            base = _factorial(base, step)
         if self._peek() != "^":
             return base
         self._take()
@@ -242,6 +241,15 @@ def _checked(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise TooLarge
     return value
+
+
+def _factorial(value: Fraction, step: int) -> Fraction:
+    """Return n! or, for step 2, n!! = n (n - 2) (n - 4) ..."""
+    if value.denominator != 1 or value < 0 or step > 2:
+        raise _Unread
+    if value > MAX_BITS or value * int(value).bit_length() > 2 * MAX_BITS:
+        raise TooLarge
+    return _checked(Fraction(prod(range(int(value), 0, -step))))
 
 
 def _divided(above: Fraction, below: Fraction) -> Fraction:

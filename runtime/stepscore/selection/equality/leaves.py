@@ -35,8 +35,10 @@ _LINE = re.compile(
     r"(?P<sign>\\(?:angle|triangle|Delta|odot|overline|overrightarrow|overleftrightarrow|vec|widehat|overarc))"
     r"\s*\{?\s*(?P<letters>[A-Z]['0-9]*(?:\s*[A-Z]['0-9]*)*)\s*\}?"
 )
+_SPACES = re.compile(r"(?<=[^A-Za-z0-9])\s+|\s+(?=[^A-Za-z0-9])")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"\{?(\d+(?:\.\d+)?)\}?\s*\^\s*\\circ")
+_HALF_OF_DAY = re.compile(r"[ap]\.?m\b", re.IGNORECASE)
 _NOT_FUNCTIONS = re.compile(
     r"\\(?:frac|sqrt|sin|cos|tan|log|ln|binom|times|cdot|pi|infty|theta|alpha|beta)(?![A-Za-z])"
 )
@@ -57,7 +59,7 @@ def read_leaf(text: str, inner: Read) -> Answer:
         or _words(text)
         or _quantity(text, inner)
         or _all_reals(text)
-        or Expression(re.sub(r"\s*([-+*/^=_(){},<>])\s*", r"\1", text).removeprefix("+"))
+        or Expression(_SPACES.sub("", text).removeprefix("+"))
     )
 
 
@@ -138,7 +140,7 @@ def _unit_starts(text: str) -> Iterator[int]:
         )
         if word and not _NOT_FUNCTIONS.search(text[at:]):
             spaced = text[at - 1] == " "
-            known = is_known(word[0]) and (len(word[0]) > 1 or spaced)
+            known = (is_known(word[0]) and (len(word[0]) > 1 or spaced)) or _HALF_OF_DAY.match(text[at:])
             if (known or (spaced and len(word[0]) > 2)) and re.search(r"[\d})]\s*$", text[:at]):
                 yield at
                 return

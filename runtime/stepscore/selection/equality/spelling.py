@@ -63,6 +63,10 @@ _COMMANDS = {  # every one is replaced as a whole word
     "neq": r"\ne",
     "lt": "<",
     "gt": ">",
+    "pounds": "£",
+    "euro": "€",
+    "langle": "(",
+    "rangle": ")",
     "degree": r"^\circ",
     "colon": ":",
     "infin": r"\infty",
@@ -74,7 +78,9 @@ _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|tt|normal)|operatorname|mbox|hbox|bm)\s*"
     r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
-_PLAIN_CONTENT = re.compile(r"[-+]?[0-9.,/ ]+|\(?[A-Za-z]\)?|\\?[$€£¥]")
+_PLAIN_CONTENT = re.compile(
+    r"[-+]?[0-9.,/ ]+|\(?[A-Za-z]\)?(?:\s*,\s*\(?[A-Z]\)?)*|\\?[$€£¥]|[-+]?\d[\d.,]*\s+[A-Za-z]{3,}"
+)
 _SEPARATOR_WORD = re.compile(
     r"(?:,\s*)?(?:\\text\{\s*(?:,\s*)?(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))"
 )
