@@ -139,7 +139,7 @@ def test_ids_that_no_disk_can_keep_end_the_run_in_words(monkeypatch: pytest.Monk
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        job_module.sqlite3, "connect", lambda *names, **options: connect(*names, **options, factory=Full)
+        source_module.sqlite3, "connect", lambda *names, **options: connect(*names, **options, factory=Full)
     )
     done = invoke("score", "pair", "in.jsonl", "-o", "other.jsonl")
     refused(done, "database or disk is full")
