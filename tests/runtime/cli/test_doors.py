@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
 
-import stepscore.jobs.job as job_module
+import stepscore.jobs.source as source_module
 from stepscore.cli.group import MOST_CHARS
 from stepscore.cli.main import main
 from stepscore.errors import StepscoreError
