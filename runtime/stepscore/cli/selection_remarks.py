@@ -33,7 +33,7 @@ def remarks(
         yield f"{unanswered:,} problems have no answer to vote for: an error line is written for each"
     if undecided:
         yield (
-            f"{undecided:,} pairs of answers could not be compared (a number too large, or more than "
+            f"{undecided:,} pairs of answers could not be compared (too large or long, or more than "
             f"{SECONDS:g} s): they count as different"
         )
     if unknown:

@@ -3,7 +3,7 @@ r"""Read the parts of an answer: numbers, numbers in a base, names of points, wo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from stepscore.selection.equality.exact_numbers import TooLarge, read_number
 from stepscore.selection.equality.kinds import (
@@ -117,24 +117,21 @@ def _quantity(text: str, inner: Read) -> Answer | None:
         if unit and isinstance(amount, Quantity) and amount.unit == unit:
             return amount  # $18 dollars
         return Quantity(amount, unit) if unit and not isinstance(amount, Quantity) else None
-    for at in _unit_starts(text):
-        unit = read_unit(text[at:])
-        magnitude = text[:at].strip()
-        if unit and unit.powers and magnitude:
-            value = inner(magnitude)
-            if not isinstance(value, Words | Quantity | Name):
-                return Quantity(value, unit)
-    return None
+    at = _unit_start(text)
+    unit = None if at is None else read_unit(text[at:])
+    if at is None or unit is None or not unit.powers or not text[:at].strip():
+        return None
+    magnitude = inner(text[:at])
+    return None if isinstance(magnitude, Words | Quantity | Name) else Quantity(magnitude, unit)
 
 
-def _unit_starts(text: str) -> Iterator[int]:
-    r"""Yield where a unit may start: at \text, the sign of a unit, or a word after a number."""
+def _unit_start(text: str) -> int | None:
+    r"""Return where a unit may start: at \text, the sign of a unit, or a word after a number."""
     for at, token, depth in tokens(text):
         if at == 0 or depth > (token == "{"):
             continue
         if text.startswith("\\text", at) or token in {"%", *CURRENCIES} or text.startswith("^\\circ", at):
-            yield at
-            return
+            return at
         word = (
             re.match(r"[A-Za-z]+", text[at:]) if not text[at - 1].isalpha() and text[at - 1] != "\\" else None
         )
@@ -142,5 +139,5 @@ def _unit_starts(text: str) -> Iterator[int]:
             spaced = text[at - 1] == " "
             known = (is_known(word[0]) and (len(word[0]) > 1 or spaced)) or _HALF_OF_DAY.match(text[at:])
             if (known or (spaced and len(word[0]) > 2)) and re.search(r"[\d})]\s*$", text[:at]):
-                yield at
-                return
+                return at
+    return None

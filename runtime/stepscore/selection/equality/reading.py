@@ -20,6 +20,7 @@ from stepscore.selection.equality.relations import RELATION, read_relation
 from stepscore.selection.equality.spelling import MAX_CHARACTERS, plain, tokens
 
 MAX_DEPTH = 20
+_THOUSANDS = re.compile(r"[^,]*?(?<!\d)\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", re.ASCII)  # 1,234 but not 1,23
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 
 
@@ -49,27 +50,19 @@ def _compound(text: str, depth: int) -> Answer | None:
     if len(_PLUS_MINUS.findall(text)) == 1:
         both = tuple(_read(_PLUS_MINUS.sub(sign, text), depth + 1) for sign in ("+", "-"))
         return Items("", "", Order.FREE, both)
-    for separator, order in ((",", Order.FREE), (";", Order.FREE)):
-        if separator == "," and read_thousands(text):
-            continue
+    for separator in ";" if _THOUSANDS.fullmatch(text) else ",;":
         parts = _split(text, separator)
         if len(parts) > 1:
-            return _list([part for part in parts if part], order, depth)
+            return _list([part for part in parts if part], depth)
     relation = read_relation(text, lambda part: _read(part, depth + 1))
     return relation or _union(text, depth) or _ratio(text, depth)
 
 
-def read_thousands(text: str) -> bool:
-    """Return whether the commas of a text separate thousands: 1,234 but not 1,23."""
-    return re.fullmatch(r"[^,]*?(?<!\d)\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text, re.ASCII) is not None
-
-
-def _list(parts: list[str], order: Order, depth: int) -> Answer:
+def _list(parts: list[str], depth: int) -> Answer:
     if not parts:
         return Expression("")
     items = [_read(part, depth + 1) for part in parts]
-    if any("\\ldots" in part for part in parts):
-        order = Order.FIXED
+    order = _order(parts)
     if isinstance(items[0], Named) and not any(isinstance(item, Named) for item in items[1:]):
         values = (items[0].value, *items[1:])  # x = 1, 2
         return Named(items[0].name, Items("", "", order, values), ", ".join(parts))
@@ -80,6 +73,10 @@ def _list(parts: list[str], order: Order, depth: int) -> Answer:
             names.pop(), found[0] if len(found) == 1 else Items("", "", order, found), ", ".join(parts)
         )
     return items[0] if len(items) == 1 else Items("", "", order, tuple(items))
+
+
+def _order(parts: list[str]) -> Order:
+    return Order.FIXED if any("\\ldots" in part for part in parts) else Order.FREE
 
 
 def _bracketed(text: str, depth: int) -> Answer | None:
@@ -98,8 +95,7 @@ def _bracketed(text: str, depth: int) -> Answer | None:
                     only = _read(inner, depth + 1)
                     return only if opening + closing == "()" or isinstance(only, Number) else None
                 items = tuple(_read(part, depth + 1) for part in parts)
-                fixed = not is_set or any("\\ldots" in part for part in parts)
-                return Items(opening, closing, Order.FIXED if fixed else Order.FREE, items)
+                return Items(opening, closing, _order(parts) if is_set else Order.FIXED, items)
     return None
 
 
