@@ -23,7 +23,9 @@ STEPS_NAMES = ("steps", "solution", "answer", "completions")
 MESSAGES = "messages"
 """Name of a conversation: read for what no other field gives."""
 
-_OTHER_TEXTS = ("answer", "solution")
+OTHER_TEXTS = ("answer", "solution")
+"""Names of steps that are something else where they hold no list: a final answer, a gold solution."""
+
 _BLANK_LINES = re.compile(r"\r?\n(?:[^\S\n]*\n)+")
 _LISTED_FIELDS = 12
 
@@ -64,16 +66,19 @@ class Reading:
         if self.steps_field is None and steps_names == ["completions"]:
             _reject_whole_answers(fields)
         steps = {name: self._steps(name, fields[name]) for name in steps_names}
-        if not (problems and steps) and fields.get(MESSAGES) is not None:
+        lacks_problem = not problems and self.problem_field is None
+        lacks_steps = not steps and self.steps_field is None
+        if (lacks_problem or lacks_steps) and fields.get(MESSAGES) is not None:
             problem, solution = _conversation(fields[MESSAGES])
-            problems |= {} if self.problem_field else {f"{MESSAGES}[0]": problem}
-            if not steps and solution is not None:
-                steps = {f"{MESSAGES}[1]": split_at_blank_lines(solution)}
+            if self.problem_field is None:
+                problems[f"{MESSAGES}[0]"] = problem
+            if lacks_steps and solution is not None:
+                steps[f"{MESSAGES}[1]"] = split_at_blank_lines(solution)
         if not problems:
             raise _missing("problem", PROBLEM_NAMES, self.problem_field, fields)
         if not steps:
             raise _missing("steps", STEPS_NAMES, self.steps_field, fields)
-        return Record(_agreed(problems), _agreed(steps))
+        return Record(_agreed(problems, "problem-field"), _agreed(steps, "steps-field"))
 
     def options(self) -> dict[str, str]:
         """Return what differs from the default, as text."""
@@ -91,7 +96,7 @@ class Reading:
             return [self.steps_field] if self.steps_field in fields else []
         given = [name for name in STEPS_NAMES if name in fields]
         lists = [name for name in given if isinstance(fields[name], list | tuple)]
-        others = [name for name in given if name not in _OTHER_TEXTS]
+        others = [name for name in given if name not in OTHER_TEXTS]
         if lists or others:
             return [name for name in given if name in lists or name in others]
         if self.split or fields.get(MESSAGES) is None:
@@ -163,11 +168,11 @@ def _missing(
     )
 
 
-def _agreed(values: Mapping[str, T]) -> T:
+def _agreed(values: Mapping[str, T], option: str) -> T:
     (first, value), *others = values.items()
     for name, other in others:
         if other != value:
-            raise InvalidRecord(f"`{first}` and `{name}` are both given and differ")
+            raise InvalidRecord(f"`{first}` and `{name}` are both given and differ: name one by --{option}")
     return value
 
 

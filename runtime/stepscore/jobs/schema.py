@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
-from stepscore.records import PROBLEM_NAMES, STEPS_NAMES, Result
+from stepscore.records import MESSAGES, OTHER_TEXTS, PROBLEM_NAMES, STEPS_NAMES, Result
 from stepscore.visible import one_line
 
 MAX_ID_CHARS = 1000
@@ -191,9 +191,21 @@ def _input_schema() -> dict[str, Any]:
     for name in STEPS_NAMES:
         alias = "" if name == STEPS_NAMES[0] else f"; another name of `{STEPS_NAMES[0]}`"
         properties[name] = {"description": f"steps of the solution, in order{alias}"}
-        if name != "answer":
+        if name not in OTHER_TEXTS:
             properties[name] |= steps
+    properties["solution"]["description"] += "; beside another name of them, anything else is a gold solution"
     properties["answer"]["description"] += "; beside another name of them, anything else is the final answer"
+    turn = {
+        "type": "object",
+        "properties": {"role": {"type": "string"}, "content": {"type": "string"}},
+        "required": ["role", "content"],
+    }
+    conversation = {"type": "array", "items": turn, "minItems": 2}
+    of_messages = {"required": [MESSAGES], "properties": {MESSAGES: conversation}}
+    properties[MESSAGES] = {
+        "description": "one user and one assistant message: problem and solution, which is split at blank "
+        "lines; read for what no other field gives"
+    }
     return {
         "title": "InputLine",
         "description": "One solution to score. Fields that are names of the same thing must be equal; every "
@@ -201,8 +213,13 @@ def _input_schema() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "allOf": [
-            {"anyOf": [{"required": [name]} for name in PROBLEM_NAMES]},
-            {"anyOf": [{"required": [name], "properties": {name: steps}} for name in STEPS_NAMES]},
+            {"anyOf": [*({"required": [name]} for name in PROBLEM_NAMES), of_messages]},
+            {
+                "anyOf": [
+                    *({"required": [name], "properties": {name: steps}} for name in STEPS_NAMES),
+                    of_messages,
+                ]
+            },
         ],
     }
 

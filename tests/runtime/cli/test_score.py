@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeScorer
 from testing.uninstalled import uninstall
 
+from stepscore.cli import load_options
 from stepscore.cli.main import main
 from stepscore.errors import NotFound
 from stepscore.jobs.resume import fingerprint_path
@@ -91,6 +92,73 @@ def test_score_with_another_beta_exits_4_naming_it(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == before
 
 
+@pytest.mark.parametrize("command", [["score", "pair"], ["evaluate", "processbench", "--pair", "pair"]])
+def test_an_input_that_changed_exits_4_and_overwrite_starts_anew(tmp_path: Path, command: list[str]) -> None:
+    """Labels pass through as texts do: the figures of an evaluation depend on them."""
+    source = tmp_path / "in.jsonl"
+    out = tmp_path / ("out" if command[0] == "score" else "judged")
+    line = {"id": "gsm8k-0", "problem": "p", "steps": ["1", "2"], "label": 0}
+    source.write_text(json.dumps(line) + "\n" + json.dumps(line | {"id": "gsm8k-1", "label": -1}) + "\n")
+    arguments = [*command, source, "-o", out]
+    assert invoke(*arguments).exit_code == 0
+    scored = out if command[0] == "score" else out / "in.scored.jsonl"
+    before = scored.read_bytes()
+    source.write_text(source.read_text().replace('"label": 0', '"label": 1'))
+    done = invoke(*arguments)
+    assert done.exit_code == 4
+    assert "line 1 of the input: `label` was 0, now 1" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert scored.read_bytes() == before
+    assert invoke(*arguments, "--overwrite").exit_code == 0
+    assert json.loads(scored.read_bytes().splitlines()[0])["label"] == 1
+    assert invoke(*arguments).exit_code == 0
+
+
+def test_a_larger_limit_continues(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("".join(f'{{"problem": "p", "steps": ["{index}"]}}\n' for index in range(9)))
+    arguments = ["score", "pair", tmp_path / "in", "-o", tmp_path / "out", "--limit"]
+    assert "3 scored" in invoke(*arguments, 3).stderr
+    assert "3 of the records by an earlier run" in invoke(*arguments, 7).stderr
+    assert len((tmp_path / "out").read_text().splitlines()) == 7
+    assert invoke(*arguments, 5).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "data", [b"[\n 1\n]\n", b"\x1f\x8b\x08\n", b'{"q": "p"}\n' * 500], ids=["[", "gz", "names"]
+)
+def test_a_file_without_a_record_exits_3_with_one_error_and_no_output(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "in").write_bytes(data)
+    for options in (["-o", tmp_path / "out"], ["--dry-run"]):
+        done = invoke("score", "pair", tmp_path / "in", *options)
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert done.stderr.count("error: ") == done.stderr.count("hint: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_fields_are_named_and_a_text_is_split_on_request() -> None:
+    line = '{"task": "p", "text": "1\\n\\n2", "steps": 7}\n'
+    done = invoke(
+        *("score", "pair", "-", "--problem-field", "task", "--steps-field", "text", "--split"), stdin=line
+    )
+    assert done.exit_code == 0
+    answer = json.loads(done.stdout)
+    assert answer.items() >= {"task": "p", "text": "1\n\n2", "problem": "p", "steps": ["1", "2"]}.items()
+    (expected,) = map(json.loads, invoke("score", "pair", "-", stdin=GOOD).stdout.splitlines())
+    assert answer["step_rewards"] == expected["step_rewards"]
+
+
+def test_what_was_split_is_read_by_the_commands_that_follow(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"task": "p", "out": f"Add.\n\nSo \\boxed{{{n}}}.", "label": -1, "prompt": []} for n in range(3)]
+    source.write_text("\n\n".join(map(json.dumps, lines)))
+    reading = ("--problem-field", "task", "--steps-field", "out", "--split")
+    assert invoke("score", "pair", source, "-o", out, *reading).exit_code == 0
+    chosen = invoke("select", out)
+    assert chosen.exit_code == 0, chosen.output
+    assert invoke("report", out, "-o", tmp_path / "page.html").exit_code == 0
+    assert "skipped" not in invoke("evaluate", "processbench", out, "--threshold", "0").stderr
+
+
 def test_score_over_a_file_that_is_not_ours_exits_3(tmp_path: Path) -> None:
     (tmp_path / "in").write_text(GOOD)
     done = invoke("score", "pair", tmp_path / "in", "-o", tmp_path / "in")
@@ -146,6 +214,17 @@ def test_score_hands_its_options_to_the_scorer(seen: dict[str, Any]) -> None:
         "threads": 3,
         "tokens": False,
     }
+
+
+@pytest.mark.parametrize(("cores", "warned"), [(1, True), (2, True), (3, False), (64, False)])
+def test_more_threads_than_cores_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], cores: int, warned: bool
+) -> None:
+    monkeypatch.setattr(load_options, "available_cores", lambda: cores)
+    done = invoke("score", "pair", "-", "--threads", "3", stdin=GOOD)
+    assert (done.exit_code, seen["threads"]) == (0, 3)
+    assert (f"use --threads {cores} or fewer" in done.stderr) is warned
+    assert done.stdout == invoke("score", "pair", "-", stdin=GOOD).stdout
 
 
 def test_score_leaves_to_the_scorer_what_is_not_given(seen: dict[str, Any]) -> None:
@@ -219,6 +298,9 @@ def test_invalid_size_exits_2(seen: dict[str, Any], text: str) -> None:
         ["pair", "--problem", "p", "--step", "s", "-o", "out"],
         ["pair", "--problem", "p", "--step", "s", "--threshold", "nan"],
         ["pair", "--problem", "p", "--step", "s", "--dry-run"],
+        ["pair", "--problem", "p", "--step", "s", "--split"],
+        ["pair", "--problem", "p", "--step", "s", "--overwrite"],
+        ["pair", "--problem", "p", "--step", "s", "--steps-field", "x"],
         ["pair", "--dry-run"],
         ["pair", "-", "--residency", "none"],
         ["pair", "-", "--max-batch-tokens", "0"],

@@ -21,7 +21,7 @@ from stepscore.jobs.schema import (
     decode_line,
     json_schemas,
 )
-from stepscore.records import PROBLEM_NAMES, STEPS_NAMES, Record, Result
+from stepscore.records import MESSAGES, PROBLEM_NAMES, STEPS_NAMES, Record, Result
 
 INPUT = {"id": "a", "problem": "p", "steps": ["x", "y"], "label": -1}
 
@@ -128,15 +128,19 @@ def test_every_output_field_is_described() -> None:
 
 def test_the_input_is_described_by_every_accepted_name() -> None:
     described = definition("input")
-    assert set(described["properties"]) == {"id", *PROBLEM_NAMES, *STEPS_NAMES}
+    assert set(described["properties"]) == {"id", *PROBLEM_NAMES, *STEPS_NAMES, MESSAGES}
     json.dumps(json_schemas())
 
 
+CONVERSATION = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a\n\nb"}]
 ACCEPTED = [
     *({problem: "p", steps: ["s"]} for problem in PROBLEM_NAMES for steps in STEPS_NAMES),
     {"problem": "p", "steps": ["s"], "answer": "420"},
     {"problem": "p", "completions": ["s"], "answer": {"value": 420}, "id": 7, "label": -1},
     {"problem": "p", "steps": ["s"], "id": None},
+    {"problem": "p", "steps": ["s"], "solution": "gold", "messages": "any"},
+    {"messages": CONVERSATION},
+    {"question": "p", "solution": "one text", "messages": CONVERSATION},
 ]
 REJECTED = [
     {"steps": ["s"]},
@@ -145,6 +149,9 @@ REJECTED = [
     {"problem": "p", "steps": "s"},
     {"problem": "p", "steps": [1]},
     {"problem": "p", "answer": "420"},
+    {"problem": "p", "solution": "one text"},
+    {"problem": "p", "messages": CONVERSATION[:1]},
+    {"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]},
     {"problem": "p", "steps": ["s"], "id": 1.5},
     {"problem": "p", "steps": ["s"], "id": "x" * 1001},
     [],
