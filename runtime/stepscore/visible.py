@@ -27,7 +27,7 @@ def one_line(text: str, most: int) -> str:
     The end of a message says what is wrong with a long name before it.
 
     >>> one_line("a\nb\x1b" + "c" * 90 + " is long", 24)
-    'a\\nb\\x1bccccc...c is long'
+    'a\\nb\\x1bccccc... is long'
     """
     if len(text) > 2 * most:
         text = text[:most] + text[-most:]

@@ -189,7 +189,7 @@ def test_dry_run_estimates_memory_without_tracing(
     result = export("--dry-run", models=tiny_checkpoints, output=tmp_path / "pair")
     assert result.exit_code == 0, result.stderr
     assert "fp32, traced by optimum" in result.stdout
-    assert "memory    about " in result.stdout
+    assert "memory       about " in result.stdout
     assert not (tmp_path / "pair").exists()
 
 

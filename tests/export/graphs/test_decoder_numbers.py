@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
 from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
+from stepscore.artifact import graph_contract
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
 from stepscore.engine.base import EngineOptions
@@ -64,11 +65,12 @@ def test_vocabulary_tile_size_changes_no_number(
 ) -> None:
     """Every token of the vocabulary is a target once, so every border is."""
     usual = pair_of(precision)  # is kept for other tests: made with the usual tiles
-    monkeypatch.setattr(model_module, "TILE", tile)
-    options = ExportOptions(precision, coding=Coding.INDEPENDENT)
-    tiled = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     every_token = pack([np.arange(TINY.vocab_size)], [0])
     whole = hidden_and_logprobs(usual, every_token, EngineOptions())
+    monkeypatch.setattr(model_module, "TILE", tile)
+    monkeypatch.setattr(graph_contract, "TILE", tile)
+    options = ExportOptions(precision, coding=Coding.INDEPENDENT)
+    tiled = export_unmeasured(tiny_checkpoints.policy, tiny_checkpoints.reference, tmp_path / "pair", options)
     parts = hidden_and_logprobs(tiled.path, every_token, EngineOptions())
     for one, other in zip(whole, parts, strict=True):
         assert np.abs(one - other).max() < 1e-5

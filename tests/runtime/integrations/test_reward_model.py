@@ -236,7 +236,7 @@ def test_a_default_hides_no_mistake_of_the_caller(exact: RewardModel) -> None:
             ["q"],
             [["a", "x" * 9000]],
             InputError,
-            r"outputs\[0\]\[1\]: \d+ tokens exceed the context length",
+            r"outputs\[0\]\[1\]: at least \d+ tokens exceed the context length",
         ),
         (["q"], [["\ud800"]], InvalidRecord, r"outputs\[0\]\[0\]: steps\[0\] contains a lone surrogate"),
     ],
