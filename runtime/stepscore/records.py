@@ -1,7 +1,8 @@
 """Records to score, the ways to read one from the fields of a line, and the results of scoring.
 
 By default a record is read by any of the accepted field names. An `answer` or `solution` that is no list is,
-next to another field of steps, a final answer or a gold solution. jobs/schema.py defines the lines of a job.
+next to another field of steps, a final answer or a gold solution. `completions` are steps in TRL's data sets;
+whole answers, as in files of best-of-N samples, are rejected. jobs/schema.py defines the lines of a job.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Reading:
         Record(problem='1+1?', steps=('Add.', 'So 2.'), unfinished=False)
         """
         problems = {name: _problem(name, fields[name]) for name in self._problem_names(fields)}
-        steps = {name: self._steps(name, fields[name]) for name in self._steps_names(fields)}
+        steps_names = self._steps_names(fields)
+        if self.steps_field is None and steps_names == ["completions"]:
+            _reject_whole_answers(fields)
+        steps = {name: self._steps(name, fields[name]) for name in steps_names}
         lacks_problem = not problems and self.problem_field is None
         lacks_steps = not steps and self.steps_field is None
         if (lacks_problem or lacks_steps) and fields.get(MESSAGES) is not None:
@@ -210,6 +214,38 @@ def _turn(name: str, message: object) -> tuple[str, str]:
     if lost:
         raise InvalidRecord(f"`{name}.{lost[0][:40]}` would not be scored: add it to `content`, or remove it")
     return message["role"], message["content"]
+
+
+def _reject_whole_answers(fields: Mapping[str, Any]) -> None:
+    if count := _whole_answers(fields):
+        raise InvalidRecord(
+            f"`completions` holds {count} whole answers of one problem, not the steps of one: write one line "
+            "per answer, with `steps`, the answer split at blank lines: "
+            "jq -c '.completions[] as $a | .steps = ($a | split(\"\\n\\n\")) | del(.completions, .id)'"
+        )
+
+
+def _whole_answers(fields: Mapping[str, Any]) -> int:
+    """Return the number of `completions` if they are whole answers, 0 if they are steps.
+
+    Whole answers have blank lines, which separate steps, or a boxed result each, or `scores`: one list each.
+    TRL's steps have one label each.
+    """
+    completions, labels, scores = (fields.get(name) for name in ("completions", "labels", "scores"))
+    if not isinstance(completions, list | tuple) or not completions:
+        return 0
+    texts = [text.strip() for text in completions if isinstance(text, str)]
+    if isinstance(labels, list) and len(labels) == len(completions):
+        return 0
+    lists_of_scores = (
+        isinstance(scores, list)
+        and len(scores) == len(completions)
+        and all(isinstance(one, list) for one in scores)
+    )
+    boxes = sum("\\boxed" in text for text in texts)
+    several = boxes > 1 and "\\boxed" in texts[0]
+    whole = lists_of_scores or several or any(_BLANK_LINES.search(text) for text in texts)
+    return len(completions) if whole else 0
 
 
 def _json_type(value: object) -> str:

@@ -28,7 +28,7 @@ class SelectionReport(msgspec.Struct, frozen=True):
     num_problems: int
     num_without_answer: int
     undecided_pairs: int
-    """Pairs of answers whose comparison timed out; they count as different."""
+    """Pairs of answers that could not be compared; they count as different."""
     confidence: float
     resamples: int
     seed: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -85,7 +85,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=click.Choice(Equality, case_sensitive=False),
     default="math",
     show_default=True,
-    help="Equality of answers: mathematical, by math-verify (stepscore[select]), or exact text.",
+    help="Equality of answers: mathematical, by rules and math-verify (stepscore[select]), or exact text.",
 )
 @click.option(
     "--seed",
@@ -114,9 +114,9 @@ def select(
     """Select one solution per problem by reward.
 
     SCORED.jsonl is the output of `stepscore score`; the method is best-of-N or voting. Records with the same
-    "problem_id" are samples of one problem; without that field, records with the same problem text. The
-    answer of a record is its "answer", or the content of its last \\boxed{}. Ties go to the earliest sample.
-    The selected record is written as it was scored, with a field "selection" added.
+    problem text are samples of one problem, unless their "problem_id" differs. The answer of a record is the
+    content of its last \\boxed{}, else its own "answer". Ties go to the earliest sample. The selected record
+    is written as it was scored, with a field "selection" added.
 
     Where correctness is known ("final_answer_correct", else "final_answer" compared with the answer),
     accuracies are printed too: of the method with n samples, of majority voting, of a random sample, and
@@ -132,9 +132,19 @@ def select(
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
       stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
     """
+    from stepscore.cli.comparing import shown
+    from stepscore.cli.selection_remarks import remarks
     from stepscore.jobs.scored_records import open_scored, read_all
     from stepscore.selection.answers import Comparer
-    from stepscore.selection.best_of_n import SelectionMethod, accuracies, group_by_problem, usual_sizes
+    from stepscore.selection.best_of_n import (
+        SelectionMethod,
+        accuracies,
+        group,
+        judged,
+        needs_answers,
+        usual_sizes,
+    )
+    from stepscore.selection.sample_answers import examine
 
     if temperature is not None and method is not Method.WEIGHTED:
         raise click.UsageError("--temperature needs --method weighted")
@@ -144,7 +154,11 @@ def select(
     rule = SelectionMethod(method, series, reducer, 1.0 if temperature is None else temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
         records, failed = read_all(file)
-        problems = group_by_problem(records, rule, comparer)
+        groups = group(records)
+        problems: list[Problem] = []
+        with shown(comparer, problems, len(groups.samples), sys.stderr):
+            field = examine(groups.samples, comparer.same) if needs_answers(groups, rule) else None
+            problems.extend(judged(samples, rule, field, comparer.same) for samples in groups.samples)
         lines, unanswered = _chosen(file, problems, rule)
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
     if output is not None and output != "-":
@@ -165,14 +179,9 @@ def select(
         from stepscore.cli.accuracy_table import print_accuracies
 
         print_accuracies(stream, rule, table)
-    voting = method is not Method.BEST_OF_N or bool(table)
-    for line in _remarks(problems, comparer.undecided, unanswered, voting=voting):
+    undecided = comparer.undecided
+    for line in remarks(problems, groups, field, table, sizes, undecided=undecided, unanswered=unanswered):
         click.echo(line, err=True)
-    known = [len(problem.ids) for problem in problems if problem.correct is not None]
-    if known and not table:
-        click.echo(
-            f"no accuracies: --n exceeds the largest number of samples per problem ({max(known)})", err=True
-        )
     name_failures(failed)
     ctx.exit(1 if failed or unanswered else 0)
 
@@ -206,18 +215,3 @@ def _chosen(file: BinaryIO, problems: Iterable[Problem], rule: SelectionMethod) 
             why = selection(problem, at, rule)
             lines.append(line_with(file, problem.offsets[at], {"selection": why}))
     return lines, unanswered
-
-
-def _remarks(problems: Sequence[Problem], undecided: int, unanswered: int, *, voting: bool) -> Iterator[str]:
-    samples = sum(len(problem.ids) for problem in problems)
-    yield f"{samples:,} samples of {len(problems):,} problems"
-    silent = sum(problem.answers.count(None) for problem in problems)
-    if silent and voting:
-        yield f"{silent:,} samples have no answer (`answer` or \\boxed{{}}) and do not vote"
-    if unanswered:
-        yield f"{unanswered:,} problems have no answer to vote for: an error line is written for each"
-    if undecided:
-        yield f"{undecided:,} comparisons of answers timed out; those answers count as different"
-    unknown = sum(problem.correct is None for problem in problems)
-    if unknown:
-        yield f"{unknown:,} problems are not evaluated: `final_answer` or `final_answer_correct` is missing"

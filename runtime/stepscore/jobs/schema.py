@@ -5,7 +5,7 @@ This is the one definition of the output. `score` writes it; resume, select, eva
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,7 @@ MAX_MESSAGE_CHARS = 299
 
 Id = str | int
 Rewards = Annotated[list[float], Meta(min_length=1)]
+T = TypeVar("T")
 
 
 class LineError(msgspec.Struct, frozen=True):
@@ -103,6 +104,13 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class RewardsLine(msgspec.Struct, frozen=True):
+    """The rewards of a line, which are all that choosing and evaluating need."""
+
+    cumulative_rewards: Rewards
+    step_rewards: Rewards
+
+
 OUTPUT_NAMES = (*ScoredLine.__struct_fields__, "error")
 """Names of the fields that scoring writes; an input field of the same name is replaced."""
 
@@ -112,9 +120,10 @@ class _Kind(msgspec.Struct):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_KIND, _SCORED, _ERROR = (
+_KIND, _SCORED, _REWARDS, _ERROR = (
     msgspec.json.Decoder(_Kind),
     msgspec.json.Decoder(ScoredLine),
+    msgspec.json.Decoder(RewardsLine),
     msgspec.json.Decoder(ErrorLine),
 )
 
@@ -125,13 +134,22 @@ def decode_line(text: bytes) -> ScoredLine | ErrorLine:
     >>> decode_line(b'{"id": 7, "error": {"code": "no_steps", "message": "`steps` is empty"}}').error.code
     'no_steps'
     """
+    return _decode(text, _SCORED)
+
+
+def decode_rewards(text: bytes) -> RewardsLine | ErrorLine:
+    """Decode the rewards of a line, whatever else it holds; raise as `decode_line` does."""
+    return _decode(text, _REWARDS)
+
+
+def _decode(text: bytes, scored: msgspec.json.Decoder[T]) -> T | ErrorLine:
     try:
         kind = _KIND.decode(text)
         if kind.error is not msgspec.UNSET:
             return _ERROR.decode(text)
         if kind.step_rewards is msgspec.UNSET:
             raise InvalidRecord("`step_rewards` is missing: score the record first")
-        return _SCORED.decode(text)
+        return scored.decode(text)
     except msgspec.ValidationError as error:
         raise InvalidRecord(
             f"not a line of `stepscore score`: {str(error)[:200]}",

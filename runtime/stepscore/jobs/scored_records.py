@@ -5,33 +5,26 @@ Texts stay in the file: a record keeps the offset of its line, so memory does no
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 import msgspec
 import numpy as np
 
 from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NotScored
+from stepscore.jobs.final_answers import answer_text, boxed
 from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
-from stepscore.jobs.schema import ErrorLine, decode_line
+from stepscore.jobs.schema import ErrorLine, decode_rewards
 from stepscore.prompt.template import SEPARATOR
 from stepscore.records import Record, record_of_output
-
-
-class ProblemKey(NamedTuple):
-    """Identity of a problem: records with equal keys are samples of one problem."""
-
-    field: str
-    """`problem_id` where the record has it, else `problem`."""
-    value: str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +33,12 @@ class Scored:
 
     id: str | int
     offset: int
-    problem: ProblemKey
+    problem_id: str | int | None
+    problem_digest: bytes
+    """Digest of the problem's text, in which white space counts as one space."""
     cumulative_rewards: np.ndarray  # float64 [n]
     step_rewards: np.ndarray  # float64 [n]
+    boxed: str | None
     answer: str | None
     final_answer: str | None
     final_answer_correct: bool | None
@@ -116,7 +112,7 @@ def line_with(file: BinaryIO, offset: int, added: Mapping[str, object]) -> bytes
 
 def _scored(line: ParsedLine, text: bytes, offset: int) -> Scored | ErrorLine:
     try:
-        answered = decode_line(text)
+        answered = decode_rewards(text)
     except InputError as error:
         raise (line.record if isinstance(line.record, InputError) else error) from None
     if isinstance(answered, ErrorLine):
@@ -134,11 +130,13 @@ def _scored(line: ParsedLine, text: bytes, offset: int) -> Scored | ErrorLine:
     return Scored(
         id=line.id,
         offset=offset,
-        problem=_problem_key(line, line.record),
+        problem_id=_problem_id(line),
+        problem_digest=blake2b(" ".join(line.record.problem.split()).encode(), digest_size=16).digest(),
         cumulative_rewards=cumulative,
         step_rewards=steps,
-        answer=_text(line.passthrough.get("answer")) or boxed(SEPARATOR.join(line.record.steps)) or None,
-        final_answer=_text(line.passthrough.get("final_answer")),
+        boxed=boxed(SEPARATOR.join(line.record.steps)) or None,
+        answer=answer_text(line.passthrough.get("answer")),
+        final_answer=answer_text(line.passthrough.get("final_answer")),
         final_answer_correct=correct if isinstance(correct, bool) else None,
         label=label if isinstance(label, int) and not isinstance(label, bool) else None,
     )
@@ -149,12 +147,10 @@ def _value(line: ParsedLine, name: str) -> object:
     return None if raw is None else msgspec.json.decode(raw)
 
 
-def _problem_key(line: ParsedLine, record: Record) -> ProblemKey:
+def _problem_id(line: ParsedLine) -> str | int | None:
     given = _value(line, "problem_id")
-    if given is None:
-        return ProblemKey("problem", record.problem)
-    if isinstance(given, str | int) and not isinstance(given, bool):
-        return ProblemKey("problem_id", given)
+    if given is None or (isinstance(given, str | int) and not isinstance(given, bool)):
+        return given
     raise InvalidRecord("`problem_id` must be a string or an integer")
 
 
@@ -165,31 +161,3 @@ def _rewards(name: str, values: list[float], record: Record) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InvalidRecord(f"`{name}` contains a number that is not finite")
     return array
-
-
-def _text(value: msgspec.Raw | None) -> str | None:
-    """Return a string, stripped, or a number as it is written; anything else is not an answer."""
-    decoded = None if value is None else msgspec.json.decode(value)
-    if isinstance(decoded, str):
-        return decoded.strip() or None
-    is_number = isinstance(decoded, int | float) and not isinstance(decoded, bool)
-    return bytes(value).decode() if value is not None and is_number else None
-
-
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last closed \boxed{...} of a text, None if there is none.
-
-    >>> boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}."), boxed("It is 7.")
-    ('\\frac{1}{2}', None)
-    """
-    for found in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
-        depth, at = 1, found.end()
-        while at < len(text):
-            if text[at] == "\\":  # \{ and \} are literal braces
-                at += 2
-                continue
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if not depth:
-                return text[found.end() : at].strip()
-            at += 1
-    return None

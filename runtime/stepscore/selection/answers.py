@@ -1,76 +1,85 @@
-"""Equality of final answers: exact text, or mathematical equality by math-verify."""
+"""Equality of final answers: exact text, or mathematical equality by own rules and math-verify."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
-import subprocess
-import sys
-import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import TracebackType
 
 from stepscore.enums import Equality
-from stepscore.errors import ExtraMissing
-
-SECONDS = 5.0
-_WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
+from stepscore.selection.equality.compare import same
+from stepscore.selection.equality.kinds import Answer
+from stepscore.selection.equality.library import LOST_SECONDS, SECONDS, Library, Undecided
+from stepscore.selection.equality.reading import read
 
 Same = Callable[[str, str], bool]
-"""Equality of a reference answer and a given one, in this order."""
+"""Equality of two answers, in any order."""
 
 
 def group_answers(answers: Sequence[str | None], same: Same) -> list[str | None]:
-    """Replace every answer by the first answer that it is equal to.
+    """Replace every answer by the first one of its group; groups do not depend on the order of answers.
 
-    Only distinct strings are compared, each with the first of every earlier group: the equality of a library
-    need not be transitive, so the order of the samples can matter.
+    Equality need not be transitive: "10" equals "10 m" and "10 km". Answers are grouped from the most
+    frequent to the rarest, and join the first group of which they equal every member.
 
     >>> group_answers(["8", "07", None, "7"], lambda a, b: int(a) == int(b))
     ['8', '07', None, '07']
     """
-    firsts: list[str] = []
-    group: dict[str, str] = {}
-    for answer in answers:
-        if answer is not None and answer not in group:
-            group[answer] = next((first for first in firsts if same(first, answer)), answer)
-            if group[answer] is answer:
-                firsts.append(answer)
-    return [None if answer is None else group[answer] for answer in answers]
+    counts = Counter(answer for answer in answers if answer is not None)
+    groups: list[list[str]] = []
+    for answer in sorted(counts, key=lambda text: (-counts[text], len(text), text)):
+        home = next((group for group in groups if all(same(one, answer) for one in group)), None)
+        if home is None:
+            groups.append([answer])
+        else:
+            home.append(answer)
+    number = {member: index for index, members in enumerate(groups) for member in members}
+    first: dict[int, str] = {}
+    for given in answers:
+        if given is not None:
+            first.setdefault(number[given], given)
+    return [None if given is None else first[number[given]] for given in answers]
 
 
 class Comparer:
-    """Compares answers and caches the results; `undecided` counts comparisons that timed out.
+    """Compares answers; an undecided pair counts as different.
 
-    Equal strings and integers are compared directly. For everything else `Equality.MATH` calls math-verify in
-    a separate process that is killed after `seconds`: its built-in time limit uses SIGALRM, which neither
-    works in threads nor interrupts C code. An undecided pair counts as different.
+    Equality.MATH reads both by the rules of `equality/` and asks math-verify, in a separate process, only
+    about what these do not decide.
     """
 
-    def __init__(self, equality: Equality, *, seconds: float = SECONDS) -> None:
-        self.undecided = 0
+    def __init__(
+        self, equality: Equality, *, seconds: float = SECONDS, lost_seconds: float = LOST_SECONDS
+    ) -> None:
         self._equality = equality
-        self._seconds = seconds
-        self._known: dict[tuple[str, str], bool] = {}
-        self._worker: subprocess.Popen[str] | None = None
+        self._library = Library(seconds=seconds, lost_seconds=lost_seconds)
+        self._read = lru_cache(maxsize=100_000)(read)
+        self._undecided: set[tuple[str, str]] = set()
 
-    def same(self, gold: str, given: str) -> bool:
+    @property
+    def undecided(self) -> int:
+        """Return the number of pairs that could not be compared."""
+        return len(self._undecided)
+
+    @property
+    def asked(self) -> int:
+        """Return the number of questions to math-verify."""
+        return self._library.asked
+
+    def same(self, one: str, other: str) -> bool:
         """Return whether two answers are equal; raise ExtraMissing if math-verify is needed and missing."""
-        if gold == given or self._equality is Equality.EXACT:
-            return gold == given
-        if _WHOLE.fullmatch(gold) and _WHOLE.fullmatch(given):
-            return _canonical(gold) == _canonical(given)
-        if (gold, given) not in self._known:
-            self._known[gold, given] = self._ask(gold, given)
-        return self._known[gold, given]
+        if one == other or self._equality is Equality.EXACT:
+            return one == other
+        try:
+            return same(self._answer(one), self._answer(other), self._library)
+        except Undecided:
+            self._undecided.add((one, other) if one < other else (other, one))
+            return False
 
     def close(self) -> None:
-        """Kill the process, if it runs."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.communicate()
-            self._worker = None
+        """Stop math-verify, if it runs."""
+        self._library.close()
 
     def __enter__(self) -> Comparer:
         return self
@@ -80,53 +89,5 @@ class Comparer:
     ) -> None:
         self.close()
 
-    def _ask(self, gold: str, given: str) -> bool:
-        worker = self._worker = self._worker or _start()
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        timer = threading.Timer(self._seconds, worker.kill)
-        timer.start()
-        try:
-            worker.stdin.write(json.dumps([gold, given]) + "\n")
-            worker.stdin.flush()
-            reply = worker.stdout.readline()
-        except BrokenPipeError:
-            reply = ""
-        finally:
-            timer.cancel()
-        if not reply:
-            self.undecided += 1
-            self.close()
-        return reply == "true\n"
-
-
-def _canonical(number: str) -> tuple[bool, str]:
-    """Return sign and digits of an integer, which may be longer than int() accepts."""
-    digits = number.lstrip("+-").lstrip("0")
-    return number.startswith("-") and digits != "", digits
-
-
-def _start() -> subprocess.Popen[str]:
-    if importlib.util.find_spec("math_verify") is None:
-        raise _missing("math-verify is not installed")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "stepscore.selection.math_verify_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-    )
-    assert worker.stdout is not None
-    greeting = worker.stdout.readline()
-    if greeting != "ready\n":
-        worker.communicate()
-        raise _missing(f"math-verify cannot be imported: {greeting.strip()[:200]}")
-    return worker
-
-
-def _missing(fault: str) -> ExtraMissing:
-    return ExtraMissing(
-        f"cannot compare answers that differ as text: {fault}",
-        hint="pip install 'stepscore[select]', or compare exact text with --equality exact",
-    )
+    def _answer(self, text: str) -> Answer:
+        return self._read(text)

@@ -1,12 +1,14 @@
 """Select one sample per problem from scored records, and estimate the accuracy of the selection.
 
 A sample is correct if its `final_answer_correct` is true; without that field, if its answer equals its
-`final_answer`. (ProcessBench records have both; there, `final_answer` is the sample's own answer.)
+`final_answer`. (ProcessBench records have both; there, `final_answer` is the sample's own answer.) Samples of
+one problem have the same text of the problem and, where they have one, the same `problem_id`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from statistics import median_low
@@ -16,8 +18,8 @@ import numpy as np
 
 from stepscore.enums import Method, Reducer, Series
 from stepscore.errors import NoAnswer
-from stepscore.jobs.scored_records import ProblemKey, Scored
-from stepscore.selection.answers import Comparer, group_answers
+from stepscore.jobs.scored_records import Scored
+from stepscore.selection.answers import Same, group_answers
 from stepscore.selection.expected_accuracy import (
     MOST_SUBSETS,
     RESAMPLES,
@@ -28,6 +30,7 @@ from stepscore.selection.expected_accuracy import (
     voting_accuracy,
 )
 from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect, vote_weights
+from stepscore.selection.sample_answers import AnswerField, refuse_two_truths
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,6 @@ class SelectionMethod:
 class Problem:
     """The samples of one problem, in the order of the file."""
 
-    key: ProblemKey
     ids: tuple[str | int, ...]
     offsets: tuple[int, ...]
     scores: np.ndarray  # float64 [N]
@@ -94,12 +96,53 @@ class Accuracy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Number of random subsets per problem that voting was averaged over; None: all subsets."""
 
 
-def group_by_problem(records: Iterable[Scored], rule: SelectionMethod, comparer: Comparer) -> list[Problem]:
-    """Group records by problem, in the order of their first samples; compare answers if they are needed."""
-    members: dict[ProblemKey, list[Scored]] = {}
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Samples of each problem, in the order of their first samples."""
+
+    samples: tuple[tuple[Scored, ...], ...]
+    reused_ids: tuple[str | int, ...]
+    """Every `problem_id` that several problems have."""
+
+
+def group(records: Iterable[Scored]) -> Grouped:
+    """Group records by problem: by its text and its `problem_id`."""
+    members: dict[Hashable, list[Scored]] = {}
     for record in records:
-        members.setdefault(record.problem, []).append(record)
-    return [_problem(key, samples, rule, comparer) for key, samples in members.items()]
+        members.setdefault((record.problem_id, record.problem_digest), []).append(record)
+    ids = Counter(samples[0].problem_id for samples in members.values())
+    reused = tuple(one for one, count in ids.items() if one is not None and count > 1)
+    return Grouped(tuple(map(tuple, members.values())), reused)
+
+
+def needs_answers(groups: Grouped, rule: SelectionMethod) -> bool:
+    """Return whether anything depends on the samples' answers: a vote or an accuracy."""
+    return rule.method is not Method.BEST_OF_N or any(map(_is_known, groups.samples))
+
+
+def judged(
+    samples: Sequence[Scored], rule: SelectionMethod, field: AnswerField | None, same: Same
+) -> Problem:
+    """Return a problem with scores, grouped answers and verdicts; compare answers only if they are needed.
+
+    Raises NotComparable where its samples have different true answers.
+    """
+    answers = [(field or AnswerField()).answer(sample) for sample in samples]
+    correct = None
+    if _is_known(samples):
+        refuse_two_truths(samples, same)
+        verdicts = [_is_right(sample, answer, same) for sample, answer in zip(samples, answers, strict=True)]
+        correct = np.array(verdicts, dtype=bool)
+    if rule.method is not Method.BEST_OF_N or correct is not None:
+        answers = group_answers(answers, same)
+    return Problem(
+        ids=tuple(sample.id for sample in samples),
+        offsets=tuple(sample.offset for sample in samples),
+        scores=np.array([aggregate(sample.series(rule.series), rule.reducer) for sample in samples]),
+        answers=tuple(answers),
+        codes=answer_codes(answers),
+        correct=correct,
+    )
 
 
 def select_sample(problem: Problem, rule: SelectionMethod) -> int:
@@ -193,27 +236,13 @@ def _weights(problem: Problem, rule: SelectionMethod) -> np.ndarray:
     return np.ones(len(problem.ids), dtype=np.int64)
 
 
-def _problem(key: ProblemKey, samples: list[Scored], rule: SelectionMethod, comparer: Comparer) -> Problem:
-    verdicts = [_is_right(sample, comparer) for sample in samples]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    correct = np.array(known, dtype=bool) if len(known) == len(samples) else None
-    answers: list[str | None] = [sample.answer for sample in samples]
-    if rule.method is not Method.BEST_OF_N or correct is not None:
-        answers = group_answers(answers, comparer.same)
-    return Problem(
-        key=key,
-        ids=tuple(sample.id for sample in samples),
-        offsets=tuple(sample.offset for sample in samples),
-        scores=np.array([aggregate(sample.series(rule.series), rule.reducer) for sample in samples]),
-        answers=tuple(answers),
-        codes=answer_codes(answers),
-        correct=correct,
+def _is_known(samples: Sequence[Scored]) -> bool:
+    return all(
+        sample.final_answer_correct is not None or sample.final_answer is not None for sample in samples
     )
 
 
-def _is_right(sample: Scored, comparer: Comparer) -> bool | None:
+def _is_right(sample: Scored, answer: str | None, same: Same) -> bool:
     if sample.final_answer_correct is not None:
         return sample.final_answer_correct
-    if sample.final_answer is None:
-        return None
-    return sample.answer is not None and comparer.same(sample.final_answer, sample.answer)
+    return answer is not None and sample.final_answer is not None and same(sample.final_answer, answer)

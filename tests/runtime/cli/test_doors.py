@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
 
-import stepscore.jobs.job as job_module
+import stepscore.jobs.source as source_module
 from stepscore.cli.group import MOST_CHARS
 from stepscore.cli.main import main
 from stepscore.errors import StepscoreError
@@ -139,7 +139,7 @@ def test_ids_that_no_disk_can_keep_end_the_run_in_words(monkeypatch: pytest.Monk
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        job_module.sqlite3, "connect", lambda *names, **options: connect(*names, **options, factory=Full)
+        source_module.sqlite3, "connect", lambda *names, **options: connect(*names, **options, factory=Full)
     )
     done = invoke("score", "pair", "in.jsonl", "-o", "other.jsonl")
     refused(done, "database or disk is full")

@@ -95,22 +95,104 @@ def test_samples_without_problem_id_are_grouped_by_problem_text(tmp_path: Path) 
     assert [line["id"] for line in lines(select(path).stdout)] == [3, 2]
 
 
-def test_an_answer_is_the_field_or_what_is_boxed(tmp_path: Path) -> None:
+def test_an_answer_is_what_is_boxed_else_the_field(tmp_path: Path) -> None:
     path = write(
         tmp_path / "s",
-        scored([0.1], id=1, steps=[r"So \boxed{5}."], answer=6),
+        scored([0.1], id=1, steps=[r"So \boxed{5}."], answer=5),
         scored([0.1], id=2, steps=[r"So \boxed{ 6 }."]),
-        scored([0.1], id=3, steps=["So 7."]),
+        scored([0.1], id=3, steps=["So 6."], answer="6"),
+        scored([0.1], id=4, steps=["So 5."]),
     )
     (line,) = lines(select(path, "--method", "majority", "--equality", "exact").stdout)
     assert line["selection"] | {"score": 0} == {
         "method": "majority",
         "score_name": "cumulative-last",
         "score": 0,
-        "num_samples": 3,
+        "num_samples": 4,
         "answer": "6",
         "votes": 2,
     }
+
+
+def boxes(*contents: str, **fields: Any) -> list[dict[str, Any]]:
+    return [
+        scored([0.1 * at], id=at, steps=[rf"So \boxed{{{text}}}."], **fields)
+        for at, text in enumerate(contents)
+    ]
+
+
+def test_a_field_that_is_the_same_for_all_samples_is_not_their_answer(tmp_path: Path) -> None:
+    """MATH-500: `answer` is the data set's."""
+    path = write(tmp_path / "s", *boxes("3", "3", "2", answer="2"), sample("x", 0.9, "2"))
+    done = select(path, "--method", "majority")
+    (line,) = lines(done.stdout)
+    assert (line["selection"]["answer"], line["selection"]["votes"]) == ("3", 2)
+    assert (
+        "`answer` differs from the last \\boxed{} in 2 of 3 samples (first: 0): the box counts" in done.stderr
+    )
+    assert "name it `final_answer` to evaluate" in done.stderr
+    assert "1 samples have no answer" in done.stderr
+
+
+def test_a_sample_is_right_by_its_box_and_not_by_the_data_sets_answer(tmp_path: Path) -> None:
+    path = write(tmp_path / "s", *boxes("3", "3", "5", answer="2", final_answer="2"))
+    assert means(accuracies(path)[0])["random"] == 0
+
+
+def test_a_field_that_varies_is_the_samples_own_and_stands_for_a_missing_box(tmp_path: Path) -> None:
+    own = [record | {"answer": text} for record, text in zip(boxes(*"3345"), "3346", strict=True)]
+    done = select(write(tmp_path / "s", *own, sample("x", 0.9, "4")), "--method", "majority")
+    (line,) = lines(done.stdout)
+    assert line["selection"]["votes"] == 2
+    assert "in 1 of 4 samples (first: 3)" in done.stderr
+    assert "1 samples have no \\boxed{}: their `answer` counts" in done.stderr
+
+
+def test_a_field_that_is_neither_answer_is_refused(tmp_path: Path) -> None:
+    odd = [record | {"answer": text} for record, text in zip(boxes(*"3345"), "6789", strict=True)]
+    done = select(write(tmp_path / "s", *odd), "--method", "majority", "-o", tmp_path / "out")
+    assert done.exit_code == 3
+    assert (
+        "neither the sample's answer nor the data set's: it is '6' in 0, whose box holds '3'" in done.stderr
+    )
+    assert "del(.answer)" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_one_problem_have_one_true_answer(tmp_path: Path) -> None:
+    one, two = boxes("3", "4")
+    same = write(tmp_path / "same", one | {"final_answer": "0.5"}, two | {"final_answer": r"\frac12"})
+    assert select(same).exit_code == 0
+    done = select(write(tmp_path / "s", one | {"final_answer": "3"}, two | {"final_answer": "4"}))
+    assert done.exit_code == 3
+    assert "`final_answer` must be the problem's true answer" in done.stderr
+    assert "'3' in 0, '4' in 1" in done.stderr
+
+
+def test_a_true_answer_may_be_a_list_of_one(tmp_path: Path) -> None:
+    assert means(accuracies(write(tmp_path / "s", *boxes("3", "2", final_answer=["2"])))[0])["random"] == 0.5
+
+
+def test_one_problem_id_of_two_problems_is_two_problems(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s",
+        *boxes("4", "5", problem="Two plus two?", problem_id=0),
+        *boxes("7", "8", problem="Nine minus two?", problem_id=0),
+        *boxes("1", "1", problem="One?  ", problem_id=1),
+        *boxes("1", problem=" One?", problem_id=1),
+    )
+    done = select(path)
+    assert [line["selection"]["num_samples"] for line in lines(done.stdout)] == [2, 2, 3]
+    assert "1 values of `problem_id` have several problem texts (first: 0)" in done.stderr
+
+
+def test_a_line_needs_only_its_rewards(tmp_path: Path) -> None:
+    bare = [
+        {"problem": "p", "steps": ["s"], "cumulative_rewards": [score], "step_rewards": [score]}
+        for score in (0.1, 0.2)
+    ]
+    (line,) = lines(select(write(tmp_path / "s", *bare)).stdout)
+    assert line["selection"]["score"] == 0.2
 
 
 def test_select_keeps_passed_through_fields_byte_for_byte(
@@ -184,11 +266,22 @@ def test_select_without_truth_gives_choices_and_no_accuracies(tmp_path: Path) ->
     assert "accuracy" not in done.stderr
 
 
-def test_an_n_that_no_problem_has_is_said(two_problems: Path) -> None:
-    assert (
-        "--n exceeds the largest number of samples per problem (3)"
-        in select(two_problems, "--n", "16").stderr
-    )
+@pytest.mark.parametrize(("sizes", "named"), [("16", "16"), ("1,2,8,16", "8,16")])
+def test_an_n_that_no_problem_has_is_said(two_problems: Path, sizes: str, named: str) -> None:
+    said = f"no accuracies for --n {named}: no evaluated problem has more than 3 samples"
+    assert said in select(two_problems, "--n", sizes).stderr
+
+
+def test_an_n_without_true_answers_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "s", sample("a", 0.1, "7"), sample("b", 0.1, "7"))
+    assert "although --n is given: the true answers are missing" in select(path, "--n", "2").stderr
+
+
+def test_problems_with_one_sample_are_said(tmp_path: Path) -> None:
+    one, two, three = (sample(at, 0.1, "7", problem=at[0]) for at in ("a0", "b0", "b1"))
+    assert "nothing to choose: every problem has one sample" in select(write(tmp_path / "s", one, two)).stderr
+    said = select(write(tmp_path / "s", one, two, three)).stderr
+    assert "1 problems have one sample, which is selected as it is" in said
 
 
 # Where it goes
