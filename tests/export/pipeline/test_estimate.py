@@ -68,9 +68,12 @@ from pathlib import Path
 from stepscore.enums import Precision
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
+from stepscore_export.validation.texts import Texts, calibration_texts
 
+few = Texts(None, calibration_texts().records[:4])
 folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
-export_pair(folder / "policy", folder / "reference", folder / precision, ExportOptions(precision))
+options = ExportOptions(precision)
+export_pair(folder / "policy", folder / "reference", folder / precision, options, calibration=few)
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
