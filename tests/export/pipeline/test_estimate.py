@@ -70,8 +70,8 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import Texts, calibration_texts
 
-few = Texts(None, calibration_texts().records[:4])
 folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
+few = Texts(None, calibration_texts().records[:4]) if precision is Precision.INT8 else None
 options = ExportOptions(precision)
 export_pair(folder / "policy", folder / "reference", folder / precision, options, calibration=few)
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
