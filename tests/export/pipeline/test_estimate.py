@@ -68,12 +68,11 @@ from pathlib import Path
 from stepscore.enums import Precision
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import Texts, calibration_texts
+from stepscore_export.validation.texts import NO_TEXTS
 
 folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
-few = Texts(None, calibration_texts().records[:4]) if precision is Precision.INT8 else None
 options = ExportOptions(precision)
-export_pair(folder / "policy", folder / "reference", folder / precision, options, calibration=few)
+export_pair(folder / "policy", folder / "reference", folder / precision, options, calibration=NO_TEXTS)
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
