@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ from stepscore.prompt.template import Template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.tokenizer import ChatTemplate
 
-TIME_LIMIT_SECONDS = 10.0
+TIME_LIMIT_SECONDS = 10
+"""Of CPU time."""
+_WAITS = 30
+"""Times as long on the clock: a busy machine must not decide what a template is."""
 
 # What templates are known to change or to branch on: empty texts, white space at the ends (trim), blank lines
 # between steps, markup (escapes), template syntax, control tokens, roles, thinking blocks, boxes, length.
@@ -46,7 +50,7 @@ _HINT = "use a template that writes the texts as they are, as the runtime does, 
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
-def literals(chat_template: ChatTemplate, *, time_limit: float = TIME_LIMIT_SECONDS) -> Template:
+def literals(chat_template: ChatTemplate, *, time_limit: int = TIME_LIMIT_SECONDS) -> Template:
     """Find prefix, between and suffix such that every render is
 
         prefix + problem + between + answer + suffix        answer = "\\n\\n".join(steps)
@@ -91,7 +95,7 @@ def _split(parts: Sequence[str | int]) -> Template:
 
 
 def _render(
-    chat_template: ChatTemplate, conversations: Sequence[tuple[str, str]], time_limit: float
+    chat_template: ChatTemplate, conversations: Sequence[tuple[str, str]], time_limit: int
 ) -> dict[str, Any]:
     request = {
         "template": chat_template.text,
@@ -102,20 +106,20 @@ def _render(
         ],
     }
     # With -P, so that nothing is imported from the current folder.
-    command = [sys.executable, "-P", "-m", "stepscore_export.checkpoint.template_sandbox"]
+    command = [sys.executable, "-P", "-m", "stepscore_export.checkpoint.template_sandbox", str(time_limit)]
     try:
         process = subprocess.run(
             command,
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            timeout=time_limit,
+            timeout=_WAITS * time_limit,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UnsupportedArchitecture(
-            f"the chat template did not finish within {time_limit:g} seconds"
-        ) from None
+        raise _endless(time_limit) from None
+    if process.returncode == -signal.SIGXCPU:
+        raise _endless(time_limit)
     if process.returncode:
         reason = process.stderr.strip().rpartition("\n")[2] or f"exit status {process.returncode}"
         raise UnsupportedArchitecture(f"the chat template could not be rendered: {reason}")
@@ -128,6 +132,12 @@ def _render(
             f"the chat template is not the same for all texts: {answer['looked_at']}", hint=_HINT
         )
     return answer
+
+
+def _endless(time_limit: int) -> UnsupportedArchitecture:
+    return UnsupportedArchitecture(
+        f"the chat template did not finish within {time_limit} seconds of CPU time", hint=_HINT
+    )
 
 
 def prompt_template(policy: Checkpoint) -> tuple[Template, PromptEncoder]:

@@ -1,5 +1,7 @@
 """A program run in a separate process: renders an untrusted chat template as transformers would.
 
+    python -P -m stepscore_export.checkpoint.template_sandbox SECONDS
+
     {template, variables, conversations} on stdin, as JSON
     -> {rendered: [str], parts: [str or 0 or 1]} or {looked_at} or {error, unsafe} on stdout
 
@@ -11,7 +13,9 @@ The process enforces the limits: Jinja's sandbox stops code, but not endless loo
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 import traceback
 from typing import Any, NoReturn, TypeVar
 
@@ -109,11 +113,14 @@ def _random(*_: object) -> NoReturn:
     raise jinja2.TemplateError("it draws at random, so the same text would score differently each time")
 
 
-def _limit_memory() -> None:
+def _limit(seconds: int) -> None:
+    """Limit memory, and CPU time from now on: a busy machine makes a template late, not endless."""
     try:
-        import resource  # noqa: PLC0415 - missing on Windows, where only the time limit applies
+        import resource  # noqa: PLC0415 - missing on Windows, where only the caller's time limit applies
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+        end = math.ceil(time.process_time()) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))
     except (ImportError, ValueError, OSError):
         pass
 
@@ -125,7 +132,7 @@ def _printable(error: Exception) -> str:
 
 def main() -> None:
     """Read one request from stdin and answer it on stdout."""
-    _limit_memory()
+    _limit(int(sys.argv[1]))
     answer: dict[str, Any]
     try:
         request = json.load(sys.stdin)
