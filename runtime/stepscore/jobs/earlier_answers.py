@@ -2,12 +2,13 @@
 
 Every whole line of the output must be, byte for byte, what this job would write for the input line that it
 answers. Fields that pass through are compared with the input. Rewards are not computed again but compared
-with each other. An error line holds no text, so a record that had an error only when it was scored is scored
-again. A torn last line is left for the caller to cut off.
+with each other, and with the digest that a run leaves at its end. An error line holds no text, so a record
+that had an error only when it was scored is scored again. A torn last line is left for the caller to cut off.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ import msgspec
 
 from stepscore.errors import DuplicateId, InputError, InvalidJson, ResumeMismatch, TooLarge
 from stepscore.jobs.jsonl import ParsedLine, output_line, scored_line
-from stepscore.jobs.resume import resume_mismatch
+from stepscore.jobs.resume import DIGEST, LINES, read_fingerprint, resume_mismatch
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, ScoredLine, decode_line
 from stepscore.records import Outcome, Record
 
@@ -38,6 +39,7 @@ class Earlier:
     num_bytes: int = 0
     torn: bool = False
     errors: Counter[str] = field(default_factory=Counter)
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
 def earlier_answers(
@@ -69,6 +71,8 @@ def earlier_answers(
 
 def _compared(path: Path, lines: Iterator[ParsedLine], earlier: Earlier) -> Iterator[tuple[Answered, Record]]:
     """Compare output and input; yield the records whose error only scoring can show."""
+    fingerprint = read_fingerprint(path)
+    sealed, digest = fingerprint.get(LINES), fingerprint.get(DIGEST)
     with path.open("rb") as output:
         for text in output:
             if not text.endswith(b"\n"):
@@ -85,10 +89,13 @@ def _compared(path: Path, lines: Iterator[ParsedLine], earlier: Earlier) -> Iter
                 raise _mismatch(path, line, difference)
             earlier.num_lines += 1
             earlier.num_bytes += len(text)
+            earlier.digest.update(text)
             if isinstance(answer, ErrorLine):
                 earlier.errors[answer.error.code] += 1
                 if isinstance(line.record, Record):
                     yield (line, text), line.record
+            if sealed == str(earlier.num_lines) and digest != earlier.digest.hexdigest():
+                raise resume_mismatch(path, f"a number in its first {sealed} lines was edited")
 
 
 def _decoded(text: bytes, path: Path, line: ParsedLine) -> ScoredLine | ErrorLine:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 from stepscore.errors import InputError, NonFinite, OutputUnwritable, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
-from stepscore.jobs.resume import claim, refuse_same_file
+from stepscore.jobs.resume import claim, refuse_same_file, seal
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
 
@@ -82,19 +82,33 @@ def run_to_file(
     """
     lines = parsed_lines(source, options.limit, options.reading)
     job = {"tokens": "yes" if options.tokens else "no"} | options.reading.options()
-    with claim(path, source, scorer.fingerprint() | job, overwrite=options.overwrite) as output:
+    fingerprint = scorer.fingerprint() | job
+    with claim(path, source, fingerprint, overwrite=options.overwrite) as output:
         earlier = earlier_answers(path, lines, scorer.stream)
         if earlier.torn:
             output.truncate(earlier.num_bytes)
         tally.records = tally.resumed = earlier.num_lines
         tally.errors.update(earlier.errors)
-        _score(scorer, lines, output, tally)
+        try:
+            _score(scorer, lines, output, tally, earlier.digest.update)
+        finally:
+            if tally.records > earlier.num_lines:
+                seal(path, fingerprint, tally.records, earlier.digest.hexdigest())
         os.fsync(output.fileno())
 
 
-def _score(scorer: StreamScorer, lines: Iterator[ParsedLine], out: BinaryIO, tally: Tally) -> None:
+def _score(
+    scorer: StreamScorer,
+    lines: Iterator[ParsedLine],
+    out: BinaryIO,
+    tally: Tally,
+    written: Callable[[bytes], None] = lambda _: None,
+) -> None:
+    """Score lines and append the answers; `written` is called with each that is out."""
     for line, outcome in scorer.stream((line, line.record) for line in lines):
-        _append(out, output_line(line, outcome))
+        answer = output_line(line, outcome)
+        _append(out, answer)
+        written(answer)
         tally.records += 1
         if isinstance(outcome, StepscoreError):
             tally.errors[outcome.code] += 1

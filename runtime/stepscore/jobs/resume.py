@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,9 @@ import msgspec
 
 from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch
 from stepscore.fileio import append_regular, read_regular, write_atomically
+
+LINES, DIGEST = "lines", "sha256"
+"""Names of the seal in a fingerprint: the number of lines that a run left, and their digest."""
 
 
 def fingerprint_path(output: Path) -> Path:
@@ -90,10 +93,19 @@ def _not_written(output: Path) -> OutputExists:
     )
 
 
+def seal(path: Path, fingerprint: dict[str, str], num_lines: int, digest: str) -> None:
+    """Add to the fingerprint how many lines a run leaves, and their SHA-256: then no edit of them is unseen.
+
+    A run that is killed or has no space leaves an earlier seal, or none.
+    """
+    with suppress(OutputUnwritable):
+        _write_fingerprint({**fingerprint, LINES: str(num_lines), DIGEST: digest}, path)
+
+
 def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None:
     differences = [
         f"{name} was {earlier.get(name, 'not given')}, now {now.get(name, 'not given')}"
-        for name in sorted({*earlier, *now})
+        for name in sorted({*earlier, *now} - {LINES, DIGEST})
         if earlier.get(name) != now.get(name)
     ]
     if differences:

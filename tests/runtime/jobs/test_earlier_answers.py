@@ -224,6 +224,32 @@ def test_no_byte_of_an_output_changes_unseen_but_within_a_number(tmp_path: Path,
         refused(path, as_input([record]), "cannot resume")
 
 
+def test_an_edit_that_agrees_with_itself_is_noticed_where_the_run_ended(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    record = {"problem": "p", "steps": ["1"]}
+    run(path, as_input([record] * 3), limit=2)
+    edited(path, 1, step_rewards=[0.5], cumulative_rewards=[0.5], outcome_reward=0.5)
+    refused(path, as_input([record] * 3), "a number in its first 2 lines was edited")
+
+
+def test_an_edit_is_noticed_in_the_part_that_an_interrupted_run_left(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    data = as_input([{"problem": "p", "steps": [str(index)]} for index in range(9)])
+
+    class Stopping(FakeScorer):
+        def stream(self, items: Any) -> Any:
+            for count, outcome in enumerate(super().stream(items)):
+                if count == 5:
+                    raise KeyboardInterrupt
+                yield outcome
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_file(Stopping(), io.BytesIO(data), path, Tally())
+    run_to_file(FakeScorer(), io.BytesIO(data), path, Tally(), JobOptions(limit=7))
+    edited(path, 2, num_tokens=7)
+    refused(path, data, "a number in its first 7 lines was edited")
+
+
 # Starting anew
 
 
