@@ -117,12 +117,8 @@ def truth_of(policy: Path, reference: Path, held: Sequence[Held], kept: Path | N
     """Return the fp32 log-probs of each set, from the file `kept` where it has them."""
     if kept is None or not kept.exists():
         sequences = [ids for each in held for ids in each.sequences]
-        with (
-            Checkpoint.open(policy, "policy") as one,
-            Checkpoint.open(reference, "reference") as other,
-            tempfile.TemporaryDirectory(dir=None if kept is None else kept.parent) as scratch,
-        ):
-            scores = fp32_logprobs(one, other, sequences, Path(scratch))
+        with Checkpoint.open(policy, "policy") as one, Checkpoint.open(reference, "reference") as other:
+            scores = fp32_logprobs(one, other, sequences)
         if kept is not None:
             np.savez(kept, *[np.stack(each) for each in scores])
     else:

@@ -37,7 +37,7 @@ from stepscore_export.checkpoint.safetensors_reader import (
 from stepscore_export.checkpoint.tensor_names import match_names
 from stepscore_export.checkpoint.tokenizer import ChatTemplate, read_chat_template, read_tokenizer
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
-from stepscore_export.families.base import EMBEDDING, HEAD, tensor_shapes
+from stepscore_export.families.base import EMBEDDING, FINAL_NORM, HEAD, tensor_shapes
 from stepscore_export.families.supported import read_config
 
 LOGGER = logging.getLogger("stepscore")
@@ -114,6 +114,14 @@ class Checkpoint:
     def embedded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return looked-up rows [n, hidden_size] of the embedding as they enter the first layer."""
         return rows
+
+    def attended(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return values of attention as they are."""
+        return values
+
+    def into_head(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return normed rows [n, H] with the scale of the final norm."""
+        return normed * self.rows(FINAL_NORM)
 
     def rotation_matrix(self) -> NDArray[np.float32] | None:
         """Return what looked-up rows are multiplied with, None if with nothing."""

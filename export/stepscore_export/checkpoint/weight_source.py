@@ -37,6 +37,12 @@ class WeightSource(Protocol):
     def embedded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return looked-up rows [n, hidden_size] of the embedding as they enter the first layer."""
 
+    def attended(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the stored model attends to where the original does to `values`, [n, kv_heads * D]."""
+
+    def into_head(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the stored head reads for final rows [n, H] of the original, normed but not scaled."""
+
     def rotation_matrix(self) -> NDArray[np.float32] | None:
         """Return what looked-up rows are multiplied with, float32 [H, H]; None if with nothing."""
 

@@ -158,6 +158,17 @@ class GraphBuilder:
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="stepscore")
 
 
+def with_weights_as_inputs(model: ir.Model) -> ir.Model:
+    """Turn the initializers that refer to a weight file into inputs of the same names, in place."""
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            del graph.initializers[name]
+            value.const_value = None
+            graph.inputs.append(value)
+    return model
+
+
 def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol) -> bool:
     """Return whether two initializers refer to the same bytes of the weight file or are equal constants."""
     if one is None or (one.dtype, one.shape) != (other.dtype, other.shape):

@@ -96,7 +96,10 @@ def _prefix(plan: ExportPlan, staged: Stage, progress: Progress) -> Prefix | Non
     if not len(plan.prefix_ids):
         return None
     progress("running the prefix of the chat template in fp32", 0)
-    models = {name: model_prefix(each, plan.prefix_ids, staged.folder) for name, each in plan.stored.items()}
+    models = {
+        name: model_prefix(checkpoint, plan.stored[name], plan.prefix_ids)
+        for name, checkpoint in plan.checkpoints.items()
+    }
     prefix = Prefix(plan.prefix_ids, models)
     staged.write(PREFIX, prefix.encode())
     return prefix
@@ -106,7 +109,7 @@ def _store(
     plan: ExportPlan, staged: Stage, prefix: Prefix | None, progress: Progress
 ) -> list[StoredUnit[Any]]:
     """Write the weights of every unit; the base of a coded pair is calibrated as it is written."""
-    statistics = _statistics(plan, staged.folder, prefix)
+    statistics = _statistics(plan, prefix)
     units = []
     for folder, members in plan.backend.units(plan.stored).items():
         advance = partial(progress, f"storing {folder}")
@@ -115,13 +118,13 @@ def _store(
     return units
 
 
-def _statistics(plan: ExportPlan, scratch: Path, prefix: Prefix | None) -> Statistics:
+def _statistics(plan: ExportPlan, prefix: Prefix | None) -> Statistics:
     if plan.calibration is None:
         return NoStatistics()
     sequences = [prompt.token_ids for prompt in plan.calibration.prompts]
     given = None if prefix is None else (GivenRows.of(prefix), prefix.models["reference"])
     block_size = plan.backend.storage.block_size
-    return Calibration(plan.stored["reference"], sequences, scratch, block_size, given)
+    return Calibration(plan.stored["reference"], sequences, block_size, given)
 
 
 def _write_graphs(

@@ -25,8 +25,8 @@ from stepscore_export.checkpoint.pair import check_pair, cut_padding
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions, Options
 from stepscore_export.reference.calibration import estimate_calibration
+from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS
 from stepscore_export.validation.advice import same_model_warning
-from stepscore_export.validation.measure import BATCH_TOKENS
 from stepscore_export.validation.texts import (
     CALIBRATION_TOKENS,
     MAX_CALIBRATION_TOKENS,
@@ -137,7 +137,7 @@ def _calibration(backend: Backend[Any], texts: Texts, encoder: PromptEncoder) ->
 
 
 def _needs(backend: Backend[Any], stored: Members, calibrated_on: EncodedTexts | None) -> ExportEstimate:
-    needs = backend.estimate(stored, BATCH_TOKENS)
+    needs = backend.estimate(stored, BATCH_ROWS)
     if calibrated_on is None:
         return needs
     config, tokens = stored["reference"].config, calibrated_on.num_tokens

@@ -10,6 +10,8 @@ for [K, K]. All groups and all rows are processed at once. Pure functions: no gr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ from stepscore_export.quantization.rounding import (
     channel_scales,
     pack,
 )
+from stepscore_export.threads import in_order
 
 Doubles = NDArray[np.float64]
 
@@ -30,7 +33,7 @@ LARGEST_GROUP = 4096
 """A residual stream of 3,584 channels is one group; an intermediate size of 18,944 would take 2.9 GB."""
 WIDE_GROUP = 1024
 """Columns per group where one group would be too large: 155 MB of float64 for 18,944 columns."""
-COLUMNS_AT_ONCE = 32  # rounded between two matmuls that propagate their errors to the later columns
+COLUMNS_AT_ONCE = 8  # rounded one after the other; their errors reach all later columns in products
 SMALLEST_HALF = 64  # columns below which a triangular matrix is inverted as a dense one
 DAMPING = 0.01  # fraction of the mean of the diagonal that is added to it, so that the Hessian is invertible
 
@@ -55,10 +58,14 @@ class Hessian:
 
     def add(self, rows: Floats) -> None:
         """Accumulate activations [T, K], float32."""
-        groups, group, _ = self._sums.shape
-        padded = np.pad(rows, ((0, 0), (0, groups * group - rows.shape[1])))
-        by_group = padded.reshape(len(rows), groups, group).transpose(1, 0, 2)
-        self._sums += by_group.transpose(0, 2, 1) @ by_group
+
+        def add_group(index: int) -> None:
+            group = self._sums.shape[1]
+            part = rows[:, index * group : (index + 1) * group]
+            self._sums[index, : part.shape[1], : part.shape[1]] += part.T @ part
+
+        for _ in in_order(add_group, range(len(self._sums))):
+            pass
 
     def error_propagation(self) -> Floats:
         """Return how the error of a column changes the later columns: float32 [groups, group, group].
@@ -68,37 +75,40 @@ class Hessian:
         column j > i by -e * error_propagation[i, j]. Columns whose inputs were always zero neither send
         nor receive errors.
         """
-        moments = self._sums.astype(np.float64)
-        diagonal = np.einsum("gii->gi", moments)  # a writable view
-        seen = diagonal > 0
-        mean = diagonal.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-        mean[mean == 0] = 1
-        diagonal += np.where(seen, DAMPING, 1) * mean[:, None]
-        upper = _inverse_factor(moments)
-        upper /= np.einsum("gii->gi", upper).copy()[..., None]
-        return upper.astype(np.float32)
+        return np.stack(list(in_order(_propagation, self._sums)))
+
+
+def _propagation(sums: Floats) -> Floats:
+    moments = sums.astype(np.float64)
+    diagonal = np.einsum("ii->i", moments)  # a writable view
+    seen = diagonal > 0
+    mean = diagonal.sum() / max(1, np.count_nonzero(seen)) or 1
+    diagonal += np.where(seen, DAMPING, 1) * mean
+    upper = _inverse_factor(moments)
+    upper /= np.diagonal(upper).copy()[:, None]
+    return upper.astype(np.float32)
 
 
 def _inverse_factor(moments: Doubles) -> Doubles:
-    """Return the upper triangular U, U^T U = M^-1, of positive definite matrices M [groups, n, n].
+    """Return the upper triangular U, U^T U = M^-1, of a positive definite matrix M [n, n].
 
     M read backwards has a Cholesky factor which, read backwards, is an upper triangular V with V V^T = M.
     Then U = V^-1, so that M itself is never inverted.
     """
-    backwards = np.linalg.cholesky(moments[:, ::-1, ::-1])[:, ::-1, ::-1]
+    backwards = np.linalg.cholesky(moments[::-1, ::-1])[::-1, ::-1]
     return _inverse_of_upper(np.ascontiguousarray(backwards))
 
 
 def _inverse_of_upper(upper: Doubles) -> Doubles:
-    """Invert upper triangular matrices [groups, n, n] by halves: a third of the work of a dense inverse."""
-    size = upper.shape[1]
+    """Invert an upper triangular matrix [n, n] by halves: a third of the work of a dense inverse."""
+    size = len(upper)
     if size <= SMALLEST_HALF:
         return np.triu(np.linalg.inv(upper))
     half = size // 2
     result = np.zeros_like(upper)
-    first = result[:, :half, :half] = _inverse_of_upper(upper[:, :half, :half])
-    second = result[:, half:, half:] = _inverse_of_upper(upper[:, half:, half:])
-    result[:, :half, half:] = -(first @ upper[:, :half, half:]) @ second
+    first = result[:half, :half] = _inverse_of_upper(upper[:half, :half])
+    second = result[half:, half:] = _inverse_of_upper(upper[half:, half:])
+    result[:half, half:] = -(first @ upper[:half, half:]) @ second
     return result
 
 
@@ -120,12 +130,18 @@ def quantize_with_feedback(
     columns = _grouped(weight, error_propagation)  # [groups, group, N]
     codes = np.empty(columns.shape, np.uint8)
     make = Grid.asymmetric if asymmetric else Grid.symmetric
-    grids = []
-    for start in range(0, error_propagation.shape[1], block_size):
-        block = slice(start, start + block_size)
-        grid = make(columns[:, block].max(axis=1), columns[:, block].min(axis=1), bits, scale_dtype)
-        codes[:, block] = _round_block(columns, error_propagation, block, grid) + grid.zeros[:, None]
-        grids.append(grid)
+    grids: list[Grid] = []
+
+    def grid_at(column: int) -> Grid:
+        if column % block_size == 0:
+            block = columns[:, column : column + block_size]
+            grids.append(make(block.max(axis=1), block.min(axis=1), bits, scale_dtype))
+        return grids[-1]
+
+    def store(block: slice, rounded: Floats) -> None:
+        codes[:, block] = rounded + grids[-1].zeros[:, None]
+
+    _round_columns(columns, error_propagation, block_size, grid_at, store)
     blocks = -(-weight.shape[1] // block_size)
     flat = codes.reshape(-1, len(weight))[: blocks * block_size].T.reshape(len(weight), blocks, block_size)
     scales, zeros = (
@@ -140,13 +156,14 @@ def quantize_with_feedback(
 def quantize_channels_with_feedback(weight: Floats, error_propagation: Floats) -> QuantizedChannels:
     """Quantize as `quantize_channels` does, with one scale per row, with error feedback."""
     columns = _grouped(weight, error_propagation)
-    scales = channel_scales(weight)
-    steps = np.broadcast_to(scales, (len(columns), len(weight)))
-    grid = Grid(steps, np.full_like(steps, 127), top=254)
     codes = np.empty(columns.shape, np.int8)
-    for start in range(0, error_propagation.shape[1], COLUMNS_AT_ONCE):
-        block = slice(start, start + COLUMNS_AT_ONCE)
-        codes[:, block] = _round_block(columns, error_propagation, block, grid)
+    scales = channel_scales(weight)
+    grid = Grid.of(scales, np.full_like(scales, 127), top=254)
+
+    def store(block: slice, rounded: Floats) -> None:
+        codes[:, block] = rounded
+
+    _round_columns(columns, error_propagation, COLUMNS_AT_ONCE, lambda _column: grid, store)
     flat = codes.reshape(-1, len(weight))[: weight.shape[1]]
     return QuantizedChannels(np.ascontiguousarray(flat.T), scales)
 
@@ -159,16 +176,45 @@ def _grouped(weight: Floats, error_propagation: Floats) -> Floats:
     return padded.reshape(groups, group, len(weight))
 
 
-def _round_block(columns: Floats, error_propagation: Floats, block: slice, grid: Grid) -> Floats:
-    """Return the codes of columns[:, block], minus the zero point, and propagate the errors in place.
+def _round_columns(
+    columns: Floats,
+    error_propagation: Floats,
+    block_size: int,
+    grid_at: Callable[[int], Grid],
+    store: Callable[[slice, Floats], None],
+) -> None:
+    """Round columns [groups, group, N] in order, and change those behind by the errors of those before.
 
-    All columns after each rounded one are updated, within the block and behind it.
+    By halves, so that almost all changes are products of large matrices: the first half is rounded, its
+    errors change the second, then that is rounded. `grid_at(column)` is asked before COLUMNS_AT_ONCE columns
+    or fewer are rounded, of which a block of block_size columns holds several; their codes minus the zero
+    point go to `store`. Columns become their errors.
     """
-    codes, errors = np.empty_like(columns[:, block]), np.empty_like(columns[:, block])
-    for index, column in enumerate(range(block.start, block.stop)):
-        codes[:, index] = grid.round(columns[:, column])
-        errors[:, index] = columns[:, column] - codes[:, index] * grid.scales
-        behind = slice(column + 1, block.stop)
-        columns[:, behind] -= error_propagation[:, column, behind, None] * errors[:, index, None]
-    columns[:, block.stop :] -= error_propagation[:, block, block.stop :].transpose(0, 2, 1) @ errors
+
+    def halve(start: int, stop: int) -> None:
+        size = stop - start
+        if size <= COLUMNS_AT_ONCE:
+            store(
+                slice(start, stop), _round_together(columns, error_propagation, start, stop, grid_at(start))
+            )
+            return
+        unit = block_size if size > block_size else COLUMNS_AT_ONCE
+        middle = start + max(1, size // unit // 2) * unit
+        halve(start, middle)
+        first, second = slice(start, middle), slice(middle, stop)
+        columns[:, second] -= error_propagation[:, first, second].transpose(0, 2, 1) @ columns[:, first]
+        halve(middle, stop)
+
+    halve(0, columns.shape[1])
+
+
+def _round_together(columns: Floats, error_propagation: Floats, start: int, stop: int, grid: Grid) -> Floats:
+    """Round columns [start:stop] one after the other, and leave their errors in their place."""
+    codes = np.empty_like(columns[:, start:stop])
+    for index, column in enumerate(range(start, stop)):
+        values, code = columns[:, column], codes[:, index]
+        grid.round(values, out=code)
+        values -= code * grid.scales
+        behind = slice(column + 1, stop)
+        columns[:, behind] -= error_propagation[:, column, behind, None] * values[:, None]
     return codes

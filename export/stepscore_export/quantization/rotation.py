@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stepscore_export.quantization.rounding import Floats
 
-LARGEST_HADAMARD = 32
+LARGEST_HADAMARD = 64
 """A Hadamard matrix of 2^k columns is applied as Kronecker factors of at most this size."""
 
 

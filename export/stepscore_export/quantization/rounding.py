@@ -29,11 +29,22 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Scales and zero points (float32) of blocks: a code in 0 .. top means (code - zero) * scale."""
+    """Scales and zero points (float32) of blocks: a code in 0 .. top means (code - zero) * scale.
+
+    `inverses` are 1 / scale, 0 where the scale is 0; codes minus the zero point lie in low .. high.
+    """
 
     scales: NDArray[np.float32]
     zeros: NDArray[np.float32]
-    top: int
+    inverses: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, scales: Floats, zeros: Floats, top: int) -> Grid:
+        """Return the grid of these scales and zero points, which broadcast with each other."""
+        inverses = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+        return cls(scales, zeros, inverses, -zeros, np.float32(top) - zeros)
 
     @classmethod
     def symmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
@@ -45,7 +56,7 @@ class Grid:
         """
         half = 1 << (bits - 1)
         steps = _storable(np.where(high > -low, high, low) / np.float32(-half), scale_dtype)
-        return cls(steps, np.full_like(steps, half), 2 * half - 1)
+        return cls.of(steps, np.full_like(steps, half), 2 * half - 1)
 
     @classmethod
     def asymmetric(cls, high: Floats, low: Floats, bits: int, scale_dtype: ScaleType) -> Grid:
@@ -57,18 +68,25 @@ class Grid:
         high, low = np.maximum(high, 0), np.minimum(low, 0)
         steps = _storable((high - low) / np.float32(top), scale_dtype)
         zeros = np.rint(np.divide(-low, steps, out=np.zeros_like(steps), where=steps != 0))
-        return cls(steps, np.clip(zeros, 0, top), top)
+        return cls.of(steps, np.clip(zeros, 0, top), top)
 
-    def round(self, values: Floats) -> Floats:
+    def round(self, values: Floats, out: Floats | None = None) -> Floats:
         """Return the nearest codes of `values` (broadcast with the grid), minus the zero point."""
-        inverse = np.divide(1, self.scales, out=np.zeros_like(self.scales), where=self.scales != 0)
-        codes = values * inverse
+        codes: Floats = np.multiply(values, self.inverses, out=out)
         np.rint(codes, out=codes)
-        return np.clip(codes, -self.zeros, self.top - self.zeros, out=codes)
+        np.maximum(codes, self.low, out=codes)
+        np.minimum(codes, self.high, out=codes)
+        return codes
 
     def __getitem__(self, index: Any) -> Grid:
-        """Index both arrays, for example to add axes."""
-        return Grid(self.scales[index], self.zeros[index], self.top)
+        """Index the arrays, for example to add axes."""
+        return Grid(
+            self.scales[index],
+            self.zeros[index],
+            self.inverses[index],
+            self.low[index],
+            self.high[index],
+        )
 
 
 def quantize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,14 @@ from stepscore_export.quantization.error_propagation import LayerErrorPropagatio
 from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS, ExactModel, Rows
+from stepscore_export.threads import WORKERS
 
 # Multiplications and additions of the reference's layers, and weights rounded with feedback, per second on
 # two cores (benchmarks/results/full_size_1_layers_export.json).
 OPERATIONS_PER_SECOND = 150e9
 WEIGHTS_PER_SECOND = 25e6
 ARRAYS = 6  # of [BATCH_ROWS, intermediate_size] that are alive in a layer
-DENSE_COPIES = 5  # float64 matrices of the largest group that are alive while its Hessian is inverted
+DENSE_COPIES = 5  # float64 matrices of a group that are alive while its Hessian is inverted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,11 @@ def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) ->
         for group in [group_of(columns, block_size)]
     ]
     moments = sum(4 * count * group**2 for count, group in groups)
-    states, batch = 4 * tokens * hidden, 4 * ARRAYS * BATCH_ROWS * config.intermediate_size
-    inverse = max(8 * DENSE_COPIES * count * group**2 for count, group in groups)
+    states, batch = (
+        4 * tokens * hidden,
+        4 * ARRAYS * BATCH_ROWS * config.intermediate_size,
+    )
+    inverse = max(8 * DENSE_COPIES * min(count, WORKERS) * group**2 for count, group in groups)
     operations = 2 * tokens * (layer + sum(count * group**2 for count, group in groups))
     rounded = layer * config.num_hidden_layers + hidden * config.vocab_size
     return CalibrationEstimate(
@@ -72,12 +75,11 @@ class Calibration:
         self,
         reference: WeightSource,
         sequences: Sequence[NDArray[np.int64]],
-        scratch: Path,
         block_size: int,
         given: tuple[GivenRows, ModelPrefix] | None = None,
     ) -> None:
         self._block_size = block_size
-        self._model = ExactModel(reference, sequences, scratch, given=given, half=True)
+        self._model = ExactModel(reference, sequences, given=given, half=True)
 
     def layer(self, index: int) -> LayerErrorPropagation:
         """Run layer `index`, which must be the next one, and return its error propagation."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore_export.checkpoint.weight_source import WeightSource
-from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS, in_order
+from stepscore_export.threads import in_order
+from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS
 
 Rows = NDArray[np.float64]
 

@@ -23,11 +23,9 @@ from stepscore.system import give_back_memory
 from stepscore_export.backends.base import Progress
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.fidelity import FidelityMetrics, Scores, as_float64, fidelity
-from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
+from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS, fp32_logprobs
 from stepscore_export.staging import Stage
 from stepscore_export.validation.selftest import lean_engine
-
-BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def _lean_logprobs(
     pair: Pair, sequences: Sequence[NDArray[np.int64]]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     engine = lean_engine(pair)
-    groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS, given=engine.given)
+    groups = plan(sequences, [0] * len(sequences), BATCH_ROWS, given=engine.given)
     scores = {
         member: (logprobs["policy"][pairs], logprobs["reference"][pairs])
         for group, logprobs in zip(groups, engine.run([group.batch for group in groups]), strict=True)
@@ -85,7 +83,7 @@ def measure(
         return None
     progress("running both checkpoints in fp32", 0)
     sequences = [prompt.token_ids for prompt in prompts]
-    truth = fp32_logprobs(checkpoints["policy"], checkpoints["reference"], sequences, staged.folder)
+    truth = fp32_logprobs(checkpoints["policy"], checkpoints["reference"], sequences)
     progress("measuring the fidelity of the pair", 0)
     give_back_memory()
     return Trial(name, prompts, truth).measure_fidelity(Pair.open(staged.folder))

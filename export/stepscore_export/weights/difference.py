@@ -28,6 +28,7 @@ from stepscore_export.quantization.rounding import (
     quantize_channels,
     signed,
 )
+from stepscore_export.threads import in_order
 from stepscore_export.weights.layout import (
     BlockMatrix,
     ChannelMatrix,
@@ -37,7 +38,6 @@ from stepscore_export.weights.layout import (
     SeparateMatrix,
     SignedMatrix,
 )
-from stepscore_export.weights.row_blocks import in_order
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype
 
 
@@ -45,8 +45,8 @@ from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dt
 class CodedBlocks:
     """Row blocks of a matrix [rows, columns] in both models: (reference, policy), float32.
 
-    With `error_propagation` (gptq.py, from the activations of the reference) both parts are quantized with
-    error feedback; with None they are rounded to the nearest code.
+    With `error_propagation` (gptq.py, from the activations of the reference) the base is quantized with error
+    feedback, and the difference where it has fewer than 8 bits; with None both are rounded to nearest.
     """
 
     rows: int
@@ -88,8 +88,11 @@ def store_coded(
     size = options.block_size
     # The base causes most of the error: it gets shorter blocks, and zero points at 4 bits.
     base_size = max(size // 2, BLOCK_SIZES[0])
-    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, asymmetric=base_bits == 4)
-    difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, asymmetric=False)
+    feedback = blocks.error_propagation
+    base = _Part(f"{name}.base", blocks, options, base_bits, base_size, feedback, asymmetric=base_bits == 4)
+    if difference_bits == 8:
+        feedback = None  # the error of nearest rounding does not show
+    difference = _Part(f"{name}.difference", blocks, options, difference_bits, size, feedback)
 
     def quantized(block: tuple[Floats, Floats]) -> tuple[Quantized, Quantized]:
         reference, policy = block
@@ -117,7 +120,8 @@ class _Part:
     options: ExportOptions
     bits: int
     block_size: int
-    asymmetric: bool
+    error_propagation: Floats | None
+    asymmetric: bool = False
     codes: list[NDArray[np.uint8]] = field(default_factory=list)
     scales: list[NDArray[np.floating]] = field(default_factory=list)
     zeros: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -125,11 +129,12 @@ class _Part:
     def quantized(self, weight: Floats) -> Quantized:
         """Quantize a row block."""
         form = (self.bits, self.block_size, numpy_dtype(self.options.compute))
-        error_propagation = self.blocks.error_propagation
-        if error_propagation is None:
+        if self.error_propagation is None:
             quantized = quantize(weight, *form, asymmetric=self.asymmetric)
         else:
-            quantized = quantize_with_feedback(weight, error_propagation, *form, asymmetric=self.asymmetric)
+            quantized = quantize_with_feedback(
+                weight, self.error_propagation, *form, asymmetric=self.asymmetric
+            )
         self._check(weight, quantized)
         return quantized
 
@@ -203,10 +208,16 @@ _SIGNED = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
 def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:
     """Append both parts in the layout of MatMulIntegerToFloat, transposed: codes [K, N], scales [N]."""
     base, difference = (_Channels(f"{name}.{part}", blocks) for part in ("base", "difference"))
+    feedback = blocks.error_propagation
 
     def quantized(block: tuple[Floats, Floats]) -> tuple[QuantizedChannels, QuantizedChannels]:
         reference, policy = block
-        return base.quantized(reference), difference.quantized(policy - reference)
+        of_base = (
+            quantize_channels(reference)
+            if feedback is None
+            else quantize_channels_with_feedback(reference, feedback)
+        )
+        return of_base, quantize_channels(policy - reference)
 
     def base_codes() -> Iterator[NDArray[np.int8]]:
         for of_base, of_difference in in_order(quantized, blocks.blocks):
@@ -223,17 +234,12 @@ def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role
 
 @dataclass(slots=True)
 class _Channels:
-    """Quantize and store one part with one scale per row; transposing requires holding all of its codes."""
+    """Store one part with one scale per row; transposing requires holding all of its codes."""
 
     name: str
     blocks: CodedBlocks
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     scales: list[NDArray[np.float32]] = field(default_factory=list)
-
-    def quantized(self, weight: Floats) -> QuantizedChannels:
-        if self.blocks.error_propagation is None:
-            return quantize_channels(weight)
-        return quantize_channels_with_feedback(weight, self.blocks.error_propagation)
 
     def add(self, quantized: QuantizedChannels) -> None:
         self.codes.append(quantized.codes)

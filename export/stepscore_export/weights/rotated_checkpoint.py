@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import Source
 from stepscore_export.checkpoint.weight_source import WeightSource
-from stepscore_export.families.base import EMBEDDING, HEAD
+from stepscore_export.families.base import EMBEDDING, FINAL_NORM, HEAD
 from stepscore_export.quantization.rotation import Rotation
 from stepscore_export.quantization.rounding import Floats
 
@@ -30,7 +30,6 @@ RESIDUAL_SEED, VALUES_SEED = 1, 2
 COLUMNS_AT_ONCE = 1024
 """Columns of a matrix that are rotated at a time: bounds what a product holds."""
 
-_FINAL_NORM = "model.norm.weight"
 _NORM_BEFORE = {
     "self_attn": "input_layernorm.weight",
     "mlp": "post_attention_layernorm.weight",
@@ -71,7 +70,7 @@ class RotatedCheckpoint:
         if name.endswith("norm.weight"):
             return np.ones(stop - start, np.float32)
         if name == HEAD:
-            return self._reading(self._stored_name(name), _FINAL_NORM, start, stop)
+            return self._reading(self._stored_name(name), FINAL_NORM, start, stop)
         layer, block, kind = _parts(name)
         if kind in {"o_proj.weight", "down_proj.weight", "v_proj.weight", "v_proj.bias"}:
             return self._whole(name, layer, kind)[start:stop]
@@ -82,6 +81,14 @@ class RotatedCheckpoint:
     def embedded(self, rows: Floats) -> Floats:
         """Return looked-up rows [n, H] of the embedding as they enter the first layer."""
         return self.residual.apply(rows)
+
+    def attended(self, values: Floats) -> Floats:
+        """Return values [n, kv_heads * D] of attention, those of each head rotated."""
+        return self.values.apply(values.reshape(len(values), -1, self.values.size)).reshape(values.shape)
+
+    def into_head(self, normed: Floats) -> Floats:
+        """Return normed rows [n, H] as the head reads them, which holds the scale itself."""
+        return self.residual.apply(normed)
 
     def rotation_matrix(self) -> Floats | None:
         """Return what looked-up rows are multiplied with, float32 [H, H]."""

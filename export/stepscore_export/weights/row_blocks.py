@@ -1,39 +1,14 @@
-"""Process row blocks in two threads: numpy releases the GIL while it computes."""
+"""Read matrices in row blocks, which bound what an export holds."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore_export.checkpoint.weight_source import WeightSource
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-WORKERS = 2
-
-
-def in_order(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Yield function(item) for each item, in order; at most WORKERS results are computed and held at a time.
-
-    >>> list(in_order(abs, iter([-3, 2, -1])))
-    [3, 2, 1]
-    """
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="stepscore-export") as pool:
-        running: deque[Future[U]] = deque()
-        for item in items:
-            running.append(pool.submit(function, item))
-            if len(running) == WORKERS:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-
 
 BLOCK_ELEMENTS = 1 << 21  # 8 MB of float32: large enough for numpy, small enough for any machine
 

@@ -98,6 +98,26 @@ class SizeOnly:
         return ref
 
 
+class InMemory:
+    """Hold the tensors of a weight file as arrays, by name."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def append(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> TensorRef:
+        """Hold one tensor, given as consecutive blocks; ValueError if they do not fill `shape` exactly."""
+        array = self.arrays[name] = np.empty(shape, numpy_dtype(dtype))
+        flat, position = array.reshape(-1), 0
+        for block in blocks:
+            flat[position : position + block.size] = block.reshape(-1)
+            position += block.size
+        if position != flat.size:
+            raise ValueError(f"{name}: shape {shape} has {flat.size} numbers, but the blocks have {position}")
+        return TensorRef(name, dtype, shape, offset=0)
+
+
 class WeightFile:
     """Append-only writer; each tensor starts at a multiple of ALIGNMENT bytes."""
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
-from stepscore_export.families.base import EMBEDDING, DecoderConfig
+from stepscore_export.families.base import EMBEDDING, FINAL_NORM, DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize
+from stepscore_export.threads import in_order
 from stepscore_export.weights.difference import CodedBlocks, Role, store_coded
 from stepscore_export.weights.layout import (
     BlockMatrix,
@@ -31,7 +32,7 @@ from stepscore_export.weights.layout import (
     UnitWeights,
     Vectors,
 )
-from stepscore_export.weights.row_blocks import Advance, RowStack, in_order
+from stepscore_export.weights.row_blocks import Advance, RowStack
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype, onnx_dtype
 
 TABLE_BITS = 8  # of embedding and head, at least: at 4 bits the head alone causes half of the base's error
@@ -128,7 +129,7 @@ class UnitWriter:
 
     def final_norm(self) -> Vectors:
         """Store the final norm, the one before the head."""
-        return self._vectors("norm", "model.norm.weight")
+        return self._vectors("norm", FINAL_NORM)
 
     def head(
         self, embedding: tuple[Table, ...], error_propagation: Floats | None = None

@@ -129,7 +129,7 @@ def test_log_probs_that_are_not_finite_are_named_by_the_role_of_their_checkpoint
         Checkpoint.open(folders["reference"], "reference") as reference,
         pytest.raises(CheckpointCorrupt, match=f"^{named(role)}.* gives log-probs that are NaN or infinite"),
     ):
-        fp32_logprobs(policy, reference, sequences, tmp_path)
+        fp32_logprobs(policy, reference, sequences)
 
 
 def test_chat_template_is_the_policys(folders: dict[ModelName, Path], tmp_path: Path) -> None:

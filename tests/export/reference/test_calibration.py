@@ -40,13 +40,6 @@ LAYERS = TINY.num_hidden_layers
 GOOD = '{"problem": "1 + 1?", "steps": ["1 + 1 = 2.", "So 2."]}'
 
 
-@pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def reference(tiny_checkpoints: Checkpoints) -> Iterator[Checkpoint]:
     with Checkpoint.open(tiny_checkpoints.reference) as opened:
@@ -108,11 +101,11 @@ MATRICES = {
 
 
 def test_intermediate_outputs_are_the_inputs_of_the_matrices(
-    reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of layer 0 for every token; of the last for every token that enters them: its MLP drops the last."""
     truth = [rows_of_oracle(reference, tokens, monkeypatch) for tokens in ragged()]
-    found = rows_seen(ExactModel(reference, ragged(), scratch))
+    found = rows_seen(ExactModel(reference, ragged()))
     assert [tuple(layer) for layer in found] == [INTERMEDIATE_OUTPUTS] * LAYERS
     for index, layer in enumerate(found):
         for key, rows in layer.items():
@@ -123,43 +116,40 @@ def test_intermediate_outputs_are_the_inputs_of_the_matrices(
                 np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
 
 
-def test_observing_inputs_changes_no_number(reference: Checkpoint, scratch: Path) -> None:
-    seen, unseen = (ExactModel(reference, ragged(), scratch) for _ in range(2))
+def test_observing_inputs_changes_no_number(reference: Checkpoint) -> None:
+    seen, unseen = (ExactModel(reference, ragged()) for _ in range(2))
     rows_seen(seen)
     for one, other in zip(seen.logprobs(), unseen.logprobs(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_parts_of_a_large_text_add_up_to_the_whole(
-    reference: Checkpoint, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rows_seen(ExactModel(reference, ragged(), scratch))
+    whole = rows_seen(ExactModel(reference, ragged()))
     monkeypatch.setattr(exact, "BATCH_ROWS", 64)
-    cut = rows_seen(ExactModel(reference, ragged(), scratch))
+    cut = rows_seen(ExactModel(reference, ragged()))
     for one, other in zip(whole, cut, strict=True):
         for key in INTERMEDIATE_OUTPUTS:
             np.testing.assert_allclose(one[key], other[key], rtol=0, atol=1e-5)
 
 
-def test_the_head_reads_the_hidden_rows(reference: Checkpoint, scratch: Path) -> None:
-    found = np.concatenate(list(ExactModel(reference, ragged(), scratch).hidden()))
+def test_the_head_reads_the_hidden_rows(reference: Checkpoint) -> None:
+    found = np.concatenate(list(ExactModel(reference, ragged()).hidden()))
     truth = [oracle.hidden_and_logprobs(reference, tokens)[0] for tokens in ragged()]
     np.testing.assert_allclose(found, np.concatenate(truth), rtol=0, atol=1e-4)
 
 
-def test_calibration_gives_the_error_propagation_of_the_observed_activations(
-    reference: Checkpoint, scratch: Path
-) -> None:
-    measured = Calibration(reference, ragged(), scratch, block_size=32)
-    for seen in rows_seen(ExactModel(reference, ragged(), scratch, half=True)):
+def test_calibration_gives_the_error_propagation_of_the_observed_activations(reference: Checkpoint) -> None:
+    measured = Calibration(reference, ragged(), block_size=32)
+    for seen in rows_seen(ExactModel(reference, ragged(), half=True)):
         layer = measured.layer(0)
         for key, error_propagation in zip(
             INTERMEDIATE_OUTPUTS, (layer.qkv, layer.output, layer.mlp, layer.down), strict=True
         ):
             np.testing.assert_allclose(error_propagation, error_propagation_of(seen[key]), rtol=0, atol=1e-4)
-    hidden = np.concatenate(list(ExactModel(reference, ragged(), scratch, half=True).hidden()))
+    hidden = np.concatenate(list(ExactModel(reference, ragged(), half=True).hidden()))
     np.testing.assert_allclose(measured.head(), error_propagation_of(hidden), rtol=0, atol=1e-4)
-    assert list(scratch.iterdir()) == []
 
 
 def error_propagation_of(rows: Rows) -> Rows:
@@ -169,10 +159,8 @@ def error_propagation_of(rows: Rows) -> Rows:
 
 
 @pytest.mark.parametrize(("block_size", "group"), [(16, 96), (64, 128), (256, 256)])
-def test_a_group_is_all_columns_in_whole_blocks(
-    reference: Checkpoint, scratch: Path, block_size: int, group: int
-) -> None:
-    layer = Calibration(reference, ragged(), scratch, block_size).layer(0)
+def test_a_group_is_all_columns_in_whole_blocks(reference: Checkpoint, block_size: int, group: int) -> None:
+    layer = Calibration(reference, ragged(), block_size).layer(0)
     assert layer.down is not None
     assert layer.down.shape == (1, group, group)
 

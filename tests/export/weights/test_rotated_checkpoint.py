@@ -22,7 +22,7 @@ def test_log_probs_are_those_of_the_checkpoint(tmp_path: Path, shape: object) ->
     with Checkpoint.open(folder) as checkpoint:
         rotated = RotatedCheckpoint(checkpoint)
         expected, found = (
-            np.concatenate(ExactModel(each, SEQUENCES, tmp_path).logprobs()) for each in (checkpoint, rotated)
+            np.concatenate(ExactModel(each, SEQUENCES).logprobs()) for each in (checkpoint, rotated)
         )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 

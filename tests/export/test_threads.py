@@ -1,4 +1,4 @@
-"""Row blocks on two cores: the same results in the same order, few at a time, and no thread is left."""
+"""Items on two cores: the same results in the same order, few at a time, and no thread is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepscore_export.weights.row_blocks import WORKERS, in_order
+from stepscore_export.threads import WORKERS, in_order
 
 PATIENCE = 20.0
 """Seconds after which something that must happen has not; nothing waits that long when all is well."""
