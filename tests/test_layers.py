@@ -38,7 +38,7 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("graphs",),
         ("weights", "parity"),
         ("checkpoint", "quantization"),
-        ("options", "staging", "families", "fidelity"),
+        ("options", "staging", "families", "fidelity", "threads"),
     ),
 }
 

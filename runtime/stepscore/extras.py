@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from stepscore.errors import ExtraMissing, ProviderUnavailable, StepscoreError
 
 _LIBRARIES = {
-    "export": ("huggingface_hub", "jinja2", "ml_dtypes", "onnx", "onnx_ir", "safetensors"),
+    "export": ("huggingface_hub", "jinja2", "ml_dtypes", "onnx", "onnx_ir", "safetensors", "threadpoolctl"),
     "optimum": ("optimum",),
     "select": ("math_verify",),
     "torch": ("accelerate", "bitsandbytes", "matplotlib", "torch", "transformers"),

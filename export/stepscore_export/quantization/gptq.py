@@ -10,7 +10,7 @@ for [K, K]. All groups and all rows are processed at once. Pure functions: no gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,24 +79,25 @@ class Hessian:
 
 
 def _propagation(sums: Floats) -> Floats:
-    moments = sums.astype(np.float64)
-    diagonal = np.einsum("ii->i", moments)  # a writable view
-    seen = diagonal > 0
-    mean = diagonal.sum() / max(1, np.count_nonzero(seen)) or 1
-    diagonal += np.where(seen, DAMPING, 1) * mean
-    upper = _inverse_factor(moments)
+    upper = _inverse_of_upper(_upper_factor(sums))
     upper /= np.diagonal(upper).copy()[:, None]
     return upper.astype(np.float32)
 
 
-def _inverse_factor(moments: Doubles) -> Doubles:
-    """Return the upper triangular U, U^T U = M^-1, of a positive definite matrix M [n, n].
+def _upper_factor(sums: Floats) -> Doubles:
+    """Return the upper triangular V, V V^T = M, of the damped Hessian M [n, n] with these sums.
 
-    M read backwards has a Cholesky factor which, read backwards, is an upper triangular V with V V^T = M.
-    Then U = V^-1, so that M itself is never inverted.
+    M read backwards has a Cholesky factor which, read backwards, is V. The inverse U of V has U^T U = M^-1,
+    so that M itself is never inverted.
     """
-    backwards = np.linalg.cholesky(moments[::-1, ::-1])[::-1, ::-1]
-    return _inverse_of_upper(np.ascontiguousarray(backwards))
+    backwards = sums[::-1, ::-1].astype(np.float64, order="C")
+    diagonal = np.einsum("ii->i", backwards)  # a writable view
+    seen = diagonal > 0
+    mean = diagonal.sum() / max(1, np.count_nonzero(seen)) or 1
+    diagonal += np.where(seen, DAMPING, 1) * mean
+    factor = np.linalg.cholesky(backwards)
+    del backwards, diagonal  # four of these at once would be most of what an export of a 7B model holds
+    return np.ascontiguousarray(factor[::-1, ::-1])
 
 
 def _inverse_of_upper(upper: Doubles) -> Doubles:
@@ -185,27 +186,35 @@ def _round_columns(
 ) -> None:
     """Round columns [groups, group, N] in order, and change those behind by the errors of those before.
 
-    By halves, so that almost all changes are products of large matrices: the first half is rounded, its
-    errors change the second, then that is rounded. `grid_at(column)` is asked before COLUMNS_AT_ONCE columns
-    or fewer are rounded, of which a block of block_size columns holds several; their codes minus the zero
-    point go to `store`. Columns become their errors.
+    `grid_at(column)` is asked before COLUMNS_AT_ONCE columns or fewer are rounded, of which a block of
+    block_size columns holds several; their codes minus the zero point go to `store`. Columns become their
+    errors.
     """
+    for first, second in _by_halves(0, columns.shape[1], block_size):
+        if second is None:
+            grid = grid_at(first.start)
+            store(first, _round_together(columns, error_propagation, first.start, first.stop, grid))
+        else:
+            columns[:, second] -= error_propagation[:, first, second].transpose(0, 2, 1) @ columns[:, first]
 
-    def halve(start: int, stop: int) -> None:
-        size = stop - start
-        if size <= COLUMNS_AT_ONCE:
-            store(
-                slice(start, stop), _round_together(columns, error_propagation, start, stop, grid_at(start))
-            )
-            return
-        unit = block_size if size > block_size else COLUMNS_AT_ONCE
-        middle = start + max(1, size // unit // 2) * unit
-        halve(start, middle)
-        first, second = slice(start, middle), slice(middle, stop)
-        columns[:, second] -= error_propagation[:, first, second].transpose(0, 2, 1) @ columns[:, first]
-        halve(middle, stop)
 
-    halve(0, columns.shape[1])
+def _by_halves(start: int, stop: int, block_size: int) -> Iterator[tuple[slice, slice | None]]:
+    """Yield (columns to round, None), and (columns that were rounded, columns behind that they change).
+
+    So almost all changes are products of large matrices. A block is one of the halves or parts of them.
+
+    >>> [(first.start, second and second.stop) for first, second in _by_halves(0, 32, block_size=16)]
+    [(0, None), (0, 16), (8, None), (0, 32), (16, None), (16, 32), (24, None)]
+    """
+    size = stop - start
+    if size <= COLUMNS_AT_ONCE:
+        yield slice(start, stop), None
+        return
+    unit = block_size if size > block_size else COLUMNS_AT_ONCE
+    middle = start + max(1, size // unit // 2) * unit
+    yield from _by_halves(start, middle, block_size)
+    yield slice(start, middle), slice(middle, stop)
+    yield from _by_halves(middle, stop, block_size)
 
 
 def _round_together(columns: Floats, error_propagation: Floats, start: int, stop: int, grid: Grid) -> Floats:

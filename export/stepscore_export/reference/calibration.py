@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.prefix import ModelPrefix
 from stepscore.batching.given_rows import GivenRows
+from stepscore.system import give_back_memory
 from stepscore_export.checkpoint.weight_source import WeightSource
 from stepscore_export.families.base import DecoderConfig, tensor_shapes
 from stepscore_export.graphs.decoder import INTERMEDIATE_OUTPUTS
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation
 from stepscore_export.quantization.gptq import Hessian, group_of
 from stepscore_export.quantization.rounding import Floats
-from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS, ExactModel, Rows
+from stepscore_export.reference.layerwise_fp32 import BATCH_ROWS, LARGEST_FP32_LAYER, ExactModel, Rows
 from stepscore_export.threads import WORKERS
 
 # Multiplications and additions of the reference's layers, and weights rounded with feedback, per second on
@@ -29,7 +30,7 @@ from stepscore_export.threads import WORKERS
 OPERATIONS_PER_SECOND = 150e9
 WEIGHTS_PER_SECOND = 25e6
 ARRAYS = 6  # of [BATCH_ROWS, intermediate_size] that are alive in a layer
-DENSE_COPIES = 5  # float64 matrices of a group that are alive while its Hessian is inverted
+DENSE_COPIES = 4  # float64 matrices of a group that are alive while its Hessian is inverted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class CalibrationEstimate:
 def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) -> CalibrationEstimate:
     """Predict a calibration on this many tokens, roughly; the base of every matrix is rounded with feedback.
 
-    The Hessians of a layer's four inputs are held while the layer runs, in 16 bits, with the hidden states of
-    all tokens before and after it and what a batch computes, and then while the largest is inverted.
+    The Hessians of a layer's four inputs are held while the layer runs, with its weights, the hidden states of
+    all tokens, what a batch computes and what it adds to a Hessian, and then while the largest is inverted.
     """
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(config).items() if len(shape) == 2}
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
@@ -63,7 +64,7 @@ def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) ->
     operations = 2 * tokens * (layer + sum(count * group**2 for count, group in groups))
     rounded = layer * config.num_hidden_layers + hidden * config.vocab_size
     return CalibrationEstimate(
-        moments + states + max(2 * layer + states + batch, inverse),
+        moments + states + max(weights + batch + added, inverse),
         config.num_hidden_layers * operations / OPERATIONS_PER_SECOND + rounded / WEIGHTS_PER_SECOND,
     )
 
@@ -83,6 +84,7 @@ class Calibration:
 
     def layer(self, index: int) -> LayerErrorPropagation:
         """Run layer `index`, which must be the next one, and return its error propagation."""
+        give_back_memory()  # of the layer before, most of it freed by other threads
         moments: dict[str, Hessian] = {}
 
         def on_input(name: str, rows: Rows) -> None:

@@ -137,9 +137,7 @@ class ExactModel:
             raise IndexError(f"all {self._next_layer} layers have run")
         graph, weights = self._layer(self._next_layer, observed=on_input is not None)
         self._checkpoint.read_ahead(self._names_after(self._next_layer))
-        done = _run_layer(graph, weights, self._parts, self._given(self._next_layer), on_input)
-        for part, rows in zip(self._parts, done, strict=True):
-            part.rows = rows
+        _run_layer(graph, weights, self._parts, self._given(self._next_layer), on_input)
         self._next_layer += 1
 
     def logprobs(self) -> list[Floats]:
@@ -262,22 +260,19 @@ class _BlockLogits:
 
 def _run_layer(
     graph: bytes, weights: Weights, parts: Sequence[_Part], given: Given, on_input: OnInput | None
-) -> list[Rows]:
+) -> None:
     session = Sessions(Provider.CPU, low_memory=True).open(graph)
     names = [value.name for value in session.get_inputs()]
     held = {name: _ort_value(array) for name, array in weights.items() if name in names}
-    done = []
     for part in parts:
         batch = part.group.batch
         feeds = {ROWS: part.rows, **batch.feeds(names), **given(batch, names)}
         inputs = held | {name: _ort_value(np.asarray(array)) for name, array in feeds.items()}
         outputs = session.run_with_ort_values([value.name for value in session.get_outputs()], inputs)
-        rows, *intermediate = (value.numpy() for value in outputs)
+        part.rows, *intermediate = (value.numpy() for value in outputs)
         if on_input is not None:
             for name, values in zip(INTERMEDIATE_OUTPUTS, intermediate, strict=True):
                 on_input(name, values)
-        done.append(rows)
-    return done
 
 
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:

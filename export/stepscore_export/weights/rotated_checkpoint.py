@@ -73,7 +73,7 @@ class RotatedCheckpoint:
             return self._reading(self._stored_name(name), FINAL_NORM, start, stop)
         layer, block, kind = _parts(name)
         if kind in {"o_proj.weight", "down_proj.weight", "v_proj.weight", "v_proj.bias"}:
-            return self._whole(name, layer, kind)[start:stop]
+            return self._part_of_whole(name, start, stop)
         if kind.endswith(".bias"):
             return self.original.rows(name, start, stop)
         return self._reading(name, f"{layer}.{_NORM_BEFORE[block]}", start, stop)
@@ -117,14 +117,18 @@ class RotatedCheckpoint:
         """Rows of a matrix that reads the normed residual stream."""
         return self.residual.apply(self.original.rows(name, start, stop) * self.original.rows(norm))
 
-    def _whole(self, name: str, layer: str, kind: str) -> Floats:
-        """Return a matrix whose rows are mixed; it is held until another one is asked for."""
+    def _part_of_whole(self, name: str, start: int, stop: int) -> Floats:
+        """Rows of a matrix whose rows are mixed; held until its last row or another one is asked for."""
         if self._held is None or self._held[0] != name:
             self._held = None
-            self._held = name, self._mixed(name, layer, kind)
-        return self._held[1]
+            self._held = name, self._mixed(name)
+        whole = self._held[1]
+        if stop == len(whole):
+            self._held = None
+        return whole if stop - start == len(whole) else whole[start:stop].copy()
 
-    def _mixed(self, name: str, layer: str, kind: str) -> Floats:
+    def _mixed(self, name: str) -> Floats:
+        layer, _, kind = _parts(name)
         rows = self.original.rows(name)
         if kind == "v_proj.bias":
             return self.values.apply(rows.reshape(-1, self.values.size)).reshape(-1)

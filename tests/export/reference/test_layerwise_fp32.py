@@ -118,18 +118,6 @@ def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint) -> None:
     assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
 
-@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_a_failed_layer_can_be_run_again(checkpoint: Checkpoint, failure: type[BaseException]) -> None:
-    model = ExactModel(checkpoint, ragged())
-
-    def fail(*_: object) -> None:
-        raise failure
-
-    with pytest.raises(failure):
-        model.run_next_layer(fail)
-    assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
-
-
 def test_a_truncated_checkpoint_is_named(checkpoint: Checkpoint) -> None:
     model = ExactModel(checkpoint, ragged())
     weights = checkpoint.folder / "model.safetensors"
