@@ -44,8 +44,8 @@ class CalibrationEstimate:
 def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) -> CalibrationEstimate:
     """Predict a calibration on this many tokens, roughly; the base of every matrix is rounded with feedback.
 
-    The Hessians of a layer's four inputs are held while the layer runs, with its weights, the hidden states of
-    all tokens, what a batch computes and what it adds to a Hessian, and then while the largest is inverted.
+    The Hessians of a layer's four inputs are held while the layer runs, with its weights, the hidden states
+    of all tokens, what a batch computes and what it adds to a Hessian, and then while the largest is inverted.
     """
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(config).items() if len(shape) == 2}
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
@@ -60,6 +60,10 @@ def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) ->
         4 * tokens * hidden,
         4 * ARRAYS * BATCH_ROWS * config.intermediate_size,
     )
+    weights = 4 * layer
+    if weights > LARGEST_FP32_LAYER:  # then 16 bits, and the matrix that is being used
+        weights = 2 * layer + 4 * hidden * config.intermediate_size
+    added = max(4 * group**2 for _, group in groups)
     inverse = max(8 * DENSE_COPIES * min(count, WORKERS) * group**2 for count, group in groups)
     operations = 2 * tokens * (layer + sum(count * group**2 for count, group in groups))
     rounded = layer * config.num_hidden_layers + hidden * config.vocab_size
