@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from stepscore_export.threads import WORKERS, in_order
 
@@ -126,3 +127,28 @@ def test_an_exception_of_the_reader_leaves_no_thread() -> None:
 
     with pytest.raises(ValueError, match="enough"):
         read()
+
+
+# BLAS
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_runs_in_one_thread_while_any_items_are_computed() -> None:
+    """Also where one iteration ends before another that began later, or is given up."""
+    before = blas_threads()
+    first, second = (in_order(lambda _item: blas_threads(), range(3)) for _ in range(2))
+    assert next(first) == next(second) == {1}
+    first.close()  # type: ignore[attr-defined]
+    assert next(second) == blas_threads() == {1}
+    assert list(second) == [{1}]
+    assert blas_threads() == before
+
+
+def test_blas_has_its_threads_again_after_an_error() -> None:
+    before = blas_threads()
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 / item, [0]))
+    assert blas_threads() == before

@@ -45,7 +45,7 @@ def estimate_calibration(config: DecoderConfig, tokens: int, block_size: int) ->
     """Predict a calibration on this many tokens, roughly; the base of every matrix is rounded with feedback.
 
     The Hessians of a layer's four inputs are held while the layer runs, with its weights, the hidden states
-    of all tokens, what a batch computes and what it adds to a Hessian, and then while the largest is inverted.
+    of all tokens, what a batch computes and what it adds to a Hessian; then the largest is inverted.
     """
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(config).items() if len(shape) == 2}
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
