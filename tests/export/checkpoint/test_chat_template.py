@@ -271,6 +271,7 @@ def test_template_with_too_much_memory_is_stopped(text: str, message: str) -> No
         literals(template(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [LINES * 3 + "{% endfor %}" * 3, "{% set x = 10**(10**10) %}"])
 def test_endless_template_is_stopped(text: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match="did not finish within 1 seconds of CPU time"):

@@ -118,6 +118,7 @@ def test_rows_of_a_token_are_never_cut(tmp_path: Path) -> None:
         check(policy, reference)
 
 
+@pytest.mark.slow
 def test_cut_pair_scores_as_the_pair_without_these_rows(tmp_path: Path) -> None:
     policy, reference = pair_of(tmp_path, replace(TINY, vocab_size=384))
     with Checkpoint.open(reference) as whole:

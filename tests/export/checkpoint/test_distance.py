@@ -202,6 +202,7 @@ def unrelated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("unrelated") / "policy", seed=7)
 
 
+@pytest.mark.slow
 def test_identical_models_are_stored_as_a_difference(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     folder = tiny_checkpoints.reference
     done = export(folder, folder, tmp_path / "pair", "--activations", "exact")
@@ -220,6 +221,7 @@ def test_unrelated_models_are_stored_independently_with_a_message(
     assert f"each model was quantized alone: |policy - reference| is {apart} of |reference|" in done.stderr
 
 
+@pytest.mark.slow
 def test_unrelated_models_are_coded_on_request(
     tiny_checkpoints: Checkpoints, unrelated: Path, tmp_path: Path
 ) -> None:

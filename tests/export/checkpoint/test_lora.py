@@ -258,6 +258,7 @@ def test_adapter_without_its_model_is_refused(folder: Path) -> None:
     refused(folder, UnsupportedArchitecture, "holds an adapter")
 
 
+@pytest.mark.slow
 def test_pair_of_an_adapter_equals_the_pair_of_the_merged_model(folder: Path, tmp_path: Path) -> None:
     reference = write_checkpoint(tmp_path / "reference")
     merged = write_checkpoint(tmp_path / "merged")

@@ -31,6 +31,7 @@ def attentions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [node for node in nodes(graph) if node.op_type == "GroupQueryAttention"]
 
 
+@pytest.mark.slow
 @every_export
 def test_attention_has_no_bias(pair_of: PairOf, precision: Precision, target: Target) -> None:
     for node in attentions(load(pair_of(precision, target), "body.onnx").graph):
@@ -93,6 +94,7 @@ def logprobs(engine: OrtEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32
     return results["policy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [SHORT_TOKENS, SHORT_TOKENS + 1])
 def test_both_kernels_agree_with_float64(
     engine: OrtEngine, model: Path, sequence: NDArray[np.int64], length: int

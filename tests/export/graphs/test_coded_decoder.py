@@ -48,6 +48,7 @@ STREAMS = Counter(  # of a body: what two models need for themselves, whatever t
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*MERGED.values(), TWO_BITS[Products.MERGED]], ids=name_of)
 def test_merged_body_adds_the_parts_and_has_two_gemms_per_matrix(
     pair_of: PairOf, form: ExportOptions
@@ -57,6 +58,7 @@ def test_merged_body_adds_the_parts_and_has_two_gemms_per_matrix(
     assert found == STREAMS + times(MATRICES, matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
 def test_merged_body_for_cuda_dequantizes_with_a_standard_operator(
     pair_of: PairOf, form: ExportOptions
@@ -66,6 +68,7 @@ def test_merged_body_for_cuda_dequantizes_with_a_standard_operator(
     assert found["GatherBlockQuantized"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*SEPARATE.values(), TWO_BITS[Products.SEPARATE]], ids=name_of)
 def test_separate_body_has_three_matmuls_per_matrix(pair_of: PairOf, form: ExportOptions) -> None:
     found = operators(load(pair_of.form(form), "body.onnx", "both"))
@@ -111,6 +114,7 @@ def times(factor: int, counts: Counter[str]) -> Counter[str]:
     return Counter({name: factor * count for name, count in counts.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "embed.onnx"])

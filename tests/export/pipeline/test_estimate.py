@@ -23,6 +23,7 @@ from stepscore_export.pipeline import export as pair_module
 from stepscore_export.pipeline.plan import open_plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [

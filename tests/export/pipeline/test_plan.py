@@ -71,6 +71,7 @@ def test_command_opens_and_measures_checkpoints_once(
     assert built(calls) == (0 if dry_run else 2 * GRAPHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs_here", [True, False])
 def test_graphs_are_built_twice_only_where_the_target_cannot_run(
     tiny_checkpoints: Checkpoints,
@@ -116,6 +117,7 @@ def test_backend_that_reads_with_transformers_refuses_what_that_reads_otherwise(
         pass
 
 
+@pytest.mark.slow
 def test_one_plan_can_be_written_more_than_once(tiny_checkpoints: Checkpoints, tmp_path: Path) -> None:
     with open_plan(tiny_checkpoints.policy, tiny_checkpoints.reference, texts=NO_TEXTS) as plan:
         once, again = (write_pair(plan, tmp_path / name) for name in ("once", "again"))

@@ -58,6 +58,7 @@ def test_each_form_has_a_closer_one_until_none_is(
     assert better_form(msgspec.structs.replace(manifest, **fields)) == better
 
 
+@pytest.mark.slow
 def test_an_error_is_warned_of_from_the_bound_on(pair_of: PairOf) -> None:
     manifest = Pair.open(pair_of.measured(Precision.INT8, coding=Coding.DIFFERENCE)).manifest
     fidelity = manifest.fidelity

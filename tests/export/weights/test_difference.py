@@ -128,6 +128,7 @@ def test_int8_activations_streamed_stay_within_the_pairs_error(pair_of: PairOf) 
     assert rms(resident - streamed) < fidelity.ratio_error * rms(resident)
 
 
+@pytest.mark.slow
 @every_form
 def test_a_batch_equals_each_sequence_alone(pair_of: PairOf, form: ExportOptions) -> None:
     together = logprobs(pair_of.form(form))
@@ -171,6 +172,7 @@ def test_swapped_roles_turn_the_sign(
 # What is exact
 
 
+@pytest.mark.slow
 @a_form_of_each_kind
 def test_norms_and_biases_of_both_models_are_exact(pair_of: PairOf, form: ExportOptions) -> None:
     unrotated = replace(form, rotation=False)

@@ -388,6 +388,7 @@ def test_planned_sequence_has_its_logprobs_alone(
         assert np.abs(together - alone).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_planned_logprobs_with_int8_activations_stay_within_the_pairs_error(pair_of: PairOf) -> None:
     """A row that is an ulp apart may round to the next code."""
     pair = Pair.open(pair_of.measured.form(INTEGER))

@@ -90,6 +90,7 @@ every_window = pytest.mark.parametrize(
 Window = Callable[[], list[Batch]]
 
 
+@pytest.mark.slow
 @every_window
 @every_pair
 def test_body_and_layers_give_the_same_bits_in_equal_sessions(
@@ -112,6 +113,7 @@ def test_resident_and_alternate_give_the_same_bits(
     assert_same_bits(run(pair_in(options), window(), Residency.ALTERNATE), resident)
 
 
+@pytest.mark.slow
 @every_window
 @every_pair
 def test_stream_agrees_with_resident_within_rounding(

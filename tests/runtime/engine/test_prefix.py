@@ -69,6 +69,7 @@ def test_residency_changes_log_probs_by_rounding_only(
     np.testing.assert_allclose(other, resident, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_form
 def test_identical_models_give_rewards_of_exactly_0(tmp_path: Path, form: ExportOptions) -> None:
     model = write_checkpoint(tmp_path / "model", seed=1)

@@ -130,6 +130,7 @@ def test_int8_activations_are_rejected_on_saturating_cpus(
         Scorer.load(pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", [Coding.DIFFERENCE, Coding.INDEPENDENT])
 def test_saturation_does_not_concern_exact_activations(
     pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, coding: Coding
