@@ -115,11 +115,11 @@ class Checkpoint:
         """Return looked-up rows [n, hidden_size] of the embedding as they enter the first layer."""
         return rows
 
-    def attended(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return values of attention as they are."""
+    def values_as_stored(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return attention values as they are."""
         return values
 
-    def into_head(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
+    def head_input(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return normed rows [n, H] with the scale of the final norm."""
         return normed * self.rows(FINAL_NORM)
 

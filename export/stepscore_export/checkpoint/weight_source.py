@@ -37,11 +37,11 @@ class WeightSource(Protocol):
     def embedded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return looked-up rows [n, hidden_size] of the embedding as they enter the first layer."""
 
-    def attended(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the stored model attends to where the original does to `values`, [n, kv_heads * D]."""
+    def values_as_stored(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return attention values [n, kv_heads * D] of the original as the stored model computes them."""
 
-    def into_head(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the stored head reads for final rows [n, H] of the original, normed but not scaled."""
+    def head_input(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the stored head reads, from normed but unscaled rows [n, H] of the original."""
 
     def rotation_matrix(self) -> NDArray[np.float32] | None:
         """Return what looked-up rows are multiplied with, float32 [H, H]; None if with nothing."""

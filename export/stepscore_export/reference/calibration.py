@@ -1,7 +1,7 @@
 """Collect the Hessians of the reference's activations on calibration text, layer by layer, for GPTQ.
 
 The reference runs in fp32 in step with the export: a layer runs right before its weights are stored, so that
-only the Hessians of one layer are held. Rotated weights are rounded to bf16 for it.
+only the Hessians of one layer are held. Rotated weights of a large layer are rounded to bf16 for it.
 """
 
 from __future__ import annotations

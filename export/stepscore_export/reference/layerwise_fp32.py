@@ -115,6 +115,7 @@ class ExactModel:
         self._half = half
         self._progress = progress
         self._next_layer = 0
+        self._failed = False
         self._members: Members = {"reference": checkpoint}  # either model: a unit of one names none
         self._rotary_tables = InMemory()
         options = ExportOptions(Precision.FP32)
@@ -135,9 +136,15 @@ class ExactModel:
         """
         if self._next_layer == self._checkpoint.config.num_hidden_layers:
             raise IndexError(f"all {self._next_layer} layers have run")
+        if self._failed:
+            raise RuntimeError(
+                f"layer {self._next_layer} failed: some batches have passed it, others have not"
+            )
+        self._failed = True
         graph, weights = self._layer(self._next_layer, observed=on_input is not None)
         self._checkpoint.read_ahead(self._names_after(self._next_layer))
         _run_layer(graph, weights, self._parts, self._given(self._next_layer), on_input)
+        self._failed = False
         self._next_layer += 1
 
     def logprobs(self) -> list[Floats]:
@@ -180,10 +187,12 @@ class ExactModel:
 
     def _names_after(self, index: int) -> list[str]:
         """Return the tensors to read after layer `index`: those of the next layer, or the head."""
-        of_next = [
-            name for name in tensor_shapes(self._checkpoint.config) if name.startswith(_prefix(index + 1))
-        ]
-        return of_next or [self._checkpoint.head_name]
+        return self._names(index + 1) or [self._checkpoint.head_name]
+
+    def _names(self, index: int) -> list[str]:
+        """Return the tensors of one layer, none after the last."""
+        layer = f"model.layers.{index}."
+        return [name for name in tensor_shapes(self._checkpoint.config) if name.startswith(layer)]
 
     def _layer(self, index: int, *, observed: bool) -> tuple[bytes, Weights]:
         """Return the graph of one layer and the weights that are its inputs."""
@@ -201,7 +210,7 @@ class ExactModel:
 
     def _precision(self, index: int) -> Precision:
         """Return the precision that a layer is held in."""
-        names = [name for name in tensor_shapes(self._checkpoint.config) if name.startswith(_prefix(index))]
+        names = self._names(index)
         if 4 * sum(math.prod(self._checkpoint.shape(name)) for name in names) <= LARGEST_FP32_LAYER:
             return Precision.FP32
         exact = _stored_precision(self._checkpoint, names)
@@ -294,10 +303,6 @@ def _stored_precision(checkpoint: WeightSource, names: Sequence[str]) -> Precisi
     """Return the precision that stores all matrices of a layer exactly: their common type, else fp32."""
     dtypes = {checkpoint.dtype(name) for name in names if len(checkpoint.shape(name)) == 2}
     return _PRECISIONS[dtypes.pop()] if len(dtypes) == 1 else Precision.FP32
-
-
-def _prefix(index: int) -> str:
-    return f"model.layers.{index}."
 
 
 def _log_sum_exp(logits: Rows) -> Floats:

@@ -28,8 +28,8 @@ def model_prefix(checkpoint: WeightSource, stored: WeightSource, token_ids: NDAr
             + checkpoint.rows(f"{layer}.{kind}_proj.bias")
             for kind in "kv"
         )
-        keys_values.append(np.concatenate([keys, stored.attended(values)], axis=-1))
+        keys_values.append(np.concatenate([keys, stored.values_as_stored(values)], axis=-1))
     (normed,) = model.normed()
     (logprobs,) = model.logprobs()
     of_tokens = np.append(0, logprobs[:-1]).astype(np.float32)
-    return ModelPrefix(np.stack(keys_values), stored.into_head(normed), of_tokens)
+    return ModelPrefix(np.stack(keys_values), stored.head_input(normed), of_tokens)

@@ -11,7 +11,7 @@ LARGE_ERROR = 0.05
 """Log-ratio error from which an export warns.
 
 On a real Qwen2.5 pair PyTorch bf16 has about as much, and from there on decisions change: 97 % of the first
-errors are those of fp32 (docs/benchmarks/fidelity.md). The default form has 1 to 2 %.
+errors are those of fp32 (docs/benchmarks/fidelity.md). There the default form has 1.5 to 2.4 %.
 """
 
 

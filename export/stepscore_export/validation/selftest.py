@@ -55,10 +55,8 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
     hidden, logprobs = engine.trace(batch)
     hidden_error = logprob_error = 0.0
     for name, checkpoint in checkpoints.items():
-        rotated = stored[name].rotation_matrix() is not None
-        true_hidden, true_logprobs = hidden_and_logprobs(checkpoint, token_ids, scaled=not rotated)
-        if rotated:
-            true_hidden = stored[name].embedded(true_hidden.astype(np.float32)).astype(np.float64)
+        normed, true_logprobs = hidden_and_logprobs(checkpoint, token_ids, scaled=False)
+        true_hidden = stored[name].head_input(normed.astype(np.float32)).astype(np.float64)
         known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
         hidden_off = _rms(hidden[name] - true_hidden[len(known) :])
         (pairs,) = batch.target_of

@@ -82,12 +82,12 @@ class RotatedCheckpoint:
         """Return looked-up rows [n, H] of the embedding as they enter the first layer."""
         return self.residual.apply(rows)
 
-    def attended(self, values: Floats) -> Floats:
-        """Return values [n, kv_heads * D] of attention, those of each head rotated."""
+    def values_as_stored(self, values: Floats) -> Floats:
+        """Return attention values [n, kv_heads * D], those of each head rotated."""
         return self.values.apply(values.reshape(len(values), -1, self.values.size)).reshape(values.shape)
 
-    def into_head(self, normed: Floats) -> Floats:
-        """Return normed rows [n, H] as the head reads them, which holds the scale itself."""
+    def head_input(self, normed: Floats) -> Floats:
+        """Return normed rows [n, H], rotated: the scale is folded into the head."""
         return self.residual.apply(normed)
 
     def rotation_matrix(self) -> Floats | None:

@@ -118,6 +118,23 @@ def test_there_is_no_layer_after_the_last(checkpoint: Checkpoint) -> None:
     assert distance(model.logprobs(), checkpoint, ragged()) <= 1e-4
 
 
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_model_is_of_no_use_after_a_layer_that_failed(
+    checkpoint: Checkpoint, failure: type[BaseException]
+) -> None:
+    """Its batches would be in different layers, and the numbers wrong."""
+    model = ExactModel(checkpoint, ragged())
+
+    def fail(*_: object) -> None:
+        raise failure("here")
+
+    with pytest.raises(failure, match="here"):
+        model.run_next_layer(fail)
+    for use in (model.run_next_layer, model.logprobs, model.hidden):
+        with pytest.raises(RuntimeError, match="layer 0 failed"):
+            use()
+
+
 def test_a_truncated_checkpoint_is_named(checkpoint: Checkpoint) -> None:
     model = ExactModel(checkpoint, ragged())
     weights = checkpoint.folder / "model.safetensors"
