@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.support.forms import REAL_FORMS
+from benchmarks.support.forms import REAL_FORMS, CalibrationText
 from benchmarks.support.results import QUICK_RESULTS, RESULTS, logged, read_results, write_result
-from benchmarks.support.workloads import records
+from benchmarks.support.workloads import BEST_OF_8, records
 from numpy.typing import NDArray
 from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 
@@ -37,6 +37,7 @@ from stepscore.engine import open_engine
 from stepscore.enums import Convention
 from stepscore.evaluation.first_error import first_error
 from stepscore.prompt.encoder import EncodedPrompt
+from stepscore.records import record_from
 from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
@@ -44,7 +45,14 @@ from stepscore_export.fidelity import Scores, as_float64, fidelity, step_sums
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
-from stepscore_export.validation.texts import NO_TEXTS, Texts, bundled_texts
+from stepscore_export.validation.texts import (
+    CALIBRATION_TOKENS,
+    NO_TEXTS,
+    Texts,
+    bundled_texts,
+    calibration_texts,
+    encode_texts,
+)
 
 SEED = 11
 UNSEEN = 300
@@ -94,7 +102,7 @@ def held_out(policy: Path) -> tuple[Held, Held]:
 
     rng = np.random.default_rng(SEED)
     by_problem = defaultdict(list)
-    for record in records("math_best_of_8"):
+    for record in records(BEST_OF_8):
         by_problem[record["problem_id"]].append(record)
     problems = [samples[:SAMPLES] for samples in by_problem.values()]
     problems = [samples for samples in problems if len(short(samples, MATH_TOKENS)) == len(samples)]
@@ -111,6 +119,32 @@ def held_out(policy: Path) -> tuple[Held, Held]:
 
 def _drawn(rng: np.random.Generator, found: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return [found[index] for index in rng.permutation(len(found))[:count]]
+
+
+def real_texts(policy: Path, held: Held) -> Texts:
+    """Return solutions of shared/data that are not measured, as many tokens as an export takes by default.
+
+    Half of GSM8K, half of MATH, one solution a problem. Training saw the problems of GSM8K among them.
+    """
+    with Checkpoint.open(policy, "policy") as checkpoint:
+        _, encoder = prompt_template(checkpoint)
+    measured = {ids.tobytes() for ids in held.sequences}
+
+    def is_measured(record: dict[str, Any]) -> bool:
+        ids = encoder.encode(record["problem"], record["steps"], Convention.CARD).token_ids
+        return ids.tobytes() in measured
+
+    math = list(records(BEST_OF_8))
+    taken = {record["problem"] for record in math if is_measured(record)}
+    math = [record for record in math if record["problem"] not in taken][::8]
+    gsm8k = [each for each in records("gsm8k_solutions") if int(each["id"].split("-")[1]) >= UNSEEN]
+    mixed = [
+        record_from({"problem": each["problem"], "steps": each["steps"]})
+        for both in zip(gsm8k[::4], math, strict=False)
+        for each in both
+    ]
+    texts = Texts(Path("shared-data"), tuple(mixed))
+    return Texts(texts.path, texts.records[: len(encode_texts(texts, encoder, CALIBRATION_TOKENS))])
 
 
 def truth_of(policy: Path, reference: Path, held: Sequence[Held], kept: Path | None) -> list[Scores]:
@@ -169,11 +203,10 @@ def _best(scores: Scores, group: Sequence[int], held: Held) -> int:
 
 
 def measure(
-    policy: Path, reference: Path, options: ExportOptions, scratch: Path, *, calibrated: bool
+    policy: Path, reference: Path, options: ExportOptions, scratch: Path, calibration: Texts
 ) -> tuple[Path, float]:
-    """Export a pair on one text, and return its folder and the seconds it took."""
+    """Export a pair, its self-test on one text, and return its folder and the seconds it took."""
     one = Texts(None, bundled_texts().records[:1])
-    calibration = None if calibrated else NO_TEXTS
     output = scratch / "pair"
     started = time.perf_counter()
     export_pair(policy, reference, output, options, texts=one, calibration=calibration, force=True)
@@ -216,11 +249,18 @@ def scores_of(
         seconds = time.perf_counter() - started
         return scores, {"megabytes": None, "export_seconds": None, "seconds": seconds}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        options, calibrated = REAL_FORMS[form]
-        pair, export_seconds = measure(policy, reference, options, Path(folder), calibrated=calibrated)
+        options, calibrated_on = REAL_FORMS[form]
+        calibration = _calibration(calibrated_on, policy, held)
+        pair, export_seconds = measure(policy, reference, options, Path(folder), calibration)
         scores, seconds = scored(pair, held)
         megabytes = Pair.open(pair).num_bytes() / 1e6
     return scores, {"megabytes": megabytes, "export_seconds": export_seconds, "seconds": seconds}
+
+
+def _calibration(text: CalibrationText, policy: Path, held: Held) -> Texts:
+    if text is CalibrationText.REAL:
+        return real_texts(policy, held)
+    return calibration_texts() if text is CalibrationText.BUNDLED else NO_TEXTS
 
 
 def _distance(policy: Path, reference: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 
 from stepscore.enums import Activations, Coding, DifferencePrecision, Precision, Products, Provider, Target
 from stepscore_export.options import ExportOptions
@@ -31,26 +32,39 @@ FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
 }
 
 
+class CalibrationText(StrEnum):
+    """What a form on real checkpoints is calibrated on."""
+
+    NOTHING = "nothing"
+    BUNDLED = "the solutions that come with stepscore"
+    REAL = "solutions of shared/data that are not measured"
+
+
 _INT4 = ExportOptions(Precision.INT4, coding=Coding.DIFFERENCE)
 _BASES = {DEFAULT: FORMS[Provider.CPU][DEFAULT], EXACT: FORMS[Provider.CPU][EXACT], "int4 + int4": _INT4}
 _REMEDIES = {
-    "neither": ({"rotation": False, "prefix": False}, False),
-    "prefix": ({"rotation": False}, False),
-    "rotated": ({"rotation": True, "prefix": False}, False),
-    "prefix, rotated": ({"rotation": True}, False),
-    "prefix, calibrated": ({"rotation": False}, True),
-    "prefix, rotated, calibrated": ({"rotation": True}, True),
+    "neither": ({"rotation": False, "prefix": False}, CalibrationText.NOTHING),
+    "prefix": ({"rotation": False}, CalibrationText.NOTHING),
+    "rotated": ({"rotation": True, "prefix": False}, CalibrationText.NOTHING),
+    "prefix, rotated": ({"rotation": True}, CalibrationText.NOTHING),
+    "prefix, calibrated": ({"rotation": False}, CalibrationText.BUNDLED),
+    "prefix, calibrated on real text": ({"rotation": False}, CalibrationText.REAL),
+    "prefix, rotated, calibrated": ({"rotation": True}, CalibrationText.BUNDLED),
+    "prefix, rotated, calibrated on real text": ({"rotation": True}, CalibrationText.REAL),
 }
-REAL_FORMS: Mapping[str, tuple[ExportOptions, bool]] = {
-    FP32: (ExportOptions(Precision.FP32), False),
+REAL_FORMS: Mapping[str, tuple[ExportOptions, CalibrationText]] = {
+    FP32: (ExportOptions(Precision.FP32), CalibrationText.NOTHING),
     **{
-        f"{name}; {remedy}": (replace(form, **options), calibrated)
+        f"{name}; {remedy}": (replace(form, **options), calibration)
         for name, form in _BASES.items()
-        for remedy, (options, calibrated) in _REMEDIES.items()
+        for remedy, (options, calibration) in _REMEDIES.items()
     },
-    "int8, independent; prefix": (ExportOptions(Precision.INT8, coding=Coding.INDEPENDENT), False),
+    "int8, independent; prefix": (
+        ExportOptions(Precision.INT8, coding=Coding.INDEPENDENT),
+        CalibrationText.NOTHING,
+    ),
 }
-"""Forms on real checkpoints: each with and without its remedies, and whether it is calibrated."""
+"""Forms on real checkpoints: each with and without its remedies, and what it is calibrated on."""
 
 
 def default_form(provider: Provider) -> str:

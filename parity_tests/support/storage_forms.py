@@ -32,6 +32,15 @@ class Storage:
         """On text of the kind that is measured, as a user's file may be."""
         return replace(self, name=f"{self.name}, calibrated alike", calibration=read_texts(THRESHOLD))
 
+    def rotated(self, *, rotation: bool = True) -> Storage:
+        """With the rotation, or without it, where an export would choose the other."""
+        name = f"{self.name}, {'rotated' if rotation else 'not rotated'}"
+        return replace(self, name=name, options=replace(self.options, rotation=rotation))
+
+    def without_prefix(self) -> Storage:
+        """The prefix of the template is computed with each record, as in version 0.1."""
+        return replace(self, name=f"{self.name}, no prefix", options=replace(self.options, prefix=False))
+
 
 def _coded(base: Precision, difference: DifferencePrecision) -> Storage:
     options = ExportOptions(
