@@ -27,6 +27,7 @@ _STORAGE = {
 }
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
 _DIFFERENCE_BITS = {DifferencePrecision.INT8: 8, DifferencePrecision.INT4: 4, DifferencePrecision.INT2: 2}
+"""Bits of a rounded difference; a lossless one has none."""
 DEFAULT_BLOCK_SIZE = 32
 OPTIMUM_HINT = "it stores each model alone as fp32, fp16 or bf16; use --exporter stepscore for the rest"
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # those of MatMulNBits' kernels
@@ -72,15 +73,26 @@ class ExportOptions:
                 "fp32 has no attention kernel on CUDA", hint="use --precision bf16 or fp16, or --target cpu"
             )
         _check_beta(self.beta)
-        if self.coding is Coding.DIFFERENCE and self.bits is None:
+        if self.lossless and (self.precision is Precision.FP32 or self.target is Target.CPU):
             raise ExportError(
-                f"a difference is stored in integers, not at {self.precision}",
-                hint="use --precision int8 or int4, or drop --coding",
+                f"a lossless difference is stored at fp16 and bf16 for CUDA, not at {self.precision} "
+                f"for {self.target}",
+                hint="use --precision int8 or int4, drop --coding, or use --precision bf16 --target cuda",
+            )
+        if self.difference_precision is DifferencePrecision.LOSSLESS and not self.lossless:
+            raise ExportError(
+                f"a lossless difference is not stored at {self.precision}",
+                hint="use --precision bf16 --coding difference --target cuda",
             )
         if not self.may_be_coded:
             self._reject_options_of_coded_pairs()
         elif self.activations is Activations.INT8:
             self._check_int8_activations()
+        elif self.target is Target.CUDA and self.products is Products.SEPARATE:
+            raise ExportError(
+                "separate products are slower than merged ones on CUDA",
+                hint="drop --products, or use --target cpu",
+            )
         elif self.target is Target.CUDA and self.difference_bits == 2:
             raise ExportError(
                 "an int2 difference has no kernel on CUDA",
@@ -124,9 +136,14 @@ class ExportOptions:
         return self.has_int8_activations if self.rotation is None else self.rotation
 
     @property
+    def lossless(self) -> bool:
+        """Whether the policy is stored as the difference of its 16-bit patterns from the reference's."""
+        return self.coding is Coding.DIFFERENCE and self.bits is None
+
+    @property
     def signed_codes(self) -> bool:
-        """Whether codes are signed: CUDA's DequantizeLinear reads no others."""
-        return self.merged and self.target is Target.CUDA
+        """Whether codes are signed: the decoders of CUDA pairs read no others."""
+        return self.exporter is Exporter.STEPSCORE and self.target is Target.CUDA
 
     @property
     def compute(self) -> ir.DataType:
@@ -159,7 +176,7 @@ class ExportOptions:
 
     def _reject_options_of_coded_pairs(self) -> None:
         asked = {
-            "--difference-precision": self.difference_precision is not None,
+            "--difference-precision": self.difference_precision not in {None, DifferencePrecision.LOSSLESS},
             "--activations int8": self.activations is Activations.INT8,
             "--products": self.products is not None,
             "--rotation": self.rotation is True,

@@ -84,6 +84,8 @@ class Residency(enum.StrEnum):
     """All weights."""
     ALTERNATE = "alternate"
     """One model at a time per window; for difference-coded pairs, where both share weights, `resident`."""
+    PARTIAL = "partial"
+    """As many layers as the memory limit allows, the others one at a time; for pairs for CUDA."""
     STREAM = "stream"
     """One layer at a time per window, while the next layer is prefetched."""
 
@@ -150,6 +152,8 @@ class DifferencePrecision(enum.StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     INT2 = "int2"
+    LOSSLESS = "lossless"
+    """The difference of 16-bit patterns: the policy's weights bit for bit."""
 
 
 class Activations(enum.StrEnum):

@@ -141,10 +141,6 @@ class Backend(ABC, Generic[W]):
     ) -> StoredUnit[W]:
         """Write the weights of one unit into the stage."""
 
-    def runnable_here(self) -> Self:
-        """Return the backend whose graphs this machine can run over the same weights."""
-        return self
-
     @abstractmethod
     def graphs(self, unit: StoredUnit[W]) -> Iterator[tuple[str, ir.Model]]:
         """Give the graphs of a stored unit by the names of their files."""

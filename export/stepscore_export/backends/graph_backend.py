@@ -9,8 +9,7 @@ from typing import Protocol, Self, TypeVar
 
 from stepscore.artifact.graph_contract import WEIGHTS
 from stepscore.artifact.manifest import Difference, Distance, Extent
-from stepscore.engine.ort.provider_checks import runs_here
-from stepscore.enums import Activations, Coding, Format, Precision, Products, Target
+from stepscore.enums import Activations, Coding, Format, Precision, Products
 from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.backends.base import Backend, ExportEstimate, Storage, StoredUnit
 from stepscore_export.checkpoint.weight_source import Members
@@ -108,12 +107,6 @@ class GraphBackend(Backend[L]):
     def memory_bytes(self, weights: L, config: DecoderConfig, batch_tokens: int) -> int:
         """Return the expected peak of an export, which is that of running the unit or its checkpoints."""
 
-    def runnable_here(self) -> Self:
-        """Return the backend with graphs for the CPU where the target is not on this machine."""
-        if runs_here(self.options.target):
-            return self
-        return replace(self, options=replace(self.options, target=Target.CPU))
-
 
 def resolve_options(options: ExportOptions, distance: Distance) -> ExportOptions:
     """Return the options with coding, precision of the difference, activations and matmuls chosen."""
@@ -124,7 +117,7 @@ def resolve_options(options: ExportOptions, distance: Distance) -> ExportOptions
             coding=Coding.DIFFERENCE,
             difference_precision=choose_difference_precision(options, distance),
             activations=Activations.INT8 if options.has_int8_activations else Activations.EXACT,
-            products=None if options.has_int8_activations else products,
+            products=None if options.has_int8_activations or options.lossless else products,
         )
     return replace(
         options,

@@ -8,6 +8,7 @@ from typing import Any
 from stepscore.enums import Exporter
 from stepscore_export.backends.base import Backend
 from stepscore_export.backends.bitsandbytes import BitsandbytesBackend
+from stepscore_export.backends.cuda import CudaBackend
 from stepscore_export.backends.graph_backend import GraphBackend
 from stepscore_export.backends.onnx import OnnxBackend
 from stepscore_export.backends.optimum import OptimumBackend
@@ -22,4 +23,6 @@ def backend_of(options: Options) -> Backend[Any]:
     """Return the backend of these options, its choices not yet resolved."""
     if isinstance(options, BitsandbytesOptions):
         return BitsandbytesBackend(options)
+    if options.signed_codes:
+        return CudaBackend(options)
     return _EXPORTERS[options.exporter](options)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stepscore.artifact.manifest import Architecture
+
 Json = Mapping[str, Any]
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -33,6 +35,11 @@ class DecoderConfig:
     tie_word_embeddings: bool
     attention_bias: bool = True
     """Whether q_proj, k_proj and v_proj have a bias."""
+
+
+def architecture(config: DecoderConfig) -> Architecture:
+    """Return the shape as a manifest has it."""
+    return Architecture(**{key: getattr(config, key) for key in Architecture.__struct_fields__})
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from stepscore.artifact.generic_graphs import GIVEN
 from stepscore.artifact.graph_contract import (
     GIVEN_HIDDEN,
     HIDDEN,
@@ -126,9 +127,12 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
 
 
 def layer_graph(
-    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int | None, final_norm: Vectors | None
 ) -> ir.Model:
-    """Build one layer, which adds its last residual itself; the last layer applies `final_norm`."""
+    """Build one layer, which adds its last residual itself; the last layer applies `final_norm`.
+
+    `index` is None where the graph is that of every layer (generic.py).
+    """
     g, outputs = _one_layer(layer, rotary, shape, index, final_norm)
     return g.finish(*outputs)
 
@@ -149,11 +153,11 @@ def layer_graph_with_intermediate_outputs(
 
 
 def _one_layer(
-    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int, final_norm: Vectors | None
+    layer: LayerWeights, rotary: RotaryWeights, shape: Shape, index: int | None, final_norm: Vectors | None
 ) -> tuple[GraphBuilder, list[Output]]:
     # rows [n, H] -> next_rows [n, H]; the last layer: -> hidden [m, H]
     last = final_norm is not None
-    g = GraphBuilder(f"layer-{index:02d}", shape)
+    g = GraphBuilder("layer" if index is None else f"layer-{index:02d}", shape)
     rows = _rows_input(g)
     shared = _Shared.declare(g, rotary, scored=last)
     residual = _layer(g, layer, shared, rows, _given_input(g, index), last=last)
@@ -168,13 +172,14 @@ def _rows_input(g: GraphBuilder) -> Streams:
     return tuple(g.input(name, g.compute, "n", width) for name in g.shape.named(ROWS))
 
 
-def _given_input(g: GraphBuilder, index: int) -> Streams:
+def _given_input(g: GraphBuilder, index: int | None) -> Streams:
     """Declare the keys and values [g, 2 Nkv D] of given rows, and return them as rows of q, k and v."""
     shape = g.shape
     queries = shape.num_attention_heads * shape.head_dim
     width = 2 * shape.num_key_value_heads * shape.head_dim
     before = g.constant("before_keys", 0, queries, 0, 0)
-    inputs = (g.input(name, g.compute, "g", width) for name in shape.named(given_name(index)))
+    name = GIVEN if index is None else given_name(index)
+    inputs = (g.input(each, g.compute, "g", width) for each in shape.named(name))
     return tuple(g.op("Pad", each, before) for each in inputs)
 
 
@@ -294,13 +299,22 @@ def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     g.intermediate_outputs["into_mlp"] = normed[0]
     rows = LinearInputs(g, normed)
     gates, ups = rows.matmul(layer.gate), rows.matmul(layer.up)  # [n, I]
-    activated = tuple(g.op("Mul", _silu(g, gate), up) for gate, up in zip(gates, ups, strict=True))
+    activated = tuple(_gated(g, gate, up) for gate, up in zip(gates, ups, strict=True))
     g.intermediate_outputs["into_down"] = activated[0]
     return LinearInputs(g, activated).matmul(layer.down)
 
 
+def _gated(g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+    # silu(gate) * up
+    if g.compute == ir.DataType.FLOAT16:
+        # In this order no optimizer of ONNX Runtime makes QuickGelu of it, whose 1 - 1 / (1 + exp(x)) cancels
+        # for small values in fp16; a product with a sigmoid cannot overflow.
+        return g.op("Mul", g.op("Mul", g.op("Sigmoid", gate), up), gate)
+    return g.op("Mul", _silu(g, gate), up)
+
+
 def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    # In fp32: the kernel's 1 - 1 / (1 + exp(x)) cancels for small values in 16 bits.
+    # In fp32: bf16 has too few bits for a rounded sigmoid.
     wide = g.cast(x, g.compute, FLOAT)
     return g.cast(g.op("QuickGelu", wide, domain=MICROSOFT, alpha=1.0), FLOAT, g.compute)
 

@@ -42,13 +42,22 @@ def head_graph(head: Sequence[HeadTile], shape: Shape) -> ir.Model:
 
 
 def _tile(g: GraphBuilder, logits: ir.Value, targets: ir.Value, tile: HeadTile) -> ir.Value:
-    # logits [c, columns], targets [t, 2] -> [t, 2, 1]: the target's logit (0 if it is in another tile) and
-    # the log-sum-exp. Each tile has a single result: ONNX Runtime completes it and frees the tile's logits
-    # before it starts the next tile.
-    logits = g.cast(logits, g.compute, FLOAT)
-    shifted = g.op("Sub", targets, g.constant(f"start_{tile.start}", 0, tile.start))
+    # logits [c, columns], targets [t, 2] -> [t, 2, 1]
+    start = g.constant(f"start_{tile.start}", 0, tile.start)
     # the largest (index into the chunk, column of the tile)
     end = g.constant(f"end_{tile.columns}", 2**62, tile.columns - 1)
+    return tile_parts(g, g.cast(logits, g.compute, FLOAT), targets, start, end)
+
+
+def tile_parts(
+    g: GraphBuilder, logits: ir.Value, targets: ir.Value, start: ir.Value, end: ir.Value
+) -> ir.Value:
+    """Return the parts [t, 2, 1] of one tile from its logits [c, columns] in fp32.
+
+    They are the target's logit (0 if it is in another tile) and the log-sum-exp. Each tile has a single
+    result: ONNX Runtime completes it and frees the tile's logits before it starts the next tile.
+    """
+    shifted = g.op("Sub", targets, start)
     inside = g.op("Min", g.op("Max", shifted, g.constant("zero", 0)), end)
     here = g.op(
         "ReduceMin", g.op("Cast", g.op("Equal", shifted, inside), to=FLOAT.value), g.constant("last", -1)

@@ -25,7 +25,6 @@ Measured: the log-ratio error falls from 2.6 to 1.9 %.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -41,7 +40,6 @@ from stepscore_export.weights.layout import (
     Matrix,
     MergedMatrix,
     SeparateMatrix,
-    SignedMatrix,
     pieces,
 )
 
@@ -76,10 +74,12 @@ class LinearInputs:
                 return self._merged(matrix)
             case IntegerMatrix():
                 return self._integer(matrix)
+            case _:
+                raise TypeError(f"{type(matrix).__name__} is decoded before a graph reads it")
 
     def _blocks(self, matrix: BlockMatrix) -> Streams:
         g = self._g
-        if g.shape.on_cpu and matrix.bits == DEQUANTIZED_BITS:
+        if matrix.bits == DEQUANTIZED_BITS:
             return _joined(g, [self._times_floats(_dequantized(g, piece)) for piece in pieces(matrix)])
         return tuple(_block_product(g, rows, matrix) for rows in self._streams)
 
@@ -92,10 +92,7 @@ class LinearInputs:
         return reference, self._g.op("Add", policy, difference)
 
     def _merged(self, matrix: MergedMatrix) -> Streams:
-        # A GPU dequantizes the whole matrix: concatenating outputs of tiles would cost more than it saves.
-        whole = not self._g.shape.on_cpu
-        cut = [matrix] if whole else pieces(matrix)
-        return _joined(self._g, [self._merged_piece(piece) for piece in cut])
+        return _joined(self._g, [self._merged_piece(piece) for piece in pieces(matrix)])
 
     def _merged_piece(self, matrix: MergedMatrix) -> Streams:
         base, difference = (_dequantized(self._g, part) for part in (matrix.base, matrix.difference))
@@ -157,17 +154,10 @@ def _block_product(g: GraphBuilder, rows: ir.Value, matrix: BlockMatrix) -> ir.V
     )
 
 
-def _dequantized(g: GraphBuilder, matrix: BlockMatrix | SignedMatrix) -> ir.Value:
+def _dequantized(g: GraphBuilder, matrix: BlockMatrix) -> ir.Value:
     # -> [N, K]; before the Slice [N, K'], K' = K rounded up to a multiple of the block size
-    if isinstance(matrix, BlockMatrix):
-        values = _gathered(g, matrix)
-    elif g.shape.on_cpu or matrix.codes.dtype != ir.DataType.INT8:
-        parts = [part for part in (matrix.codes, matrix.scales, matrix.zeros) if part is not None]
-        stored = [g.weight(part) for part in parts]
-        values = g.op("DequantizeLinear", *stored, axis=1, block_size=matrix.block_size)
-    else:
-        values = _dequantized_rows(g, matrix)
-    if math.prod(matrix.scales.shape[1:]) * matrix.block_size == matrix.columns:
+    values = _gathered(g, matrix)
+    if matrix.scales.shape[1] * matrix.block_size == matrix.columns:
         return values
     return g.op(
         "Slice",
@@ -195,12 +185,3 @@ def _gathered(g: GraphBuilder, matrix: BlockMatrix) -> ir.Value:
         block_size=matrix.block_size,
         bits=matrix.bits,
     )
-
-
-def _dequantized_rows(g: GraphBuilder, matrix: SignedMatrix) -> ir.Value:
-    """Dequantize with one block per row: CUDA's DequantizeLinear has no blocked kernel for 8-bit codes."""
-    count = math.prod(matrix.scales.shape)
-    codes = g.weight(replace(matrix.codes, shape=(count, matrix.block_size)))
-    scales = g.weight(replace(matrix.scales, shape=(count,)))
-    values = g.op("DequantizeLinear", codes, scales, axis=0)
-    return g.op("Reshape", values, g.constant(f"shape_{matrix.codes.shape}", *matrix.codes.shape))

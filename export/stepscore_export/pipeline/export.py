@@ -17,7 +17,7 @@ from stepscore.artifact.manifest import TOKENIZER, Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.artifact.prefix import Prefix
 from stepscore.batching.given_rows import GivenRows
-from stepscore_export.backends.base import Backend, Progress, StoredUnit
+from stepscore_export.backends.base import Progress, StoredUnit
 from stepscore_export.options import Options
 from stepscore_export.pipeline.manifest import manifest_of
 from stepscore_export.pipeline.plan import ExportPlan, open_plan
@@ -77,14 +77,11 @@ def write_pair(
         prefix = _prefix(plan, staged, progress)
         units = _store(plan, staged, prefix, progress)
         staged.write(TOKENIZER, checkpoints["policy"].tokenizer_json().encode())
-        runnable = backend.runnable_here()
-        manifest = _write_graphs(plan, runnable, units, staged)
+        manifest = _write_graphs(plan, units, staged)
         staged.write_manifest(manifest)
         progress("comparing the staged pair with numpy", 0)
         selftest = run_selftest(Pair.open(staged.folder), checkpoints, plan.stored)
         fidelity = measure(staged, checkpoints, plan.fidelity_data.name, plan.fidelity_data.prompts, progress)
-        if runnable is not backend:
-            manifest = _write_graphs(plan, backend, units, staged)
         if fidelity is not None and (warning := error_warning(fidelity, manifest)) is not None:
             LOGGER.warning(warning)
         staged.seal(msgspec.structs.replace(manifest, selftest=selftest, fidelity=fidelity))
@@ -127,12 +124,10 @@ def _statistics(plan: ExportPlan, prefix: Prefix | None) -> Statistics:
     return Calibration(plan.stored["reference"], sequences, block_size, given)
 
 
-def _write_graphs(
-    plan: ExportPlan, backend: Backend[Any], units: Sequence[StoredUnit[Any]], staged: Stage
-) -> Manifest:
-    """Write the graphs of every unit as the backend has them, and return the manifest of all files."""
+def _write_graphs(plan: ExportPlan, units: Sequence[StoredUnit[Any]], staged: Stage) -> Manifest:
+    """Write the graphs of every unit, and return the manifest of all files."""
     for unit in units:
-        for count, (name, model) in enumerate(backend.graphs(unit), start=1):
+        for count, (name, model) in enumerate(plan.backend.graphs(unit), start=1):
             proto = ir.to_proto(model).SerializeToString(deterministic=True)
             staged.write(f"{unit.folder}/{name}", proto)
             del model, proto
@@ -145,7 +140,7 @@ def _write_graphs(
         template=plan.template,
         prefix_tokens=len(plan.prefix_ids),
         distance=plan.distance,
-        storage=backend.storage,
+        storage=plan.backend.storage,
         units=units,
         files=staged.files,
         calibration=calibration,

@@ -20,7 +20,7 @@ from stepscore.artifact.manifest import (
 from stepscore.prompt.template import Template
 from stepscore_export.backends.base import Storage, StoredUnit
 from stepscore_export.checkpoint.weight_source import Members
-from stepscore_export.families.base import DecoderConfig
+from stepscore_export.families.base import DecoderConfig, architecture
 
 
 def manifest_of(
@@ -69,6 +69,5 @@ def manifest_of(
 
 def _shared_architecture(policy: DecoderConfig, reference: DecoderConfig) -> Architecture:
     """Return the shape of both, and the positions that both have."""
-    shared = {key: getattr(policy, key) for key in Architecture.__struct_fields__}
     positions = min(policy.max_position_embeddings, reference.max_position_embeddings)
-    return Architecture(**shared | {"max_position_embeddings": positions})
+    return msgspec.structs.replace(architecture(policy), max_position_embeddings=positions)

@@ -12,7 +12,7 @@ from stepscore_export.options import ExportOptions
 # Relative RMS error of rounding normally distributed numbers, by bits: symmetric grid, blocks of 32.
 ROUNDING = MappingProxyType({8: 0.0055, 4: 0.092, 2: 0.36})
 
-_BITS = MappingProxyType({each: int(each.removeprefix("int")) for each in DifferencePrecision})
+_BITS = MappingProxyType({DifferencePrecision(f"int{bits}"): bits for bits in ROUNDING})
 
 
 def choose_coding(options: ExportOptions, distance: Distance) -> Coding:
@@ -23,7 +23,7 @@ def choose_coding(options: ExportOptions, distance: Distance) -> Coding:
     A coding that the user chose is kept.
     """
     if options.bits is None:
-        return Coding.INDEPENDENT
+        return Coding.DIFFERENCE if options.lossless else Coding.INDEPENDENT
     if options.coding is not Coding.AUTO:
         return options.coding
     bits = _BITS[choose_difference_precision(options, distance)]
@@ -37,6 +37,8 @@ def choose_difference_precision(options: ExportOptions, distance: Distance) -> D
     """
     if options.difference_precision is not None:
         return options.difference_precision
+    if options.lossless:
+        return DifferencePrecision.LOSSLESS
     if options.bits == 8 and not _pays(options.difference_bits, options.bits, distance):
         return DifferencePrecision.INT8
     return DifferencePrecision(f"int{options.difference_bits}")

@@ -17,6 +17,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine import open_engine
 from stepscore.engine.base import Engine, EngineOptions
+from stepscore.engine.ort.provider_checks import runs_here
 from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
 from stepscore.memory.settings import residencies
@@ -74,10 +75,15 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
 
 
 def lean_engine(pair: Pair) -> Engine:
-    """Open a pair with the least memory: one layer at a time where the backend supports it."""
-    return open_engine(
-        pair, EngineOptions(residency=residencies(pair.manifest)[-1], prefetch_next_layer=False)
-    )
+    """Open a pair with the least memory: one layer at a time where the backend supports it.
+
+    A pair for a provider that this machine does not have runs on the CPU.
+    """
+    target = pair.manifest.target
+    elsewhere = target is not None and not runs_here(target)
+    provider = Provider.CPU if elsewhere else Provider.AUTO
+    residency = residencies(pair.manifest)[-1]
+    return open_engine(pair, EngineOptions(provider, residency, prefetch_next_layer=False))
 
 
 def _check(manifest: Manifest, what: str, error: float) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stepscore.artifact.generic_graphs import base_block_size
 from stepscore.errors import CheckpointCorrupt
-from stepscore_export.options import BLOCK_SIZES, ExportOptions
+from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.gptq import quantize_channels_with_feedback, quantize_with_feedback
 from stepscore_export.quantization.rounding import (
     Floats,
@@ -36,6 +37,7 @@ from stepscore_export.weights.layout import (
     IntegerMatrix,
     MergedMatrix,
     SeparateMatrix,
+    SignedDifferenceMatrix,
     SignedMatrix,
 )
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype
@@ -87,7 +89,7 @@ def store_coded(
     base_bits, difference_bits = role.bits(options)
     size = options.block_size
     # The base causes most of the error: it gets shorter blocks, and zero points at 4 bits.
-    base_size = max(size // 2, BLOCK_SIZES[0])
+    base_size = base_block_size(size)
     feedback = blocks.error_propagation
     base = _Part(f"{name}.base", blocks, options, base_bits, base_size, feedback, asymmetric=base_bits == 4)
     if difference_bits == 8:
@@ -106,7 +108,7 @@ def store_coded(
     # The order matters: codes of the base are streamed to the file while those of the difference are held.
     where = base.store(file, base_codes()), difference.store(file, difference.codes)
     if options.signed_codes:
-        return MergedMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
+        return SignedDifferenceMatrix(base.signed_matrix(where[0]), difference.signed_matrix(where[1]))
     kind = MergedMatrix if options.merged else SeparateMatrix
     return kind(base.block_matrix(where[0]), difference.block_matrix(where[1]))
 
@@ -149,7 +151,7 @@ class _Part:
         rows, size = self.blocks.rows, self.block_size
         per_row = -(-self.blocks.columns // size)
         is_signed = self.options.signed_codes
-        dtype = _SIGNED[self.bits] if is_signed else ir.DataType.UINT8
+        dtype = SIGNED_TYPES[self.bits] if is_signed else ir.DataType.UINT8
         shape = (rows, per_row * size) if is_signed else (rows, per_row, size * self.bits // 8)
         viewed = (block.view(numpy_dtype(dtype)) for block in codes)
         return _Stored(
@@ -174,7 +176,7 @@ class _Part:
         rows, name = self.blocks.rows, f"{self.name}.zeros"
         if self.options.signed_codes:
             packed = (self._packed_zeros(np.concatenate(self.zeros).reshape(1, -1)) for _ in (1,))
-            return file.append(name, _SIGNED[self.bits], (rows, per_row), packed)
+            return file.append(name, SIGNED_TYPES[self.bits], (rows, per_row), packed)
         shape = (rows, -(-per_row * self.bits // 8))
         return file.append(name, ir.DataType.UINT8, shape, (self._packed_zeros(each) for each in self.zeros))
 
@@ -202,7 +204,8 @@ class _Stored:
     zeros: TensorRef | None
 
 
-_SIGNED = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
+SIGNED_TYPES = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
+"""Types of the codes of a CUDA pair, by bits."""
 
 
 def _store_channels(file: TensorSink, name: str, blocks: CodedBlocks, role: Role) -> IntegerMatrix:

@@ -48,34 +48,23 @@ class BlockMatrix:
 
     def part(self, start: int, stop: int) -> BlockMatrix:
         """Return rows [start:stop]; they refer to the same bytes."""
-        return _rows(self, start, stop)
+        return replace(
+            self,
+            codes=self.codes.part(start, stop),
+            scales=self.scales.part(start, stop),
+            zeros=None if self.zeros is None else self.zeros.part(start, stop),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SignedMatrix:
-    """A matrix [N, K] as signed codes [N, K rounded up to whole blocks], read by DequantizeLinear on CUDA."""
+    """A matrix [N, K] as signed codes [N, K rounded up to whole blocks], which the decoders of CUDA read."""
 
     codes: TensorRef
     scales: TensorRef
     block_size: int
     columns: int
     zeros: TensorRef | None = None
-
-    def part(self, start: int, stop: int) -> SignedMatrix:
-        """Return rows [start:stop]; they refer to the same bytes."""
-        return _rows(self, start, stop)
-
-
-_InBlocks = TypeVar("_InBlocks", BlockMatrix, SignedMatrix)
-
-
-def _rows(matrix: _InBlocks, start: int, stop: int) -> _InBlocks:
-    return replace(
-        matrix,
-        codes=matrix.codes.part(start, stop),
-        scales=matrix.scales.part(start, stop),
-        zeros=None if matrix.zeros is None else matrix.zeros.part(start, stop),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +87,20 @@ class SeparateMatrix:
 class MergedMatrix:
     """A matrix of two streams with merged GEMMs: x_r B^T and x_p (B + D)^T."""
 
-    base: BlockMatrix | SignedMatrix
-    difference: BlockMatrix | SignedMatrix
+    base: BlockMatrix
+    difference: BlockMatrix
 
     def part(self, start: int, stop: int) -> MergedMatrix:
         """Return rows [start:stop]; they refer to the same bytes."""
         return MergedMatrix(self.base.part(start, stop), self.difference.part(start, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedDifferenceMatrix:
+    """A matrix of two models for CUDA: the decoders give B, then B + D."""
+
+    base: SignedMatrix
+    difference: SignedMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +131,29 @@ def pieces(matrix: _Cut) -> Iterator[_Cut]:
         yield matrix.part(start, min(start + step, rows))
 
 
-CodedMatrix = SeparateMatrix | MergedMatrix | IntegerMatrix
-Matrix = FloatMatrix | BlockMatrix | CodedMatrix
+@dataclass(frozen=True, slots=True)
+class LosslessMatrix:
+    """A matrix [N, K] of two models: the reference in 16 bits, and the fields of a LosslessDifference."""
+
+    reference: TensorRef
+    flags: TensorRef
+    codes: TensorRef
+    starts: TensorRef
+    escapes: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class TwoFloatMatrices:
+    """A matrix [N, K] of two models, each in 16 bits: what is cheaper where most of the weights differ."""
+
+    reference: TensorRef
+    policy: TensorRef
+
+
+CodedMatrix = (
+    SeparateMatrix | MergedMatrix | IntegerMatrix | SignedDifferenceMatrix | LosslessMatrix | TwoFloatMatrices
+)
+Matrix = FloatMatrix | BlockMatrix | SignedMatrix | CodedMatrix
 Table = FloatMatrix | BlockMatrix
 """An embedding table."""
 Vectors = tuple[TensorRef, ...]

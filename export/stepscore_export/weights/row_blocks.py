@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class RowStack:
     def columns(self) -> int:
         """Return the number of columns, which all matrices share."""
         return self.checkpoint.shape(self.names[0])[1]
+
+    def again(self) -> RowStack:
+        """Return the same rows, to be read a second time without counting as progress."""
+        return replace(self, advance=lambda _count: None)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield row blocks in float32, at most BLOCK_ELEMENTS elements each (or one row)."""

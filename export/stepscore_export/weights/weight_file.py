@@ -28,6 +28,8 @@ _DTYPES: Mapping[ir.DataType, np.dtype[Any]] = MappingProxyType(
         ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
         ir.DataType.UINT8: np.dtype(np.uint8),
         ir.DataType.INT8: np.dtype(np.int8),
+        ir.DataType.INT32: np.dtype(np.int32),
+        ir.DataType.UINT16: np.dtype(np.uint16),
         ir.DataType.INT4: np.dtype(np.uint8),  # two values per byte
     }
 )

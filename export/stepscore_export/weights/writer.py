@@ -12,15 +12,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stepscore.artifact.generic_graphs import TABLE_BITS
 from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
 from stepscore_export.families.base import EMBEDDING, FINAL_NORM, DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
-from stepscore_export.quantization.rounding import Floats, Quantized, quantize
+from stepscore_export.quantization.rounding import Floats, Quantized, quantize, signed
 from stepscore_export.threads import in_order
-from stepscore_export.weights.difference import CodedBlocks, Role, store_coded
+from stepscore_export.weights.difference import SIGNED_TYPES, CodedBlocks, Role, store_coded
 from stepscore_export.weights.layout import (
     BlockMatrix,
     FloatMatrix,
@@ -28,14 +29,14 @@ from stepscore_export.weights.layout import (
     LayerWeights,
     Matrix,
     RotaryWeights,
+    SignedMatrix,
     Table,
     UnitWeights,
     Vectors,
 )
+from stepscore_export.weights.lossless import store_lossless
 from stepscore_export.weights.row_blocks import Advance, RowStack
 from stepscore_export.weights.weight_file import TensorRef, TensorSink, numpy_dtype, onnx_dtype
-
-TABLE_BITS = 8  # of embedding and head, at least: at 4 bits the head alone causes half of the base's error
 
 
 def store_unit(
@@ -138,8 +139,14 @@ class UnitWriter:
         if len(self._checkpoints) == 1:
             (checkpoint,) = self._checkpoints
             tied = checkpoint.config.tie_word_embeddings
+            if self._options.signed_codes and self._options.bits is not None:
+                # the embedding has other codes, and each tile is copied to the device by itself
+                return self._head_tiles(error_propagation)
             stack = RowStack(checkpoint, (checkpoint.head_name,), self._advance)
             return tuple(_tiles(embedding[0] if tied else self._plain("head", stack, TABLE_BITS)))
+        return self._head_tiles(error_propagation)
+
+    def _head_tiles(self, error_propagation: Floats | None) -> tuple[HeadTile, ...]:
         vocabulary = self._checkpoints[0].config.vocab_size
         return tuple(self._head_tile(start, error_propagation) for start in range(0, vocabulary, TILE))
 
@@ -162,7 +169,10 @@ class UnitWriter:
             key = (config.rope_theta, config.max_position_embeddings)
             if key not in stored:
                 cos, sin = rotary_tables(config)
-                stored[key] = self._vector(f"rotary.cos{name}", cos), self._vector(f"rotary.sin{name}", sin)
+                stored[key] = (
+                    self._in_fp32(f"rotary.cos{name}", cos),
+                    self._in_fp32(f"rotary.sin{name}", sin),
+                )
         tables = [stored[config.rope_theta, config.max_position_embeddings] for config in configs]
         return RotaryWeights(tuple(cos for cos, _ in tables), tuple(sin for _, sin in tables))
 
@@ -172,6 +182,10 @@ class UnitWriter:
             self._vector(f"{name}{member}", np.concatenate([each.rows(source) for source in sources]))
             for each, member in zip(self._checkpoints, self._names, strict=True)
         )
+
+    def _in_fp32(self, name: str, values: NDArray[np.floating]) -> TensorRef:
+        """Store a table in fp32, from which a 16-bit graph's is rounded when it is loaded."""
+        return self._file.append(name, ir.DataType.FLOAT, values.shape, (values.astype(np.float32),))
 
     def _vector(self, name: str, values: NDArray[np.floating]) -> TensorRef:
         dtype = self._options.compute
@@ -185,8 +199,13 @@ class UnitWriter:
         self, role: Role, name: str, stacks: list[RowStack], error_propagation: Floats | None
     ) -> Matrix:
         if len(stacks) == 1:
+            bits = self._options.bits
+            if self._options.signed_codes and bits is not None:
+                return self._signed(name, stacks[0], max(bits, TABLE_BITS) if role is Role.HEAD else bits)
             return self._plain(name, stacks[0])
         reference, policy = stacks
+        if self._options.lossless:
+            return store_lossless(self._file, name, reference, policy, self._options.storage)
         blocks = zip(reference.blocks(), policy.blocks(), strict=True)
         coded = CodedBlocks(reference.rows, reference.columns, blocks, error_propagation)
         return store_coded(self._file, name, coded, self._options, role)
@@ -196,9 +215,35 @@ class UnitWriter:
         bits = self._options.bits
         if bits is None:
             return self._floats(name, stack, self._options.storage)
+        codes, scales, per_row = self._rounded(name, stack, max(bits, at_least))
+        size = self._options.block_size
+        shape = (stack.rows, per_row, size * max(bits, at_least) // 8)
+        return BlockMatrix(
+            codes=self._file.append(f"{name}.codes", ir.DataType.UINT8, shape, codes),
+            scales=self._scales(name, stack, scales, per_row),
+            bits=max(bits, at_least),
+            block_size=size,
+            columns=stack.columns,
+        )
+
+    def _signed(self, name: str, stack: RowStack, bits: int) -> SignedMatrix:
+        """Store a matrix quantized to these bits as a decoder reads it."""
+        codes, scales, per_row = self._rounded(name, stack, bits)
+        size, dtype = self._options.block_size, SIGNED_TYPES[bits]
+        shape = (stack.rows, per_row * size)
+        viewed = (signed(block, bits).view(numpy_dtype(dtype)) for block in codes)
+        return SignedMatrix(
+            codes=self._file.append(f"{name}.codes", dtype, shape, viewed),
+            scales=self._scales(name, stack, scales, per_row),
+            block_size=size,
+            columns=stack.columns,
+        )
+
+    def _rounded(
+        self, name: str, stack: RowStack, bits: int
+    ) -> tuple[Iterator[NDArray[np.uint8]], list[NDArray[np.floating]], int]:
+        """Return the codes of a matrix, its scales, complete once the codes are, and the blocks of a row."""
         size, scale_type = self._options.block_size, self._options.compute
-        bits = max(bits, at_least)
-        per_row = -(-stack.columns // size)
         scales: list[NDArray[np.floating]] = []
 
         def rounded(block: Floats) -> Quantized:
@@ -211,14 +256,12 @@ class UnitWriter:
                 scales.append(quantized.scales)
                 yield quantized.codes
 
-        shape = (stack.rows, per_row, size * bits // 8)
-        return BlockMatrix(
-            codes=self._file.append(f"{name}.codes", ir.DataType.UINT8, shape, codes()),
-            scales=self._file.append(f"{name}.scales", scale_type, (stack.rows, per_row), scales),
-            bits=bits,
-            block_size=size,
-            columns=stack.columns,
-        )
+        return codes(), scales, -(-stack.columns // size)
+
+    def _scales(
+        self, name: str, stack: RowStack, scales: list[NDArray[np.floating]], per_row: int
+    ) -> TensorRef:
+        return self._file.append(f"{name}.scales", self._options.compute, (stack.rows, per_row), scales)
 
     def _floats(self, name: str, stack: RowStack, dtype: ir.DataType) -> FloatMatrix:
         blocks = (converted(block, dtype, name) for block in stack.blocks())

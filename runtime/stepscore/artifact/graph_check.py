@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stepscore.artifact import graph_contract as contract
-from stepscore.artifact.graph_interface import COMPUTE, Interface, interface
-from stepscore.artifact.manifest import Manifest, Unit, unit_graphs
+from stepscore.artifact.graph_interface import COMPUTE, Interface, interface, unit_graphs
+from stepscore.artifact.manifest import Manifest, Unit
 from stepscore.artifact.onnx_graph import Graph, Node, Value
 from stepscore.artifact.protobuf import Malformed
 from stepscore.enums import Exporter
@@ -33,7 +33,7 @@ _SHARED = frozenset(
 _BUILT = frozenset(
     {
         *("BitwiseXor", "DequantizeLinear", "If", "Pad", "QuantizeLinear", "ReduceMax"),
-        *("SimplifiedLayerNormalization",),
+        *("Sigmoid", "SimplifiedLayerNormalization"),
     }
 )
 _BUILT_MICROSOFT = frozenset(
@@ -59,7 +59,7 @@ another one."""
 def check_graphs(folder: Path, manifest: Manifest, files: Iterable[str] | None = None) -> None:
     """Check graph files of each unit, all by default; raise ModelInvalid for the first at fault."""
     for unit in manifest.units:
-        for file in all_graphs(manifest) if files is None else files:
+        for file in all_graphs(manifest, unit) if files is None else files:
             name = f"{unit.folder}/{file}"
             try:
                 data = (folder / name).read_bytes()
@@ -68,9 +68,9 @@ def check_graphs(folder: Path, manifest: Manifest, files: Iterable[str] | None =
             check_graph(data, manifest, unit, file)
 
 
-def all_graphs(manifest: Manifest) -> Iterator[str]:
+def all_graphs(manifest: Manifest, unit: Unit) -> Iterator[str]:
     """Yield the names of the graph files of a unit, those over unsigned weights included."""
-    for name in unit_graphs(manifest):
+    for name in unit_graphs(manifest, unit):
         yield name
         if manifest.has_int8_activations and name != contract.EMBED:
             yield contract.unsigned_file(name)

@@ -15,6 +15,9 @@
 
 A unit exported by optimum has embed, body and head, without separate files of layers or of parts of the head.
 
+A unit of stepscore's own pairs for CUDA has a handful of graphs whose weights are inputs (generic_graphs.py),
+and tensors.json, which says where each tensor is in weights.bin.
+
 A unit of the format `bitsandbytes` is one model as transformers saves it: config.json and *.safetensors.
 """
 
@@ -26,7 +29,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, graph_files
 from stepscore.enums import (
     Activations,
     Coding,
@@ -39,7 +41,7 @@ from stepscore.enums import (
 )
 from stepscore.prompt.template import Template
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -215,13 +217,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         text = msgspec.json.format(plain, indent=2) + b"\n"
         checksum = f'"checksum": "{hashlib.sha256(text).hexdigest()}"'
         return text.replace(b'"checksum": ""', checksum.encode(), 1)
-
-
-def unit_graphs(manifest: Manifest) -> list[str]:
-    """Return the names of the graph files of each unit of a pair."""
-    if manifest.exporter is Exporter.OPTIMUM:
-        return [EMBED, BODY, HEAD]
-    return graph_files(manifest.architecture.num_hidden_layers, manifest.architecture.vocab_size)
 
 
 def safetensors_files(manifest: Manifest, unit: Unit) -> list[str]:

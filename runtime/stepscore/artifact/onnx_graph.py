@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stepscore.artifact.protobuf import Malformed, Message
 
-FLOAT, INT32, INT64, FLOAT16, BFLOAT16 = 1, 6, 7, 10, 16
+FLOAT, INT8, INT32, INT64, FLOAT16, BFLOAT16, INT4 = 1, 3, 6, 7, 10, 16, 22
 """Element types of ONNX."""
 
 _EXTERNAL = 1

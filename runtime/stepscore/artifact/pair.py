@@ -17,8 +17,10 @@ from typing import NoReturn
 
 import msgspec
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.graph_check import check_graphs
 from stepscore.artifact.graph_contract import EMBED, HEAD_PART_COLUMNS, PREFIX, WEIGHTS, unsigned_file
+from stepscore.artifact.graph_interface import stage_names, unit_graphs
 from stepscore.artifact.manifest import (
     CONFIG,
     MANIFEST,
@@ -26,10 +28,11 @@ from stepscore.artifact.manifest import (
     TOKENIZER,
     FileEntry,
     Manifest,
+    Unit,
     safetensors_files,
-    unit_graphs,
 )
 from stepscore.artifact.prefix import Prefix
+from stepscore.artifact.tensor_table import TENSORS
 from stepscore.enums import Coding, Exporter, Format
 from stepscore.errors import (
     IntegrityMismatch,
@@ -186,15 +189,15 @@ def _check_contents(manifest: Manifest, path: Path) -> None:
         )
 
 
-def _check_listed(manifest: Manifest, path: Path, of_unit: list[str]) -> None:
-    for name in [TOKENIZER, *(f"{unit.folder}/{name}" for unit in manifest.units for name in of_unit)]:
+def _check_listed(manifest: Manifest, path: Path, unit: Unit, of_unit: list[str]) -> None:
+    for name in [TOKENIZER, *(f"{unit.folder}/{name}" for name in of_unit)]:
         if name not in manifest.files:
             raise ManifestInvalid(f"{path} does not list {name}")
 
 
 def _check_folders(manifest: Manifest, path: Path) -> None:
-    _check_listed(manifest, path, [CONFIG])
     for unit in manifest.units:
+        _check_listed(manifest, path, unit, [CONFIG])
         if (unit.folder,) != unit.models or not safetensors_files(manifest, unit):
             raise ManifestInvalid(f"{path} does not list separate weights of {' and '.join(unit.models)}")
 
@@ -202,7 +205,8 @@ def _check_folders(manifest: Manifest, path: Path) -> None:
 def _check_graphs(manifest: Manifest, path: Path) -> None:
     if manifest.target is None:
         raise ManifestInvalid(f"{path} does not name the target of its graphs")
-    one_file_each = manifest.exporter is Exporter.STEPSCORE
+    generic = uses_generic_graphs(manifest)
+    one_file_each = manifest.exporter is Exporter.STEPSCORE and not generic
     shape = manifest.architecture
     num_files = max(shape.num_hidden_layers, -(-shape.vocab_size // HEAD_PART_COLUMNS))
     if one_file_each and num_files > len(manifest.files):  # before all their names are spelled out
@@ -211,12 +215,13 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
         raise ManifestInvalid(f"{path} gives {manifest.prefix_tokens} tokens of a prefix")
     if manifest.prefix_tokens and PREFIX not in manifest.files:
         raise ManifestInvalid(f"{path} does not list {PREFIX}")
-    graphs = unit_graphs(manifest)
-    twice = [unsigned_file(name) for name in graphs if name != EMBED] if manifest.has_int8_activations else []
-    _check_listed(manifest, path, [WEIGHTS, *graphs, *twice])
     for unit in manifest.units:
+        graphs = unit_graphs(manifest, unit)
+        twice = [unsigned_file(name) for name in graphs if name != EMBED]
+        own = [TENSORS] if generic else twice if manifest.has_int8_activations else []
+        _check_listed(manifest, path, unit, [WEIGHTS, *graphs, *own])
         size = manifest.files[f"{unit.folder}/{WEIGHTS}"].size
-        for name in graphs:
+        for name in stage_names(manifest):
             extent = unit.extents.get(name)
             if extent is None or not 0 <= extent.offset < extent.offset + extent.size <= size:
                 raise ManifestInvalid(f"{path} has no valid extent of {WEIGHTS} for {unit.folder}/{name}")

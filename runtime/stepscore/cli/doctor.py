@@ -128,7 +128,7 @@ def _try_pair(path: Path) -> tuple[Finding, str | None]:
 
 def _check_engine(pair: Pair) -> None:
     try:
-        engine_of(pair.manifest.format).check(pair)
+        engine_of(pair.manifest).check(pair)
     except ModuleNotFoundError:
         return  # no ONNX Runtime: reported with the providers
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.enums import Format
 from stepscore.extras import naming_extras
 
 if TYPE_CHECKING:
+    from stepscore.artifact.manifest import Manifest
     from stepscore.artifact.pair import Pair
     from stepscore.engine.base import Engine, EngineOptions
 
@@ -19,18 +21,22 @@ ENGINE_GROUP = "stepscore.engines"
 def open_engine(pair: Pair, options: EngineOptions | None = None) -> Engine:
     """Open a pair in the engine of its format; raise ProviderUnavailable where that does not run here."""
     with naming_extras():
-        return engine_of(pair.manifest.format)(pair, options)
+        return engine_of(pair.manifest)(pair, options)
 
 
-def engine_of(of_format: Format) -> type[Engine]:
-    """Return the engine of a format: the one registered by another package, else the built-in one.
+def engine_of(manifest: Manifest) -> type[Engine]:
+    """Return the engine of a pair: the one registered for its format by another package, else a built-in one.
 
     It is imported only here, so that a pair needs the library of its own engine and no other.
     """
-    for registered in entry_points(group=ENGINE_GROUP, name=of_format.value):
+    for registered in entry_points(group=ENGINE_GROUP, name=manifest.format.value):
         engine: type[Engine] = registered.load()
         return engine
-    match of_format:
+    match manifest.format:
+        case Format.ONNX if uses_generic_graphs(manifest):
+            from stepscore.engine.cuda.engine import CudaEngine  # noqa: PLC0415
+
+            return CudaEngine
         case Format.ONNX:
             from stepscore.engine.ort.engine import OrtEngine  # noqa: PLC0415
 

@@ -32,6 +32,8 @@ class EngineOptions:
     threads: int | None = None
     gpu_mem_limit: int | None = None
     head_rows: int | None = None
+    resident_stages: int = 0
+    """With `partial`: how many layers and parts of the head stay on the device."""
     prefetch_next_layer: bool = True
     """Whether `stream` prefetches the next layer while one runs: faster, with one more layer in memory."""
 
@@ -58,6 +60,9 @@ class Engine(ABC):
     def check(cls, pair: Pair) -> None:
         """Raise ProviderUnavailable unless this machine can run the pair; load no model."""
 
+    def prepare(self, batches: Sequence[Batch]) -> None:  # noqa: B027 (an engine may need nothing)
+        """Do what a window needs before it runs, while another one runs; called from another thread."""
+
     @abstractmethod
     def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
         """Yield the log-probs (nats, float32 [g + t], see Batch) of each batch, by model, in order."""
@@ -79,26 +84,14 @@ class Engine(ABC):
         return [(results["policy"][targets], results["reference"][targets]) for targets in batch.target_of]
 
 
-@dataclass(frozen=True, slots=True)
-class LogSoftmaxAccumulator:
-    """Log-probs of targets [t], logit - log-sum-exp in float64, summed over vocabulary tiles in order."""
+def logprobs_of(parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return log-probs [t] (nats): logit - log-sum-exp of the log-sum-exps of all tiles, in float64.
 
-    logits: NDArray[np.float64]
-    log_sums: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, batch: Batch) -> LogSoftmaxAccumulator:
-        """Return an accumulator without any tile."""
-        count = len(batch.target_ids)
-        return cls(np.zeros(count), np.full(count, -np.inf))
-
-    def add(self, targets: slice, parts: NDArray[np.float32]) -> None:
-        """Add a head's outputs [targets, 2, tiles]: the target's logit (0 in other tiles) and log-sum-exp."""
-        for logit, log_sum in parts.transpose(2, 1, 0):
-            self.logits[targets] += logit
-            self.log_sums[targets] = np.logaddexp(self.log_sums[targets], log_sum)
-
-    def total(self) -> NDArray[np.float32]:
-        """Return the log-probs after all tiles; not finite where a logit is not."""
-        with np.errstate(invalid="ignore"):
-            return (self.logits - self.log_sums).astype(np.float32)
+    `parts` [t, 2, tiles] are a head's outputs: the target's logit (0 in other tiles) and the log-sum-exp of
+    each tile. Not finite where a logit is not.
+    """
+    logits, log_sums = parts[:, 0].astype(np.float64), parts[:, 1].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        most = log_sums.max(axis=1, initial=-np.inf)
+        total = most + np.log(np.exp(log_sums - most[:, None]).sum(axis=1))
+        return np.asarray(logits.sum(axis=1) - total, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Exporter, Format, Residency, Target
 from stepscore.errors import PairIncompatible
@@ -31,6 +32,8 @@ class Settings:
     max_batch_tokens: int
     window_tokens: int
     head_rows: int
+    resident_stages: int = 0
+    """With `partial`: layers and parts of the head that stay on the device."""
     materializes_scores: bool = True
     """Whether attention materializes the [B, S, S] scores of short sequences, as on the CPU."""
 
@@ -49,6 +52,8 @@ def usual_batch_tokens(manifest: Manifest) -> int:
 
 def residencies(manifest: Manifest) -> list[Residency]:
     """Return the residencies that a pair supports, the fastest first: `auto` chooses among them."""
+    if uses_generic_graphs(manifest):
+        return [Residency.RESIDENT, Residency.PARTIAL, Residency.STREAM]
     one_at_a_time = [Residency.ALTERNATE] if len(manifest.units) > 1 else []
     in_layers = manifest.format is Format.ONNX and manifest.exporter is Exporter.STEPSCORE
     streamed = [Residency.STREAM] if in_layers else []
@@ -57,6 +62,19 @@ def residencies(manifest: Manifest) -> list[Residency]:
 
 def check_residency(manifest: Manifest, residency: Residency) -> None:
     """Raise PairIncompatible where the pair does not support a residency."""
+    if residency is Residency.AUTO or residency in residencies(manifest):
+        return
+    generic = uses_generic_graphs(manifest)
+    if residency is Residency.PARTIAL:
+        raise PairIncompatible(
+            "only stepscore's own pairs for CUDA support --residency partial",
+            hint="use --residency auto",
+        )
+    if residency is Residency.ALTERNATE and generic:
+        raise PairIncompatible(
+            "pairs for CUDA do not support --residency alternate: streaming is nearly as fast",
+            hint="use --residency partial with a --memory-limit, or --residency stream",
+        )
     if residency is Residency.STREAM and residency not in residencies(manifest):
         kind = manifest.exporter if manifest.format is Format.ONNX else manifest.format
         raise PairIncompatible(

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import CHUNK_ROWS, EMBED, NEXT, TARGETS, head_files, layer_file
 from stepscore.artifact.manifest import Manifest, ModelName, Unit
 from stepscore.batching.batch import Batch, chunks
-from stepscore.engine.base import LogSoftmaxAccumulator, PairLogprobs
+from stepscore.engine.base import PairLogprobs, logprobs_of
 from stepscore.engine.ort.binding import Values, allocate_outputs, axis_sizes, run_bound
 from stepscore.engine.ort.given_values import GivenValues
 from stepscore.engine.ort.graph_loader import GraphLoader
@@ -49,7 +50,9 @@ class UnitRunner:
     def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, PairLogprobs]]:
         """Return final hidden states [k + m, hidden_size] (on the device), log-probs [g + t] a batch."""
         rows = self._embedded(window)
-        sums = [{model: LogSoftmaxAccumulator.of(batch) for model in self.models} for batch in window]
+        parts: list[dict[ModelName, list[NDArray[np.float32]]]] = [
+            {model: [] for model in self.models} for _ in window
+        ]
         with closing(self._graphs.in_turn([*self._stages.layers, *self._stages.heads])) as sessions:
             for _ in self._stages.layers:
                 session = next(sessions)
@@ -58,15 +61,17 @@ class UnitRunner:
                 del session
             for _ in self._stages.heads:
                 session = next(sessions)
-                for hidden, batch, of_batch in zip(rows, window, sums, strict=True):
+                for hidden, batch, of_batch in zip(rows, window, parts, strict=True):
                     self._head(session, hidden, batch, head_rows, of_batch)
                 del session
         logprobs = (
             {
-                model: np.concatenate([self._given.logprobs(model, batch), each.total()])
+                model: np.concatenate(
+                    [self._given.logprobs(model, batch), logprobs_of(np.concatenate(each, axis=2))]
+                )
                 for model, each in of_batch.items()
             }
-            for batch, of_batch in zip(window, sums, strict=True)
+            for batch, of_batch in zip(window, parts, strict=True)
         )
         return list(zip(rows, logprobs, strict=True))
 
@@ -89,15 +94,18 @@ class UnitRunner:
         hidden: Values,
         batch: Batch,
         head_rows: int,
-        sums: Mapping[ModelName, LogSoftmaxAccumulator],
+        parts: Mapping[ModelName, list[NDArray[np.float32]]],
     ) -> None:
-        """Add the outputs of this part of the head, at most `head_rows` scored tokens at a time."""
+        """Append the outputs of this part of the head, at most `head_rows` scored tokens at a time."""
+        found: dict[ModelName, list[NDArray[np.float32]]] = {model: [] for model in self.models}
         names = [value.name for value in session.get_outputs()]
-        for part, rows, targets in chunks(batch, head_rows):
+        for _, rows, targets in chunks(batch, head_rows):
             outputs = allocate_outputs(session, {"t": len(targets)}, "cpu")
             run_bound(session, {CHUNK_ROWS: rows, TARGETS: targets}, hidden, outputs)
             for model, name in zip(self.models, names, strict=True):
-                sums[model].add(part, outputs[name].numpy())
+                found[model].append(outputs[name].numpy())
+        for model, of_chunks in found.items():
+            parts[model].append(np.concatenate(of_chunks))
 
 
 def _inputs(session: ort.InferenceSession) -> set[str]:

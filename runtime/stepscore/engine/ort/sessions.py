@@ -39,8 +39,13 @@ class Sessions:
     Node order is preserved, weights are used in the mapped file without prepacking, without an arena.
     """
 
-    def open(self, model: Path | bytes, *, on_host: bool = False) -> ort.InferenceSession:
-        """Open one graph; `on_host` runs it on the CPU (the embedding) with any provider."""
+    def open(
+        self, model: Path | bytes, *, on_host: bool = False, use_tf32: bool = False
+    ) -> ort.InferenceSession:
+        """Open one graph; `on_host` runs it on the CPU (the embedding) with any provider.
+
+        `use_tf32` rounds the inputs of CUDA's fp32 GEMMs to 11 significant bits, which fp16 and bf16 have.
+        """
         source = model if isinstance(model, bytes) else str(model)
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -59,15 +64,18 @@ class Sessions:
             _share_host_arena()
         with naming_faults(f"open {model.parent.name}/{model.name}" if isinstance(model, Path) else "start"):
             if self.provider is Provider.CUDA and not on_host:
-                return self._open_cuda(source, options)
+                return self._open_cuda(source, options, use_tf32=use_tf32)
             return ort.InferenceSession(source, options, providers=[CPU])
 
-    def _open_cuda(self, source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    def _open_cuda(
+        self, source: str | bytes, options: ort.SessionOptions, *, use_tf32: bool
+    ) -> ort.InferenceSession:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if self.low_memory:  # set for all other sessions already
             options.add_session_config_entry("session.use_env_allocators", "1")
         _share_device_arena(self.gpu_mem_limit)
-        cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+        tf32 = {"use_tf32": "1" if use_tf32 else "0"}
+        cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", **tf32}
         if self.gpu_mem_limit is not None:
             cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
         session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])

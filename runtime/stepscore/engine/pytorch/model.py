@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import TILE
 from stepscore.batching.batch import Batch, chunks
-from stepscore.engine.base import LogSoftmaxAccumulator
+from stepscore.engine.base import logprobs_of
 from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 
@@ -60,11 +60,11 @@ class Model:
 
         with torch.inference_mode():
             hidden = self._body(batch)
-            sums = LogSoftmaxAccumulator.of(batch)
-            for part, rows, targets in chunks(batch, head_rows):
-                for tile in self._tiles(hidden[self._on_device(rows)], self._on_device(targets)):
-                    sums.add(part, tile.cpu().numpy())
-            return hidden.float().cpu().numpy(), sums.total()
+            parts = [
+                torch.cat(list(self._tiles(hidden[self._on_device(rows)], self._on_device(targets))), dim=2)
+                for _, rows, targets in chunks(batch, head_rows)
+            ]
+            return hidden.float().cpu().numpy(), logprobs_of(torch.cat(parts).cpu().numpy())
 
     def _body(self, batch: Batch) -> torch.Tensor:
         """Run all layers; return the final hidden states of the scored tokens, [m, hidden_size]."""

@@ -1,0 +1,137 @@
+"""Weights on the device, stage by stage: those that stay there, and a ring of buffers for the others.
+
+A thread copies the next streamed stages into free buffers of the ring while graphs run on the stage before.
+It goes on from the last stage to the first of the next window: weights do not change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepscore.artifact.tensor_table import Stage, TensorEntry
+from stepscore.engine.cuda.copies import Copies
+from stepscore.engine.cuda.device import Buffer, Device, Tensor
+from stepscore.engine.element_types import ONNX_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A stage whose stored bytes are on the device."""
+
+    stage: Stage
+    buffer: Buffer
+
+    def tensor(self, entry: TensorEntry) -> Tensor:
+        """Return a tensor of the stage."""
+        offset = entry.offset - self.stage.extent.offset
+        return self.buffer.tensor(entry.shape, ONNX_TYPES[entry.type], offset)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStage:
+    """A stage and the weight file that has it."""
+
+    stage: Stage
+    weights: NDArray[np.uint8]
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the stored bytes."""
+        return self.stage.extent.size
+
+    @property
+    def source(self) -> NDArray[np.uint8]:
+        """Return the stored bytes, mapped."""
+        extent = self.stage.extent
+        return self.weights[extent.offset : extent.offset + extent.size]
+
+
+def mapped(path: Path) -> NDArray[np.uint8]:
+    """Map a weight file."""
+    return np.memmap(path, np.uint8, "r")
+
+
+def evenly_spread(num_kept: int, num_stages: int) -> frozenset[int]:
+    """Return which stages stay on the device, so that those that are copied never queue.
+
+    >>> sorted(evenly_spread(2, 6)), sorted(evenly_spread(0, 3)), sorted(evenly_spread(3, 3))
+    ([1, 4], [], [0, 1, 2])
+    """
+    return frozenset((2 * index + 1) * num_stages // (2 * num_kept) for index in range(num_kept))
+
+
+class WeightRing:
+    """The stages of a pair in the order in which they run, each on the device when it is its turn."""
+
+    def __init__(
+        self,
+        device: Device,
+        copies: Copies,
+        stages: Sequence[StoredStage],
+        kept: frozenset[int],
+        *,
+        slots: int = 2,
+    ) -> None:
+        self._stages = stages
+        self._copies = copies
+        self._loaded: dict[int, LoadedStage] = {}
+        for index in sorted(kept):
+            self._loaded[index] = self._fill(index, device.allocate(stages[index].num_bytes))
+        self._streamed = [index for index in range(len(stages)) if index not in kept]
+        size = max((stages[index].num_bytes for index in self._streamed), default=0)
+        count = min(slots, len(self._streamed))
+        self._free = deque(device.allocate(size) for _ in range(count))
+        self._coming: deque[tuple[int, Future[LoadedStage]]] = deque()
+        self._copied = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepscore-copy")
+
+    def in_turn(self) -> Generator[LoadedStage, None, None]:
+        """Yield the stages of one window; a stage is gone when the next one is asked for."""
+        self._begin()
+        for index in range(len(self._stages)):
+            self._start()
+            if index in self._loaded:
+                yield self._loaded[index]
+                continue
+            _, coming = self._coming.popleft()
+            loaded = coming.result()
+            try:
+                yield loaded
+            finally:
+                self._free.append(loaded.buffer)
+        self._start()
+
+    def close(self) -> None:
+        """End the thread and release the buffers."""
+        self._thread.shutdown(cancel_futures=True)
+        self._loaded.clear()
+        self._free.clear()
+        self._coming.clear()
+
+    def _begin(self) -> None:
+        """Drop what was copied ahead in a window that was left before its end."""
+        if self._coming and self._coming[0][0] == self._streamed[0]:
+            return
+        while self._coming:
+            self._free.append(self._coming.popleft()[1].result().buffer)
+        self._copied = 0
+
+    def _start(self) -> None:
+        """Copy the stages that come next into the buffers that are free."""
+        while self._free:
+            index = self._streamed[self._copied % len(self._streamed)]
+            self._copied += 1
+            coming = self._thread.submit(self._fill, index, self._free.popleft())
+            self._coming.append((index, coming))
+
+    def _fill(self, index: int, buffer: Buffer) -> LoadedStage:
+        stored = self._stages[index]
+        self._copies.copy(stored.source, buffer)
+        return LoadedStage(stored.stage, buffer)
