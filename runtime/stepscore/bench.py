@@ -22,7 +22,7 @@ from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.planner import plan
 from stepscore.batching.trie import Int64
 from stepscore.batching.windows import fill_windows
-from stepscore.engine import open_engine
+from stepscore.engine import free_memory, open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
@@ -125,13 +125,18 @@ def rate(tokens: int, seconds: Sequence[float]) -> Rate:
 def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) -> BenchReport:
     """Open a pair and time the workloads, at least one."""
     settings = fit_settings(
-        pair.manifest, residency=options.residency, max_batch_tokens=options.max_batch_tokens
+        pair.manifest,
+        residency=options.residency,
+        max_batch_tokens=options.max_batch_tokens,
+        provider=options.provider,
+        available=free_memory(pair, options.provider),
     )
     engine_options = EngineOptions(
         provider=options.provider,
         residency=settings.residency,
         threads=options.threads,
         head_rows=settings.head_rows,
+        resident_stages=settings.resident_stages,
     )
     started = time.perf_counter()
     engine = open_engine(pair, engine_options)

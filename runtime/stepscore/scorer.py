@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.pair import Pair
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, Window, WindowPlanner
-from stepscore.engine import open_engine
+from stepscore.engine import free_memory, open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite, ScorerClosed
@@ -75,6 +75,8 @@ class Scorer:
             memory_limit=memory_limit,
             max_batch_tokens=max_batch_tokens,
             window_tokens=window_tokens,
+            provider=Provider(provider),
+            available=free_memory(opened, Provider(provider)),
         )
         options = EngineOptions(
             provider=Provider(provider),
@@ -82,6 +84,7 @@ class Scorer:
             threads=threads,
             gpu_mem_limit=memory_limit,
             head_rows=settings.head_rows,
+            resident_stages=settings.resident_stages,
         )
         engine = engine or open_engine(opened, options)
         windows = WindowPlanner(
@@ -125,7 +128,7 @@ class Scorer:
         Raises ScorerClosed after `close`.
         """
         self._check_open()
-        with closing(prefetch(self._windows.of(items))) as windows:
+        with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
             for window in windows:
                 outcomes = self._outcomes(window)
                 for item in window.items:
@@ -155,6 +158,12 @@ class Scorer:
     def _check_open(self) -> None:
         if self._closed:
             raise ScorerClosed("the scorer is closed", hint="open the pair again with Scorer.load")
+
+    def _prepared(self, windows: Iterable[Window[T]]) -> Iterator[Window[T]]:
+        """Have the engine prepare each window in the thread that plans it."""
+        for window in windows:
+            self._engine.prepare([group.batch for group in window.groups])
+            yield window
 
     def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
         """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.windows import Window, WindowPlanner
-from stepscore.enums import Convention, Target
+from stepscore.enums import Convention, Residency
 from stepscore.errors import InputError
 from stepscore.jobs.job import JobOptions
 from stepscore.jobs.source import parsed_lines
+from stepscore.memory.cards import described, expectations
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.peak import PeakLoad
@@ -56,7 +58,7 @@ Facts = Iterator[tuple[str, str]]
 def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mapping[str, Any]) -> Facts:
     """Read, encode and plan a file as a scorer loaded with these options would."""
     pair = Pair.open(path)
-    chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens")
+    chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens", "provider")
     settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen})
     windows = WindowPlanner(
         pair.encoder(),
@@ -82,7 +84,9 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
     needed = _size(estimate(pair.manifest, settings, most).total)
-    yield "memory", f"about {needed}{_where(pair.manifest)}, estimated peak"
+    yield "memory", f"about {needed}{_where(settings)}, estimated peak"
+    if settings.on_gpu:
+        yield from card_facts(pair.manifest)
 
 
 def describe(settings: Settings) -> str:
@@ -94,18 +98,29 @@ def describe(settings: Settings) -> str:
 
 
 def memory_facts(manifest: Manifest) -> Facts:
-    """Yield the estimated memory of full batches, by residency."""
+    """Yield the estimated memory of full batches, by residency; of a pair for CUDA also what cards can do."""
     most = usual_batch_tokens(manifest)
     for residency in residencies(manifest):
+        if residency is Residency.PARTIAL:
+            continue  # what lies between the others
         needs = []
         for tokens in (most, most // 8):
             settings = fit_settings(manifest, residency=residency, max_batch_tokens=tokens)
             needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
-        yield "memory", f"{residency}: {', '.join(needs)}{_where(manifest)}"
+        yield "memory", f"{residency}: {', '.join(needs)}{_where(settings)}"
+    if uses_generic_graphs(manifest):
+        yield from card_facts(manifest)
 
 
-def _where(manifest: Manifest) -> str:
-    return " of the GPU's memory" if manifest.target is Target.CUDA else ""
+def card_facts(manifest: Manifest) -> Facts:
+    """Yield what each card is expected to do with a pair for CUDA."""
+    for expected in expectations(manifest):
+        card = expected.card
+        yield f"{card.name}, {card.gigabytes:g} GB", described(manifest, expected)
+
+
+def _where(settings: Settings) -> str:
+    return " of the GPU's memory" if settings.on_gpu else ""
 
 
 def _size(num_bytes: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from stepscore.artifact.generic_graphs import uses_generic_graphs
-from stepscore.enums import Format
+from stepscore.enums import Format, Provider
+from stepscore.errors import StepscoreError
 from stepscore.extras import naming_extras
 
 if TYPE_CHECKING:
@@ -45,3 +47,14 @@ def engine_of(manifest: Manifest) -> type[Engine]:
             from stepscore.engine.pytorch.engine import TorchEngine  # noqa: PLC0415
 
             return TorchEngine
+
+
+def free_memory(pair: Pair, provider: Provider) -> int | None:
+    """Return the free memory of the GPU that a pair for CUDA runs on; None on the CPU, or where unknown."""
+    if provider is Provider.CPU or not uses_generic_graphs(pair.manifest):
+        return None
+    from stepscore.engine.cuda.cudart import CudaRuntime  # noqa: PLC0415
+
+    with suppress(StepscoreError):  # opening the engine says what is missing
+        return CudaRuntime.load().free_bytes()
+    return None

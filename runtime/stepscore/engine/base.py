@@ -31,6 +31,7 @@ class EngineOptions:
     residency: Residency = Residency.RESIDENT
     threads: int | None = None
     gpu_mem_limit: int | None = None
+    """Most bytes of a GPU that PyTorch may take; ONNX pairs keep to a limit by their settings."""
     head_rows: int | None = None
     resident_stages: int = 0
     """With `partial`: how many layers and parts of the head stay on the device."""

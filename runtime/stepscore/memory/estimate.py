@@ -1,14 +1,15 @@
 """Estimate of scoring's peak memory, from the manifest alone.
 
-On the CPU it is the resident set of the process, mapped pages of the weight file included; on CUDA the GPU's
-memory in use as the driver reports it. What is alive at the peak depends on how weights are stored: forms.py.
+On the CPU it is the resident set of the process, mapped pages of the weight file included. What is alive at
+the peak depends on how weights are stored: forms.py. For pairs for CUDA it is the GPU's memory: gpu.py.
 """
 
 from __future__ import annotations
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, TILE, head_files, layer_file, piece_rows
 from stepscore.artifact.manifest import TOKENIZER, Manifest, Unit, safetensors_files
-from stepscore.enums import Exporter, Format, Residency, Target
+from stepscore.enums import Exporter, Format, Residency
 from stepscore.memory.forms import (
     KEPT_BYTES,
     MAPPED_BYTES,
@@ -18,7 +19,7 @@ from stepscore.memory.forms import (
     TORCH_KEPT_BYTES,
     form_of,
 )
-from stepscore.memory.gpu import estimate_on_gpu
+from stepscore.memory.gpu import estimate_generic
 from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
@@ -26,8 +27,8 @@ from stepscore.memory.settings import Settings
 def estimate(manifest: Manifest, settings: Settings, load: PeakLoad | None = None) -> MemoryEstimate:
     """Return the peak memory of scoring under this load (default: full batches)."""
     load = load or PeakLoad.usual(settings)
-    if manifest.target is Target.CUDA and manifest.exporter is Exporter.STEPSCORE:
-        return estimate_on_gpu(manifest, settings, load)
+    if uses_generic_graphs(manifest):
+        return estimate_generic(manifest, settings, load)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)
     in_layer, in_head = _layer(manifest, load), _head(manifest, settings, load)
     if manifest.format is Format.BITSANDBYTES:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.manifest import Manifest
-from stepscore.enums import Residency, Target
+from stepscore.enums import Provider, Residency, Target
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
+from stepscore.memory.gpu import stage_sizes
 from stepscore.memory.settings import (
     LEAST_BATCH_TOKENS,
+    LEAST_GPU_TOKENS,
     WINDOW_BATCHES,
     WINDOW_TOKENS,
     Settings,
@@ -21,6 +25,15 @@ from stepscore.memory.settings import (
 from stepscore.system import available_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asks for; None is chosen."""
+
+    residency: Residency = Residency.AUTO
+    max_batch_tokens: int | None = None
+    window_tokens: int | None = None
+
+
 def fit_settings(
     manifest: Manifest,
     *,
@@ -28,18 +41,27 @@ def fit_settings(
     memory_limit: int | None = None,
     max_batch_tokens: int | None = None,
     window_tokens: int | None = None,
+    provider: Provider = Provider.AUTO,
+    available: int | None = None,
 ) -> Settings:
     """Choose the settings that are not given: the fastest within the limit, or within free memory.
 
-    Residency `resident` is faster than `alternate`, that is faster than `stream`, and large batches are
-    faster than small ones. Raises DoesNotFit where no choice fits a given limit; free memory guides the
-    choice but is not a limit.
+    Residency `resident` is faster than `alternate` and `partial`, these are faster than `stream`, and large
+    batches are faster than small ones. Raises DoesNotFit where no choice fits a given limit; free memory
+    guides the choice but is not a limit. `available` is the free memory of a GPU, where it is known.
     """
     check_residency(manifest, residency)
+    on_gpu = manifest.target is Target.CUDA and provider is not Provider.CPU
     limit = memory_limit
-    if limit is None and manifest.target is not Target.CUDA:
-        limit = available_bytes()
-    choices = list(_choices(manifest, residency, max_batch_tokens, window_tokens))
+    if limit is None:
+        limit = available if on_gpu else available_bytes()
+    wanted = Wanted(residency, max_batch_tokens, window_tokens)
+    if residency is Residency.PARTIAL and limit is None:
+        raise DoesNotFit(
+            "--residency partial keeps as many layers as a limit allows, and none is given",
+            hint="give a --memory-limit, or use --residency auto",
+        )
+    choices = list(_choices(manifest, wanted, limit, on_gpu=on_gpu))
     needs = [estimate(manifest, settings).total for settings in choices]
     for settings, needed in zip(choices, needs, strict=True):
         if limit is None or needed <= limit:
@@ -54,18 +76,34 @@ def fit_settings(
     )
 
 
-def _choices(
-    manifest: Manifest, residency: Residency, max_batch_tokens: int | None, window_tokens: int | None
-) -> Iterator[Settings]:
+def _choices(manifest: Manifest, wanted: Wanted, limit: int | None, *, on_gpu: bool) -> Iterator[Settings]:
     """Yield the possible settings, the fastest first."""
-    on_cuda = manifest.target is Target.CUDA
-    for each in residencies(manifest) if residency is Residency.AUTO else [residency]:
-        tokens = max_batch_tokens or usual_batch_tokens(manifest)
+    generic = uses_generic_graphs(manifest)
+    asked = residencies(manifest) if wanted.residency is Residency.AUTO else [wanted.residency]
+    least, before = LEAST_BATCH_TOKENS, LEAST_GPU_TOKENS if generic else LEAST_BATCH_TOKENS
+    for each in asked:
+        tokens = wanted.max_batch_tokens or usual_batch_tokens(manifest)
         while True:
-            waiting = WINDOW_TOKENS if each is Residency.RESIDENT else WINDOW_BATCHES * tokens
-            usual = min(WINDOW_TOKENS, waiting)
-            window = max(window_tokens or usual, tokens)
-            yield Settings(each, tokens, window, min(usual_head_rows(manifest), tokens), not on_cuda)
+            waiting = WINDOW_TOKENS if generic or each is Residency.RESIDENT else WINDOW_BATCHES * tokens
+            window = max(wanted.window_tokens or min(WINDOW_TOKENS, waiting), tokens)
+            settings = Settings(
+                each,
+                tokens,
+                window,
+                min(usual_head_rows(manifest), tokens),
+                on_gpu=on_gpu,
+                materializes_scores=not on_gpu,
+            )
+            yield most_resident(manifest, settings, limit) if each is Residency.PARTIAL else settings
             tokens //= 2
-            if max_batch_tokens is not None or tokens < LEAST_BATCH_TOKENS:
+            if wanted.max_batch_tokens is not None or tokens < (least if each is asked[-1] else before):
                 break
+
+
+def most_resident(manifest: Manifest, settings: Settings, limit: int | None) -> Settings:
+    """Return settings that keep as many stages on the device as the limit allows, all without a limit."""
+    for kept in range(len(stage_sizes(manifest)), 0, -1):
+        partial = replace(settings, resident_stages=kept)
+        if limit is None or estimate(manifest, partial).total <= limit:
+            return partial
+    return replace(settings, resident_stages=0)

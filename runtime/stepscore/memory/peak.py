@@ -21,6 +21,8 @@ class PeakLoad:
     """Packed tokens of all batches of a window."""
     vocabulary: int = 1500
     """Distinct token ids looked up in the embedding."""
+    window_scored: int = 0
+    """Scored tokens of all batches of a window, given ones included."""
     positions: int = 0
     """Positions of a batch's padded view, B * S: the tokens that a traced graph computes."""
 
@@ -29,12 +31,12 @@ class PeakLoad:
         """Assume full batches of 512-token sequences, no common prefixes, and half of each view padding."""
         rows = settings.max_batch_tokens
         window_rows = max(settings.window_tokens, rows)
-        return cls(rows, rows * min(rows, 512), window_rows, positions=2 * rows)
+        return cls(rows, rows * min(rows, 512), window_rows, window_scored=window_rows, positions=2 * rows)
 
     @classmethod
     def of(cls, windows: Iterable[Sequence[Batch]]) -> PeakLoad:
         """Return the maximum of each size over the windows of a run."""
-        rows = scores = window_rows = positions = 0
+        rows = scores = window_rows = window_scored = positions = 0
         looked_up: set[int] = set()
         for window in windows:
             for batch in window:
@@ -43,7 +45,8 @@ class PeakLoad:
                 rows, scores = max(rows, len(batch.input_ids)), max(scores, sequences * length * length)
                 looked_up.update(batch.input_ids.tolist())
             window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
-        return cls(rows, scores, window_rows, len(looked_up), positions)
+            window_scored = max(window_scored, sum(batch.num_scored for batch in window))
+        return cls(rows, scores, window_rows, len(looked_up), window_scored, positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ BATCH_TOKENS = 2048
 CUDA_BATCH_TOKENS = 8192
 """A GPU needs more tokens per GEMM for full speed, and has the memory."""
 LEAST_BATCH_TOKENS = 128
+LEAST_GPU_TOKENS = 2048
+"""Smaller batches are tried after layers are streamed, which costs less."""
 WINDOW_TOKENS = 16_384
 """Tokens that are scheduled together: prefixes are shared, and weights streamed, once per window."""
 WINDOW_BATCHES = 8
@@ -34,8 +36,15 @@ class Settings:
     head_rows: int
     resident_stages: int = 0
     """With `partial`: layers and parts of the head that stay on the device."""
+    on_gpu: bool = False
+    """Whether a pair for CUDA runs on a GPU, not on the CPU in its place."""
     materializes_scores: bool = True
     """Whether attention materializes the [B, S, S] scores of short sequences, as on the CPU."""
+
+    @property
+    def element_bytes(self) -> int:
+        """Return the bytes of an activation or a decoded weight."""
+        return 2 if self.on_gpu else 4
 
 
 def usual_head_rows(manifest: Manifest) -> int:

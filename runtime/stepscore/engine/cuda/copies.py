@@ -19,8 +19,11 @@ class Copies(ABC):
     """
 
     @abstractmethod
-    def copy(self, source: NDArray[Any], target: Buffer, offset: int = 0) -> None:
-        """Copy all bytes of a contiguous array to `offset` of the buffer."""
+    def copy(self, source: NDArray[Any], target: Buffer, offset: int = 0, *, repeated: bool = False) -> None:
+        """Copy all bytes of a contiguous array to `offset` of the buffer; ValueError where they do not fit.
+
+        `repeated` says that this array is copied again and again, and lives as long as the copies.
+        """
 
     @abstractmethod
     def read(self, source: Tensor) -> NDArray[np.float32]:
@@ -33,8 +36,8 @@ class Copies(ABC):
 class HostCopies(Copies):
     """Copies where the CPU stands for the device."""
 
-    def copy(self, source: NDArray[Any], target: Buffer, offset: int = 0) -> None:
-        """Copy all bytes of a contiguous array to `offset` of the buffer."""
+    def copy(self, source: NDArray[Any], target: Buffer, offset: int = 0, *, repeated: bool = False) -> None:
+        """Copy all bytes of a contiguous array; ValueError where they do not fit."""
         raw = source.reshape(-1).view(np.uint8)
         if offset + len(raw) > target.num_bytes:
             raise ValueError(f"{len(raw)} bytes at {offset} are outside a buffer of {target.num_bytes}")

@@ -7,6 +7,7 @@ a GPU is the same code.
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from stepscore.engine.element_types import BITS
 from stepscore.engine.ort.sessions import naming_faults
 from stepscore.enums import Provider
+from stepscore.errors import DoesNotFit
 
 ALIGNMENT = 256
 """Of tensors within a buffer, in bytes: what cuBLAS wants of its fastest kernels."""
@@ -34,15 +36,11 @@ def aligned(num_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes of the device, which live as long as this object or a tensor in it."""
+    """Bytes of the device from an address on, which live as long as their owner, held here."""
 
-    value: ort.OrtValue
+    address: int
     num_bytes: int
-
-    @property
-    def address(self) -> int:
-        """Return the address of the first byte."""
-        return int(self.value.data_ptr())
+    owner: object
 
     def tensor(self, shape: tuple[int, ...], element_type: int, offset: int = 0) -> Tensor:
         """Return a view; ValueError where it does not lie within the buffer."""
@@ -83,27 +81,21 @@ class Tensor:
         return Tensor(self.buffer, self.offset, shape, self.element_type)
 
 
-class Device:
-    """Allocates buffers, and counts their bytes."""
+class Device(ABC):
+    """Allocates buffers of exactly the size that is asked for, and counts their bytes."""
 
-    def __init__(self, provider: Provider) -> None:
-        self.provider = provider
+    provider: Provider
+    """Execution provider of the sessions that run on it."""
+
+    def __init__(self) -> None:
         self.num_bytes = 0
         """Bytes of all buffers that were asked for and not given back."""
 
-    @property
-    def on_host(self) -> bool:
-        """Return whether the CPU stands for the device."""
-        return self.provider is Provider.CPU
-
     def allocate(self, num_bytes: int) -> Buffer:
         """Allocate a buffer; DoesNotFit where the device has no room for it."""
-        with naming_faults(f"allocate {num_bytes} bytes"):
-            value = ort.OrtValue.ortvalue_from_shape_and_type(
-                [max(num_bytes, 1)], np.uint8, self.provider.value
-            )
+        buffer = self._allocate(num_bytes)
         self.num_bytes += num_bytes
-        return Buffer(value, num_bytes)
+        return buffer
 
     def give_back(self, buffer: Buffer) -> None:
         """Stop counting a buffer whose last reference is about to go."""
@@ -112,10 +104,34 @@ class Device:
     def put(self, array: NDArray[Any], element_type: int) -> Tensor:
         """Copy an array to a tensor of its own, which is small and not counted."""
         array = np.ascontiguousarray(array)
-        with naming_faults("copy to the device"):
-            raw = array.reshape(-1).view(np.uint8) if array.size else np.zeros(1, np.uint8)
-            value = ort.OrtValue.ortvalue_from_numpy(raw.copy(), self.provider.value)
-        return Buffer(value, array.nbytes).tensor(array.shape, element_type)
+        buffer = self._allocate(array.nbytes)
+        self._write(array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8), buffer)
+        return buffer.tensor(array.shape, element_type)
+
+    @abstractmethod
+    def _allocate(self, num_bytes: int) -> Buffer: ...
+
+    @abstractmethod
+    def _write(self, raw: NDArray[np.uint8], buffer: Buffer) -> None: ...
+
+
+class HostDevice(Device):
+    """Host memory in the place of a GPU's."""
+
+    provider = Provider.CPU
+
+    def _allocate(self, num_bytes: int) -> Buffer:
+        try:
+            owner = np.empty(num_bytes + ALIGNMENT, np.uint8)
+        except MemoryError:
+            raise DoesNotFit(
+                f"out of memory: {num_bytes / 1e9:.2f} GB cannot be allocated",
+                hint="lower --max-batch-tokens, or use --residency stream",
+            ) from None
+        return Buffer(aligned(owner.ctypes.data), num_bytes, owner)
+
+    def _write(self, raw: NDArray[np.uint8], buffer: Buffer) -> None:
+        np.copyto(host_bytes(buffer.address, len(raw)), raw)
 
 
 def host_bytes(address: int, num_bytes: int) -> NDArray[np.uint8]:

@@ -29,10 +29,11 @@ from stepscore.engine.cuda.batches import LoadedBatch
 from stepscore.engine.cuda.decoding import scratch_bytes
 from stepscore.engine.cuda.hardware import Hardware, hardware_of
 from stepscore.engine.cuda.unit_runner import UnitFiles, UnitRunner
-from stepscore.engine.cuda.weight_ring import WeightRing, evenly_spread
+from stepscore.engine.cuda.weight_ring import WeightRing
 from stepscore.engine.ort.provider_checks import require, resolve
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Residency
+from stepscore.memory.gpu import evenly_spread
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -57,7 +58,7 @@ class CudaEngine(Engine):
         stored = [stage for each in files for stage in each.stored()]
         needed = (scratch_bytes(each.stage.matrices, hardware.compute) for each in stored)
         scratch = self._device.allocate(max(needed))
-        sessions = Sessions(self.provider, options.threads, options.gpu_mem_limit)
+        sessions = Sessions(self.provider, options.threads)
         self._units = [UnitRunner(pair, each, sessions, hardware, scratch) for each in files]
         kept = evenly_spread(num_kept(options, len(stored)), len(stored))
         slots = 2 if options.prefetch_next_layer else 1

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from stepscore.artifact.manifest import Manifest
 from stepscore.engine.cuda.copies import Copies, HostCopies
-from stepscore.engine.cuda.device import Device
+from stepscore.engine.cuda.cudart import AMPERE, MAJOR_CAPABILITY, CudaCopies, CudaRuntime, GpuDevice
+from stepscore.engine.cuda.device import Device, HostDevice
 from stepscore.engine.cuda.lossless_decoder import HostDecoder, LosslessDecoder
 from stepscore.engine.element_types import BFLOAT16, FLOAT, FLOAT16
 from stepscore.enums import Precision, Provider
@@ -29,16 +30,16 @@ def hardware_of(provider: Provider, manifest: Manifest) -> Hardware:
     """Return the hardware of a provider, cpu or cuda; ProviderUnavailable where its library is missing."""
     if provider is Provider.CPU:
         return host_hardware(FLOAT)
-    from stepscore.engine.cuda.cudart import open_gpu  # noqa: PLC0415
-
-    gpu = open_gpu()
-    compute = compute_type(manifest)
-    return Hardware(Device(provider), gpu.copies, gpu.lossless, compute, gpu.has_tf32)
+    runtime = CudaRuntime.load()
+    has_tf32 = runtime.attribute(MAJOR_CAPABILITY) >= AMPERE
+    return Hardware(
+        GpuDevice(runtime), CudaCopies(runtime), HostDecoder(), compute_type(manifest), fp32_logits=has_tf32
+    )
 
 
 def host_hardware(compute: int, *, fp32_logits: bool = False) -> Hardware:
     """Return the CPU in the place of a GPU; in 16 bits it runs the graphs of the GPU, for tests."""
-    return Hardware(Device(Provider.CPU), HostCopies(), HostDecoder(), compute, fp32_logits)
+    return Hardware(HostDevice(), HostCopies(), HostDecoder(), compute, fp32_logits)
 
 
 def compute_type(manifest: Manifest) -> int:

@@ -58,15 +58,6 @@ def mapped(path: Path) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r")
 
 
-def evenly_spread(num_kept: int, num_stages: int) -> frozenset[int]:
-    """Return which stages stay on the device, so that those that are copied never queue.
-
-    >>> sorted(evenly_spread(2, 6)), sorted(evenly_spread(0, 3)), sorted(evenly_spread(3, 3))
-    ([1, 4], [], [0, 1, 2])
-    """
-    return frozenset((2 * index + 1) * num_stages // (2 * num_kept) for index in range(num_kept))
-
-
 class WeightRing:
     """The stages of a pair in the order in which they run, each on the device when it is its turn."""
 
@@ -83,7 +74,8 @@ class WeightRing:
         self._copies = copies
         self._loaded: dict[int, LoadedStage] = {}
         for index in sorted(kept):
-            self._loaded[index] = self._fill(index, device.allocate(stages[index].num_bytes))
+            buffer = device.allocate(stages[index].num_bytes)
+            self._loaded[index] = self._fill(index, buffer, repeated=False)
         self._streamed = [index for index in range(len(stages)) if index not in kept]
         size = max((stages[index].num_bytes for index in self._streamed), default=0)
         count = min(slots, len(self._streamed))
@@ -131,7 +123,7 @@ class WeightRing:
             coming = self._thread.submit(self._fill, index, self._free.popleft())
             self._coming.append((index, coming))
 
-    def _fill(self, index: int, buffer: Buffer) -> LoadedStage:
+    def _fill(self, index: int, buffer: Buffer, *, repeated: bool = True) -> LoadedStage:
         stored = self._stages[index]
-        self._copies.copy(stored.source, buffer)
+        self._copies.copy(stored.source, buffer, repeated=repeated)
         return LoadedStage(stored.stage, buffer)

@@ -1,7 +1,7 @@
 """Run ONNX pairs on ONNX Runtime: sessions, residency, chunked head.
 
-Each unit of a pair runs the same way: embedding (on the GPU if everything is resident there without a memory
-limit, else on the host), body or its layers one by one, then the head over chunks of the scored tokens.
+Each unit of a pair runs the same way: embedding, body or its layers one by one, then the head over chunks of
+the scored tokens.
 Values are passed between graphs as OrtValues, so hidden states stay on the device. Inputs are bound by name;
 the engine does not depend on what a graph computes.
 
@@ -34,8 +34,7 @@ from stepscore.engine.ort.graph_loader import GraphLoader
 from stepscore.engine.ort.model_runner import Stages, UnitRunner, layer_by_layer
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require, resolve
 from stepscore.engine.ort.sessions import Sessions
-from stepscore.enums import Exporter, Provider, Residency
-from stepscore.memory.gpu import check_gpu_limit
+from stepscore.enums import Exporter, Residency
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -49,24 +48,20 @@ class OrtEngine(Engine):
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
         require(self.provider)
-        if self.provider is Provider.CUDA and options.gpu_mem_limit is not None:
-            check_gpu_limit(pair.manifest, options.residency, options.gpu_mem_limit)
         integers = pair.manifest.has_int8_activations
         unsigned = integers and needs_unsigned_weights()
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         streams = options.residency is Residency.STREAM
         # On the CPU weights are dequantized tile by tile. The arena reuses the buffers of the last tiles as
         # long as one run is one layer: all layers in one graph would leave buffers of every size in it.
-        preserve_order = pair.manifest.dequantizes
-        by_tiles = preserve_order and self.provider is Provider.CPU
+        by_tiles = pair.manifest.dequantizes
         # Integer weights are prepacked once per window, during prefetch; float weights would need twice
         # their size for it.
         low_memory = streams and not (options.prefetch_next_layer and (integers or by_tiles))
         sessions = Sessions(
             self.provider,
             options.threads,
-            options.gpu_mem_limit,
-            preserve_node_order=preserve_order,
+            preserve_node_order=by_tiles,
             low_memory=low_memory,
         )
         stages = layer_by_layer(pair.manifest) if by_tiles or streams else Stages([BODY], [HEAD])
@@ -76,9 +71,6 @@ class OrtEngine(Engine):
             pair.manifest,
             [EMBED, *(unsigned_file(name) if unsigned else name for name in opened)],
         )
-        # On a GPU with everything resident and no memory limit the embedding is on the GPU too: copying
-        # embeddings looked up on the host takes as long as computing a layer.
-        embed_on_host = not (options.by_batch and options.gpu_mem_limit is None)
         prefix = pair.prefix()
         self.given = GivenRows.of(prefix)
         shape, device = pair.manifest.architecture, self.provider.value
@@ -91,7 +83,6 @@ class OrtEngine(Engine):
                     sessions,
                     prefetch_next_layer=options.prefetch_next_layer,
                     unsigned=unsigned,
-                    embed_on_host=embed_on_host,
                 ),
                 stages,
                 GivenValues(unit.models, prefix, shape, device),

@@ -29,25 +29,18 @@ class GraphLoader:
         *,
         prefetch_next_layer: bool,
         unsigned: bool,
-        embed_on_host: bool,
     ) -> None:
         self._folder = folder
         self._unit = unit
         self._sessions = sessions
         self._prefetch_next_layer = prefetch_next_layer
         self._unsigned = unsigned
-        self._embed_on_host = embed_on_host
         self._kept: dict[str, ort.InferenceSession] = {}
 
     @property
     def device(self) -> str:
         """Return the device on which values stay between graphs."""
         return self._sessions.provider.value
-
-    @property
-    def embed_device(self) -> str:
-        """Return the device of the embedding."""
-        return "cpu" if self._embed_on_host else self.device
 
     def keep(self, names: Iterable[str]) -> None:
         """Open these graphs and keep them open."""
@@ -100,6 +93,5 @@ class GraphLoader:
             read_ahead(weights.fileno(), extent.offset, extent.size)
 
     def _open(self, name: str) -> ort.InferenceSession:
-        on_host = name == EMBED and self._embed_on_host
         file = unsigned_file(name) if self._unsigned and name != EMBED else name
-        return self._sessions.open(self._folder / file, on_host=on_host)
+        return self._sessions.open(self._folder / file)

@@ -78,7 +78,7 @@ class UnitRunner:
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
         # A separate function: an embedding that is not kept open is released before the layers are opened.
         embed = self._graphs.get(EMBED)
-        rows = [allocate_outputs(embed, axis_sizes(batch), self._graphs.embed_device) for batch in window]
+        rows = [allocate_outputs(embed, axis_sizes(batch), self._graphs.device) for batch in window]
         for batch, outputs in zip(window, rows, strict=True):
             run_bound(embed, batch.feeds(_inputs(embed)), {}, outputs)
         return rows

@@ -41,7 +41,7 @@ UNSIGNED_MODEL = INTEGER_MODEL.replace(b"b\x12\x10\n\x0e\x08\x03", b"b\x12\x10\n
 def resolve(provider: Provider, target: Target | None, *, portable: bool = False) -> Provider:
     """Return cpu or cuda; raise PairIncompatible where the pair's graphs do not run on the provider.
 
-    `portable` graphs, of standard operators only, run on both; `auto` is then their target.
+    `portable` pairs run on both; `auto` is then their target.
     """
     target = target or Target.CPU
     resolved = Provider(target.value) if provider is Provider.AUTO else provider

@@ -26,7 +26,6 @@ class Sessions:
 
     provider: Provider
     threads: int | None = None
-    gpu_mem_limit: int | None = None
     preserve_node_order: bool = False
     """Preserve the node order of the file, so that each weight is dequantized once, just before its GEMM.
 
@@ -73,11 +72,9 @@ class Sessions:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if self.low_memory:  # set for all other sessions already
             options.add_session_config_entry("session.use_env_allocators", "1")
-        _share_device_arena(self.gpu_mem_limit)
+        _share_device_arena()
         tf32 = {"use_tf32": "1" if use_tf32 else "0"}
         cuda_options: dict[str, str] = {"arena_extend_strategy": "kSameAsRequested", **tf32}
-        if self.gpu_mem_limit is not None:
-            cuda_options["gpu_mem_limit"] = str(self.gpu_mem_limit)
         session = ort.InferenceSession(source, options, providers=[(CUDA, cuda_options), CPU])
         if session.get_providers()[0] != CUDA:
             raise ProviderUnavailable(
@@ -114,21 +111,8 @@ def _share_host_arena() -> None:
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
-_device_arena: list[int | None] = []
-"""Limit of the GPU arena once it is registered: one for the whole process."""
-
-
-def _share_device_arena(limit: int | None) -> None:
-    """Register one GPU arena for all sessions of the process, which share its limit."""
-    if not _device_arena:
-        memory = ort.OrtMemoryInfo(
-            "Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-        )
-        arena = ort.OrtArenaCfg({"max_mem": limit or 0, "arena_extend_strategy": 1})
-        ort.create_and_register_allocator_v2(CUDA, memory, {}, arena)
-        _device_arena.append(limit)
-    elif _device_arena != [limit]:
-        raise ProviderUnavailable(
-            "the GPU memory limit cannot change within a process",
-            hint="use the same --memory-limit for every pair, or a separate process",
-        )
+@cache
+def _share_device_arena() -> None:
+    """Register one GPU arena for all sessions of the process; it grows by the requested size."""
+    memory = ort.OrtMemoryInfo("Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator_v2(CUDA, memory, {}, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
