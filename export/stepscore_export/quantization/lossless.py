@@ -58,7 +58,7 @@ def encode(reference: NDArray[np.uint16], policy: NDArray[np.uint16]) -> Encoded
     codes = _codes(steps.reshape(-1)[places])
     escapes = np.flatnonzero(codes == ESCAPE)
     changed = np.add.reduce(differs.view(np.uint8), axis=1, dtype=np.int32)
-    ends = np.cumsum(changed, dtype=np.int32)
+    ends = np.cumsum(changed, dtype=np.int64)
     return EncodedRows(
         flags=np.packbits(differs, axis=1, bitorder="little"),
         codes=pack(_filled(codes, changed, ends), 4),
@@ -108,8 +108,8 @@ def _codes(steps: NDArray[np.int16]) -> NDArray[np.uint8]:
 
 
 def _filled(
-    codes: NDArray[np.uint8], changed: NDArray[np.int32], ends: NDArray[np.int32]
+    codes: NDArray[np.uint8], changed: NDArray[np.int32], ends: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Add a code 0 after each row with an odd number of codes."""
+    """Add a code 0 after each row with an odd number of codes; `ends` are the ends of the rows."""
     odd = ends[changed % 2 == 1]
     return np.insert(codes, odd, 0) if len(odd) else codes

@@ -82,9 +82,8 @@ def _decode_rows(
     columns = reference.shape[1]
     (first_byte, first_escape), (end_byte, end_escape) = difference.starts[[first, end]].tolist()
     sizes = np.diff(difference.starts[first : end + 1], axis=0)
-    changed = np.unpackbits(difference.flags[first:end], axis=1, count=columns, bitorder="little").view(
-        np.bool_
-    )
+    flags = difference.flags[first:end]
+    changed = np.unpackbits(flags, axis=1, count=columns, bitorder="little").view(np.bool_)
     counts = np.count_nonzero(changed, axis=1)
     _check(first, "bytes of codes", sizes[:, 0], (counts + 1) // 2)
     codes = _unpacked(difference.codes[first_byte:end_byte], counts)
@@ -93,12 +92,13 @@ def _decode_rows(
     _check(first, "escapes", sizes[:, 1], np.diff(bounds))
 
     places = np.flatnonzero(changed)
-    rebuilt = ordered(reference[first:end].ravel()[places])
+    patterns = reference[first:end].flatten()
+    rebuilt = ordered(patterns[places])
     rebuilt += _steps(codes)
-    patterns = ordered(rebuilt.view(np.uint16)).view(np.uint16)
-    patterns[escaped] = difference.escapes[first_escape:end_escape]
-    policy[first:end] = reference[first:end]
-    policy[first:end].reshape(-1)[places] = patterns
+    found = ordered(rebuilt.view(np.uint16)).view(np.uint16)
+    found[escaped] = difference.escapes[first_escape:end_escape]
+    patterns[places] = found
+    policy[first:end] = patterns.reshape(end - first, columns)
 
 
 def _unpacked(packed: NDArray[np.uint8], counts: NDArray[np.intp]) -> NDArray[np.uint8]:
