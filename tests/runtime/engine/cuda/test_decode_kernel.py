@@ -88,6 +88,23 @@ def test_kernel_stays_in_bounds_of_damaged_data(bounded: Path, name: str, fill: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", [-(2**31), -1, 2**31 - 1])
+def test_kernel_stays_in_bounds_of_a_damaged_start(bounded: Path, start: int) -> None:
+    reference, policy = example(4, TILE + 9)
+    difference = joined([encode(reference, policy)])
+    difference.starts[1] = start
+    assert run_kernel(bounded, reference, difference).shape == reference.shape
+
+
+@pytest.mark.slow
+def test_bits_of_flags_behind_the_last_column_mean_nothing(bounded: Path) -> None:
+    reference, policy = example(3, 13)
+    difference = joined([encode(reference, policy)])
+    difference.flags[:, -1] |= 0xE0
+    np.testing.assert_array_equal(run_kernel(bounded, reference, difference), policy)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["codes", "escapes"])
 def test_kernel_stays_in_bounds_of_shortened_arrays(bounded: Path, name: str) -> None:
     reference, policy = example(4, TILE + 9)

@@ -50,7 +50,7 @@ extern "C" __global__ void decode_lossless(const u16 *reference, const u8 *flags
     for (int tile = 0; tile < flag_bytes; tile += THREADS) {
         const int byte = tile + threadIdx.x;
         const int width = byte < flag_bytes ? clamped(columns - byte * COLUMNS, COLUMNS) : 0;
-        const unsigned changed = width ? flags[byte] & ((1u << width) - 1) : 0;
+        const unsigned changed = width ? flags[byte] : 0;
 
         int total;
         long long place = code + sum_before(sums, __popc(changed), &total);
