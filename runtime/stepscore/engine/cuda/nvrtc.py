@@ -59,8 +59,8 @@ class Nvrtc:
     ) -> bytes:
         """Return the machine code (cubin) of `source` for a compute capability, such as (9, 0).
 
-        Machine code, unlike PTX, also loads where the driver is of an earlier minor version. `name` is the file
-        that errors name. Raises ProviderUnavailable with NVRTC's log if the source does not compile.
+        Machine code, unlike PTX, also loads where the driver has an earlier minor version. `name` is the file
+        of errors. Raises ProviderUnavailable with NVRTC's log if the source does not compile.
         """
         major, minor = capability
         options = [f"--gpu-architecture=sm_{major}{minor}"]
