@@ -91,5 +91,6 @@ def test_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {"stepscore", "stepscore_export"}
     assert {"stepscore/py.typed", "stepscore_export/py.typed"} <= files
     assert {f"stepscore/report/static/report.{kind}" for kind in ("html", "css", "js")} <= files
+    assert "stepscore/engine/cuda/kernels/lossless.cu" in files
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
     assert set(RUNTIME) <= modules
