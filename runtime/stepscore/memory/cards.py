@@ -122,4 +122,5 @@ def rounded(speed: float) -> int:
     (18000, 760, 8)
     """
     digits = max(0, len(str(int(speed))) - 2)
-    return round(speed / 10**digits) * int(10**digits)
+    scale: int = 10**digits
+    return round(speed / scale) * scale
