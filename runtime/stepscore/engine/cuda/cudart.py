@@ -144,7 +144,8 @@ class CudaCopies(Copies):
             raise ValueError(f"{len(raw)} bytes at {offset} are outside a buffer of {target.num_bytes}")
         address = target.address + offset
         stream = self._weights if repeated else self._rows
-        if self._staging and not (repeated and self._register(raw)):
+        in_place = repeated and self._register(raw)
+        if self._staging and not in_place:
             with self._one_at_a_time:
                 self._copy_staged(raw, address, stream)
         elif len(raw):
