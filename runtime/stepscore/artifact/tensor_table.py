@@ -8,8 +8,8 @@
     layers.3.down.reference, .flags, .codes, .starts, .escapes   the reference's floats, a lossless difference
     layers.3.down.reference, .policy                     the floats of both
 
-Floats are of the type in which a GPU computes, rotary tables of fp32. Vectors (norms, biases, rotary tables) of
-a unit of two models have names that end with the model.
+Floats are of the type in which a GPU computes, rotary tables of fp32. Vectors (norms, biases, rotary tables)
+of a unit of two models have names that end with the model.
 The engine hands plain addresses to ONNX Runtime, so every shape and place is checked here.
 """
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from stepscore.artifact.manifest import Extent
 from stepscore.artifact.tensor_table import Stage
 from stepscore.engine.cuda.copies import HostCopies
 from stepscore.engine.cuda.device import Buffer, HostDevice, host_bytes
+from stepscore.engine.cuda.mapped_file import MappedFile
 from stepscore.engine.cuda.weight_ring import StoredStage, WeightRing
 from stepscore.memory.gpu import evenly_spread
 
@@ -24,10 +28,12 @@ SIZE = 64
 def stored(count: int) -> list[StoredStage]:
     """Stages of growing sizes whose bytes are their own number."""
     sizes = [SIZE + index for index in range(count)]
-    weights = np.repeat(np.arange(count, dtype=np.uint8), sizes)
-    starts = np.cumsum([0, *sizes])
+    path = Path(tempfile.mkdtemp()) / "weights.bin"
+    path.write_bytes(np.repeat(np.arange(count, dtype=np.uint8), sizes).tobytes())
+    file, starts = MappedFile(path), np.cumsum([0, *sizes])
+    shutil.rmtree(path.parent)
     return [
-        StoredStage(Stage(str(index), Extent(int(starts[index]), size), {}), weights)
+        StoredStage(Stage(str(index), Extent(int(starts[index]), size), {}), file)
         for index, size in enumerate(sizes)
     ]
 
