@@ -29,7 +29,7 @@ def lines_name(card: str) -> str:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return the lines of a file, none where it does not exist; one that was cut while written is left out."""
+    """Return the lines of a file, none where it does not exist; a line that was cut is left out."""
     return parsed(path.read_text(encoding="utf-8")) if path.exists() else []
 
 

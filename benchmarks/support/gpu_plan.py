@@ -73,12 +73,13 @@ class Sizes:
     sustained_seconds: float = 2.0
     text_problems: int = 6
     fidelity_problems: int = 60
+    repeats: int = 3
     part_seconds: float = 240.0
     """After these a part is ended."""
 
 
 FULL = Sizes()
-QUICK_SIZES = Sizes((64, 128, 256, 512), 32, 0.05, 1, 2)
+QUICK_SIZES = Sizes((64, 128, 256, 512), 32, 0.05, text_problems=1, fidelity_problems=2, repeats=1)
 
 
 def floor_precision(form: str) -> Precision:
