@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,15 +94,15 @@ class Bench:
 
     def text(self) -> Text:
         """Return the sample of best-of-8 solutions, chosen once; random ids without the shared data."""
-        count = self.sizes.text_problems
+        count = self.sizes.text_sequences
         if SHARED_DATA is None:
-            ids = self.random(8 * count * self.sizes.sequence_tokens)
+            ids = self.random(count * self.sizes.sequence_tokens)
             return Text("random token ids: the shared data is not here", ids)
         path = self.scratch / "text.npz"
         if not path.exists():
             encoder = _hollow_pair(self.scratch / "encoder", QUICK, CODED).encoder()
-            chosen = best_of_8(encoder, count)
-            np.savez(path, np.array(chosen.sample), *chosen.sequences)
+            chosen = best_of_8(encoder, math.ceil(count / 8))
+            np.savez(path, np.array(chosen.sample), *chosen.sequences[:count])
         with np.load(path) as arrays:
             sample, *ids = (arrays[f"arr_{index}"] for index in range(len(arrays.files)))
         return Text(str(sample), ids)

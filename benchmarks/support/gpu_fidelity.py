@@ -14,7 +14,7 @@ from benchmarks.peers.contender import SequenceLogprobs
 from benchmarks.peers.stepscore_pair import LoadedPair
 from benchmarks.support.forms import BF16
 from benchmarks.support.gpu_bench import Bench
-from benchmarks.support.gpu_plan import GPU_FORMS, LOSSLESS, TRANSFORMERS
+from benchmarks.support.gpu_plan import FP32_GRAPHS, GPU_FORMS, IN_16_BITS, IN_FP32, LOSSLESS, TRANSFORMERS
 from benchmarks.support.rates import ratio_error
 
 from stepscore.artifact.manifest import Manifest
@@ -28,7 +28,6 @@ from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import Texts, bundled_texts
 
 WEIGHTS, CONFIG, TRUTH = "model.safetensors", "config.json", "truth.npz"
-IN_16_BITS, IN_FP32, FP32_GRAPHS = "16-bit logits", "fp32 logits", "fp32 graphs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,19 @@ def parsed(text: str) -> list[Line]:
     return found
 
 
+def gpu_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of cards by the name of their file; a file without facts of its machine is none."""
+    results = {}
+    for path in sorted(folder.glob("gpu_*.jsonl")):
+        lines = [line for line in read_lines(path) if "card" in line]  # others are of probes
+        facts = next((line for line in reversed(lines) if line["part"] == PartName.FACTS), {})
+        if "machine" in facts:
+            named = {"gpu": facts["gpu"]} if "gpu" in facts else {}
+            own = {"machine": facts["machine"], "quick": facts["quick"]}
+            results[path.name] = own | named | {"lines": lines}
+    return results
+
+
 def append_line(path: Path, line: Line) -> None:
     """Append a line, after the end of one that was cut."""
     path.parent.mkdir(parents=True, exist_ok=True)

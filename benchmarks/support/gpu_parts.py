@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.support.cublas_floor import measure_floor
-from benchmarks.support.gpu_bench import Bench, pass_seconds, call_seconds, speed_of
+from benchmarks.support.gpu_bench import Bench, call_seconds, pass_seconds, speed_of
 from benchmarks.support.gpu_fidelity import fidelity
 from benchmarks.support.gpu_plan import TRANSFORMERS, PartName
 from benchmarks.support.machine import facts as machine_facts
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 def facts(bench: Bench) -> Row:
     """Return machine, versions, and the card with its limits."""
     card = {"gpu": gpu_facts() | gpu_limits()} if bench.on_gpu else {}
-    return {"machine": machine_facts(), **card}
+    return {"quick": bench.quick, "machine": machine_facts(), **card}
 
 
 def floor(bench: Bench, precision: str) -> Row:
@@ -108,7 +108,8 @@ def peer(bench: Bench, precision: str) -> Row:
     from benchmarks.peers.transformers_gpu import by_torch, random_model  # noqa: PLC0415
 
     sample, folder = bench.text(), bench.checkpoint()
-    row: Row = {"sample": sample.sample, "sequences": len(sample.sequences), "tokens": sample.num_tokens}
+    row: Row = {"peer": f"transformers {precision}"}
+    row |= {"sample": sample.sample, "sequences": len(sample.sequences), "tokens": sample.num_tokens}
     with bench.peak_mb() as peak:
         models = [random_model(folder, precision, bench.device) for _ in range(2)]
         row["loaded_mb"] = peak[0]

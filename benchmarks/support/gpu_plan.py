@@ -14,6 +14,8 @@ from stepscore_export.options import ExportOptions
 
 INT4, LOSSLESS = "int4 + int4", "bf16, lossless difference"
 TRANSFORMERS = "transformers"
+IN_16_BITS, IN_FP32, FP32_GRAPHS = "16-bit logits", "fp32 logits", "fp32 graphs"
+"""How logits are computed where fidelity is measured."""
 GPU_FORMS: Mapping[str, ExportOptions] = MappingProxyType(
     {
         FP16: FORMS[Provider.CUDA][FP16],
@@ -71,7 +73,8 @@ class Sizes:
     windows: tuple[int, ...] = (1024, 4096, 16_384, 32_768)
     sequence_tokens: int = 512
     sustained_seconds: float = 2.0
-    text_problems: int = 6
+    text_sequences: int = 48
+    """Of best-of-8 text: the solutions of an eighth as many problems."""
     fidelity_problems: int = 60
     repeats: int = 3
     part_seconds: float = 240.0
@@ -79,7 +82,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK_SIZES = Sizes((64, 128, 256, 512), 32, 0.05, text_problems=1, fidelity_problems=2, repeats=1)
+QUICK_SIZES = Sizes((64, 128, 256, 512), 32, 0.05, text_sequences=3, fidelity_problems=2, repeats=1)
 
 
 def floor_precision(form: str) -> Precision:

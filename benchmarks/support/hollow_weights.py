@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def random_difference(rows: int, columns: int) -> LosslessDifference:
     return joined(blocks + ([_encoded_block(rest, columns)] if rest else []))
 
 
+@cache
 def _encoded_block(rows: int, columns: int) -> EncodedRows:
     random = np.random.default_rng(SEED)
     values = random.standard_normal((rows, columns), dtype=np.float32)
