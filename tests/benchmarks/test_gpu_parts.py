@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from benchmarks.reporting.gpu_tables import gpu as gpu_tables
+from benchmarks.support import gpu_bench
 from benchmarks.support.cublas_floor import layer_gemms
 from benchmarks.support.gpu_bench import Bench, call_seconds
 from benchmarks.support.gpu_lines import (
@@ -19,7 +21,7 @@ from benchmarks.support.gpu_lines import (
     read_lines,
     with_shares,
 )
-from benchmarks.support.gpu_plan import GPU_FORMS, LOSSLESS, Part, PartName, plan
+from benchmarks.support.gpu_plan import GPU_FORMS, LOSSLESS, QUICK_SIZES, Part, PartName, plan
 from benchmarks.support.hollow import write_hollow_pair
 from benchmarks.support.hollow_weights import FAR, UNCHANGED, random_difference
 from benchmarks.support.results import RESULTS
@@ -231,6 +233,13 @@ def test_a_file_without_facts_of_its_machine_is_no_result(tmp_path: Path) -> Non
 def test_a_part_that_dies_leaves_its_last_lines(tiny_bench: Bench) -> None:
     row = gpu.run_part(tiny_bench, Part.of(PartName.FLOOR, "fp17"))
     assert row["failed"][-1] == "ValueError: 'fp17' is not a valid Precision"
+
+
+@pytest.mark.slow
+def test_a_part_that_takes_too_long_is_ended(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_bench, "QUICK_SIZES", replace(QUICK_SIZES, part_seconds=0.01))
+    row = gpu.run_part(tiny_bench, Part(PartName.FACTS))
+    assert row["failed"][0] == "ended after 0 seconds"
 
 
 @pytest.mark.slow
