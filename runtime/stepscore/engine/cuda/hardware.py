@@ -8,6 +8,7 @@ from stepscore.artifact.manifest import Manifest
 from stepscore.engine.cuda.copies import Copies, HostCopies
 from stepscore.engine.cuda.cudart import AMPERE, MAJOR_CAPABILITY, CudaCopies, CudaRuntime, GpuDevice
 from stepscore.engine.cuda.device import Device, HostDevice
+from stepscore.engine.cuda.gpu_decoder import GpuDecoder
 from stepscore.engine.cuda.lossless_decoder import HostDecoder, LosslessDecoder
 from stepscore.engine.element_types import BFLOAT16, FLOAT, FLOAT16
 from stepscore.enums import Precision, Provider
@@ -33,7 +34,7 @@ def hardware_of(provider: Provider, manifest: Manifest) -> Hardware:
     runtime = CudaRuntime.load()
     has_tf32 = runtime.attribute(MAJOR_CAPABILITY) >= AMPERE
     return Hardware(
-        GpuDevice(runtime), CudaCopies(runtime), HostDecoder(), compute_type(manifest), fp32_logits=has_tf32
+        GpuDevice(runtime), CudaCopies(runtime), GpuDecoder(), compute_type(manifest), fp32_logits=has_tf32
     )
 
 
