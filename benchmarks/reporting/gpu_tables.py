@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmarks.reporting.old_gpu_tables import old_gpu
 from benchmarks.reporting.table import Result, Results, Table, of_kind, percent, spread
+from benchmarks.support.forms import LOSSLESS
 from benchmarks.support.gpu_lines import Line, measured, unmeasured
-from benchmarks.support.gpu_plan import GPU_FORMS, IN_16_BITS, IN_FP32, LOSSLESS, TRANSFORMERS, PartName
+from benchmarks.support.gpu_plan import GPU_FORMS, IN_16_BITS, IN_FP32, TRANSFORMERS, PartName
 
 from stepscore.enums import Residency
 
@@ -27,7 +28,7 @@ def gpu(results: Results) -> list[Table]:
     """Return the tables of every card, and those of figures that are kept from before."""
     found = of_kind(results, "gpu")
     tables = [table for result in found if "lines" in result for table in _of_card(result)]
-    return tables + [table for result in found if "rows" in result for table in old_gpu(result)]
+    return tables + [table for result in found if "old" in result for table in old_gpu(result)]
 
 
 def _of_card(result: Result) -> Iterator[Table]:

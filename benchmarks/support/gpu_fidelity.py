@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from benchmarks.peers.contender import SequenceLogprobs
 from benchmarks.peers.stepscore_pair import LoadedPair
-from benchmarks.support.forms import BF16
+from benchmarks.support.forms import BF16, LOSSLESS
 from benchmarks.support.gpu_bench import Bench
-from benchmarks.support.gpu_plan import FP32_GRAPHS, GPU_FORMS, IN_16_BITS, IN_FP32, LOSSLESS, TRANSFORMERS
+from benchmarks.support.gpu_plan import FP32_GRAPHS, GPU_FORMS, IN_16_BITS, IN_FP32, TRANSFORMERS
 from benchmarks.support.rates import ratio_error
 
 from stepscore.artifact.manifest import Manifest

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from benchmarks.support.forms import BF16, CODED, FORMS, FP16
+from benchmarks.support.forms import BF16, CODED, FORMS, FP16, LOSSLESS, LOSSLESS_OPTIONS
 
-from stepscore.enums import Coding, Precision, Provider, Residency, Target
+from stepscore.enums import Precision, Provider, Residency
 from stepscore_export.options import ExportOptions
 
-INT4, LOSSLESS = "int4 + int4", "bf16, lossless difference"
+INT4 = "int4 + int4"
 TRANSFORMERS = "transformers"
 IN_16_BITS, IN_FP32, FP32_GRAPHS = "16-bit logits", "fp32 logits", "fp32 graphs"
 """How logits are computed where fidelity is measured."""
@@ -21,7 +21,7 @@ GPU_FORMS: Mapping[str, ExportOptions] = MappingProxyType(
         FP16: FORMS[Provider.CUDA][FP16],
         CODED: FORMS[Provider.CUDA][CODED],
         INT4: replace(FORMS[Provider.CUDA][CODED], precision=Precision.INT4),
-        LOSSLESS: ExportOptions(Precision.BF16, Target.CUDA, coding=Coding.DIFFERENCE),
+        LOSSLESS: LOSSLESS_OPTIONS,
         BF16: FORMS[Provider.CUDA][BF16],
     }
 )

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.engine.cuda.lossless import LosslessDifference, ordered
+from stepscore.engine.cuda.lossless import ordered
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.lossless import EncodedRows, encode, joined
@@ -56,25 +56,26 @@ class HollowWriter(UnitWriter):
         if not self._options.lossless:
             return super()._stored(role, name, stacks, error_propagation)
         file, shape = self._random_file, (stacks[0].rows, stacks[0].columns)
-        difference = random_difference(*shape)
+        rows = random_rows(*shape)
+        difference = joined(rows)
         return LosslessMatrix(
             file.append(f"{name}.reference", self._options.storage, shape, ()),
             file.append_array(f"{name}.flags", ir.DataType.UINT8, difference.flags),
             file.append_array(f"{name}.codes", ir.DataType.UINT8, difference.codes),
             file.append_array(f"{name}.starts", ir.DataType.INT32, difference.starts),
             file.append_array(f"{name}.escapes", ir.DataType.UINT16, difference.escapes),
+            sum(each.unchanged for each in rows),
         )
 
 
-def random_difference(rows: int, columns: int) -> LosslessDifference:
+def random_rows(rows: int, columns: int) -> list[EncodedRows]:
     """Return a valid difference of two matrices [rows, columns] of which UNCHANGED is equal.
 
     It repeats a block of rows, and fits any reference.
     """
     of_block = max(1, BLOCK_BYTES // 8 // columns)
     whole, rest = divmod(rows, of_block)
-    blocks = [_encoded_block(of_block, columns)] * whole
-    return joined(blocks + ([_encoded_block(rest, columns)] if rest else []))
+    return [_encoded_block(of_block, columns)] * whole + ([_encoded_block(rest, columns)] if rest else [])
 
 
 @cache

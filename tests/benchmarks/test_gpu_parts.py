@@ -12,6 +12,7 @@ import pytest
 from benchmarks.reporting.gpu_tables import gpu as gpu_tables
 from benchmarks.support import gpu_bench
 from benchmarks.support.cublas_floor import layer_gemms
+from benchmarks.support.forms import LOSSLESS
 from benchmarks.support.gpu_bench import Bench, call_seconds
 from benchmarks.support.gpu_lines import (
     append_line,
@@ -21,9 +22,9 @@ from benchmarks.support.gpu_lines import (
     read_lines,
     with_shares,
 )
-from benchmarks.support.gpu_plan import GPU_FORMS, LOSSLESS, QUICK_SIZES, Part, PartName, plan
+from benchmarks.support.gpu_plan import GPU_FORMS, QUICK_SIZES, Part, PartName, plan
 from benchmarks.support.hollow import write_hollow_pair
-from benchmarks.support.hollow_weights import FAR, UNCHANGED, random_difference
+from benchmarks.support.hollow_weights import FAR, UNCHANGED, random_rows
 from benchmarks.support.results import RESULTS
 from benchmarks.support.shapes import QUICK, QWEN_7B
 
@@ -34,6 +35,7 @@ from stepscore.engine.base import EngineOptions
 from stepscore.engine.cuda.engine import CudaEngine
 from stepscore.engine.cuda.lossless import decode
 from stepscore.enums import Provider, Residency
+from stepscore_export.quantization.lossless import joined
 
 EVERYTHING = plan(PartName, GPU_FORMS)
 ON_CPU = ("--device", "cpu", "--quick")
@@ -172,9 +174,9 @@ def test_layer_gemms_have_the_weights_of_a_layer() -> None:
     assert sum(depth * columns for depth, columns in layer_gemms(QWEN_7B).values()) == attention + mlp
 
 
-def test_a_random_difference_is_valid_and_has_its_shares() -> None:
+def test_a_random_rows_is_valid_and_has_its_shares() -> None:
     reference = np.random.default_rng(0).integers(0, 1 << 15, (3000, 1001), np.uint16)
-    difference, policy = random_difference(*reference.shape), np.empty_like(reference)
+    difference, policy = joined(random_rows(*reference.shape)), np.empty_like(reference)
     decode(reference, difference, policy)
     assert np.mean(policy == reference) == pytest.approx(UNCHANGED, abs=0.01)
     assert len(difference.escapes) / policy.size == pytest.approx(FAR, abs=0.01)
