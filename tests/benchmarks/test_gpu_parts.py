@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: its plan and lines, runs that go on, hollow pairs, parts on the CPU."""
+"""The GPU benchmark without a GPU: its plan and lines, runs that go on, tables, parts on the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from benchmarks.reporting.gpu_tables import gpu as gpu_tables
 from benchmarks.support import gpu_bench
@@ -23,19 +22,11 @@ from benchmarks.support.gpu_lines import (
     with_shares,
 )
 from benchmarks.support.gpu_plan import GPU_FORMS, QUICK_SIZES, Part, PartName, plan
-from benchmarks.support.hollow import write_hollow_pair
-from benchmarks.support.hollow_weights import FAR, UNCHANGED, random_rows
 from benchmarks.support.results import RESULTS
 from benchmarks.support.shapes import QUICK, QWEN_7B
 
 from benchmarks import gpu
-from stepscore.artifact.graph_contract import layer_file
-from stepscore.artifact.pair import Pair
-from stepscore.engine.base import EngineOptions
-from stepscore.engine.cuda.engine import CudaEngine
-from stepscore.engine.cuda.lossless import decode
 from stepscore.enums import Provider, Residency
-from stepscore_export.quantization.lossless import joined
 
 EVERYTHING = plan(PartName, GPU_FORMS)
 ON_CPU = ("--device", "cpu", "--quick")
@@ -172,36 +163,6 @@ def test_layer_gemms_have_the_weights_of_a_layer() -> None:
     attention = 3584 * (3584 + 2 * 4 * 128) + 3584 * 3584
     mlp = 3 * 3584 * 18_944
     assert sum(depth * columns for depth, columns in layer_gemms(QWEN_7B).values()) == attention + mlp
-
-
-def test_a_random_rows_is_valid_and_has_its_shares() -> None:
-    reference = np.random.default_rng(0).integers(0, 1 << 15, (3000, 1001), np.uint16)
-    difference, policy = joined(random_rows(*reference.shape)), np.empty_like(reference)
-    decode(reference, difference, policy)
-    assert np.mean(policy == reference) == pytest.approx(UNCHANGED, abs=0.01)
-    assert len(difference.escapes) / policy.size == pytest.approx(FAR, abs=0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", GPU_FORMS)
-def test_a_hollow_pair_runs_and_gives_the_same_whatever_stays_on_the_device(
-    tmp_path: Path, form: str
-) -> None:
-    pair = Pair.open(write_hollow_pair(tmp_path, QUICK, GPU_FORMS[form]))
-    found = []
-    for residency in (Residency.RESIDENT, Residency.STREAM):
-        engine = CudaEngine(pair, EngineOptions(Provider.CPU, residency))
-        found.append(engine.logprobs([np.arange(9)])[0])
-        engine.close()
-    assert np.isfinite(found).all()
-    np.testing.assert_array_equal(*found)
-
-
-@pytest.mark.slow
-def test_layers_of_a_hollow_pair_are_the_same_bytes(tmp_path: Path) -> None:
-    pair = Pair.open(write_hollow_pair(tmp_path, QUICK, GPU_FORMS[LOSSLESS]))
-    (unit,) = pair.manifest.units
-    assert unit.extents[layer_file(0)] == unit.extents[layer_file(1)]
 
 
 def test_tables_show_lines_of_a_card_before_the_old_figures(tmp_path: Path) -> None:
