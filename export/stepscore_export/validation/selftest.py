@@ -64,7 +64,6 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
     for name, checkpoint in checkpoints.items():
         normed, true_logprobs = hidden_and_logprobs(checkpoint, token_ids, scaled=False)
         true_hidden = stored[name].head_input(normed.astype(np.float32)).astype(np.float64)
-        known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
         hidden_off = _rms(hidden[name] - true_hidden[len(known) :])
         (pairs,) = batch.target_of
         logprobs_off = _rms(logprobs[name][pairs] - true_logprobs)
