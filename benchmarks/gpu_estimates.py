@@ -23,9 +23,10 @@ from benchmarks.support.shapes import QWEN_7B
 
 from stepscore.artifact.manifest import Distance, Extent, Manifest, Unit
 from stepscore.enums import Coding, Precision, Provider, Residency, Target
-from stepscore.memory.cards import described, expectations
+from stepscore.memory.cards import Expectation, expectations, rounded
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.gpu import stage_sizes
 from stepscore_export.backends.base import StoredUnit
 from stepscore_export.backends.cuda import CudaBackend
 from stepscore_export.checkpoint.chat_template import prompt_template
@@ -93,8 +94,23 @@ def row(form: str, manifest: Manifest) -> dict[str, Any]:
         }
         for residency in (Residency.RESIDENT, Residency.STREAM)
     }
-    cards = {each.card.name: described(manifest, each) for each in expectations(manifest)}
+    cards = {each.card.name: expected(manifest, each) for each in expectations(manifest)}
     return {"form": form, "gigabytes": gigabytes, "cards": cards}
+
+
+def expected(manifest: Manifest, found: Expectation) -> dict[str, Any] | None:
+    """Return the expectation for one card; None where the pair does not run there."""
+    settings = found.settings
+    if settings is None:
+        return None
+    return {
+        "residency": settings.residency.value,
+        "resident_stages": settings.resident_stages,
+        "stages": len(stage_sizes(manifest)),
+        "max_batch_tokens": settings.max_batch_tokens,
+        "gigabytes": round(found.num_bytes / 1e9, 1),
+        "tokens_per_second": rounded(found.tokens_per_second),
+    }
 
 
 def main() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from benchmarks.reporting.table import Results, Table
 
 _NAME = "gpu_estimates"
@@ -29,5 +32,15 @@ def gpu_cards(results: Results) -> list[Table]:
         return []
     found = results[_NAME]["rows"]
     cards = list(found[0]["cards"])
-    rows = [[card, *(row["cards"][card].replace(" (estimated)", "") for row in found)] for card in cards]
-    return [Table("Estimated", ["card", *(row["form"] for row in found)], rows)]
+    rows = [[card, *(_cell(row["cards"][card]) for row in found)] for card in cards]
+    caption = "Estimated tokens/s, and the memory of the GPU in GB; *25 of 66* parts of a pair stay on it"
+    return [Table(caption, ["card", *(row["form"] for row in found)], rows)]
+
+
+def _cell(expected: Mapping[str, Any] | None) -> str:
+    if expected is None:
+        return "no bf16"
+    speed, size = f"{expected['tokens_per_second']:,}", f"{expected['gigabytes']:.1f}"
+    if expected["residency"] == "partial":
+        return f"{speed}, {size}, *{expected['resident_stages']} of {expected['stages']}*"
+    return f"{speed}, {size}" + (", streamed" if expected["residency"] == "stream" else "")
