@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,15 +12,18 @@ import onnxruntime as ort
 from stepscore.artifact.manifest import (
     SCHEMA_VERSION,
     Architecture,
+    Difference,
     Distance,
     FileEntry,
     Manifest,
     Unit,
 )
+from stepscore.enums import DifferencePrecision
 from stepscore.prompt.template import Template
 from stepscore_export.backends.base import Storage, StoredUnit
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.families.base import DecoderConfig, architecture
+from stepscore_export.weights.lossless import lossless_facts
 
 
 def manifest_of(
@@ -30,7 +33,7 @@ def manifest_of(
     prefix_tokens: int,
     distance: Distance,
     storage: Storage,
-    units: Iterable[StoredUnit[Any]],
+    units: Sequence[StoredUnit[Any]],
     files: Mapping[str, FileEntry],
     calibration: str | None = None,
 ) -> Manifest:
@@ -41,6 +44,7 @@ def manifest_of(
     difference = storage.difference
     if difference is not None:
         difference = msgspec.structs.replace(difference, calibration=calibration)
+        difference = _with_lossless_facts(difference, units)
     packages = {name: version(name) for name in ("stepscore", *storage.packages)}
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -64,6 +68,18 @@ def manifest_of(
         # The package of onnxruntime has two names: onnxruntime and onnxruntime-gpu.
         versions=packages | {"onnxruntime": ort.__version__},
         files=dict(sorted(files.items())),
+    )
+
+
+def _with_lossless_facts(difference: Difference, units: Sequence[StoredUnit[Any]]) -> Difference:
+    facts = None
+    if difference.precision is DifferencePrecision.LOSSLESS:
+        (unit,) = units
+        facts = lossless_facts(unit.weights)
+    if facts is None:
+        return difference
+    return msgspec.structs.replace(
+        difference, unchanged=float(f"{facts.unchanged:.4g}"), bits=float(f"{facts.bits:.4g}")
     )
 
 

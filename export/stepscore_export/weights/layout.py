@@ -133,13 +133,17 @@ def pieces(matrix: _Cut) -> Iterator[_Cut]:
 
 @dataclass(frozen=True, slots=True)
 class LosslessMatrix:
-    """A matrix [N, K] of two models: the reference in 16 bits, and the fields of a LosslessDifference."""
+    """A matrix [N, K] of two models: the reference in 16 bits, and the fields of a LosslessDifference.
+
+    `unchanged` weights are the same in both models, bit for bit.
+    """
 
     reference: TensorRef
     flags: TensorRef
     codes: TensorRef
     starts: TensorRef
     escapes: TensorRef
+    unchanged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,7 @@ class TwoFloatMatrices:
 
     reference: TensorRef
     policy: TensorRef
+    unchanged: int
 
 
 CodedMatrix = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +15,7 @@ from stepscore.errors import CheckpointCorrupt
 from stepscore_export.quantization.lossless import PLAIN_BITS, EncodedRows, bits_per_weight, encode, joined
 from stepscore_export.quantization.rounding import Floats
 from stepscore_export.threads import in_order
-from stepscore_export.weights.layout import LosslessMatrix, TwoFloatMatrices
+from stepscore_export.weights.layout import LosslessMatrix, Matrix, TwoFloatMatrices, UnitWeights, tensors
 from stepscore_export.weights.row_blocks import RowStack
 from stepscore_export.weights.weight_file import TensorSink, numpy_dtype
 
@@ -42,9 +44,10 @@ def store_lossless(
 
     shape = (reference.rows, reference.columns)
     stored = file.append(f"{name}.reference", dtype, shape, references())
+    unchanged = sum(block.unchanged for block in blocks)
     if not blocks or bits_per_weight(blocks) >= PLAIN_BITS:  # an estimate reads no block
         plain = (_patterns(block, dtype, name).view(numpy_dtype(dtype)) for block in policy.again().blocks())
-        return TwoFloatMatrices(stored, file.append(f"{name}.policy", dtype, shape, plain))
+        return TwoFloatMatrices(stored, file.append(f"{name}.policy", dtype, shape, plain), unchanged)
     found = joined(blocks)
     return LosslessMatrix(
         stored,
@@ -52,7 +55,32 @@ def store_lossless(
         file.append(f"{name}.codes", ir.DataType.UINT8, found.codes.shape, (found.codes,)),
         file.append(f"{name}.starts", ir.DataType.INT32, found.starts.shape, (found.starts,)),
         file.append(f"{name}.escapes", ir.DataType.UINT16, found.escapes.shape, (found.escapes,)),
+        unchanged,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LosslessFacts:
+    """Of a lossless pair: the share of equal weights, and the bits that a weight of the policy takes."""
+
+    unchanged: float
+    bits: float
+
+
+def lossless_facts(weights: UnitWeights) -> LosslessFacts | None:
+    """Return what a unit says of its lossless differences; None where it has none."""
+    found = [each for each in _matrices(weights) if isinstance(each, LosslessMatrix | TwoFloatMatrices)]
+    count = sum(math.prod(each.reference.shape) for each in found)
+    if not count:
+        return None
+    stored = sum(ref.num_bytes for each in found for ref in tensors(each) if ref is not each.reference)
+    return LosslessFacts(sum(each.unchanged for each in found) / count, 8 * stored / count)
+
+
+def _matrices(weights: UnitWeights) -> Iterator[Matrix]:
+    for layer in weights.layers:
+        yield from (layer.qkv, layer.output, layer.gate, layer.up, layer.down)
+    yield from (tile.matrix for tile in weights.head)
 
 
 def _patterns(values: Floats, dtype: ir.DataType, name: str) -> Bits:

@@ -60,12 +60,17 @@ def _matrix(name: str, matrix: Matrix) -> Named:
         case SignedDifferenceMatrix(base, difference):
             yield from _signed(f"{name}.base", base)
             yield from _signed(f"{name}.difference", difference)
-        case LosslessMatrix():
-            yield from ((f"{name}.{each.name}", getattr(matrix, each.name)) for each in fields(matrix))
-        case TwoFloatMatrices(reference, policy):
-            yield from ((f"{name}.reference", reference), (f"{name}.policy", policy))
+        case LosslessMatrix() | TwoFloatMatrices():
+            yield from _fields(name, matrix)
         case _:
             raise TypeError(f"{name} is a {type(matrix).__name__}, which no generic graph reads")
+
+
+def _fields(name: str, matrix: LosslessMatrix | TwoFloatMatrices) -> Named:
+    for field in fields(matrix):
+        value = getattr(matrix, field.name)
+        if isinstance(value, TensorRef):
+            yield f"{name}.{field.name}", value
 
 
 def _signed(name: str, matrix: SignedMatrix) -> Named:

@@ -156,6 +156,10 @@ class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str | None = None
     rotated: bool = False
     """Whether the residual stream and the attention values are rotated."""
+    unchanged: float | None = None
+    """Of a lossless difference: the share of weights that are the same in both models, bit for bit."""
+    bits: float | None = None
+    """Of a lossless difference: bits stored for a weight of the policy."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

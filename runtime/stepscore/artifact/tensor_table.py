@@ -8,7 +8,8 @@
     layers.3.down.reference, .flags, .codes, .starts, .escapes   the reference's floats, a lossless difference
     layers.3.down.reference, .policy                     the floats of both
 
-Vectors (norms, biases, rotary tables) are floats; in a unit of two models their names end with the model.
+Floats are of the type in which a GPU computes, rotary tables of fp32. Vectors (norms, biases, rotary tables)
+of a unit of two models have names that end with the model.
 The engine hands plain addresses to ONNX Runtime, so every shape and place is checked here.
 """
 
@@ -27,6 +28,7 @@ from stepscore.artifact import generic_graphs as names
 from stepscore.artifact.generic_graphs import Decoder, decoders_of
 from stepscore.artifact.graph_contract import HEAD_PART_COLUMNS, TILE, WEIGHTS, head_files, layer_file
 from stepscore.artifact.manifest import Extent, Manifest, ModelName, Unit
+from stepscore.enums import Precision
 from stepscore.errors import ModelInvalid
 
 TENSORS = "tensors.json"
@@ -45,7 +47,6 @@ BITS: Mapping[str, int] = MappingProxyType(
         "uint16": 16,
     }
 )
-FLOATS = ("float32", "float16", "bfloat16")
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +137,7 @@ class TensorTable:
         self._tensors = tensors
         self._manifest = manifest
         self._unit = unit
+        self._floats = "bfloat16" if manifest.precision is Precision.BF16 else "float16"
         self._decoders = {(each.name, each.block_size): each for each in decoders_of(manifest)}
 
     @classmethod
@@ -174,7 +176,7 @@ class TensorTable:
         shape = self._manifest.architecture
         found = {names.FINAL_NORM: self._vector(names.FINAL_NORM, model, shape.hidden_size)}
         for name in (names.ROTARY_COS, names.ROTARY_SIN):
-            found[name] = self._entry(self._of_model(name, model), FLOATS)
+            found[name] = self._entry(self._of_model(name, model), ("float32",))
             positions, width = (*found[name].shape, 0, 0)[:2]
             if width != shape.head_dim // 2 or positions < shape.max_position_embeddings:
                 _refuse(self._unit, f"has {name} of shape {list(found[name].shape)}")
@@ -204,15 +206,15 @@ class TensorTable:
 
     def _form(self, name: str, rows: int, columns: int) -> Form:
         if name in self._tensors:
-            return FloatForm(self._entry(name, FLOATS, (rows, columns)))
+            return FloatForm(self._entry(name, (self._floats,), (rows, columns)))
         if f"{name}.base.codes" in self._tensors:
             base = self._blocks(f"{name}.base", rows, columns, "decode")
             return DifferenceForm(base, self._blocks(f"{name}.difference", rows, columns, "add"))
         if f"{name}.reference" not in self._tensors:
             return self._blocks(name, rows, columns, "decode")
-        reference = self._entry(f"{name}.reference", FLOATS[1:], (rows, columns))
+        reference = self._entry(f"{name}.reference", (self._floats,), (rows, columns))
         if f"{name}.policy" in self._tensors:
-            return TwoForms(reference, self._entry(f"{name}.policy", FLOATS[1:], (rows, columns)))
+            return TwoForms(reference, self._entry(f"{name}.policy", (self._floats,), (rows, columns)))
         return LosslessForm(
             reference,
             self._entry(f"{name}.flags", ("uint8",), (rows, -(-columns // 8))),
@@ -232,7 +234,7 @@ class TensorTable:
         self._expect(f"{name}.codes", codes, (rows, blocks * decoder.block_size))
         return BlockForm(
             codes,
-            self._entry(f"{name}.scales", FLOATS[:2], (rows, blocks)),
+            self._entry(f"{name}.scales", ("float16",), (rows, blocks)),
             self._entry(f"{name}.zeros", ("int4",), (rows, blocks)) if zeros else None,
             decoder,
         )
@@ -243,7 +245,7 @@ class TensorTable:
         return entry
 
     def _vector(self, name: str, model: ModelName, size: int) -> TensorEntry:
-        return self._entry(self._of_model(name, model), FLOATS, (size,))
+        return self._entry(self._of_model(name, model), (self._floats,), (size,))
 
     def _of_model(self, name: str, model: ModelName) -> str:
         return name if len(self._unit.models) == 1 else f"{name}.{model}"

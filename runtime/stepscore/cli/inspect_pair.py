@@ -102,6 +102,11 @@ def _coding(manifest: Manifest) -> str:
     if manifest.difference is None:
         return manifest.coding
     stored = manifest.difference
+    if stored.unchanged is not None and stored.bits is not None:
+        return (
+            f"lossless difference: {100 * stored.unchanged:.1f} % of the weights unchanged, "
+            f"{stored.bits:.2f} bits for a weight of the policy"
+        )
     how = f", {stored.products}" if stored.products is not None else ""
     calibrated = f", calibrated on {stored.calibration}" if stored.calibration is not None else ""
     rotated = ", rotated" if stored.rotated else ""

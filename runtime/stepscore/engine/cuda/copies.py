@@ -18,6 +18,9 @@ class Copies(ABC):
     Calls from two threads may overlap: one copies weights while the other runs graphs.
     """
 
+    lock_sources: bool = False
+    """Whether sources that are copied again and again stay locked in memory."""
+
     @abstractmethod
     def copy(self, source: NDArray[Any], target: Buffer, offset: int = 0, *, repeated: bool = False) -> None:
         """Copy all bytes of a contiguous array to `offset` of the buffer; ValueError where they do not fit.

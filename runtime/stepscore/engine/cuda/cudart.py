@@ -126,14 +126,14 @@ class CudaCopies(Copies):
         self._runtime = runtime
         self._weights, self._rows = self._stream(), self._stream()
         self._registered: dict[int, int] = {}
-        self._can_register = True
+        self.lock_sources = True
         self._staging = self._locked_buffers()
         self._one_at_a_time = threading.Lock()
 
     @property
     def way(self) -> str:
         """Return how streamed weights are copied: from the locked file, through locked memory, or neither."""
-        if self._can_register:
+        if self.lock_sources:
             return "registered"
         return "staged" if self._staging else "pageable"
 
@@ -144,7 +144,8 @@ class CudaCopies(Copies):
             raise ValueError(f"{len(raw)} bytes at {offset} are outside a buffer of {target.num_bytes}")
         address = target.address + offset
         stream = self._weights if repeated else self._rows
-        if self._staging and not (repeated and self._register(raw)):
+        in_place = repeated and self._register(raw)
+        if self._staging and not in_place:
             with self._one_at_a_time:
                 self._copy_staged(raw, address, stream)
         elif len(raw):
@@ -172,7 +173,7 @@ class CudaCopies(Copies):
 
     def _register(self, raw: NDArray[np.uint8]) -> bool:
         """Lock the pages of an array once; return whether they are locked."""
-        if not self._can_register:
+        if not self.lock_sources:
             return False
         start = raw.ctypes.data // PAGE * PAGE
         size = -(-(raw.ctypes.data + len(raw) - start) // PAGE) * PAGE
@@ -180,12 +181,12 @@ class CudaCopies(Copies):
             return True
         flags = PORTABLE | READ_ONLY
         where = ctypes.c_void_p(start), ctypes.c_size_t(size)
-        self._can_register = self._runtime.status("cudaHostRegister", *where, flags) == 0
-        if self._can_register:
+        self.lock_sources = self._runtime.status("cudaHostRegister", *where, flags) == 0
+        if self.lock_sources:
             self._registered[start] = size
         else:
             self._runtime.status("cudaGetLastError")  # else the next call would report it
-        return self._can_register
+        return self.lock_sources
 
     def _locked_buffers(self) -> list[NDArray[np.uint8]]:
         """Allocate two locked buffers; none where memory cannot be locked."""

@@ -90,11 +90,14 @@ class Device(ABC):
     def __init__(self) -> None:
         self.num_bytes = 0
         """Bytes of all buffers that were asked for and not given back."""
+        self.most_bytes = 0
+        """The most that they ever were."""
 
     def allocate(self, num_bytes: int) -> Buffer:
         """Allocate a buffer; DoesNotFit where the device has no room for it."""
         buffer = self._allocate(num_bytes)
         self.num_bytes += num_bytes
+        self.most_bytes = max(self.most_bytes, self.num_bytes)
         return buffer
 
     def give_back(self, buffer: Buffer) -> None:

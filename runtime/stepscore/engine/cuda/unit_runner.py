@@ -20,7 +20,8 @@ from stepscore.engine.cuda.decoding import Decoding, GraphFiles, Weights
 from stepscore.engine.cuda.device import Buffer, Tensor, run_graph
 from stepscore.engine.cuda.embedding import Embedding
 from stepscore.engine.cuda.hardware import Hardware
-from stepscore.engine.cuda.weight_ring import LoadedStage, StoredStage, mapped
+from stepscore.engine.cuda.mapped_file import MappedFile
+from stepscore.engine.cuda.weight_ring import LoadedStage, StoredStage
 from stepscore.engine.element_types import BITS, FLOAT, ONNX_TYPES, STORED_AS, as_float32, in_type
 from stepscore.engine.ort.sessions import Sessions
 
@@ -34,13 +35,13 @@ class UnitFiles:
     unit: Unit
     table: TensorTable
     stages: Sequence[Stage]
-    weights: NDArray[np.uint8]
+    weights: MappedFile
 
     @classmethod
     def open(cls, pair: Pair, unit: Unit) -> UnitFiles:
         """Open one unit of a pair; raise ModelInvalid for a table that no exporter writes."""
         table = TensorTable.read(pair.path, pair.manifest, unit)
-        return cls(unit, table, table.stages(), mapped(pair.path / unit.folder / contract.WEIGHTS))
+        return cls(unit, table, table.stages(), MappedFile(pair.path / unit.folder / contract.WEIGHTS))
 
     def stored(self) -> list[StoredStage]:
         """Return the stages with their bytes."""
@@ -48,7 +49,7 @@ class UnitFiles:
 
     def floats(self, entry: TensorEntry) -> NDArray[np.float32]:
         """Return a stored vector or table as float32."""
-        raw = self.weights[entry.offset : entry.offset + entry.num_bytes].view(STORED_AS[entry.type])
+        raw = self.weights.part(entry.offset, entry.num_bytes).view(STORED_AS[entry.type])
         return as_float32(raw.reshape(entry.shape), ONNX_TYPES[entry.type])
 
 

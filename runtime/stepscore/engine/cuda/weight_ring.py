@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.tensor_table import Stage, TensorEntry
 from stepscore.engine.cuda.copies import Copies
 from stepscore.engine.cuda.device import Buffer, Device, Tensor
+from stepscore.engine.cuda.mapped_file import MappedFile
 from stepscore.engine.element_types import ONNX_TYPES
 
 
@@ -39,7 +39,7 @@ class StoredStage:
     """A stage and the weight file that has it."""
 
     stage: Stage
-    weights: NDArray[np.uint8]
+    file: MappedFile
 
     @property
     def num_bytes(self) -> int:
@@ -49,13 +49,11 @@ class StoredStage:
     @property
     def source(self) -> NDArray[np.uint8]:
         """Return the stored bytes, mapped."""
-        extent = self.stage.extent
-        return self.weights[extent.offset : extent.offset + extent.size]
+        return self.file.part(self.stage.extent.offset, self.stage.extent.size)
 
-
-def mapped(path: Path) -> NDArray[np.uint8]:
-    """Map a weight file."""
-    return np.memmap(path, np.uint8, "r")
+    def release(self) -> None:
+        """Let go of the mapped pages, which would count as memory of the process."""
+        self.file.release(self.stage.extent.offset, self.stage.extent.size)
 
 
 class WeightRing:
@@ -126,4 +124,6 @@ class WeightRing:
     def _fill(self, index: int, buffer: Buffer, *, repeated: bool = True) -> LoadedStage:
         stored = self._stages[index]
         self._copies.copy(stored.source, buffer, repeated=repeated)
+        if not (repeated and self._copies.lock_sources):
+            stored.release()
         return LoadedStage(stored.stage, buffer)

@@ -117,6 +117,7 @@ def require(provider: Provider) -> None:
         raise ProviderUnavailable(
             f"onnxruntime {ort.__version__} is installed without {CUDA}: it has "
             f"{ort.get_available_providers()}",
-            hint="pip uninstall onnxruntime; pip install 'stepscore[cuda]'",
+            hint="pip uninstall onnxruntime; pip install 'stepscore[cuda]'; or run the pair, slowly, with "
+            "--provider cpu",
         )
     ort.preload_dlls()  # cuBLAS and cuDNN of the nvidia-* packages; logs those it cannot find
