@@ -88,7 +88,7 @@ def manifest(
 
 
 LOSSLESS = Difference(DifferencePrecision.LOSSLESS, Activations.EXACT, None)
-CUDA_FORMS: Mapping[str, tuple[Precision, Difference | None, float, float]] = {
+WEIGHT_BITS: Mapping[str, tuple[Precision, Difference | None, float, float]] = {
     "fp16": (Precision.FP16, None, 16, 16),
     "int8": (Precision.INT8, None, 8.5, 8.5),
     "int8-int4": (Precision.INT8, CODED["merged"], 13.5, 17.5),
@@ -100,7 +100,7 @@ CUDA_FORMS: Mapping[str, tuple[Precision, Difference | None, float, float]] = {
 
 def cuda_manifest(form: str, shape: Architecture = BILLIONS) -> Manifest:
     """A pair for CUDA of this shape, whose weights have the bits that its form takes."""
-    precision, difference, of_layer, of_head = CUDA_FORMS[form]
+    precision, difference, of_layer, of_head = WEIGHT_BITS[form]
     plain = manifest(shape, precision=precision, difference=difference, target=Target.CUDA)
     heads, columns = head_files(shape.vocab_size), range(0, shape.vocab_size, HEAD_PART_COLUMNS)
     attended = shape.num_attention_heads * shape.head_dim
@@ -140,7 +140,7 @@ SHAPES = st.builds(
     num_hidden_layers=st.integers(1, 80),
     vocab_size=st.integers(1, 200_000),
 )
-CUDA_MANIFESTS = st.builds(cuda_manifest, st.sampled_from(list(CUDA_FORMS)), SHAPES)
+CUDA_MANIFESTS = st.builds(cuda_manifest, st.sampled_from(list(WEIGHT_BITS)), SHAPES)
 MANIFESTS = st.builds(
     manifest,
     SHAPES,
