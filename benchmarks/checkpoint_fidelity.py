@@ -34,7 +34,8 @@ from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine import open_engine
-from stepscore.enums import Convention
+from stepscore.engine.base import EngineOptions
+from stepscore.enums import Convention, Provider
 from stepscore.evaluation.first_error import first_error
 from stepscore.prompt.encoder import EncodedPrompt
 from stepscore.records import record_from
@@ -164,7 +165,7 @@ def truth_of(policy: Path, reference: Path, held: Sequence[Held], kept: Path | N
 
 def scored(pair: Path, held: Held) -> tuple[Scores, float]:
     """Return the log-probs of a pair, and the seconds they took."""
-    engine = open_engine(Pair.open(pair))
+    engine = open_engine(Pair.open(pair), EngineOptions(Provider.CPU))
     started = time.perf_counter()
     groups = plan(held.sequences, [0] * len(held.prompts), BATCH_TOKENS, given=engine.given)
     found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -253,8 +254,16 @@ def scores_of(
         calibration = _calibration(calibrated_on, policy, held)
         pair, export_seconds = measure(policy, reference, options, Path(folder), calibration)
         scores, seconds = scored(pair, held)
-        megabytes = Pair.open(pair).num_bytes() / 1e6
-    return scores, {"megabytes": megabytes, "export_seconds": export_seconds, "seconds": seconds}
+        opened = Pair.open(pair)
+        facts = {
+            "megabytes": opened.num_bytes() / 1e6,
+            "export_seconds": export_seconds,
+            "seconds": seconds,
+        }
+        stored = opened.manifest.difference
+        if stored is not None and stored.unchanged is not None:
+            facts |= {"unchanged": stored.unchanged, "policy_bits": stored.bits}
+    return scores, facts
 
 
 def _calibration(text: CalibrationText, policy: Path, held: Held) -> Texts:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.reporting.cpu_tables import beam_search, latency, operators
 from benchmarks.reporting.fidelity_tables import checkpoint_fidelity, fidelity, matrix, summary
+from benchmarks.reporting.gpu_estimate_tables import gpu_cards, gpu_memory
 from benchmarks.reporting.gpu_tables import gpu
 from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
 from benchmarks.reporting.table import Results, Table, markdown
@@ -34,6 +35,8 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "beam_search": beam_search,
     "matrix": matrix,
     "gpu": gpu,
+    "gpu_memory": gpu_memory,
+    "gpu_cards": gpu_cards,
 }
 MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 

@@ -10,6 +10,8 @@ from stepscore.enums import Activations, Coding, DifferencePrecision, Precision,
 from stepscore_export.options import ExportOptions
 
 DEFAULT, EXACT, FP32 = "int8 + int8, int8 activations", "int8 + int4, exact activations", "fp32"
+LOSSLESS = "bf16, lossless difference"
+LOSSLESS_ON_CPU = f"{LOSSLESS}, for CUDA; run in fp32 on the CPU"
 CODED, FP16, BF16 = "int8 + int4", "fp16", "bf16"
 
 FORMS: Mapping[Provider, Mapping[str, ExportOptions]] = {
@@ -40,6 +42,7 @@ class CalibrationText(StrEnum):
     REAL = "solutions of shared/data that are not measured"
 
 
+LOSSLESS_OPTIONS = ExportOptions(Precision.BF16, Target.CUDA, coding=Coding.DIFFERENCE)
 _INT4 = ExportOptions(Precision.INT4, coding=Coding.DIFFERENCE)
 _BASES = {DEFAULT: FORMS[Provider.CPU][DEFAULT], EXACT: FORMS[Provider.CPU][EXACT], "int4 + int4": _INT4}
 _REMEDIES = {
@@ -59,6 +62,7 @@ REAL_FORMS: Mapping[str, tuple[ExportOptions, CalibrationText]] = {
         for name, form in _BASES.items()
         for remedy, (options, calibration) in _REMEDIES.items()
     },
+    LOSSLESS_ON_CPU: (LOSSLESS_OPTIONS, CalibrationText.NOTHING),
     "int8, independent; prefix": (
         ExportOptions(Precision.INT8, coding=Coding.INDEPENDENT),
         CalibrationText.NOTHING,

@@ -11,11 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stepscore.artifact.manifest import Manifest
-from stepscore.enums import Residency
+from stepscore.enums import Precision, Residency
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.gpu import decoded_elements, is_decoded, stage_sizes, streamed_bytes
+from stepscore.memory.gpu import (
+    decoded_elements,
+    is_decoded,
+    is_lossless,
+    stage_sizes,
+    streamed_bytes,
+)
 from stepscore.memory.settings import Settings
 
 
@@ -50,8 +56,9 @@ HIDDEN_VECTORS, WIDE_VECTORS = 19, 8
 intermediate_size in the MLP."""
 LOGIT_BYTES = 16
 """Bytes moved for a logit: fp32, its log-softmax."""
-DECODED_BYTES = 35
-"""Bytes of bandwidth that decoding an element costs: ONNX Runtime's kernels spend it on integer divisions."""
+DIFFERENCE_BYTES, INDEPENDENT_BYTES, LOSSLESS_BYTES = 35, 18, 8
+"""Bytes of bandwidth that decoding a weight of both models costs. ONNX Runtime's kernels spend it on integer
+divisions; a lossless difference is decoded by a kernel of its own, bound by its reads and writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,12 @@ class Expectation:
 
 
 def expectations(manifest: Manifest) -> Iterator[Expectation]:
-    """Yield the expectation for every card; one without settings where the pair does not fit at all."""
+    """Yield the expectation for every card; one without settings where the pair does not run there."""
     for card in CARDS:
         limit = round(card.gigabytes * 1e9)
+        if manifest.precision is Precision.BF16 and not card.has_bf16:
+            yield Expectation(card, None, 0, 0.0)
+            continue
         try:
             settings = fit_settings(manifest, memory_limit=limit)
         except DoesNotFit:
@@ -80,11 +90,19 @@ def expectations(manifest: Manifest) -> Iterator[Expectation]:
 def tokens_per_second(manifest: Manifest, settings: Settings, card: Card) -> float:
     """Return the expected tokens/s through both models, of full windows without shared prefixes."""
     computed = settings.window_tokens * seconds_per_token(manifest, card)
-    if is_decoded(manifest):
-        elements = len(stage_sizes(manifest)) / len(manifest.units) * decoded_elements(manifest)
-        computed += 2 * elements * DECODED_BYTES / (card.bandwidth * 1e9)
+    elements = len(stage_sizes(manifest)) / len(manifest.units) * decoded_elements(manifest)
+    computed += elements * decoded_bytes(manifest) / (card.bandwidth * 1e9)
     copied = streamed_bytes(manifest, settings) / (card.link * 1e9)
     return settings.window_tokens / max(computed, copied)
+
+
+def decoded_bytes(manifest: Manifest) -> int:
+    """Return the bytes of bandwidth that decoding a weight of both models costs, once a window."""
+    if not is_decoded(manifest):
+        return 0
+    if is_lossless(manifest):
+        return LOSSLESS_BYTES
+    return INDEPENDENT_BYTES if manifest.difference is None else DIFFERENCE_BYTES
 
 
 def seconds_per_token(manifest: Manifest, card: Card) -> float:
@@ -104,7 +122,8 @@ def described(manifest: Manifest, expected: Expectation) -> str:
     """Return an expectation as text."""
     settings = expected.settings
     if settings is None:
-        return "does not fit"
+        lacks_bf16 = manifest.precision is Precision.BF16 and not expected.card.has_bf16
+        return "does not compute in bf16" if lacks_bf16 else "does not fit"
     kept = ""
     if settings.residency is Residency.PARTIAL:
         kept = f", {settings.resident_stages} of {len(stage_sizes(manifest))} stages resident"
