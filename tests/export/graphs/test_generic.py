@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from testing.checkpoints import TINY
-from testing.forms import COMPUTE, CUDA_PRECISIONS, MERGED
+from testing.cuda_forms import CUDA_FORMS, a_cuda_form_of_each_kind, every_cuda_form
+from testing.forms import COMPUTE, CUDA_PRECISIONS
 from testing.graphs import external, load, nodes, operators
 from testing.pairs import PairOf
 
@@ -21,17 +21,11 @@ from stepscore.artifact import generic_graphs as names
 from stepscore.artifact.graph_check import check_graphs
 from stepscore.artifact.graph_contract import GIVEN_HIDDEN, HIDDEN, NEXT_ROWS, PARTS, ROWS
 from stepscore.artifact.pair import Pair
-from stepscore.enums import Coding, Precision, Target
+from stepscore.enums import Precision
 from stepscore_export.graphs.generic import generic_layer, of_models
 from stepscore_export.graphs.shape import Shape
-from stepscore_export.options import ExportOptions
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-FORMS = {
-    **{str(each): ExportOptions(each, Target.CUDA, coding=Coding.INDEPENDENT) for each in CUDA_PRECISIONS},
-    **{f"{each}-difference": replace(form, target=Target.CUDA) for each, form in MERGED.items()},
-}
-every_cuda_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 every_cuda_precision = pytest.mark.parametrize("precision", CUDA_PRECISIONS)
 EMBED = "embed.onnx", "embed.fp32.onnx"
 """The graphs that have weights: they look up rows of the file on the host."""
@@ -51,7 +45,7 @@ def graphs(pair: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def independent(pair_of: PairOf, precision: Precision) -> Path:
-    return pair_of.form(FORMS[str(precision)])
+    return pair_of.form(CUDA_FORMS[precision.value][0])
 
 
 def types(graph: onnx.GraphProto, wanted: set[str]) -> set[int]:
@@ -67,9 +61,9 @@ def types(graph: onnx.GraphProto, wanted: set[str]) -> set[int]:
 
 
 @every_cuda_form
-def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions) -> None:
+def test_graph_files_hold_no_weights(pair_of: PairOf, form: str) -> None:
     """There are a few constants: axes, shapes, a zero point."""
-    for name, model in graphs(pair_of.form(form)):
+    for name, model in graphs(pair_of.form(CUDA_FORMS[form][0])):
         inside = [each for each in model.graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
         assert all(np.prod(each.dims) <= 4 for each in inside), name
         assert name in EMBED or not external(model), name
@@ -77,8 +71,8 @@ def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions) -> No
 
 
 @every_cuda_form
-def test_a_handful_of_files_is_all(pair_of: PairOf, form: ExportOptions) -> None:
-    pair = pair_of.form(form)
+def test_a_handful_of_files_is_all(pair_of: PairOf, form: str) -> None:
+    pair = pair_of.form(CUDA_FORMS[form][0])
     manifest = Pair.open(pair).manifest
     found = [name for name, _ in graphs(pair)]
     assert sorted(found) == sorted(names.generic_files(manifest, manifest.units[0]))
@@ -86,8 +80,8 @@ def test_a_handful_of_files_is_all(pair_of: PairOf, form: ExportOptions) -> None
 
 
 @every_cuda_form
-def test_the_embedding_is_within_the_weight_file_at_pages(pair_of: PairOf, form: ExportOptions) -> None:
-    pair = pair_of.form(form)
+def test_the_embedding_is_within_the_weight_file_at_pages(pair_of: PairOf, form: str) -> None:
+    pair = pair_of.form(CUDA_FORMS[form][0])
     folder = Pair.open(pair).manifest.units[0].folder
     size = (pair / folder / "weights.bin").stat().st_size
     for name in EMBED:
@@ -100,15 +94,21 @@ def test_the_embedding_is_within_the_weight_file_at_pages(pair_of: PairOf, form:
 
 
 @every_cuda_form
-def test_every_initializer_is_read(pair_of: PairOf, form: ExportOptions) -> None:
-    for name, model in graphs(pair_of.form(form)):
+def test_every_initializer_is_read(pair_of: PairOf, form: str) -> None:
+    for name, model in graphs(pair_of.form(CUDA_FORMS[form][0])):
         read = {value for node in nodes(model.graph) for value in node.input}
         assert {each.name for each in model.graph.initializer} <= read, name
 
 
-@pytest.mark.parametrize("precision", MERGED)
-def test_models_of_equal_constants_have_the_same_layer(pair_of: PairOf, precision: Precision) -> None:
-    folder = pair_of.form(FORMS[f"{precision}-difference"]) / "both"
+@a_cuda_form_of_each_kind
+def test_models_of_equal_constants_have_the_same_graphs(pair_of: PairOf, form: str) -> None:
+    """Of two units all graphs, of one unit the layers of its models."""
+    pair = pair_of.form(CUDA_FORMS[form][0])
+    if (pair / "policy").exists():
+        for path in (pair / "policy").glob("*.onnx"):
+            assert path.read_bytes() == (pair / "reference" / path.name).read_bytes()
+        return
+    folder = pair / "both"
     for name in LAYERS:
         for end in (".onnx", ".fp32.onnx"):
             one, other = (folder / f"{name}_{model}{end}" for model in ("reference", "policy"))
@@ -151,10 +151,10 @@ def test_a_layer_has_exactly_these_operators(pair_of: PairOf, precision: Precisi
 
 
 @every_cuda_form
-def test_16_bit_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, form: ExportOptions) -> None:
+def test_16_bit_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, form: str) -> None:
     """Nor a choice on the host: they have no If."""
     on_the_cpu = {"If", "LessOrEqual", "GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits", "Range"}
-    for name, model in graphs(pair_of.form(form)):
+    for name, model in graphs(pair_of.form(CUDA_FORMS[form][0])):
         if name not in EMBED and not name.endswith(".fp32.onnx"):
             assert operators(model).keys().isdisjoint(on_the_cpu), name
 
@@ -236,17 +236,17 @@ def test_bf16_activation_is_computed_in_fp32(pair_of: PairOf) -> None:
 
 
 @every_cuda_form
-def test_activations_have_16_bits_and_in_the_other_variant_32(pair_of: PairOf, form: ExportOptions) -> None:
+def test_activations_have_16_bits_and_in_the_other_variant_32(pair_of: PairOf, form: str) -> None:
     """Weights as the graphs read them too."""
-    for name, model in graphs(pair_of.form(form)):
+    for name, model in graphs(pair_of.form(CUDA_FORMS[form][0])):
         wanted = OF_ACTIVATIONS - ({ROWS} if name.startswith("head") else set())
-        expected = FLOAT if name.endswith(".fp32.onnx") else COMPUTE[form.precision]
+        expected = FLOAT if name.endswith(".fp32.onnx") else COMPUTE[CUDA_FORMS[form][0].precision]
         assert types(model.graph, wanted) == {expected}, name
 
 
 @every_cuda_form
-def test_scales_are_read_as_they_are_stored(pair_of: PairOf, form: ExportOptions) -> None:
-    for name, model in graphs(pair_of.form(form)):
+def test_scales_are_read_as_they_are_stored(pair_of: PairOf, form: str) -> None:
+    for name, model in graphs(pair_of.form(CUDA_FORMS[form][0])):
         if name.startswith(("decode", "add")):
             assert types(model.graph, {names.SCALES}) == {HALF}, name
 
@@ -261,9 +261,9 @@ def test_without_codes_the_fp32_variant_widens_what_is_stored(pair_of: PairOf, p
 
 
 @every_cuda_form
-def test_logits_are_in_fp32_before_the_softmax(pair_of: PairOf, form: ExportOptions) -> None:
+def test_logits_are_in_fp32_before_the_softmax(pair_of: PairOf, form: str) -> None:
     """`head_tile_fp32` widens what the GEMM reads, the other one what it gives."""
-    found = dict(graphs(pair_of.form(form)))
+    found = dict(graphs(pair_of.form(CUDA_FORMS[form][0])))
     for name in HEADS:
         graph = found[f"{name}.onnx"].graph
         assert types(graph, {PARTS}) == {FLOAT}
@@ -280,9 +280,9 @@ def test_logits_are_in_fp32_before_the_softmax(pair_of: PairOf, form: ExportOpti
 
 
 @every_cuda_form
-def test_the_onnx_checker_accepts_all_but_layers(pair_of: PairOf, form: ExportOptions) -> None:
+def test_the_onnx_checker_accepts_all_but_layers(pair_of: PairOf, form: str) -> None:
     """It does not know ONNX Runtime's own norms: layers are checked by being run."""
-    pair = pair_of.form(form)
+    pair = pair_of.form(CUDA_FORMS[form][0])
     folder = pair / Pair.open(pair).manifest.units[0].folder
     paths = [path for path in folder.glob("*.onnx") if not path.name.startswith(LAYERS)]
     assert len(paths) >= 5
@@ -291,6 +291,6 @@ def test_the_onnx_checker_accepts_all_but_layers(pair_of: PairOf, form: ExportOp
 
 
 @every_cuda_form
-def test_the_runtime_accepts_every_graph(pair_of: PairOf, form: ExportOptions) -> None:
-    pair = pair_of.form(form)
+def test_the_runtime_accepts_every_graph(pair_of: PairOf, form: str) -> None:
+    pair = pair_of.form(CUDA_FORMS[form][0])
     check_graphs(pair, Pair.open(pair).manifest)
