@@ -15,7 +15,7 @@ from stepscore.enums import Precision, Residency
 from stepscore.memory.cards import CARDS, Card, described, expectations, tokens_per_second
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.gpu import stage_sizes
+from stepscore.memory.gpu import stage_sizes, streamed_bytes
 from stepscore.memory.settings import Settings
 
 BY_NAME = {card.name: card for card in CARDS}
@@ -41,6 +41,16 @@ def test_more_stages_streamed_are_never_faster(pair: Manifest, card: Card) -> No
     kept = [Residency.STREAM, *range(len(stage_sizes(pair)) + 1), Residency.RESIDENT]
     speeds = [tokens_per_second(pair, of(settings, each), card) for each in kept]
     assert speeds == sorted(speeds)
+
+
+@given(CUDA_MANIFESTS, st.sampled_from(CARDS))
+def test_a_slow_link_alone_decides_where_stages_are_streamed(pair: Manifest, card: Card) -> None:
+    slow = replace(card, link=1e-6)
+    streamed, resident = (of(fit_settings(pair), each) for each in (Residency.STREAM, Residency.RESIDENT))
+    seconds = streamed_bytes(pair, streamed) / (slow.link * 1e9)
+    expected = pytest.approx(streamed.window_tokens / seconds)
+    assert tokens_per_second(pair, streamed, slow) == expected
+    assert tokens_per_second(pair, resident, slow) == tokens_per_second(pair, resident, card)
 
 
 def of(settings: Settings, kept: Residency | int) -> Settings:
