@@ -1,18 +1,20 @@
-"""Measure tokens/s and memory of each form and residency on a GPU, next to the cuBLAS floor and PyTorch.
+"""Measure speed, memory and fidelity of each form on a GPU, next to the cuBLAS floor and PyTorch.
 
-    make bench-gpu                       Qwen2.5-7B shape, 28 layers, about 6 minutes on one H200
-    make bench-gpu FLAGS="--only floor pair --forms fp16"
-    make bench-gpu FLAGS=--quick         a tiny model, to see that it works
+    make bench-gpu                        Qwen2.5-7B shape, 28 layers, about 10 minutes on one H100 or H200
+    make bench-gpu FLAGS="--seconds 400"  start no part after 400 seconds; the next run goes on there
+    make bench-gpu FLAGS="--only floor engine --forms fp16"
+    make bench-gpu FLAGS="--device cpu --quick"    the whole plan without a GPU: no number means a thing
 
-Pairs are hollow (support/hollow.py): work and memory are real, weights and rewards are not. `windows` are
-sequences of 512 random ids without shared prefixes, so a speed can be compared with the floor
+Pairs are hollow (support/hollow.py): work and memory are real, weights and rewards are not. `engine` runs
+windows of 512 random ids a sequence without shared prefixes, so that a speed can be compared with the floor
 (support/cublas_floor.py). `text` is a sample of best-of-8 solutions, the same token ids for every engine,
 input tokens per second. PyTorch has random weights; of bitsandbytes' one layer is made, and run as often as
-there are layers. `fidelity` scores the problems of the bundled pair, which is trained, in every form and with
-PyTorch on the GPU: relative RMS errors of the log-ratio against fp64.
+there are layers. `fidelity` scores problems with the bundled pair, which is trained: relative RMS errors of
+the log-ratio against fp64.
 
-Each part is a separate process (support/gpu_parts.py). Memory is what the driver reports, sampled, less what
-was used before.
+Each part is a process (support/gpu_parts.py) with a time limit, and the most decisive ones come first
+(support/gpu_plan.py). Its line is printed at once and appended to results/gpu_<card>.jsonl; a part that has a
+line there is not run again. Memory is what the driver reports, sampled, less what was used before.
 """
 
 from __future__ import annotations
@@ -20,88 +22,129 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.forms import CODED
-from benchmarks.support.gpu_parts import MAIN_FORMS, MEASURED, PARTS, SEPARATE, SHAPE
+from benchmarks.support.gpu_bench import Bench
+from benchmarks.support.gpu_lines import append_line, lines_name, measured, read_lines, with_shares
+from benchmarks.support.gpu_parts import ERROR_LINES, PARTS
+from benchmarks.support.gpu_plan import GPU_FORMS, Part, PartName, plan
 from benchmarks.support.machine import gpu_facts
 from benchmarks.support.options import add_child, benchmark_parser
-from benchmarks.support.results import logged, write_result
+from benchmarks.support.results import QUICK_RESULTS, RESULTS
 from benchmarks.support.shapes import QUICK, QWEN_7B
 
-from stepscore.enums import Residency
-
-ERROR_LINES = 8
+from stepscore.enums import Provider
 
 
 def main() -> None:
-    """Run the parts; write results/gpu.json after each of them."""
+    """Run the parts that have no line yet."""
     options = parsed_options()
     if options.child:
-        part, scratch, *arguments = options.child
-        print(json.dumps(PARTS[part](Path(scratch), *arguments)))
+        scratch, name, *arguments = options.child
+        print(json.dumps(PARTS[PartName(name)](Bench.read(Path(scratch)), *arguments)))
         return
     shape = QUICK if options.quick else QWEN_7B
     shape = replace(shape, num_hidden_layers=options.layers or shape.num_hidden_layers)
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        scratch = Path(folder)
-        (scratch / SHAPE).write_text(json.dumps(asdict(shape)))
-        result: dict[str, Any] = {"quick": options.quick, "gpu": gpu_facts(), "shape": asdict(shape)}
-        result["rows"] = rows = []
-        for part, *arguments in parts(options):
-            if time.perf_counter() - started > options.seconds:
-                row = {"part": part, "arguments": arguments, "skipped": f"after {options.seconds} seconds"}
-            else:
-                row = {"part": part, **_run(part, scratch, *arguments)}
-            rows.append(logged(row))
-            path = write_result(options.name, result, quick=options.quick, folder=options.results)
-    print(path)
+        bench = Bench(Path(folder), shape, options.device, options.quick)
+        bench.write()
+        run_plan(bench, plan(options.only, options.forms), options)
 
 
-def parsed_options() -> argparse.Namespace:
+def parsed_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = benchmark_parser(__doc__)
     add_child(parser)
+    names, devices = list(PartName), [Provider.CUDA, Provider.CPU]
+    parser.add_argument("--device", type=Provider, choices=devices, default=Provider.CUDA)
     parser.add_argument("--layers", type=int, help="use fewer layers than the shape has")
-    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS), help="run these parts")
-    parser.add_argument("--forms", nargs="*", choices=list(MEASURED), default=list(MEASURED))
-    parser.add_argument("--seconds", type=float, default=3600, help="start no part after N seconds")
-    parser.add_argument("--name", default="gpu", help="name the result file NAME.json")
-    parser.add_argument("--results", type=Path, help="write the result to this folder")
-    return parser.parse_args()
-
-
-def parts(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """Yield the parts and their arguments, the most important first."""
-    forms = [form for form in MEASURED if form in options.forms]
-    chosen: list[tuple[str, ...]] = [("floor",), ("fidelity", *forms)]
-    chosen += [("pair", form, Residency.RESIDENT) for form in forms if form in MAIN_FORMS]
-    chosen += [("profile", form) for form in forms if form in MAIN_FORMS]
-    chosen += [("peer", "fp16"), ("pair", CODED, Residency.STREAM), ("pair", "bf16", Residency.RESIDENT)]
-    chosen += [("peer", "bf16"), ("pair", "fp16", Residency.STREAM), ("peer", "int8")]
-    chosen += [("pair", SEPARATE, Residency.RESIDENT), ("pair", "fp16", Residency.ALTERNATE), ("peer", "nf4")]
-    return (
-        part for part in chosen if part[0] in options.only and (part[0] != "pair" or part[1] in options.forms)
+    parser.add_argument(
+        "--only", nargs="*", type=PartName, choices=names, default=names, help="run these parts"
     )
+    parser.add_argument("--forms", nargs="*", choices=list(GPU_FORMS), default=list(GPU_FORMS))
+    parser.add_argument("--seconds", type=float, default=3600, help="start no part after N seconds")
+    parser.add_argument("--again", action="store_true", help="run parts again that have a line already")
+    parser.add_argument(
+        "--results", type=Path, help="append lines to a file in this folder; those of results/ count as run"
+    )
+    options = parser.parse_args(arguments)
+    if options.device is Provider.CPU and not options.quick:
+        parser.error("--device cpu requires --quick: nothing is measured on a CPU")
+    return options
 
 
-def _run(part: str, scratch: Path, *arguments: str) -> dict[str, Any]:
-    """Run a part in a child process; the row of one that fails holds its last lines."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--child", part, str(scratch), *arguments]
-    environment = os.environ | ({"CUDA_LAUNCH_BLOCKING": "1"} if part == "profile" else {})
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode == 0:
-        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return row
-    return {"arguments": arguments, "failed": done.stderr.strip().splitlines()[-ERROR_LINES:]}
+def run_plan(bench: Bench, parts: list[Part], options: argparse.Namespace) -> None:
+    """Run parts in order; print the line of each and append it to the file of the card."""
+    card = str(gpu_facts()["name"]) if bench.on_gpu else "cpu"
+    kept = QUICK_RESULTS if bench.quick else RESULTS
+    path = (options.results or kept) / lines_name(card)
+    known = read_lines(kept / path.name) if options.results else []
+    started = time.perf_counter()
+    for index, part in enumerate(parts):
+        lines = known + read_lines(path)
+        if not options.again and (part, bench.shape.num_hidden_layers) in measured(lines):
+            continue
+        if time.perf_counter() - started > options.seconds:
+            print(f"{len(parts) - index} parts are left: run it again", file=sys.stderr)
+            break
+        line = with_shares(_measured_line(bench, part, card), lines)
+        print(json.dumps(line), flush=True)
+        append_line(path, line)
+    print(path, file=sys.stderr)
+
+
+def _measured_line(bench: Bench, part: Part, card: str) -> dict[str, Any]:
+    started = time.perf_counter()
+    row = run_part(bench, part)
+    return {
+        "part": part.name.value,
+        "arguments": list(part.arguments),
+        "device": bench.device.value,
+        "card": card,
+        "layers": bench.shape.num_hidden_layers,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 1),
+        **row,
+    }
+
+
+def run_part(bench: Bench, part: Part) -> dict[str, Any]:
+    """Run a part in a process; the row of one that fails, or takes too long, holds its last lines."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--child", str(bench.scratch), part.name.value]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*command, *part.arguments], text=True, start_new_session=True, **pipes)
+    limit = bench.sizes.part_seconds
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return {"failed": [f"ended after {limit:.0f} seconds", *_last_lines(process.communicate()[1])]}
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:
+        return {"failed": _last_lines(errors) or [f"exit status {process.returncode}"]}
+    row: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return row
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and those it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_lines(text: str) -> list[str]:
+    return text.strip().splitlines()[-ERROR_LINES:]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_estimates       no GPU needed: this is the arithmetic of stepscore/memory
 
-It writes results/gpu_estimates.json. Sizes are those of the layout that an export would write; no weight is read.
-The lossless pair assumes the bits of a weight that the close real pair needs (results/checkpoint_fidelity_*.json).
+It writes results/gpu_estimates.json. Sizes are those of the layout that an export would write; no weight is
+read. The lossless pair takes as many bits for a weight as the close real pair does (its result file says so).
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.peers.contender import SequenceLogprobs, Tokens
 from benchmarks.peers.transformers_card import padded_logprobs
 
+from stepscore.enums import Provider
+
 if TYPE_CHECKING:
     import torch
     from transformers import Qwen2ForCausalLM
 
-DEVICE = "cuda"
 
-
-def random_model(folder: Path, precision: str) -> Qwen2ForCausalLM:
+def random_model(folder: Path, precision: str, device: Provider) -> Qwen2ForCausalLM:
     """Return a model of a checkpoint's shape with random weights: fp16, bf16, int8 or nf4.
 
     With bitsandbytes (int8, nf4) one layer is made, and run as often as there are layers.
@@ -29,23 +29,23 @@ def random_model(folder: Path, precision: str) -> Qwen2ForCausalLM:
     if by_bitsandbytes:
         config.num_hidden_layers, config.layer_types = 1, ["full_attention"]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    with torch.device(DEVICE):
+    with torch.device(device.value):
         model: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     if by_bitsandbytes:
-        _quantize(model.model.layers[0], precision)
+        _quantize(model.model.layers[0], precision, device)
         model.model.layers = torch.nn.ModuleList(list(model.model.layers) * layers)
         config.num_hidden_layers, config.layer_types = layers, ["full_attention"] * layers
     return model
 
 
-def _quantize(module: torch.nn.Module, precision: str) -> None:
+def _quantize(module: torch.nn.Module, precision: str, device: Provider) -> None:
     """Replace linear layers with bitsandbytes'."""
     import bitsandbytes as bnb  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.Linear):
-            _quantize(child, precision)
+            _quantize(child, precision, device)
             continue
         size, bias = (child.in_features, child.out_features), child.bias is not None
         if precision == "int8":
@@ -53,7 +53,7 @@ def _quantize(module: torch.nn.Module, precision: str) -> None:
         else:
             quantized = bnb.nn.LinearNF4(*size, bias=bias, compute_dtype=torch.float16)
         quantized.load_state_dict(child.cpu().state_dict())
-        setattr(module, name, quantized.to(DEVICE))
+        setattr(module, name, quantized.to(device.value))
 
 
 def by_torch(models: Sequence[Any], sequences: Sequence[Tokens], batch: int) -> list[SequenceLogprobs]:

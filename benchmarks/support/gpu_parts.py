@@ -1,216 +1,143 @@
-"""Parts of the GPU benchmark, each measured in a process of its own: a part's arguments in, its row out."""
+"""Parts of the GPU benchmark: each runs in a process of its own, and returns what its line says."""
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from benchmarks.peers.contender import SequenceLogprobs, Tokens
-from benchmarks.peers.stepscore_pair import LoadedPair
-from benchmarks.peers.transformers_gpu import DEVICE, by_torch, random_model
 from benchmarks.support.cublas_floor import measure_floor
-from benchmarks.support.forms import CODED, FORMS, FP16
-from benchmarks.support.hollow import write_hollow_pair
-from benchmarks.support.machine import gpu_peak_mb
-from benchmarks.support.profiles import after_first_run, of_stages, profiled
-from benchmarks.support.rates import ratio_error, rounded
-from benchmarks.support.workloads import best_of_8
-from testing.shared_data import SHARED_DATA
+from benchmarks.support.gpu_bench import Bench, call_seconds, pass_seconds, speed_of
+from benchmarks.support.gpu_fidelity import fidelity
+from benchmarks.support.gpu_plan import TRANSFORMERS, PartName
+from benchmarks.support.machine import facts as machine_facts
+from benchmarks.support.machine import gpu_facts, gpu_limits
 
 from stepscore.artifact.pair import Pair
-from stepscore.bench import rate
 from stepscore.engine.base import EngineOptions
-from stepscore.engine.ort.engine import OrtEngine
-from stepscore.enums import Products, Provider, Residency
-from stepscore.memory.fit import fit_settings
-from stepscore.memory.settings import CUDA_BATCH_TOKENS, Settings
-from stepscore_export.families.base import DecoderConfig
-from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import Texts, bundled_texts
+from stepscore.engine.cuda.engine import CudaEngine
+from stepscore.enums import Precision, Residency
+from stepscore.errors import StepscoreError
+from stepscore.memory.estimate import estimate
+from stepscore.memory.settings import Settings
 
-SEPARATE = "int8 + int4, separate products"
-ON_CUDA = FORMS[Provider.CUDA]
-MEASURED = {**ON_CUDA, SEPARATE: replace(ON_CUDA[CODED], products=Products.SEPARATE)}
-MAIN_FORMS = (FP16, CODED)
-WINDOWS = (1024, 2048, 4096, 8192, 16_384, 32_768)
-FEW_WINDOWS = (4096, 16_384, 32_768)
-"""Windows of the other forms, and of residencies that read all weights once per window."""
-BATCHES = (2048, 16_384)
-SEQUENCE_TOKENS = 512
-PROBLEMS = 6
-EXAMPLE_PROBLEMS = 60
-REPEATS = 3
-PROFILED_LAYERS = 2
-LARGEST_OPERATORS = 12
-SHAPE = "shape.json"
-"""File of the scratch folder that holds the shape to measure."""
+ROOT = Path(__file__).parents[2]
+ERROR_LINES = 8
+PADDED_BATCH = 8
+Row = dict[str, Any]
 
 
-def floor(scratch: Path) -> dict[str, Any]:
-    """Measure the floor of the shape."""
-    return measure_floor(_shape(scratch))
+def facts(bench: Bench) -> Row:
+    """Return machine, versions, and the card with its limits."""
+    card = {"gpu": gpu_facts() | gpu_limits()} if bench.on_gpu else {}
+    return {"quick": bench.quick, "machine": machine_facts(), **card}
 
 
-def fidelity(scratch: Path, *forms: str) -> dict[str, Any]:
-    """Score problems with the bundled pair: every form, and PyTorch in 16 bits, against fp64."""
-    import torch  # noqa: PLC0415
-    from parity_tests.support.bundled_pair import EXAMPLE, Problems  # noqa: PLC0415
-    from parity_tests.support.bundled_pair import PROBLEMS as PROBLEMS_FILE  # noqa: PLC0415
-    from parity_tests.support.fp64_reference import Numerics, pair_logprobs  # noqa: PLC0415
-    from transformers import Qwen2ForCausalLM  # noqa: PLC0415
-
-    models = EXAMPLE.write(scratch / "example")
-    problems = Problems.read(PROBLEMS_FILE, models, EXAMPLE_PROBLEMS)
-    truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
-    errors: dict[str, float] = {}
-    text = Texts(None, bundled_texts().records[:1])  # this part measures fidelity itself, on more text
-    for form in forms:
-        pair = export_pair(
-            models.policy, models.reference, scratch / "example-pair", MEASURED[form], texts=text, force=True
-        )
-        engine = OrtEngine(pair)
-        errors[form] = ratio_error(_scored(engine, problems.ids, fit_settings(pair.manifest)), truth)
-    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        loaded = [
-            Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(DEVICE)
-            for folder in (models.policy, models.reference)
-        ]
-        errors[f"transformers {name}"] = ratio_error(by_torch(loaded, problems.ids, 1), truth)
-    return {
-        "problems": len(problems.ids),
-        "tokens": sum(map(len, problems.ids)),
-        "log_ratio_error": {name: float(f"{error:.3g}") for name, error in errors.items()},
-    }
+def floor(bench: Bench, precision: str) -> Row:
+    """Measure the floor at the sizes of all windows but the largest, whose batches are no larger."""
+    sizes, kind = bench.sizes, Precision(precision)
+    rows = sizes.windows[:-1]
+    return {"rows": measure_floor(bench.shape, bench.device, kind, rows, sizes.sustained_seconds)}
 
 
-def pair(scratch: Path, form: str, residency: str) -> dict[str, Any]:
-    """Measure a hollow pair: memory, and tokens/s by window, on text and by batch size."""
-    folder = scratch / form.replace(" ", "-")
-    if not (folder / "pair").is_dir():
-        write_hollow_pair(folder, _shape(scratch), MEASURED[form])
-    row: dict[str, Any] = {"form": form, "residency": residency}
-    with gpu_peak_mb() as peak:
-        opened = Pair.open(folder / "pair")
-        settings = fit_settings(opened.manifest, residency=Residency(residency))
-        vocabulary = opened.manifest.architecture.vocab_size
-        started = time.perf_counter()
-        engine = OrtEngine(opened, EngineOptions(residency=settings.residency, head_rows=settings.head_rows))
-        _scored(engine, _random(vocabulary, 1), settings)
-        row["load_and_first_seconds"] = round(time.perf_counter() - started, 2)
-        row["loaded_mb"] = peak[0]
-        resident = settings.residency is Residency.RESIDENT
-        in_full, repeats = resident and form in MAIN_FORMS, REPEATS if resident else 1
-        row["windows"] = [
-            _timed(engine, _random(vocabulary, tokens // SEQUENCE_TOKENS), settings, repeats)
-            | {"peak_mb": peak[0]}
-            for tokens in (WINDOWS if in_full else FEW_WINDOWS)
-        ]
-        if resident:
-            text = _text(scratch, opened)
-            row["text"] = _timed(engine, text, settings, repeats)
-        if in_full:
-            row["text_not_shared"] = _timed(engine, text, settings, repeats, share=False)
-            row["batches"] = [
-                {"max_batch_tokens": tokens}
-                | _timed(engine, _random(vocabulary, 32), replace(settings, max_batch_tokens=tokens), repeats)
-                for tokens in BATCHES
-            ]
-    return row | {"peak_mb": peak[0]}
+def engine(bench: Bench, form: str, residency: str) -> Row:
+    """Measure a hollow pair: loading, tokens/s and memory by window, smallest first.
 
-
-def peer(scratch: Path, precision: str) -> dict[str, Any]:
-    """Measure PyTorch as the model card runs it, or with bitsandbytes' linear layers."""
-    row: dict[str, Any] = {"peer": f"transformers {precision}"}
-    folder = next(scratch.glob("*/policy"))
-    text = _text(scratch, Pair.open(folder.parent / "pair"))
-    with gpu_peak_mb() as peak:
-        models = [random_model(folder, precision) for _ in range(2)]
-        row["loaded_mb"] = peak[0]
-        row["text"] = _repeated(lambda: by_torch(models, text, 1), text)
-        row["text_batches_of_8"] = _repeated(lambda: by_torch(models, text, 8), text)
-    return row | {"peak_mb": peak[0]}
-
-
-def profile(scratch: Path, form: str) -> dict[str, Any]:
-    """Measure milliseconds by operator: two layers and the head, one large batch.
-
-    CUDA_LAUNCH_BLOCKING, set for this part, has every kernel waited for, so that ONNX Runtime's profile shows
-    GPU time.
+    `peak_mb` of a window is the peak so far. A window that fails ends the row, unless it is the first.
     """
-    shape = replace(_shape(scratch), num_hidden_layers=PROFILED_LAYERS)
-    folder = scratch / f"profile-{form.replace(' ', '-')}"
-    opened = Pair.open(write_hollow_pair(folder, shape, MEASURED[form]))
-    settings = fit_settings(opened.manifest)
-    with profiled(folder) as kernels:
-        engine = OrtEngine(opened, EngineOptions(head_rows=settings.head_rows))
-        for _ in range(2):
-            _scored(engine, _random(shape.vocab_size, CUDA_BATCH_TOKENS // SEQUENCE_TOKENS), settings)
-    row: dict[str, Any] = {"form": form, "layers": PROFILED_LAYERS, "rows": CUDA_BATCH_TOKENS}
-    for stage in dict.fromkeys(kernel.stage for kernel in kernels):
-        spent: Counter[str] = Counter()
-        for kernel in after_first_run(of_stages(kernels, stage), 2):
-            spent[kernel.operator] += kernel.microseconds
-        largest = spent.most_common(LARGEST_OPERATORS)
-        row[stage] = {operator: round(micros / 1e3, 3) for operator, micros in largest}
+    pair = bench.pair(form)
+    settings = bench.settings(pair.manifest, Residency(residency))
+    row: Row = {"stages_kept": settings.resident_stages} if settings.resident_stages else {}
+    with bench.peak_mb() as peak:
+        started = time.perf_counter()
+        opened = _opened(bench, pair, settings)
+        row |= {"load_seconds": round(time.perf_counter() - started, 2), "loaded_mb": peak[0]}
+        row["windows"] = windows = []
+        for tokens in bench.sizes.windows:
+            fitted = bench.settings(pair.manifest, settings.residency, tokens)
+            window: Row = {"tokens": tokens}
+            try:
+                seconds = pass_seconds(opened, bench.random(tokens), fitted, bench.sizes.repeats)
+                window |= speed_of(tokens, seconds)
+            except StepscoreError as error:
+                if not windows:
+                    raise
+                windows.append(window | {"failed": error.message})
+                break
+            window |= {"peak_mb": peak[0], "estimated_mb": round(estimate(pair.manifest, fitted).total / 1e6)}
+            windows.append(window)
+        row["buffers_mb"] = round(opened.device_bytes / 1e6)
     return row
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "floor": floor,
-    "fidelity": fidelity,
-    "pair": pair,
-    "profile": profile,
-    "peer": peer,
-}
+def text(bench: Bench, subject: str) -> Row:
+    """Measure best-of-8 text: a resident pair with and without shared prefixes, or transformers in fp16."""
+    if subject == TRANSFORMERS:
+        return peer(bench, "fp16")
+    sample, pair = bench.text(), bench.pair(subject)
+    settings = bench.settings(pair.manifest, Residency.RESIDENT)
+    row: Row = {"sample": sample.sample, "sequences": len(sample.sequences), "tokens": sample.num_tokens}
+    with bench.peak_mb() as peak:
+        opened = _opened(bench, pair, settings)
+        for name, share in (("shared", True), ("not_shared", False)):
+            repeats = bench.sizes.repeats
+            seconds = pass_seconds(opened, sample.sequences, settings, repeats, share=share)
+            row[name] = speed_of(sample.num_tokens, seconds)
+    return row | {"peak_mb": peak[0]}
 
 
-def _timed(
-    engine: OrtEngine, sequences: Sequence[Tokens], settings: Settings, repeats: int, *, share: bool = True
-) -> dict[str, Any]:
-    return _repeated(lambda: _scored(engine, sequences, settings, share=share), sequences, repeats)
+def cuda_tests(bench: Bench) -> Row:
+    """Run the tests that need a GPU; return the last line of pytest."""
+    if not bench.on_gpu:
+        return {"skipped": "the tests need a GPU"}
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    if done.returncode:
+        raise SystemExit("\n".join(lines[-ERROR_LINES:]))
+    return {"last_line": lines[-1]}
 
 
-def _repeated(
-    score: Callable[[], object], sequences: Sequence[Tokens], repeats: int = REPEATS
-) -> dict[str, Any]:
-    """Time `repeats` passes after one to warm up."""
-    seconds = []
-    for _ in range(1 + repeats):
-        started = time.perf_counter()
-        score()
-        seconds.append(time.perf_counter() - started)
-    tokens = sum(map(len, sequences))
-    return {"sequences": len(sequences), "tokens": tokens, **rounded(rate(tokens, seconds[1:]))}
+def peer(bench: Bench, precision: str) -> Row:
+    """Measure transformers with random weights on the text, or bitsandbytes' linear layers in it."""
+    from benchmarks.peers.transformers_gpu import by_torch, random_model  # noqa: PLC0415
+
+    sample, folder = bench.text(), bench.checkpoint()
+    row: Row = {"peer": f"transformers {precision}"}
+    row |= {"sample": sample.sample, "sequences": len(sample.sequences), "tokens": sample.num_tokens}
+    with bench.peak_mb() as peak:
+        models = [random_model(folder, precision, bench.device) for _ in range(2)]
+        row["loaded_mb"] = peak[0]
+        for name, batch in (("one_at_a_time", 1), ("padded_batches_of_8", PADDED_BATCH)):
+            score = partial(by_torch, models, sample.sequences, batch)
+            seconds = call_seconds(score, bench.sizes.repeats)
+            row[name] = speed_of(sample.num_tokens, seconds)
+    return row | {"peak_mb": peak[0]}
 
 
-def _scored(
-    engine: OrtEngine, sequences: Sequence[Tokens], settings: Settings, *, share: bool = True
-) -> list[SequenceLogprobs]:
-    """Score sequences as one window, planning included."""
-    return LoadedPair(engine, settings, share).window(sequences)
+PARTS: Mapping[PartName, Callable[..., Row]] = MappingProxyType(
+    {
+        PartName.FACTS: facts,
+        PartName.FLOOR: floor,
+        PartName.ENGINE: engine,
+        PartName.TEXT: text,
+        PartName.FIDELITY: fidelity,
+        PartName.CUDA_TESTS: cuda_tests,
+        PartName.PEER: peer,
+    }
+)
 
 
-def _random(vocabulary: int, count: int) -> list[Tokens]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, vocabulary, SEQUENCE_TOKENS) for _ in range(count)]
-
-
-def _text(scratch: Path, opened: Pair) -> list[Tokens]:
-    """Return the sample of best-of-8 solutions, chosen once; random ids without the shared data."""
-    path = scratch / "text.npz"
-    if SHARED_DATA is None:
-        return _random(opened.manifest.architecture.vocab_size, 8 * PROBLEMS)
-    if not path.exists():
-        np.savez(path, *best_of_8(opened.encoder(), PROBLEMS).sequences)
-    with np.load(path) as arrays:
-        return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
-
-
-def _shape(scratch: Path) -> DecoderConfig:
-    return DecoderConfig(**json.loads((scratch / SHAPE).read_text()))
+def _opened(bench: Bench, pair: Pair, settings: Settings) -> CudaEngine:
+    options = EngineOptions(
+        bench.device,
+        settings.residency,
+        head_rows=settings.head_rows,
+        resident_stages=settings.resident_stages,
+    )
+    return CudaEngine(pair, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,40 +61,73 @@ def status_mb(key: str) -> int:
 
 def gpu_facts() -> dict[str, Any]:
     """Return the name, memory and driver of the first GPU."""
-    import pynvml  # noqa: PLC0415 - an extra
-
-    pynvml.nvmlInit()
-    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    nvml, device = _first_gpu()
     return {
-        "name": pynvml.nvmlDeviceGetName(device),
-        "memory_gb": round(pynvml.nvmlDeviceGetMemoryInfo(device).total / 1e9, 1),
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "name": nvml.nvmlDeviceGetName(device),
+        "memory_gb": round(nvml.nvmlDeviceGetMemoryInfo(device).total / 1e9, 1),
+        "driver": nvml.nvmlSystemGetDriverVersion(),
+    }
+
+
+def gpu_limits() -> dict[str, Any]:
+    """Return the highest clocks, the power limit and the link of the first GPU, as nvidia-smi shows them."""
+    nvml, device = _first_gpu()
+    return {
+        "sm_mhz_most": nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_SM),
+        "memory_mhz_most": nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_MEM),
+        "watts_most": round(nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3),
+        "pcie": nvml.nvmlDeviceGetMaxPcieLinkGeneration(device),
+        "pcie_lanes": nvml.nvmlDeviceGetMaxPcieLinkWidth(device),
+    }
+
+
+def gpu_load() -> dict[str, float]:
+    """Return clock, power and temperature of the first GPU now."""
+    nvml, device = _first_gpu()
+    return {
+        "sm_mhz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
+        "watts": nvml.nvmlDeviceGetPowerUsage(device) / 1e3,
+        "celsius": nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
     }
 
 
 def gpu_used_mb() -> int:
     """Return the used memory of the first GPU as its driver reports it, MB (10^6 bytes)."""
+    nvml, device = _first_gpu()
+    return round(nvml.nvmlDeviceGetMemoryInfo(device).used / 1e6)
+
+
+def _first_gpu() -> tuple[Any, Any]:
     import pynvml  # noqa: PLC0415 - an extra
 
     pynvml.nvmlInit()
-    return round(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / 1e6)
+    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
 
 
 @contextmanager
 def gpu_peak_mb() -> Iterator[list[int]]:
     """Sample the used memory of the first GPU; the list holds its peak above the start, MB (10^6 bytes)."""
     before = gpu_used_mb()
-    peak, done = [0], threading.Event()
+    with sampled_peak(lambda: gpu_used_mb() - before) as peak:
+        yield peak
+
+
+@contextmanager
+def sampled_peak(used_mb: Callable[[], int]) -> Iterator[list[int]]:
+    """Sample a figure every 10 ms; the list holds the largest so far."""
+    peak, done = [used_mb()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.01):
-            peak[0] = max(peak[0], gpu_used_mb() - before)
+            peak[0] = max(peak[0], used_mb())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    yield peak
-    done.set()
-    watcher.join()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
 
 
 def provider_facts(provider: Provider) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.gpu_lines import gpu_results
 from benchmarks.support.machine import facts
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,8 +26,11 @@ def write_result(name: str, result: dict[str, Any], *, quick: bool, folder: Path
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return every result of a folder by the name of its file, without the suffix."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    """Return every result of a folder by the name of its file, without the suffix, and those of cards."""
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    }
+    return found | gpu_results(folder)
 
 
 def logged(row: dict[str, Any]) -> dict[str, Any]:

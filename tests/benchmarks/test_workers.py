@@ -34,7 +34,8 @@ pytestmark = pytest.mark.slow
 WITH_EXAMPLES = (
     *("beam_search", "latency", "peers.gguf_file", "peers.llama_cpp"),
     *("reporting.docs_tables", "reporting.table"),
-    *("support.forms", "support.machine", "support.profiles", "support.rates", "support.workloads"),
+    *("support.forms", "support.gpu_lines", "support.gpu_plan", "support.machine", "support.profiles"),
+    *("support.rates", "support.workloads"),
 )
 NOWHERE = Checkpoints(Path("policy"), Path("reference"), Path("scratch"))
 

@@ -22,6 +22,7 @@ from stepscore.enums import Convention, Precision, Provider
 from stepscore.errors import SelftestFailed
 from stepscore.memory.settings import residencies
 from stepscore.prompt.encoder import PromptEncoder
+from stepscore.system import give_back_memory
 from stepscore_export.checkpoint.weight_source import Members
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 from stepscore_export.validation.advice import better_form
@@ -54,11 +55,15 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
     engine = lean_engine(pair)
     batch = pack([token_ids], [0], given=engine.given)
     hidden, logprobs = engine.trace(batch)
+    known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
+    provider = engine.provider
+    engine.close()
+    del engine
+    give_back_memory()
     hidden_error = logprob_error = 0.0
     for name, checkpoint in checkpoints.items():
         normed, true_logprobs = hidden_and_logprobs(checkpoint, token_ids, scaled=False)
         true_hidden = stored[name].head_input(normed.astype(np.float32)).astype(np.float64)
-        known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
         hidden_off = _rms(hidden[name] - true_hidden[len(known) :])
         (pairs,) = batch.target_of
         logprobs_off = _rms(logprobs[name][pairs] - true_logprobs)
@@ -67,7 +72,7 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
         hidden_error = max(hidden_error, hidden_off / _rms(true_hidden))
         logprob_error = max(logprob_error, logprobs_off)
     return Selftest(
-        "cuda" if engine.provider is Provider.CUDA else "cpu",
+        "cuda" if provider is Provider.CUDA else "cpu",
         len(token_ids),
         float(f"{hidden_error:.3g}"),
         float(f"{logprob_error:.3g}"),
