@@ -12,6 +12,7 @@ from stepscore.enums import (
     Format,
     Precision,
     Products,
+    Residency,
     Target,
 )
 from stepscore_export.options import ExportOptions
@@ -32,6 +33,11 @@ EXPORTS = [
     *((precision, Target.CUDA) for precision in CUDA_PRECISIONS),
 ]
 every_export = pytest.mark.parametrize(("precision", "target"), EXPORTS)
+every_precision = pytest.mark.parametrize("precision", Format.ONNX.precisions)
+"""On the CPU, whose graphs hold the places of their weights."""
+CPU_RESIDENCIES = tuple(each for each in Residency if each is not Residency.PARTIAL)
+every_residency = pytest.mark.parametrize("residency", CPU_RESIDENCIES)
+"""Of a pair for the CPU."""
 
 # A reference and a difference
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, head_files, layer_file
+from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, HEAD_PART_COLUMNS, head_files, layer_file
 from stepscore.artifact.manifest import (
     SCHEMA_VERSION,
     TOKENIZER,
@@ -84,6 +87,34 @@ def manifest(
     )
 
 
+LOSSLESS = Difference(DifferencePrecision.LOSSLESS, Activations.EXACT, None)
+WEIGHT_BITS: Mapping[str, tuple[Precision, Difference | None, float, float]] = {
+    "fp16": (Precision.FP16, None, 16, 16),
+    "int8": (Precision.INT8, None, 8.5, 8.5),
+    "int8-int4": (Precision.INT8, CODED["merged"], 13.5, 17.5),
+    "int4-int4": (Precision.INT4, CODED["merged"], 10.2, 17.5),
+    "lossless": (Precision.BF16, LOSSLESS, 20, 20),
+}
+"""Forms of a pair for CUDA: bits of a weight of a layer and of the head, scales included, in one unit."""
+
+
+def cuda_manifest(form: str, shape: Architecture = BILLIONS) -> Manifest:
+    """A pair for CUDA of this shape, whose weights have the bits that its form takes."""
+    precision, difference, of_layer, of_head = WEIGHT_BITS[form]
+    plain = manifest(shape, precision=precision, difference=difference, target=Target.CUDA)
+    heads, columns = head_files(shape.vocab_size), range(0, shape.vocab_size, HEAD_PART_COLUMNS)
+    attended = shape.num_attention_heads * shape.head_dim
+    projected = attended + 2 * shape.num_key_value_heads * shape.head_dim
+    layer = shape.hidden_size * (projected + attended + 3 * shape.intermediate_size)
+    sizes = {layer_file(index): round(layer * of_layer / 8) for index in range(shape.num_hidden_layers)}
+    for name, start in zip(heads, columns, strict=True):
+        rows = min(HEAD_PART_COLUMNS, shape.vocab_size - start)
+        sizes[name] = round(rows * shape.hidden_size * of_head / 8)
+    extents = {name: Extent(0, size) for name, size in sizes.items()}
+    units = tuple(msgspec.structs.replace(unit, extents=extents) for unit in plain.units)
+    return msgspec.structs.replace(plain, units=units)
+
+
 BATCHES = [2048, 1024, 512, 256, 128]
 
 EVERY_KIND = [
@@ -109,6 +140,7 @@ SHAPES = st.builds(
     num_hidden_layers=st.integers(1, 80),
     vocab_size=st.integers(1, 200_000),
 )
+CUDA_MANIFESTS = st.builds(cuda_manifest, st.sampled_from(list(WEIGHT_BITS)), SHAPES)
 MANIFESTS = st.builds(
     manifest,
     SHAPES,

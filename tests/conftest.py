@@ -68,7 +68,7 @@ def cuda(pair_of: PairOf) -> Provider:
     """Skip unless a session really starts on CUDA."""
     try:
         require(Provider.CUDA)
-        Sessions(Provider.CUDA).open(pair_of(Precision.FP16, Target.CUDA) / "policy" / "head.onnx")
+        Sessions(Provider.CUDA).open(pair_of(Precision.FP16, Target.CUDA) / "policy" / "head_tile.onnx")
     except StepscoreError as error:
         pytest.skip(f"no CUDA: {error}")
     return Provider.CUDA

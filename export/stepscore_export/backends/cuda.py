@@ -43,6 +43,12 @@ class CudaBackend(OnnxBackend):
         """Calibrate the base of a pair with a rounded difference."""
         return super().calibrates and not self.options.lossless
 
+    def check(self, *, calibrated: bool) -> None:
+        """Raise where a lossless pair, which rounds nothing, is to be calibrated."""
+        if calibrated and self.options.lossless:
+            raise ExportError("a lossless pair rounds nothing to calibrate", hint="drop --calibration")
+        super().check(calibrated=calibrated)
+
     def describe(self) -> str:
         """Return precision and coding in a few words."""
         if self.options.lossless:

@@ -91,8 +91,10 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
 
 def describe(settings: Settings) -> str:
     """Return the settings as text."""
+    partial = settings.residency is Residency.PARTIAL
+    kept = f", {settings.resident_stages} stages resident" if partial else ""
     return (
-        f"{settings.residency}, batches of {settings.max_batch_tokens:,} tokens, windows of "
+        f"{settings.residency}{kept}, batches of {settings.max_batch_tokens:,} tokens, windows of "
         f"{settings.window_tokens:,}, head in chunks of {settings.head_rows:,} tokens"
     )
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
-from testing.forms import COMPUTE, every_export
+from testing.forms import every_precision
 from testing.graphs import load, nodes
 from testing.pairs import PairOf, export_unmeasured
 
@@ -19,7 +19,7 @@ from stepscore.artifact.graph_contract import SHORT_TOKENS
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
 from stepscore.engine.ort.engine import OrtEngine
-from stepscore.enums import Precision, Target
+from stepscore.enums import Precision
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
@@ -32,9 +32,9 @@ def attentions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 @pytest.mark.slow
-@every_export
-def test_attention_has_no_bias(pair_of: PairOf, precision: Precision, target: Target) -> None:
-    for node in attentions(load(pair_of(precision, target), "body.onnx").graph):
+@every_precision
+def test_attention_has_no_bias(pair_of: PairOf, precision: Precision) -> None:
+    for node in attentions(load(pair_of(precision), "body.onnx").graph):
         assert len(node.input) <= 9 or not any(node.input[9:])
 
 
@@ -55,13 +55,6 @@ def test_cpu_attention_has_present_outputs_for_long_sequences(tiny_pair: Path) -
                 assert all([*short.output, *long.output])
                 assert short.input == long.input
                 assert short.attribute == long.attribute
-
-
-@pytest.mark.parametrize("precision", COMPUTE)
-def test_cuda_attention_names_its_present_outputs(pair_of: PairOf, precision: Precision) -> None:
-    for node in attentions(load(pair_of(precision, Target.CUDA), "body.onnx").graph):
-        assert len(node.output) == 3
-        assert all(node.output)
 
 
 # Numbers

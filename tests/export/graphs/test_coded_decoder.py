@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
 
 import onnx
 import pytest
@@ -20,12 +19,10 @@ from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, externa
 from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
-from stepscore.enums import Coding, Precision, Products, Target
+from stepscore.enums import Precision, Products
 from stepscore_export.options import ExportOptions
 
 MATRICES = 5 * LAYERS  # qkv, output, gate, up, down
-INT8, INT4 = onnx.TensorProto.INT8, onnx.TensorProto.INT4
-CODED = {"coding": Coding.DIFFERENCE}
 
 
 # Operators: two exact snapshots, and what must hold of any graph
@@ -56,16 +53,6 @@ def test_merged_body_adds_the_parts_and_has_two_gemms_per_matrix(
     found = operators(load(pair_of.form(form), "body.onnx", "both"))
     matrix = Counter({"Range": 2, "GatherBlockQuantized": 2, "Add": 1, "Gemm": 2})
     assert found == STREAMS + times(MATRICES, matrix)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", MERGED.values(), ids=name_of)
-def test_merged_body_for_cuda_dequantizes_with_a_standard_operator(
-    pair_of: PairOf, form: ExportOptions
-) -> None:
-    found = operators(load(pair_of.form(replace(form, target=Target.CUDA)), "body.onnx", "both"))
-    assert found["DequantizeLinear"] == 2 * MATRICES
-    assert found["GatherBlockQuantized"] == 0
 
 
 @pytest.mark.slow
@@ -115,25 +102,16 @@ def times(factor: int, counts: Counter[str]) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "embed.onnx"])
 def test_every_block_product_keeps_exact_activations(
-    pair_of: PairOf, target: Target, precision: Precision, name: str
+    pair_of: PairOf, precision: Precision, name: str
 ) -> None:
-    pair = pair_of(precision, target, products=Products.SEPARATE, **CODED)
+    pair = pair_of.form(SEPARATE[precision])
     products = [node for node in load(pair, name, "both").graph.node if node.op_type == "MatMulNBits"]
     levels = [each.i for node in products for each in node.attribute if each.name == "accuracy_level"]
     assert products
     assert levels == [1] * len(products)
-
-
-@pytest.mark.parametrize("products", Products)
-def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, products: Products) -> None:
-    pair = pair_of(Precision.INT8, Target.CUDA, products=products, **CODED)
-    found = operators(load(pair, "body.onnx", "both"))
-    assert found.keys().isdisjoint({"MatMulIntegerToFloat", "If", "LessOrEqual"})
-    assert found["GroupQueryAttention"] == 2 * LAYERS
 
 
 @every_form
@@ -165,21 +143,6 @@ def test_four_bit_pairs_have_eight_bit_attention_and_head(
                 found[node.input[codes]] = next(each.i for each in node.attribute if each.name == "bits")
     assert found == {
         f"{name}.{part}.codes": bits
-        for name in matrices()
-        for part, bits in zip(("base", "difference"), expected_bits(name), strict=True)
-    }
-
-
-def test_four_bit_pairs_have_eight_bit_attention_and_head_merged_for_cuda(pair_of: PairOf) -> None:
-    pair = pair_of.form(replace(MERGED[Precision.INT4], target=Target.CUDA))
-    found = {
-        tensor.name: tensor.data_type
-        for name in ("body.onnx", "head.onnx")
-        for tensor in load(pair, name, "both").graph.initializer
-        if tensor.name.endswith(".codes")
-    }
-    assert found == {
-        f"{name}.{part}.codes": {8: INT8, 4: INT4}[bits]
         for name in matrices()
         for part, bits in zip(("base", "difference"), expected_bits(name), strict=True)
     }

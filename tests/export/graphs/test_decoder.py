@@ -10,24 +10,22 @@ import numpy as np
 import onnx
 import pytest
 from testing.checkpoints import TINY, tied, write_checkpoint
-from testing.forms import COMPUTE, every_export
+from testing.forms import every_precision
 from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, nodes, operators
 from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import TILE
-from stepscore.enums import Coding, Format, Precision, Target
+from stepscore.enums import Coding, Precision
 from stepscore_export.options import ExportOptions
 
 # Bytes
 
 
-@every_export
+@every_precision
 @pytest.mark.parametrize("name", NAMES)
-def test_graph_files_hold_no_weights(
-    pair_of: PairOf, precision: Precision, target: Target, name: str
-) -> None:
+def test_graph_files_hold_no_weights(pair_of: PairOf, precision: Precision, name: str) -> None:
     """Beside names into the weight file there are a few constants: axes, shapes, a zero point."""
-    pair = pair_of(precision, target)
+    pair = pair_of(precision)
     inside = [
         tensor
         for tensor in load(pair, name).graph.initializer
@@ -37,21 +35,19 @@ def test_graph_files_hold_no_weights(
     assert (pair / "policy" / name).stat().st_size < 12_000
 
 
-@every_export
+@every_precision
 @pytest.mark.parametrize("name", NAMES)
-def test_external_data_is_inside_the_weight_file(
-    pair_of: PairOf, precision: Precision, target: Target, name: str
-) -> None:
-    pair = pair_of(precision, target)
+def test_external_data_is_inside_the_weight_file(pair_of: PairOf, precision: Precision, name: str) -> None:
+    pair = pair_of(precision)
     size = (pair / "policy" / "weights.bin").stat().st_size
     for place in external(load(pair, name)).values():
         assert place["location"] == "weights.bin"
         assert int(place["offset"]) + int(place["length"]) <= size
 
 
-@every_export
-def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, precision: Precision, target: Target) -> None:
-    pair = pair_of(precision, target)
+@every_precision
+def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, precision: Precision) -> None:
+    pair = pair_of(precision)
     in_layers: dict[str, dict[str, str]] = {}
     for name in NAMES:
         if name.startswith("layer"):
@@ -59,16 +55,16 @@ def test_body_and_layers_name_the_same_bytes(pair_of: PairOf, precision: Precisi
     assert external(load(pair, "body.onnx")) == in_layers
 
 
-@every_export
-def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision, target: Target) -> None:
+@every_precision
+def test_tensors_start_at_pages(pair_of: PairOf, precision: Precision) -> None:
     """ONNX Runtime maps them from the file instead of reading them."""
-    pair = pair_of(precision, target)
+    pair = pair_of(precision)
     for name in NAMES:
         assert all(int(place["offset"]) % 4096 == 0 for place in external(load(pair, name)).values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", Format.ONNX.precisions)
+@every_precision
 def test_a_tied_model_stores_its_table_once(tmp_path: Path, precision: Precision) -> None:
     policy = write_checkpoint(tmp_path / "policy", tied(), seed=1, perturb=0.01)
     reference = write_checkpoint(tmp_path / "reference", tied(), seed=1)
@@ -114,11 +110,9 @@ def test_float_body_has_exactly_these_operators(tiny_pair: Path) -> None:
     assert operators(load(tiny_pair, "body.onnx")) == expected
 
 
-@every_export
-def test_the_body_is_its_layers_operator_by_operator(
-    pair_of: PairOf, precision: Precision, target: Target
-) -> None:
-    assert_the_body_is_its_layers(pair_of(precision, target), "policy")
+@every_precision
+def test_the_body_is_its_layers_operator_by_operator(pair_of: PairOf, precision: Precision) -> None:
+    assert_the_body_is_its_layers(pair_of(precision), "policy")
 
 
 def test_int4_body_has_matmulnbits_for_every_gemm(pair_of: PairOf) -> None:
@@ -137,25 +131,11 @@ def test_embedding_is_one_lookup(tiny_pair: Path) -> None:
     assert operators(load(tiny_pair, "embed.onnx"))["Gather"] == 1
 
 
-@pytest.mark.parametrize("precision", COMPUTE)
-def test_cuda_graphs_have_no_operator_that_only_the_cpu_has(pair_of: PairOf, precision: Precision) -> None:
-    """Nor a choice on the host: CUDA graphs have no If."""
-    found = operators(load(pair_of(precision, Target.CUDA), "body.onnx"))
-    assert found.keys().isdisjoint({"If", "LessOrEqual"})
-    assert found["GroupQueryAttention"] == LAYERS
-
-
-@pytest.mark.parametrize(
-    ("precision", "target"),
-    [(Precision.INT4, Target.CPU), (Precision.INT4, Target.CUDA), (Precision.INT8, Target.CUDA)],
-)
 @pytest.mark.parametrize("name", ["body.onnx", "layer-00.onnx"])
-def test_matmulnbits_keeps_exact_activations(
-    pair_of: PairOf, precision: Precision, target: Target, name: str
-) -> None:
+def test_matmulnbits_keeps_exact_activations(pair_of: PairOf, name: str) -> None:
     levels = [
         attribute.i
-        for node in load(pair_of(precision, target), name).graph.node
+        for node in load(pair_of(Precision.INT4), name).graph.node
         for attribute in node.attribute
         if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level"
     ]
@@ -164,16 +144,15 @@ def test_matmulnbits_keeps_exact_activations(
 
 
 def test_four_bit_models_have_eight_bit_ends(pair_of: PairOf) -> None:
-    for target, operator in ((Target.CPU, "GatherBlockQuantized"), (Target.CUDA, "MatMulNBits")):
-        head = load(pair_of(Precision.INT4, target), "head.onnx").graph
-        (node,) = (node for node in head.node if node.op_type == operator)
-        assert {attribute.name: attribute.i for attribute in node.attribute}["bits"] == 8
+    head = load(pair_of(Precision.INT4), "head.onnx").graph
+    (node,) = (node for node in head.node if node.op_type == "GatherBlockQuantized")
+    assert {attribute.name: attribute.i for attribute in node.attribute}["bits"] == 8
 
 
-@every_export
+@every_precision
 @pytest.mark.parametrize("name", NAMES)
-def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, target: Target, name: str) -> None:
-    graph = load(pair_of(precision, target), name).graph
+def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, name: str) -> None:
+    graph = load(pair_of(precision), name).graph
     read = {value for node in nodes(graph) for value in node.input}
     assert {tensor.name for tensor in graph.initializer} <= read
 
@@ -181,22 +160,7 @@ def test_every_initializer_is_read(pair_of: PairOf, precision: Precision, target
 # Types
 
 
-@pytest.mark.parametrize(("precision", "dtype"), COMPUTE.items())
-@pytest.mark.parametrize("name", NAMES)
-def test_cuda_graphs_exchange_16_bit_activations(
-    pair_of: PairOf, precision: Precision, dtype: int, name: str
-) -> None:
-    graph = load(pair_of(precision, Target.CUDA), name).graph
-    rows = [
-        value.type.tensor_type.elem_type
-        for value in [*graph.input, *graph.output]
-        if value.name in {"rows", "next_rows", "hidden"} - ({"rows"} if name.startswith("head") else set())
-    ]
-    assert rows
-    assert set(rows) == {dtype}
-
-
-@pytest.mark.parametrize("precision", Format.ONNX.precisions)
+@every_precision
 def test_cpu_graphs_exchange_fp32_activations(pair_of: PairOf, precision: Precision) -> None:
     graph = load(pair_of(precision), "body.onnx").graph
     assert {value.type.tensor_type.elem_type for value in [graph.input[0], *graph.output]} == {
@@ -204,14 +168,10 @@ def test_cpu_graphs_exchange_fp32_activations(pair_of: PairOf, precision: Precis
     }
 
 
-@every_export
-def test_head_returns_fp32_logprobs(pair_of: PairOf, precision: Precision, target: Target) -> None:
-    """Softmax too: the cast is before it."""
-    graph = load(pair_of(precision, target), "head.onnx").graph
+@every_precision
+def test_head_returns_fp32_logprobs(pair_of: PairOf, precision: Precision) -> None:
+    graph = load(pair_of(precision), "head.onnx").graph
     assert [value.type.tensor_type.elem_type for value in graph.output] == [onnx.TensorProto.FLOAT]
-    kinds = [node.op_type for node in graph.node]
-    if target is Target.CUDA:
-        assert kinds.index("Cast") < kinds.index("LogSoftmax")
 
 
 def test_head_has_one_gemm_and_one_softmax_per_vocabulary_tile(tmp_path: Path) -> None:
@@ -227,10 +187,8 @@ def test_head_has_one_gemm_and_one_softmax_per_vocabulary_tile(tmp_path: Path) -
 # Tools
 
 
-@every_export
+@every_precision
 @pytest.mark.parametrize("name", ["embed.onnx", "head.onnx"])
-def test_the_onnx_checker_accepts_the_ends(
-    pair_of: PairOf, precision: Precision, target: Target, name: str
-) -> None:
+def test_the_onnx_checker_accepts_the_ends(pair_of: PairOf, precision: Precision, name: str) -> None:
     """It does not know ONNX Runtime's own norms: body and layers are checked by being run."""
-    onnx.checker.check_model(pair_of(precision, target) / "policy" / name)
+    onnx.checker.check_model(pair_of(precision) / "policy" / name)

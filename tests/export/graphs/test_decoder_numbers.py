@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY, write_checkpoint
+from testing.forms import CPU_RESIDENCIES, every_residency
 from testing.pairs import Checkpoints, PairOf, export_unmeasured
 
 from stepscore.artifact import graph_contract
@@ -94,7 +95,7 @@ def test_logprobs_are_normalised_over_all_columns(tiny_pair: Path) -> None:
         assert abs(sum(float(np.exp(pair[model][0])) for pair in scores) - 1) < 1e-5
 
 
-@pytest.mark.parametrize("residency", Residency)
+@every_residency
 @pytest.mark.parametrize("precision", Format.ONNX.precisions)
 def test_every_residency_runs_every_precision(
     pair_of: PairOf, precision: Precision, residency: Residency, batch: Batch
@@ -119,7 +120,7 @@ def test_any_depth_has_its_layers(tmp_path: Path, depth: int, batch: Batch) -> N
     reference = write_checkpoint(tmp_path / "reference", shape, seed=1)
     pair = export_unmeasured(policy, reference, tmp_path / "pair", ExportOptions(Precision.FP32)).path
     resident = hidden_and_logprobs(pair, batch, EngineOptions(residency=Residency.RESIDENT))
-    for residency in Residency:
+    for residency in CPU_RESIDENCIES:
         other = hidden_and_logprobs(pair, batch, EngineOptions(residency=residency))
         for whole, parts in zip(resident, other, strict=True):
             assert np.abs(whole - parts).max() < 1e-5

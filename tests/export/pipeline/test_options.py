@@ -16,7 +16,9 @@ from stepscore_export.options import BLOCK_SIZES, ExportOptions
 CLOSE, FAR = Distance(0.01, {}), Distance(2.0, {})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
 INTEGERS = (Precision.INT8, Precision.INT4)
+SIXTEEN_BITS = (Precision.FP16, Precision.BF16)
 INT8, INT4, INT2 = DifferencePrecision.INT8, DifferencePrecision.INT4, DifferencePrecision.INT2
+LOSSLESS = DifferencePrecision.LOSSLESS
 
 
 # What is refused
@@ -58,10 +60,46 @@ def test_invalid_beta_is_rejected(beta: float) -> None:
 
 
 @pytest.mark.parametrize("precision", FLOATS)
-def test_a_difference_of_floats_is_refused(precision: Precision) -> None:
+def test_a_difference_of_floats_is_refused_for_the_cpu(precision: Precision) -> None:
     refused = refusal(precision, coding=Coding.DIFFERENCE)
-    assert refused.message == f"a difference is stored in integers, not at {precision}"
-    assert refused.hint == "use --precision int8 or int4, or drop --coding"
+    assert refused.message == (
+        f"a lossless difference is stored at fp16 and bf16 for CUDA, not at {precision} for cpu"
+    )
+    assert refused.hint == (
+        "use --precision int8 or int4, drop --coding, or use --precision bf16 --target cuda"
+    )
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("target", Target)
+def test_a_lossless_difference_of_integers_is_refused(precision: Precision, target: Target) -> None:
+    refused = refusal(precision, target, difference_precision=LOSSLESS)
+    assert refused.message == f"a lossless difference is not stored at {precision}"
+    assert refused.hint == "use --precision bf16 --coding difference --target cuda"
+
+
+@pytest.mark.parametrize("precision", SIXTEEN_BITS)
+def test_a_lossless_difference_is_asked_for_by_its_coding(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, difference_precision=LOSSLESS)
+    assert refused.message == f"a lossless difference is not stored at {precision}"
+    asked = ExportOptions(precision, Target.CUDA, coding=Coding.DIFFERENCE, difference_precision=LOSSLESS)
+    assert asked.lossless
+
+
+@pytest.mark.parametrize("precision", SIXTEEN_BITS)
+@pytest.mark.parametrize("rounded", [INT8, INT4, INT2])
+def test_a_difference_of_floats_is_not_rounded(precision: Precision, rounded: DifferencePrecision) -> None:
+    refused = refusal(precision, Target.CUDA, coding=Coding.DIFFERENCE, difference_precision=rounded)
+    assert refused.message == (
+        f"--difference-precision requires a pair that is coded as a difference, not precision {precision}"
+    )
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_separate_products_are_refused_for_cuda(precision: Precision) -> None:
+    refused = refusal(precision, Target.CUDA, products=Products.SEPARATE)
+    assert refused.message == "separate products are slower than merged ones on CUDA"
+    assert refused.hint == "drop --products, or use --target cpu"
 
 
 ONLY_CODED = [
@@ -224,10 +262,21 @@ def test_a_difference_of_two_bits_is_merged_as_well() -> None:
     assert settled(CLOSE, Precision.INT8, difference_precision=INT2) == expected
 
 
-@pytest.mark.parametrize("target", Target)
-@pytest.mark.parametrize("products", Products)
+@pytest.mark.parametrize(
+    ("target", "products"), [*((Target.CPU, each) for each in Products), (Target.CUDA, Products.MERGED)]
+)
 def test_requested_products_are_kept(target: Target, products: Products) -> None:
     assert settled(CLOSE, Precision.INT8, target, products=products)[3] is products
+
+
+@pytest.mark.parametrize("precision", SIXTEEN_BITS)
+@pytest.mark.parametrize("distance", [CLOSE, FAR])
+def test_floats_for_cuda_are_coded_without_loss_on_request_only(
+    precision: Precision, distance: Distance
+) -> None:
+    assert settled(distance, precision, Target.CUDA) == INDEPENDENT
+    expected = (Coding.DIFFERENCE, LOSSLESS, Activations.EXACT, None)
+    assert settled(distance, precision, Target.CUDA, coding=Coding.DIFFERENCE) == expected
 
 
 def test_int8_activations_resolve_to_an_8_bit_difference() -> None:
@@ -255,8 +304,14 @@ def test_requested_coding_is_kept(coding: Coding, distance: Distance) -> None:
 @pytest.mark.parametrize("distance", [CLOSE, FAR])
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"activations": Activations.INT8}, {"activations": Activations.EXACT}, {"target": Target.CUDA}],
+    [
+        {},
+        {"activations": Activations.INT8},
+        {"activations": Activations.EXACT},
+        {"target": Target.CUDA},
+        {"precision": Precision.BF16, "target": Target.CUDA, "coding": Coding.DIFFERENCE},
+    ],
 )
 def test_resolved_options_resolve_to_themselves(distance: Distance, asked: dict[str, Any]) -> None:
-    once = resolve_options(ExportOptions(Precision.INT8, **asked), distance)
+    once = resolve_options(ExportOptions(**asked), distance)
     assert resolve_options(once, distance) == once

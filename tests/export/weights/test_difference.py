@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from testing.checkpoints import ODD, TINY, DType, tied, weights, write_checkpoint
 from testing.forms import (
+    CPU_RESIDENCIES,
     INTEGER,
     MERGED,
     SEPARATE,
@@ -29,7 +30,7 @@ from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
-from stepscore.enums import Coding, Precision, Products, Residency, Target
+from stepscore.enums import Precision, Residency, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
@@ -87,7 +88,7 @@ def test_identical_checkpoints_have_rewards_of_exactly_zero(
     tiny_checkpoints: Checkpoints, export_of: ExportOf, form: ExportOptions
 ) -> None:
     pair = export_of(tiny_checkpoints.policy, tiny_checkpoints.policy, form)
-    for residency in Residency:
+    for residency in CPU_RESIDENCIES:
         policy, reference = logprobs(pair, residency)
         assert np.array_equal(policy, reference)  # bit by bit
     fidelity = Pair.open(pair).manifest.fidelity
@@ -280,17 +281,11 @@ def assert_like_its_checkpoints(pair: Path, policy: Path, reference: Path) -> No
 # For CUDA, checked on the CPU
 
 
-@pytest.mark.parametrize("products", Products)
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
-def test_a_pair_for_cuda_tests_itself_as_its_twin_for_the_cpu(
-    pair_of: PairOf, precision: Precision, products: Products
-) -> None:
+def test_a_pair_for_cuda_tests_itself_as_its_twin_for_the_cpu(pair_of: PairOf, precision: Precision) -> None:
     """Its scales are fp16 and nothing else is: the weights move by 1/2048 of themselves at most."""
-    pairs = [
-        pair_of(precision, target, coding=Coding.DIFFERENCE, products=products)
-        for target in (Target.CUDA, Target.CPU)
-    ]
-    cuda, cpu = (Pair.open(pair).manifest.selftest for pair in pairs)
+    forms = (replace(MERGED[precision], target=target) for target in (Target.CUDA, Target.CPU))
+    cuda, cpu = (Pair.open(pair_of.form(form)).manifest.selftest for form in forms)
     assert cuda is not None
     assert cpu is not None
     assert cuda.num_tokens == cpu.num_tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from testing.checkpoints import tied, write_checkpoint
-from testing.forms import every_export, every_form
+from testing.forms import every_export, every_form, every_precision
 from testing.graphs import NAMES, external, load
 from testing.pair_files import rewrite
 from testing.pairs import PairOf, export_unmeasured
@@ -66,11 +66,9 @@ def test_layer_extents_of_a_coded_pair_are_disjoint(pair_of: PairOf, form: Expor
     assert_extents_fit(pair_of.form(form))
 
 
-@every_export
-def test_extent_spans_the_tensors_a_graph_reads(
-    pair_of: PairOf, precision: Precision, target: Target
-) -> None:
-    assert_extents_hold_what_is_read(pair_of(precision, target))
+@every_precision
+def test_extent_spans_the_tensors_a_graph_reads(pair_of: PairOf, precision: Precision) -> None:
+    assert_extents_hold_what_is_read(pair_of(precision))
 
 
 @every_form

@@ -53,7 +53,8 @@ def test_the_graphs_of_a_pair_with_int8_activations_pass_and_there_are_two_of_mo
     path = pair_of.form(INTEGER)
     manifest = Pair.open(path).manifest
     check_graphs(path, manifest)
-    assert sorted(all_graphs(manifest)) == sorted(file.name for file in (path / "both").glob("*.onnx"))
+    (unit,) = manifest.units
+    assert sorted(all_graphs(manifest, unit)) == sorted(file.name for file in (path / "both").glob("*.onnx"))
     assert operators(path) <= listed(Exporter.STEPSCORE)
 
 

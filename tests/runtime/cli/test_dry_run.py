@@ -6,26 +6,27 @@ import io
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner
-from testing.manifests import CODED, manifest
+from testing.manifests import CODED, WEIGHT_BITS, cuda_manifest, manifest
+from testing.pairs import PairOf
 from testing.watched import Watched
 
 from stepscore.artifact.pair import Pair
 from stepscore.cli.dry_run import dry_run_facts, memory_facts
 from stepscore.cli.main import main
 from stepscore.engine.base import Engine
-from stepscore.enums import Convention, Residency, Target
+from stepscore.enums import Convention, Precision, Provider, Residency, Target
 from stepscore.jobs.job import JobOptions
 from stepscore.jobs.jsonl import parse_line
+from stepscore.memory.cards import CARDS
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.gpu import stage_sizes
 from stepscore.memory.peak import PeakLoad
-from stepscore.memory.settings import BATCH_TOKENS
+from stepscore.memory.settings import BATCH_TOKENS, CUDA_BATCH_TOKENS
 from stepscore.records import Record
 
 ENOUGH = 10**12
@@ -52,6 +53,7 @@ def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object
         "memory_limit": ENOUGH,
         "max_batch_tokens": None,
         "window_tokens": None,
+        "provider": Provider.AUTO,
         "tokens": False,
     }
     source = io.BytesIO("".join(line + "\n" for line in lines).encode())
@@ -118,12 +120,47 @@ def test_the_settings_are_those_of_a_run(tiny_pair: Path) -> None:
     assert said["settings"] == "stream, batches of 77 tokens, windows of 1,234, head in chunks of 77 tokens"
 
 
-def test_dry_run_of_a_cuda_pair_names_gpu_memory(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = Pair.open(tiny_pair)
-    there = replace(pair, manifest=msgspec.structs.replace(pair.manifest, target=Target.CUDA))
-    monkeypatch.setattr(Pair, "open", lambda path: there)
-    assert "of the GPU's memory" in facts(tiny_pair, LINES)["memory"]
-    assert all("of the GPU's memory" in said for _, said in memory_facts(there.manifest))
+def test_dry_run_of_a_cuda_pair_names_gpu_memory_and_what_each_card_does(pair_of: PairOf) -> None:
+    pair = pair_of(Precision.FP16, Target.CUDA)
+    said = facts(pair, LINES)
+    assert said["memory"].endswith("of the GPU's memory, estimated peak")
+    assert {f"{card.name}, {card.gigabytes:g} GB" for card in CARDS} <= said.keys()
+    assert all(said[f"{card.name}, {card.gigabytes:g} GB"].endswith("(estimated)") for card in CARDS)
+
+
+def test_dry_run_of_a_cuda_pair_on_the_cpu_names_the_memory_of_the_process(pair_of: PairOf) -> None:
+    pair = pair_of(Precision.FP16, Target.CUDA)
+    on_gpu, on_cpu = facts(pair, LINES), facts(pair, LINES, provider=Provider.CPU)
+    assert "GPU" not in on_cpu["memory"]
+    assert set(on_gpu) - set(on_cpu) == {f"{card.name}, {card.gigabytes:g} GB" for card in CARDS}
+
+
+@pytest.mark.parametrize("form", WEIGHT_BITS)
+def test_inspect_of_a_cuda_pair_estimates_both_ends_and_every_card(form: str) -> None:
+    """Resident and stream: partial is what lies between them."""
+    first, second, *cards = memory_facts(cuda_manifest(form))
+    for residency, (name, text) in zip(("resident", "stream"), (first, second), strict=True):
+        assert name == "memory"
+        assert text.startswith(f"{residency}: ")
+        assert text.endswith(" of the GPU's memory")
+        large, tokens, small, fewer = numbers(text)
+        assert (tokens, fewer) == (CUDA_BATCH_TOKENS, CUDA_BATCH_TOKENS // 8)
+        assert large > small > 0
+    assert [name for name, _ in cards] == [f"{card.name}, {card.gigabytes:g} GB" for card in CARDS]
+
+
+def test_the_settings_of_a_partial_run_say_how_many_stages_stay(pair_of: PairOf) -> None:
+    """As many as fit: less than all of them beside what the GPU takes by itself."""
+    pair = pair_of(Precision.FP16, Target.CUDA)
+    manifest = Pair.open(pair).manifest
+    stages = len(stage_sizes(manifest))
+    resident = fit_settings(manifest, residency=Residency.RESIDENT, max_batch_tokens=128)
+    limit = estimate(manifest, resident).total - 1
+    asked = {"residency": Residency.PARTIAL, "max_batch_tokens": 128, "memory_limit": limit}
+    kept = fit_settings(manifest, **asked).resident_stages
+    assert 0 < kept < stages
+    settings = facts(pair, LINES, **asked)["settings"]
+    assert settings.startswith(f"partial, {kept} stages resident, batches of 128 tokens, ")
 
 
 @pytest.mark.parametrize("difference", [None, *CODED.values()], ids=["independent", *CODED])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from testing.checkpoints import TINY
 from testing.engine_runs import run
-from testing.forms import EXACT_FORMS, INTEGER, MERGED, name_of
+from testing.forms import EXACT_FORMS, INTEGER, MERGED, every_residency, name_of
 from testing.pairs import Checkpoints, PairOf
 from testing.sequences import tokens
 from testing.shared_folder import SharedFolder
@@ -146,14 +146,14 @@ def test_prefetch_does_not_change_a_bit(pair_in: PairIn) -> None:
     assert_same_bits(run(pair, window, Residency.STREAM), in_time)
 
 
-@pytest.mark.parametrize("residency", Residency)
+@every_residency
 def test_batches_of_a_window_are_independent(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     alone = [run(pair_in(INDEPENDENT[0]), [batch], residency)[0] for batch in window]
     assert_same_bits(run(pair_in(INDEPENDENT[0]), window, residency), alone)
 
 
-@pytest.mark.parametrize("residency", Residency)
+@every_residency
 def test_engine_runs_several_windows(pair_in: PairIn, residency: Residency) -> None:
     window = short_window()
     engine = OrtEngine(pair_in(INDEPENDENT[0]), EngineOptions(residency=residency))

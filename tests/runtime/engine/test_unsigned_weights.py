@@ -10,6 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from testing.checkpoints import TINY
+from testing.forms import every_residency
 from testing.pairs import PairOf
 
 from stepscore.artifact.graph_contract import EMBED, graph_files, unsigned_file
@@ -92,7 +93,7 @@ def log_probs(pair: Path, residency: Residency, *, prefetch_next_layer: bool = T
 
 
 @pytest.mark.skipif(needs_unsigned_weights(), reason="products with signed weights saturate on this CPU")
-@pytest.mark.parametrize("residency", Residency)
+@every_residency
 def test_unsigned_graphs_give_the_same_bits(
     pair: Path, monkeypatch: pytest.MonkeyPatch, residency: Residency
 ) -> None:

@@ -105,17 +105,17 @@ def test_the_total_is_the_sum(parts: MemoryEstimate) -> None:
 def test_a_load_is_the_most_of_each() -> None:
     two = pack([np.arange(5), np.arange(10, 13)], [0, 0])  # 8 rows, 2 lines of 5
     long = pack([np.arange(7)], [0])  # 7 rows, 1 line of 7
-    both = PeakLoad(rows=8, scores=50, window_rows=8, vocabulary=10, positions=10)
+    both = PeakLoad(rows=8, scores=50, window_rows=8, vocabulary=10, window_scored=6, positions=10)
     assert PeakLoad.of([[two], [long]]) == both
-    assert PeakLoad.of([[long, two], [], [long]]) == replace(both, window_rows=15)
-    assert PeakLoad.of([[long]]) == PeakLoad(rows=7, scores=49, window_rows=7, vocabulary=7, positions=7)
+    assert PeakLoad.of([[long, two], [], [long]]) == replace(both, window_rows=15, window_scored=12)
+    assert PeakLoad.of([[long]]) == PeakLoad(7, 49, 7, vocabulary=7, window_scored=6, positions=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
     window = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), np.array([1, 2])]
     batches = [group.batch for group in plan(window, [0, 0, 0], 100)]
     assert PeakLoad.of([batches]) == PeakLoad(
-        rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, positions=2 * 4
+        rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, window_scored=3, positions=2 * 4
     )
 
 

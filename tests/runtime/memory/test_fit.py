@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from testing.forms import every_residency
 from testing.manifests import BATCHES, MANIFESTS, RESIDENCIES, every_kind, manifest, total
 
 from stepscore.artifact.manifest import Manifest
@@ -150,7 +151,7 @@ def test_auto_is_resident_if_free_memory_is_unknown(free: pytest.MonkeyPatch) ->
 
 
 @every_kind
-@pytest.mark.parametrize("residency", Residency)
+@every_residency
 def test_unreachable_limit_is_rejected_with_need_and_limit(pair: Manifest, residency: Residency) -> None:
     least = Residency.STREAM if residency is Residency.AUTO else residency
     needed = total(pair, least, LEAST_BATCH_TOKENS)
