@@ -94,7 +94,10 @@ def _choices(manifest: Manifest, wanted: Wanted, limit: int | None, *, on_gpu: b
                 on_gpu=on_gpu,
                 materializes_scores=not on_gpu,
             )
-            yield most_resident(manifest, settings, limit) if each is Residency.PARTIAL else settings
+            if each is Residency.PARTIAL:
+                settings = most_resident(manifest, settings, limit)
+            if settings.resident_stages or each is not Residency.PARTIAL or wanted.residency is each:
+                yield settings  # of no stage that stays, `stream` is the name
             tokens //= 2
             if wanted.max_batch_tokens is not None or tokens < (least if each is asked[-1] else before):
                 break
