@@ -7,7 +7,6 @@ policy's are made of them in place: base + difference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,46 @@ from stepscore.engine.ort.sessions import Sessions
 Weights = dict[str, Tensor]
 
 
-class GraphFiles:
-    """Opens the generic graphs of one unit, each once."""
+class OpenGraphs:
+    """Sessions of generic graphs: files with the same content, of either model, share one."""
 
-    def __init__(self, folder: Path, sessions: Sessions, *, in_fp32: bool) -> None:
-        self._folder = folder
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._in_fp32 = in_fp32
-        self.open = cache(self._open)
+        self._known: dict[tuple[bytes, bool], ort.InferenceSession] = {}
 
-    def _open(self, name: str, *, on_host: bool = False, use_tf32: bool = False) -> ort.InferenceSession:
-        file = names.generic_file(name, in_fp32=self._in_fp32)
-        return self._sessions.open(self._folder / file, on_host=on_host, use_tf32=use_tf32)
+    def open(self, path: Path, *, use_tf32: bool = False) -> ort.InferenceSession:
+        """Return the session of a graph whose weights are inputs."""
+        content = path.read_bytes()
+        if (content, use_tf32) not in self._known:
+            self._known[content, use_tf32] = self._sessions.open(path, use_tf32=use_tf32)
+        return self._known[content, use_tf32]
+
+    def open_on_host(self, path: Path) -> ort.InferenceSession:
+        """Open a graph over the weight file beside it, to run on the CPU."""
+        return self._sessions.open(path, on_host=True)
+
+
+class GraphFiles:
+    """The generic graphs of one unit, by name."""
+
+    def __init__(self, folder: Path, graphs: OpenGraphs, *, in_fp32: bool) -> None:
+        self._folder = folder
+        self._graphs = graphs
+        self._in_fp32 = in_fp32
+        self._known: dict[str, ort.InferenceSession] = {}
+
+    def open(self, name: str, *, use_tf32: bool = False) -> ort.InferenceSession:
+        """Return the session of a graph whose weights are inputs."""
+        if name not in self._known:
+            self._known[name] = self._graphs.open(self._path(name), use_tf32=use_tf32)
+        return self._known[name]
+
+    def embed(self) -> ort.InferenceSession:
+        """Open the embedding, which reads the weight file and runs on the host."""
+        return self._graphs.open_on_host(self._path(names.EMBED_GRAPH))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / names.generic_file(name, in_fp32=self._in_fp32)
 
 
 def scratch_bytes(matrices: Mapping[str, StoredMatrix], compute: int) -> int:

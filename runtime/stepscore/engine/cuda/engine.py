@@ -26,7 +26,7 @@ from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import GivenRows
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.cuda.batches import LoadedBatch
-from stepscore.engine.cuda.decoding import scratch_bytes
+from stepscore.engine.cuda.decoding import OpenGraphs, scratch_bytes
 from stepscore.engine.cuda.hardware import Hardware, hardware_of
 from stepscore.engine.cuda.unit_runner import UnitFiles, UnitRunner
 from stepscore.engine.cuda.weight_ring import WeightRing
@@ -58,8 +58,8 @@ class CudaEngine(Engine):
         stored = [stage for each in files for stage in each.stored()]
         needed = (scratch_bytes(each.stage.matrices, hardware.compute) for each in stored)
         scratch = self._device.allocate(max(needed))
-        sessions = Sessions(self.provider, options.threads)
-        self._units = [UnitRunner(pair, each, sessions, hardware, scratch) for each in files]
+        opened = OpenGraphs(Sessions(self.provider, options.threads))
+        self._units = [UnitRunner(pair, each, opened, hardware, scratch) for each in files]
         kept = evenly_spread(num_kept(options, len(stored)), len(stored))
         slots = 2 if options.prefetch_next_layer else 1
         self._ring = WeightRing(self._device, self._copies, stored, kept, slots=slots)

@@ -16,14 +16,13 @@ from stepscore.artifact.pair import Pair
 from stepscore.artifact.tensor_table import Stage, TensorEntry, TensorTable, tile_starts
 from stepscore.engine.base import logprobs_of
 from stepscore.engine.cuda.batches import GivenValues, LoadedBatch, cut
-from stepscore.engine.cuda.decoding import Decoding, GraphFiles, Weights
+from stepscore.engine.cuda.decoding import Decoding, GraphFiles, OpenGraphs, Weights
 from stepscore.engine.cuda.device import Buffer, Tensor, run_graph
 from stepscore.engine.cuda.embedding import Embedding
 from stepscore.engine.cuda.hardware import Hardware
 from stepscore.engine.cuda.mapped_file import MappedFile
 from stepscore.engine.cuda.weight_ring import LoadedStage, StoredStage
 from stepscore.engine.element_types import BITS, FLOAT, ONNX_TYPES, STORED_AS, as_float32, in_type
-from stepscore.engine.ort.sessions import Sessions
 
 Logprobs = NDArray[np.float32]
 
@@ -79,21 +78,20 @@ class UnitRunner:
     """Runs windows through the stages of one unit; `scratch` holds decoded weights."""
 
     def __init__(
-        self, pair: Pair, files: UnitFiles, sessions: Sessions, hardware: Hardware, scratch: Buffer
+        self, pair: Pair, files: UnitFiles, opened: OpenGraphs, hardware: Hardware, scratch: Buffer
     ) -> None:
         self.models = files.unit.models
         self._shape = pair.manifest.architecture
         self._hardware, self._device, self._compute = hardware, hardware.device, hardware.compute
         self._stages = [stage.name for stage in files.stages]
         folder = pair.path / files.unit.folder
-        graphs = GraphFiles(folder, sessions, in_fp32=hardware.compute == FLOAT)
+        graphs = GraphFiles(folder, opened, in_fp32=hardware.compute == FLOAT)
         self._layers, self._last_layers = (
             dict(zip(self.models, map(graphs.open, contract.stream_names(kind, self.models)), strict=True))
             for kind in (names.LAYER, names.LAST_LAYER)
         )
         self._head = self._open_head(graphs)
-        embed = graphs.open(names.EMBED_GRAPH, on_host=True)
-        self.embedding = Embedding(embed, self.models, self._shape.hidden_size, self._compute)
+        self.embedding = Embedding(graphs.embed(), self.models, self._shape.hidden_size, self._compute)
         self._given = GivenValues.of(pair, self.models, hardware)
         self._decoding = Decoding(hardware, graphs, scratch)
         self._vectors = {model: self._put_vectors(files, model) for model in self.models}

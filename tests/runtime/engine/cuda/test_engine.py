@@ -27,6 +27,7 @@ from stepscore.engine.cuda.engine import CudaEngine
 from stepscore.engine.cuda.hardware import Hardware, compute_type, host_hardware
 from stepscore.engine.cuda.lossless_decoder import HostDecoder
 from stepscore.engine.element_types import BFLOAT16, FLOAT, FLOAT16
+from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Convention, Precision, Provider, Residency
 from stepscore.errors import ModelInvalid
 from stepscore.memory.estimate import estimate
@@ -295,3 +296,19 @@ def test_precisions_compute_in_their_type(pair_of: PairOf) -> None:
     types = {form: compute_type(Pair.open(pair_of.form(CUDA_FORMS[form][0])).manifest) for form in CUDA_FORMS}
     assert {form for form, kind in types.items() if kind == BFLOAT16} == {"bf16"}
     assert Pair.open(pair_of.form(CUDA_FORMS["bf16"][0])).manifest.precision is Precision.BF16
+
+
+@pytest.mark.parametrize(("form", "expected"), [("fp16", 6), ("int8-int4", 7)])
+def test_a_handful_of_sessions_serves_all_layers_of_both_models(
+    pair_of: PairOf, monkeypatch: pytest.MonkeyPatch, form: str, expected: int
+) -> None:
+    """A layer, the last one, a tile of the head, decoders, and an embedding for each unit."""
+    opened = []
+    open_session = Sessions.open
+    monkeypatch.setattr(
+        Sessions, "open", lambda self, path, **how: opened.append(path) or open_session(self, path, **how)
+    )
+    engine = on_cpu(Pair.open(pair_of.form(CUDA_FORMS[form][0])), Residency.STREAM)
+    for _ in range(2):
+        list(engine.run(window(engine)))
+    assert len(opened) == expected, opened
