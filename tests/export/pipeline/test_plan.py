@@ -16,12 +16,11 @@ from tests.conftest import Checkpoints
 
 from stepscore.artifact.graph_contract import graph_files
 from stepscore.cli.main import main
-from stepscore.enums import Activations, Coding, Precision, Target
+from stepscore.enums import Activations, Coding, Precision
 from stepscore.errors import ExportError
-from stepscore_export.backends import graph_backend
 from stepscore_export.backends import onnx as backend_module
 from stepscore_export.checkpoint.checkpoint import Checkpoint
-from stepscore_export.options import BitsandbytesOptions, ExportOptions
+from stepscore_export.options import BitsandbytesOptions
 from stepscore_export.pipeline import plan as plan_module
 from stepscore_export.pipeline.export import export_pair, write_pair
 from stepscore_export.pipeline.plan import open_plan
@@ -69,23 +68,6 @@ def test_command_opens_and_measures_checkpoints_once(
     assert done.exit_code == 0, done.stderr
     assert {name: calls[name] for name in ONCE} == ONCE
     assert built(calls) == (0 if dry_run else 2 * GRAPHS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runs_here", [True, False])
-def test_graphs_are_built_twice_only_where_the_target_cannot_run(
-    tiny_checkpoints: Checkpoints,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    calls: Counter[str],
-    runs_here: bool,
-) -> None:
-    monkeypatch.setattr(graph_backend, "runs_here", lambda _target: runs_here)
-    options = ExportOptions(Precision.INT4, activations=Activations.EXACT, coding=Coding.DIFFERENCE)
-    models = tiny_checkpoints.policy, tiny_checkpoints.reference
-    pair = export_pair(*models, tmp_path / "pair", options, texts=NO_TEXTS, calibration=NO_TEXTS)
-    assert built(calls) == (1 if runs_here else 2) * GRAPHS
-    assert pair.manifest.target is Target.CPU
 
 
 def test_plan_holds_open_checkpoints_and_resolved_options(tiny_checkpoints: Checkpoints) -> None:

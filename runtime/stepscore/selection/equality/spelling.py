@@ -102,7 +102,7 @@ def plain(answer: str) -> str:
 
 
 def _once(text: str) -> str:
-    text = _ascii(text)
+    text = re.sub(r"(?<!\\)\\$", "", _ascii(text).strip())  # a space at the end
     text = re.sub(r"(?<!\\)\\[,;:!> ]|~|\\[hv]space\*?\{[^{}]*\}", _space, text)
     text = _trimmed(text)
     text = _COMMAND.sub(lambda found: _spaced(_COMMANDS[found[1]], found, text), text)
