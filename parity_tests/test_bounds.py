@@ -34,8 +34,9 @@ class Bench:
         self._workshop = workshop
         self._models = workshop.models(pair)
         self.problems = Problems.read(PROBLEMS, self._models, NUM_PROBLEMS[pair])
-        self.truth = pair_logprobs(
-            self._models.policy, self._models.reference, self.problems.ids, Numerics.FP64
+        both = self._models.policy, self._models.reference
+        self.truth = workshop.kept(
+            lambda: pair_logprobs(*both, self.problems.ids, Numerics.FP64), "truth", *both
         )
 
     @cache  # noqa: B019 - a bench lives as long as the tests of this file
@@ -61,8 +62,11 @@ class Bench:
         return fp64_threshold(self._models)
 
     def _scored(self, storage: Storage, residency: Residency, count: int) -> Scores:
-        engine = self._workshop.engine(self._models, storage.options, residency, storage.calibration)
-        return scored(engine, self.problems.ids[:count])
+        def scores() -> Scores:
+            engine = self._workshop.engine(self._models, storage.options, residency, storage.calibration)
+            return scored(engine, self.problems.ids[:count])
+
+        return self._workshop.kept(scores, self._models, storage, residency, count)
 
 
 @pytest.fixture(scope="module", params=NUM_PROBLEMS, ids=lambda pair: pair.name)

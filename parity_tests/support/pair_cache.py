@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from parity_tests.support.fp64_reference import Numerics, Tokens, pair_logprobs
 from parity_tests.support.random_pairs import Models, RandomPair
 from testing.shared_folder import SharedFolder, name_of
@@ -73,6 +74,18 @@ class Workshop:
         if key not in self._engines:
             self._engines[key] = OrtEngine(Pair.open(key[0]), EngineOptions(residency=residency, threads=1))
         return self._engines[key]
+
+    def kept(self, scores: Callable[[], Scores], *what: object) -> Scores:
+        """Scores of what is named, computed by whichever process asks first."""
+
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            arrays = (np.stack(both) for both in scores())
+            np.savez(folder / "scores.npz", *arrays)
+
+        folder = self._shared.once(f"scores-{name_of(*what)}", write)
+        with np.load(folder / "scores.npz") as arrays:
+            return [(arrays[name][0], arrays[name][1]) for name in arrays.files]
 
     def close(self) -> None:
         for engine in self._engines.values():

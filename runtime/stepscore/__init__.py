@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stepscore.integrations.reward_model import RewardModel as RewardModel
     from stepscore.records import Record as Record
     from stepscore.records import Result as Result
+    from stepscore.records import TokenRecord as TokenRecord
+    from stepscore.records import TokenResult as TokenResult
     from stepscore.scorer import Scorer as Scorer
     from stepscore.selection.rules import aggregate as aggregate
     from stepscore.selection.rules import best_of_n as best_of_n
@@ -39,6 +41,8 @@ _HOMES = {
     "RewardModel": "integrations.reward_model",
     "Scorer": "scorer",
     "StepscoreError": "errors",
+    "TokenRecord": "records",
+    "TokenResult": "records",
     "aggregate": "selection.rules",
     "best_of_n": "selection.rules",
     "choose_threshold": "evaluation.first_error",

@@ -118,6 +118,46 @@ class Reading:
         return tuple(value)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A prompt and a response as token ids, which are scored as they are: nothing is added or tokenized.
+
+    `step_ends` are indices into the response, the last token of each step; None: they are found by the
+    separator.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+    step_ends: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> TokenRecord:
+        """Return the record of a mapping with these names; raise InvalidRecord.
+
+        >>> TokenRecord.of({"prompt_token_ids": [1, 2], "response_token_ids": [3]})
+        TokenRecord(prompt_token_ids=(1, 2), response_token_ids=(3,), step_ends=None)
+        """
+        ends = fields.get("step_ends")
+        return cls(
+            _integers("prompt_token_ids", fields.get("prompt_token_ids")),
+            _integers("response_token_ids", fields.get("response_token_ids")),
+            None if ends is None else _integers("step_ends", ends),
+        )
+
+
+def _integers(name: str, value: object) -> tuple[int, ...]:
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise InvalidRecord(f"`{name}` must be a list of integers, not {_json_type(value)}")
+    for position, each in enumerate(value):
+        if not isinstance(each, int | np.integer) or isinstance(each, bool):
+            raise InvalidRecord(f"`{name}[{position}]` must be an integer, not {_json_type(each)}")
+    if not value:
+        raise InvalidRecord(f"`{name}` is empty")
+    return tuple(int(each) for each in value)
+
+
 BY_ACCEPTED_NAMES = Reading()
 _WRITTEN = Reading(problem_field="problem", steps_field="steps")
 
@@ -276,4 +316,21 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reference_logprobs: NDArray[np.float32] | None = None
 
 
+class TokenResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Log-probs and rewards of a response of R tokens, one for each of them, and of its n steps.
+
+    With p and q the log-probs of policy and reference, float32 [R], nats: token_rewards = beta * (p - q),
+    float32 [R], and cumulative_rewards[k] = beta * sum(p - q) up to the token step_ends[k], in float64.
+    """
+
+    policy_logprobs: NDArray[np.float32]
+    reference_logprobs: NDArray[np.float32]
+    token_rewards: NDArray[np.float32]
+    step_ends: list[int]
+    cumulative_rewards: list[float]
+    step_rewards: list[float]
+    outcome_reward: float
+
+
 Outcome = Result | InputError | NonFinite
+TokenOutcome = TokenResult | InputError | NonFinite

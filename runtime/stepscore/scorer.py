@@ -7,11 +7,11 @@ with Scorer.load("pair") as scorer:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,14 @@ from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite, ScorerClosed
 from stepscore.memory.fit import fit_settings
 from stepscore.prompt.encoder import EncodedPrompt
-from stepscore.records import Outcome, Result
-from stepscore.rewards import rewards
+from stepscore.records import Outcome, Result, TokenOutcome, TokenRecord, TokenResult
+from stepscore.rewards import Rewards, rewards
 
 T = TypeVar("T")
+R = TypeVar("R")
+Logprobs = NDArray[np.float32]
+TokenInput = TokenRecord | Mapping[str, Any]
+"""Token ids to score; a mapping has the fields of a TokenRecord."""
 
 
 class Scorer:
@@ -127,12 +131,45 @@ class Scorer:
         Windows are filled with valid records only, so an invalid one changes no bit of another's rewards.
         Raises ScorerClosed after `close`.
         """
+        yield from self._stream(items, self._result)
+
+    def score_ids(self, records: Iterable[TokenInput]) -> list[TokenResult]:
+        """Score responses given as token ids: a log-prob of both models and a reward for each token.
+
+        An item is a TokenRecord or a mapping with `prompt_token_ids`, `response_token_ids` and, if they are
+        known, `step_ends`. Raises the first InputError or NonFinite, with the item's position; `stream_ids`
+        gives an error as that item's outcome.
+        """
+        results = []
+        for position, outcome in self.stream_ids(enumerate(records)):
+            if not isinstance(outcome, TokenResult):
+                raise type(outcome)(f"item {position}: {outcome.message}", hint=outcome.hint)
+            results.append(outcome)
+        return results
+
+    def stream_ids(self, items: Iterable[tuple[T, TokenInput]]) -> Iterator[tuple[T, TokenOutcome]]:
+        """Score (key, item) pairs of token ids window by window, as `stream` does records."""
+        yield from self._stream(((key, self._encoded_ids(item)) for key, item in items), self._token_result)
+
+    def _stream(
+        self,
+        items: Iterable[tuple[T, Input | EncodedPrompt | InputError]],
+        result: Callable[[EncodedPrompt, Logprobs, Logprobs], R],
+    ) -> Iterator[tuple[T, R | InputError]]:
         self._check_open()
         with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
             for window in windows:
-                outcomes = self._outcomes(window)
+                outcomes = self._outcomes(window, result)
                 for item in window.items:
                     yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
+
+    def _encoded_ids(self, item: TokenInput) -> EncodedPrompt | InputError:
+        try:
+            record = item if isinstance(item, TokenRecord) else TokenRecord.of(item)
+            vocab_size = self.pair.manifest.architecture.vocab_size
+            return self._windows.encoder.encode_ids(record, vocab_size)
+        except InputError as error:
+            return error.untraced()
 
     def fingerprint(self) -> dict[str, str]:
         """Return what the rewards depend on, as text: pair, beta, convention."""
@@ -165,23 +202,23 @@ class Scorer:
             self._engine.prepare([group.batch for group in window.groups])
             yield window
 
-    def _outcomes(self, window: Window[T]) -> Iterator[Result | NonFinite]:
+    def _outcomes(
+        self, window: Window[T], result: Callable[[EncodedPrompt, Logprobs, Logprobs], R]
+    ) -> Iterator[R]:
         """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""
-        done: dict[int, Result | NonFinite] = {}
+        done: dict[int, R] = {}
         position = 0
         scored = self._engine.run([group.batch for group in window.groups])
         for group, logprobs in zip(window.groups, scored, strict=True):
             self._check_open()
             for member, targets in zip(group.members, group.batch.target_of, strict=True):
                 policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
-                done[member] = self._result(window.prompts[member], policy, reference)
+                done[member] = result(window.prompts[member], policy, reference)
             while position in done:
                 yield done.pop(position)
                 position += 1
 
-    def _result(
-        self, prompt: EncodedPrompt, policy: NDArray[np.float32], reference: NDArray[np.float32]
-    ) -> Result | NonFinite:
+    def _rewards(self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs) -> Rewards | NonFinite:
         """Return the rewards of a prompt from its computed log-probs."""
         start = self._windows.first_computed(prompt)
         finite = np.isfinite(policy) & np.isfinite(reference)
@@ -193,9 +230,14 @@ class Scorer:
         ratios = policy.astype(np.float64) - reference
         ends, first = prompt.step_ends - start, prompt.first_summed - start
         try:
-            values = rewards(ratios, ends, beta=self.beta, start=first)
+            return rewards(ratios, ends, beta=self.beta, start=first)
         except NonFinite as error:
             return error
+
+    def _result(self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs) -> Result | NonFinite:
+        values = self._rewards(prompt, policy, reference)
+        if isinstance(values, NonFinite):
+            return values
         return Result(
             cumulative_rewards=values.cumulative_rewards.tolist(),
             step_rewards=values.step_rewards.tolist(),
@@ -209,4 +251,22 @@ class Scorer:
             token_texts=self._windows.texts(prompt) if self._windows.tokens else None,
             policy_logprobs=policy if self._windows.tokens else None,
             reference_logprobs=reference if self._windows.tokens else None,
+        )
+
+    def _token_result(
+        self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs
+    ) -> TokenResult | NonFinite:
+        values = self._rewards(prompt, policy, reference)
+        if isinstance(values, NonFinite):
+            return values
+        first = prompt.first_summed - self._windows.first_computed(prompt)
+        policy, reference = policy[first:], reference[first:]
+        return TokenResult(
+            policy_logprobs=policy,
+            reference_logprobs=reference,
+            token_rewards=(self.beta * (policy.astype(np.float64) - reference)).astype(np.float32),
+            step_ends=(prompt.step_ends - prompt.first_summed).tolist(),
+            cumulative_rewards=values.cumulative_rewards.tolist(),
+            step_rewards=values.step_rewards.tolist(),
+            outcome_reward=values.outcome_reward,
         )

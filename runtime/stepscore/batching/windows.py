@@ -101,8 +101,8 @@ class WindowPlanner:
     materializes_scores: bool = True
     given: GivenRows = NO_ROWS
 
-    def of(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[Window[T]]:
-        """Encode records, fill windows and plan each; an error takes no room in a window.
+    def of(self, items: Iterable[tuple[T, Input | EncodedPrompt | InputError]]) -> Iterator[Window[T]]:
+        """Encode records that are not yet, fill windows and plan each; an error takes no room in a window.
 
         So an invalid record changes no other record's batch, unless thousands wait behind a record.
         """
@@ -119,8 +119,8 @@ class WindowPlanner:
         """Return the text that each token of a prompt adds."""
         return self.encoder.texts(prompt.token_ids.tolist())
 
-    def _encode(self, key: T, given: Input | InputError) -> PlannedItem[T]:
-        if isinstance(given, InputError):
+    def _encode(self, key: T, given: Input | EncodedPrompt | InputError) -> PlannedItem[T]:
+        if isinstance(given, InputError | EncodedPrompt):
             return PlannedItem(key, given)
         num_chars = 0
         try:

@@ -25,6 +25,7 @@ from stepscore.prompt.pretokenizer import is_qwen2
 from stepscore.prompt.template import SEPARATOR, Template, system_message
 from stepscore.prompt.token_texts import TokenTexts
 from stepscore.prompt.tokenizer_faults import tokenizer_faults_as
+from stepscore.records import TokenRecord
 
 _EXPORT_AGAIN = "export the pair again from checkpoints you trust"
 
@@ -121,6 +122,42 @@ class PromptEncoder:
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
         ):
             return self._encoded(problem, steps, convention, unfinished=unfinished)
+
+    def encode_ids(self, record: TokenRecord, vocab_size: int) -> EncodedPrompt:
+        """Return a record of token ids with the log-prob index of each step's end; no id is changed.
+
+        Log-probs are summed from the first response token on. A step ends at its `step_ends`; without them
+        at the token that completes a separator, a blank line, and at the last token of the response.
+
+        Raises InvalidRecord for an id outside the vocabulary, or step ends that are outside the response or
+        decrease; TooLong.
+        """
+        ids = np.array(record.prompt_token_ids + record.response_token_ids, np.int64)
+        start, count = len(record.prompt_token_ids), len(record.response_token_ids)
+        if len(ids) > self.max_tokens:
+            raise TooLong(
+                f"{len(ids)} tokens exceed the context length of {self.max_tokens}; nothing is truncated"
+            )
+        outside = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+        if outside.size:
+            at = int(outside[0])
+            where = f"prompt_token_ids[{at}]" if at < start else f"response_token_ids[{at - start}]"
+            raise InvalidRecord(f"`{where}` is {ids[at]}, outside the vocabulary of {vocab_size} tokens")
+        ends = np.array(record.step_ends or self._separator_ends(ids, start), np.int64)
+        wrong = np.flatnonzero((ends < 0) | (ends >= count) | (np.diff(ends, prepend=0) < 0))
+        if wrong.size:
+            k = int(wrong[0])
+            raise InvalidRecord(
+                f"`step_ends[{k}]` is {ends[k]}: step ends do not decrease and are in 0..{count - 1}"
+            )
+        return EncodedPrompt(ids, start, start - 1, start - 1 + ends, special_text=False)
+
+    def _separator_ends(self, ids: np.ndarray, start: int) -> list[int]:
+        texts = self.texts(ids.tolist())[start:]
+        response, lengths = "".join(texts), np.cumsum([len(text) for text in texts])
+        found = [match.end() - 1 for match in re.finditer(rf"(?<=\S){SEPARATOR}", response)]
+        last = len(texts) - 1
+        return [*dict.fromkeys([*np.searchsorted(lengths, found, side="right").tolist(), last])]
 
     def _encoded(
         self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool

@@ -27,7 +27,6 @@ from stepscore_export.pipeline.plan import open_plan
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param(TINY, marks=pytest.mark.slow, id="tiny"),
         pytest.param(ODD, id="odd"),
         pytest.param(tied(ODD), marks=pytest.mark.slow, id="odd-tied"),
     ],
@@ -69,11 +68,12 @@ from pathlib import Path
 from stepscore.enums import Precision
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import NO_TEXTS
+from stepscore_export.validation.texts import NO_TEXTS, Texts, bundled_texts
 
 folder, precision = Path(sys.argv[1]), Precision(sys.argv[2])
-options = ExportOptions(precision)
-export_pair(folder / "policy", folder / "reference", folder / precision, options, calibration=NO_TEXTS)
+models, output = (folder / "policy", folder / "reference"), folder / precision
+few = Texts(None, bundled_texts().records[:3])
+export_pair(*models, output, ExportOptions(precision), texts=few, calibration=NO_TEXTS)
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
