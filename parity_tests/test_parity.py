@@ -73,7 +73,7 @@ def test_the_exporters_own_oracle_is_the_float64_reference(workshop: Workshop, p
 # Lower precision: only the weights are rounded
 
 
-@each_small_pair
+@pytest.mark.parametrize("pair", [TIED, ODD], ids=lambda pair: pair.name)
 @each_rounding
 def test_storage_costs_only_the_rounding_of_weights(
     workshop: Workshop, tmp_path: Path, pair: RandomPair, storage: Storage

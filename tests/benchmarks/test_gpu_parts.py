@@ -215,11 +215,3 @@ def test_parts_run_on_the_cpu_in_place_of_a_gpu(tiny_bench: Bench) -> None:
     assert [each["tokens"] for each in partial["windows"]] == list(tiny_bench.sizes.windows)
     assert all(each["peak_mb"] > 0 and each["estimated_mb"] > 0 for each in partial["windows"])
     assert len(rows[Part.of(PartName.FLOOR, "fp16")]["rows"]) == len(tiny_bench.sizes.windows) - 1
-
-
-@pytest.mark.slow
-@pytest.mark.torch
-def test_a_lossless_pair_has_the_log_probs_of_a_bf16_pair(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, QUICK, Provider.CPU, quick=True)
-    bench.write()
-    assert gpu.run_part(bench, Part.of(PartName.FIDELITY, LOSSLESS))["equal_to_bf16"] is True

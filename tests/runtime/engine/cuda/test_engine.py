@@ -168,7 +168,7 @@ def test_hidden_states_are_those_of_the_pair_for_the_cpu(pair_of: PairOf, tiny_p
     assert {len(each) for each in logprobs.values()} == {batch.num_given + len(batch.target_ids)}
 
 
-@every_cuda_form
+@a_cuda_form_of_each_kind
 def test_identical_models_give_exactly_zero(
     tiny_checkpoints: Checkpoints, shared_folder: SharedFolder, form: str
 ) -> None:
