@@ -18,7 +18,6 @@ from stepscore_export.weights.layout import FloatMatrix, LayerWeights, RotaryWei
 from stepscore_export.weights.weight_file import TensorRef
 
 INT8, INT4 = ir.DataType.INT8, ir.DataType.INT4
-_CODES = {8: INT8, 4: INT4}
 
 
 def generic_layer(shape: Shape, positions: int, intermediate_size: int, *, last: bool) -> ir.Model:

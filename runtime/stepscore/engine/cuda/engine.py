@@ -104,15 +104,17 @@ class CudaEngine(Engine):
         found: list[tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]] = [({}, {}) for _ in window]
         with closing(self._ring.in_turn()) as stages:
             for unit in self._units:
-                ran = unit.run(loaded, stages)
-                for model in unit.models:
-                    for (hidden, logprobs), tensor, values in zip(
-                        found, ran.hidden[model], unit.logprobs(ran, model), strict=True
-                    ):
-                        logprobs[model] = values
-                        if with_hidden:
-                            hidden[model] = self._copies.read(tensor)
-                unit.release()
+                try:
+                    ran = unit.run(loaded, stages)
+                    for model in unit.models:
+                        for (hidden, logprobs), tensor, values in zip(
+                            found, ran.hidden[model], unit.logprobs(ran, model), strict=True
+                        ):
+                            logprobs[model] = values
+                            if with_hidden:
+                                hidden[model] = self._copies.read(tensor)
+                finally:
+                    unit.release()
             next(stages, None)  # lets the ring copy the first stages of the next window
         return found
 

@@ -1,4 +1,4 @@
-"""A file mapped into memory, whose pages are let go of when they have been copied."""
+"""A file mapped into memory, whose pages are unmapped when they have been copied."""
 
 from __future__ import annotations
 

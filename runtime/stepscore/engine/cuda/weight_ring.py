@@ -52,7 +52,7 @@ class StoredStage:
         return self.file.part(self.stage.extent.offset, self.stage.extent.size)
 
     def release(self) -> None:
-        """Let go of the mapped pages, which would count as memory of the process."""
+        """Unmap the pages, which would count as memory of the process."""
         self.file.release(self.stage.extent.offset, self.stage.extent.size)
 
 

@@ -130,6 +130,7 @@ def test_a_window_that_fails_leaves_the_next_one_right(pair_of: PairOf, form: st
     before = engine.device_bytes
     with pytest.raises(ValueError, match="planned with 1 given rows"):
         list(engine.run([bad]))
+    assert engine.device_bytes == before
     assert np.array_equal(joined(list(engine.run(window(engine)))), truth)
     assert engine.device_bytes == before
 
