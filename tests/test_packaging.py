@@ -29,6 +29,8 @@ LAST_WITH_A_HOLE = {
     "jinja2": "3.1.5",
     "onnx": "1.20.1",
     "pytest": "9.0.2",
+    "ray": "2.51.2",
+    "starlette": "0.49.0",
     "torch": "2.10.0",
     "tqdm": "4.66.2",
 }

@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from stepscore.errors import ExtraMissing, ProviderUnavailable, StepscoreError
 
 _LIBRARIES = {
+    "data": ("pyarrow",),
     "export": ("huggingface_hub", "jinja2", "ml_dtypes", "onnx", "onnx_ir", "safetensors", "threadpoolctl"),
     "optimum": ("optimum",),
+    "ray": ("ray",),
     "select": ("math_verify",),
+    "server": ("prometheus_client", "starlette", "uvicorn"),
     "torch": ("accelerate", "bitsandbytes", "matplotlib", "torch", "transformers"),
+    "tracing": ("opentelemetry",),
 }
 _EXTRA_OF = {library: extra for extra, libraries in _LIBRARIES.items() for library in libraries}
 

@@ -19,7 +19,13 @@ from stepscore.scorer import Scorer
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 NOT_FOR_USERS = {"cpu", "cuda", "dev", "peers"}
-IMPORTED_AS = {"optimum-onnx": "optimum", "math-verify": "math_verify", "onnx-ir": "onnx_ir"}
+IMPORTED_AS = {
+    "math-verify": "math_verify",
+    "onnx-ir": "onnx_ir",
+    "opentelemetry-sdk": "opentelemetry",
+    "optimum-onnx": "optimum",
+    "prometheus-client": "prometheus_client",
+}
 
 
 def libraries(extra: str) -> list[str]:
