@@ -122,7 +122,6 @@ def serve(
         keys=load_keys(api_key_file),
     )
     span = spans()
-    log_to(sys.stderr)
     with lifecycle.bind(host, port) as bound:
         address = lifecycle.address_of(bound)
         if not settings.keys and not lifecycle.is_loopback(bound):
@@ -130,6 +129,7 @@ def serve(
         scorer = load_scorer(pair, load)
         context = context_of(scorer, pair, names)
         start = _start_line(address, pair, scorer, context, guarded=bool(settings.keys))
+        log_to(sys.stderr)
         in_time = lifecycle.serve(
             AsyncScorer(scorer, max_waiting_tokens=max_waiting_tokens),
             context,
