@@ -21,7 +21,7 @@ def serve(results: Results) -> list[Table]:
         f"{found[0]['text']}; {machine_name(found[0])}",
         headings,
         [_steady(result) for result in found],
-        note="The difference is that of a reward from the offline one, in standard deviations of the rewards. "
+        note="The difference is that of a reward from the offline one, in standard deviations of all. "
         "Memory: its peak in the first and in the second half.",
     )
     return [steady, *(_parts(result) for result in found)]
