@@ -148,7 +148,7 @@ def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
     from stepscore import __version__
     from stepscore.server.routes import Context
 
-    name, *aliases = names or (pair.resolve().name,)
+    name, *aliases = names or (pair.absolute().name,)
     encoder = scorer.pair.encoder()
     return Context(
         name=name,
