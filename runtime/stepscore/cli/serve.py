@@ -145,7 +145,8 @@ def serve(
 
 def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
     """Return what protocols may know of a loaded pair."""
-    from stepscore import __version__
+    from importlib.metadata import version
+
     from stepscore.server.routes import Context
 
     name, *aliases = names or (pair.absolute().name,)
@@ -156,7 +157,7 @@ def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
         beta=scorer.beta,
         convention=scorer.convention,
         fingerprint=scorer.pair.fingerprint,
-        version=__version__,
+        version=version("stepscore"),
         encoder=encoder,
         vocab_size=scorer.pair.manifest.architecture.vocab_size,
         max_tokens=encoder.max_tokens,
