@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from stepscore.artifact.pair import Pair
-from stepscore.errors import InvalidRecord, NoSteps
+from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import split_steps
 from stepscore.records import Record
 
@@ -33,6 +33,13 @@ class Conversations:
         problem, solution = self._turns(name, messages, ["user", "assistant"])
         return record_of_text(problem, solution)
 
+    def attempt(self, name: str, messages: object) -> Record | InputError:
+        """Return what `record` does, an InvalidRecord too."""
+        try:
+            return self.record(name, messages)
+        except InputError as error:
+            return error.untraced()
+
     def problem(self, name: str, prompt: object) -> str:
         """Return the problem of a prompt: a text, or a list of one user message; raise InvalidRecord."""
         if isinstance(prompt, str):
@@ -41,7 +48,7 @@ class Conversations:
         return problem
 
     def solution(self, name: str, completion: object) -> str:
-        """Return the text of a completion: a text, or a list of one assistant message; raise InvalidRecord."""
+        """Return the text of a completion, a text or one assistant message; raise InvalidRecord."""
         if isinstance(completion, str):
             return completion
         (solution,) = self._turns(name, completion, ["assistant"])

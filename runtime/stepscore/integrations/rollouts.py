@@ -40,7 +40,7 @@ class RolloutReader:
         self._control_ids = {token for token, text in added.items() if text.special}
 
     def of_text(self, prompt: object, response: object) -> Rollout:
-        """Return the record of a prompt (a text or messages) and a finished response, split at blank lines."""
+        """Return the record of a prompt, text or messages, and a response, split at blank lines."""
         try:
             problem = self._conversations.problem("prompt", prompt)
             return record_of_text(problem, self._conversations.solution("completion", response))
@@ -54,7 +54,7 @@ class RolloutReader:
         """
         try:
             problem = self._conversations.problem("prompt", prompt)
-            self._check("response_token_ids", response_ids, self._conversations.solution("completion", response))
+            self._check(response_ids, self._conversations.solution("completion", response))
             return _token_record(self._encoder.prompt_ids(problem).tolist(), response_ids)
         except InputError as error:
             return error.untraced()
@@ -62,7 +62,7 @@ class RolloutReader:
     def of_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[int], response: str) -> Rollout:
         """Return the record of a prompt and a response of token ids; `response` is the text of the latter."""
         try:
-            self._check("response_token_ids", response_ids, response)
+            self._check(response_ids, response)
             return _token_record(prompt_ids, response_ids)
         except InputError as error:
             return error.untraced()
@@ -96,7 +96,7 @@ class RolloutReader:
         foreign = _LIKE_A_CONTROL_TOKEN.search(prompt) if self._control_ids.isdisjoint(ids) else None
         if foreign:
             raise InvalidRecord(
-                f"the prompt has {foreign.group()!r}, which looks like a control token, and is none of the pair",
+                f"the prompt has {foreign.group()!r}, which looks like a control token, but the pair has none such",
                 hint="score with a pair of the same tokenizer, or send prompts without a template",
             )
         if self._control_ids.isdisjoint(ids):
@@ -111,7 +111,7 @@ class RolloutReader:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _check(self, name: str, ids: Sequence[int], text: str) -> None:
+    def _check(self, ids: Sequence[int], text: str) -> None:
         """Raise InvalidRecord where the ids do not decode to the text, with its control tokens or without.
 
         White space does not count: trainers clean it up.
@@ -120,7 +120,7 @@ class RolloutReader:
         found = [self._tokenizer.decode(known, skip_special_tokens=skips) for skips in (True, False)]
         if "".join(text.split()) not in ["".join(each.split()) for each in found]:
             raise InvalidRecord(
-                f"`{name}` decode to {beginning(found[0])} by the pair's tokenizer, but the text is "
+                f"the response's token ids are {beginning(found[0])} by the pair's tokenizer, but the text is "
                 f"{beginning(text)}",
                 hint="score the text, or use a pair whose tokenizer is that of the trained model",
             )
