@@ -3,8 +3,8 @@
     prm = ProcessRewardModel.load("pair")
     prm.score(conversations, aggregation_method="min")
 
-OutcomeRewardModel is the one of its_hub: both clients call it alike. Checked with reward-hub 0.1.10, whose own
-models take conversations, and not the `question, responses` of its abstract class.
+OutcomeRewardModel is the one of its_hub: both clients call it alike. Checked with reward-hub 0.1.10, whose
+own models take conversations, and not the `question, responses` of its abstract class.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from stepscore.enums import Reducer, Series
 from stepscore.errors import InvalidRecord
 from stepscore.integrations.answers import Value, each_or, score_now
 from stepscore.integrations.conversations import Conversations
-from stepscore.integrations.its_hub import OutcomeRewardModel as OutcomeRewardModel
-from stepscore.integrations.its_hub import are_several
+from stepscore.integrations.its_hub import OutcomeRewardModel, are_several
 from stepscore.integrations.probabilities import open_probability
 from stepscore.prompt.template import SEPARATOR
 from stepscore.records import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
+
+__all__ = ["OutcomeRewardModel", "ProcessRewardModel"]
 
 _REDUCERS = {"last": Reducer.LAST, "min": Reducer.MIN, "model": Reducer.LAST}
 

@@ -96,14 +96,14 @@ class RolloutReader:
         foreign = _LIKE_A_CONTROL_TOKEN.search(prompt) if self._control_ids.isdisjoint(ids) else None
         if foreign:
             raise InvalidRecord(
-                f"the prompt has {foreign.group()!r}, which looks like a control token, but the pair has none such",
+                f"the prompt has {foreign.group()!r}, which looks like a control token of another tokenizer",
                 hint="score with a pair of the same tokenizer, or send prompts without a template",
             )
         if self._control_ids.isdisjoint(ids):
             problem: list[int] = self._encoder.prompt_ids(prompt).tolist()
             return problem
         raise InvalidRecord(
-            f"the prompt has control tokens, but does not end in {template.between!r}, as the pair's template",
+            f"the prompt has control tokens, but does not end as the pair's do, {template.between!r}",
             hint="score with a pair of the same chat template, or send prompts without a template",
         )
 
@@ -120,8 +120,8 @@ class RolloutReader:
         found = [self._tokenizer.decode(known, skip_special_tokens=skips) for skips in (True, False)]
         if "".join(text.split()) not in ["".join(each.split()) for each in found]:
             raise InvalidRecord(
-                f"the response's token ids are {beginning(found[0])} by the pair's tokenizer, but the text is "
-                f"{beginning(text)}",
+                f"the response's token ids are {beginning(found[0])} by the pair's tokenizer, but its text "
+                f"is {beginning(text)}",
                 hint="score the text, or use a pair whose tokenizer is that of the trained model",
             )
 
