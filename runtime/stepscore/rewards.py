@@ -130,7 +130,7 @@ def probability(values: float | Scores, temperature: float = 1.0) -> float | NDA
     rounding; above 37 temperatures the result is 1 and the value is lost, below -745 it is 0.
 
     An implicit PRM is trained so that the sigmoid of its outcome reward is the probability of a right answer,
-    and IPVRM so that the sigmoid of its last `mean` is, both at the beta of the training. At another beta,
+    and IPVRM so that the sigmoid of every `mean` is, both at the beta of the training. At another beta,
     such as the card's 0.001, temperature = beta / (beta of the training) gives the same probabilities.
 
     values: float or float [...], in units of beta times nats. temperature: the same unit. Returns a float, or

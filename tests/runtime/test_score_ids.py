@@ -147,7 +147,7 @@ def test_texts_and_ids_are_scored_in_one_stream(scorer: Scorer, texts: list[Resu
 def test_the_command_writes_what_score_ids_returns(
     tiny_pair: Path, tmp_path: Path, texts: list[Result]
 ) -> None:
-    """Bit for bit, in a file of texts and ids; an id outside the vocabulary is that line's error."""
+    """Bit for bit; an id outside the vocabulary is that line's error."""
     records = [ids_of(text) for text in texts]
     records[1]["step_ends"] = [0, 3]
     bad = {"prompt_token_ids": [1], "response_token_ids": [TINY.vocab_size]}
