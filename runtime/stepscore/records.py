@@ -189,13 +189,26 @@ BY_ACCEPTED_NAMES = Reading()
 _WRITTEN = Reading(problem_field="problem", steps_field="steps")
 
 
-def record_from(fields: Mapping[str, Any]) -> AnyRecord:
-    """Return the record of a mapping, by any of the accepted names; raise InvalidRecord.
+def record_from(fields: Mapping[str, Any]) -> Record:
+    """Return the record of a mapping of texts, by any of the accepted names; raise InvalidRecord.
 
     >>> record_from({"query": "1+1?", "answer": ["2"]})
     Record(problem='1+1?', steps=('2',), unfinished=False)
     """
-    return BY_ACCEPTED_NAMES.record(fields)
+    record = of_texts(BY_ACCEPTED_NAMES.record(fields))
+    if isinstance(record, InputError):
+        raise record
+    return record
+
+
+def of_texts(record: AnyRecord | InputError) -> Record | InputError:
+    """Return the record where only texts can be used; InvalidRecord instead of one of token ids."""
+    if not isinstance(record, TokenRecord):
+        return record
+    return InvalidRecord(
+        "the record holds token ids, but texts are needed here: `problem` and `steps`",
+        hint="score token ids with `stepscore score` or Scorer.score_ids",
+    )
 
 
 def record_of_output(fields: Mapping[str, Any]) -> AnyRecord:

@@ -76,17 +76,18 @@ def read_series(
 
     Hence the values of `mean-difference` sum to the last mean, as those of `step` do to the outcome reward.
 
+    By the conventions `response` and `exact`, and for token ids, t counts the tokens of the response up to
+    the step's end, and `mean` is the length-normalized prefix value of IPVRM. By `card` the sum holds the
+    prompt's log-ratios, so the prompt's tokens count too: the mean is one over prompt and response.
+
     cumulative_rewards, step_rewards: float [n], n >= 1, in units of beta times nats; a mean is in these units
-    per token. num_summed: t, int [n], each at least 1. By the conventions `response` and `exact`, and for token ids, it
-    counts the tokens of the response up to the step's end, and `mean` is the length-normalized prefix value
-    of IPVRM. By `card` the sum holds the prompt's log-ratios, so the prompt's tokens count too: the mean is
-    one over prompt and response, and no value of IPVRM.
+    per token. num_summed: t, int [n], each at least 1. Raises ValueError when the shapes differ, or a count
+    is below 1.
 
-    Raises ValueError when the shapes differ, or a count is below 1.
-
-    Source: IPVRM (arXiv 2604.13197, equation 9: V(s_t) / t; step signals are differences of prefix values).
-    Its ProcessBench script divides by t - 1, and what it calls `mean_diff` is another reading, a step's
-    reward over the tokens of that step.
+    Source: the training code of IPVRM (arXiv 2604.13197), which normalizes prefix values so and cites the
+    paper's equation 9, and the paper's abstract: step signals are differences of consecutive prefix values.
+    IPVRM's ProcessBench script divides by t - 1, and what it calls `mean_diff` is another reading: the reward
+    of a step over the number of that step's own tokens.
 
     >>> read_series(Series.MEAN, [2.0, -1.0], [2.0, -3.0], [4, 5]).tolist()
     [0.5, -0.2]
@@ -129,7 +130,7 @@ def probability(values: float | Scores, temperature: float = 1.0) -> float | NDA
     rounding; above 37 temperatures the result is 1 and the value is lost, below -745 it is 0.
 
     An implicit PRM is trained so that the sigmoid of its outcome reward is the probability of a right answer,
-    and IPVRM so that the sigmoid of its last `mean` is, both at the beta of the training. At another beta,
+    and IPVRM so that the sigmoid of every `mean` is, both at the beta of the training. At another beta,
     such as the card's 0.001, temperature = beta / (beta of the training) gives the same probabilities.
 
     values: float or float [...], in units of beta times nats. temperature: the same unit. Returns a float, or

@@ -24,13 +24,13 @@ from stepscore.errors import (
 )
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
 from stepscore.records import (
+    BY_ACCEPTED_NAMES,
     MESSAGES,
     AnyRecord,
     Record,
     Result,
     TokenRecord,
     TokenResult,
-    record_from,
     record_of_output,
 )
 
@@ -91,7 +91,7 @@ def not_empty(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def parse_line(
     line: bytes,
     index: int,
-    read: Callable[[Mapping[str, Any]], AnyRecord] = record_from,
+    read: Callable[[Mapping[str, Any]], AnyRecord] = BY_ACCEPTED_NAMES.record,
     *,
     number: int | None = None,
 ) -> ParsedLine:

@@ -11,16 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
-from stepscore.records import (
-    IDS_NAMES,
-    MESSAGES,
-    OTHER_TEXTS,
-    PROBLEM_NAMES,
-    STEPS_NAMES,
-    Result,
-    TokenRecord,
-    TokenResult,
-)
+from stepscore.jobs.input_schema import input_schema
+from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.visible import one_line
 
 MAX_ID_CHARS = 1000
@@ -83,7 +75,6 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first_summed: Annotated[
         int | None,
         Meta(
-            ge=0,
             description="index of the first log-prob summed, so that step_ends[k] - first_summed + 1 are "
             "summed up to step k: 0 by the convention `card` and in a line of token ids, else "
             "response_start - 1; absent in lines of earlier versions",
@@ -156,6 +147,7 @@ class RewardsLine(msgspec.Struct, frozen=True):
     step_rewards: Rewards
     step_ends: list[int] | None = None
     first_summed: int | None = None
+    response_start: int | None = None
 
 
 OUTPUT_NAMES = (*ScoredLine.__struct_fields__, "error")
@@ -213,61 +205,9 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     ['error', 'input', 'scored']
     """
     return {
-        "input": _input_schema(),
+        "input": input_schema(MAX_ID_CHARS),
         "scored": msgspec.json.schema(ScoredLine),
         "error": msgspec.json.schema(ErrorLine),
-    }
-
-
-def _input_schema() -> dict[str, Any]:
-    """Describe what `records.record_from` accepts, which no struct says: a problem and steps by any name."""
-    steps = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    properties: dict[str, Any] = {
-        "id": {
-            "description": "unique in the file; default: the 0-based index of the line",
-            "anyOf": [
-                {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
-                {"type": "string", "maxLength": MAX_ID_CHARS},
-                {"type": "null"},
-            ],
-        }
-    }
-    for name in PROBLEM_NAMES:
-        alias = "" if name == PROBLEM_NAMES[0] else f"; another name of `{PROBLEM_NAMES[0]}`"
-        properties[name] = {"type": "string", "description": f"text of the problem{alias}"}
-    for name in STEPS_NAMES:
-        alias = "" if name == STEPS_NAMES[0] else f"; another name of `{STEPS_NAMES[0]}`"
-        properties[name] = {"description": f"steps of the solution, in order{alias}"}
-        if name not in OTHER_TEXTS:
-            properties[name] |= steps
-    properties["solution"]["description"] += "; beside another name of them, anything else is a gold solution"
-    properties["answer"]["description"] += "; beside another name of them, anything else is the final answer"
-    turn = {
-        "type": "object",
-        "properties": {"role": {"type": "string"}, "content": {"type": "string"}},
-        "required": ["role", "content"],
-    }
-    conversation = {"type": "array", "items": turn, "minItems": 2}
-    of_messages = {"required": [MESSAGES], "properties": {MESSAGES: conversation}}
-    properties[MESSAGES] = {
-        "description": "one user and one assistant message: problem and solution, which is split at blank "
-        "lines; read for what no other field gives"
-    }
-    return {
-        "title": "InputLine",
-        "description": "One solution to score. Fields that are names of the same thing must be equal; every "
-        "other field passes through unchanged.",
-        "type": "object",
-        "properties": properties,
-        "allOf": [
-            {"anyOf": [*({"required": [name]} for name in PROBLEM_NAMES), of_messages]},
-            {
-                "anyOf": [
-                    *({"required": [name], "properties": {name: steps}} for name in STEPS_NAMES),
-                    of_messages,
-                ]
-            },
-        ],
     }
 
 
