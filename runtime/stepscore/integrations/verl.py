@@ -169,10 +169,9 @@ def _token_ids(item: Any) -> tuple[list[int], list[int]]:
     if "response_len" in others:
         return prompt[: int(others["prompt_len"])], response[: int(others["response_len"])]
     mask = batch["attention_mask"].tolist()
-    start = len(prompt)
-    return [token for token, given in zip(prompt, mask[:start], strict=True) if given], response[
-        : sum(mask[start:])
-    ]
+    of_prompt, of_response = mask[: len(prompt)], mask[len(prompt) :]
+    unpadded = [token for token, given in zip(prompt, of_prompt, strict=True) if given]
+    return unpadded, response[: sum(of_response)]
 
 
 def _facts(answer: Answer) -> dict[str, float]:

@@ -57,7 +57,9 @@ def test_texts_are_finished_solutions(shared: AsyncScorer, direct: Any, ids: lis
         direct.text(*each).outcome_reward for each in ((PROBLEMS[0], *split[0]), (PROBLEMS[1], *split[1]))
     ]
     assert close(RewardFunction(shared)(PROBLEMS, SOLUTIONS), expected)
-    assert close(RewardFunction(shared, use_ids=False)(PROBLEMS, SOLUTIONS, ids), expected)
+    truncated = [each[:-1] for each in ids]  # without the end of turn, which a text always has
+    assert close(RewardFunction(shared, use_ids=False)(PROBLEMS, SOLUTIONS, truncated), expected)
+    assert not close(RewardFunction(shared)(PROBLEMS, SOLUTIONS, truncated), expected)
 
 
 def test_another_value_may_be_the_reward(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,15 @@ def test_beam_search_ranks_by_the_reward(its_hub: Any, shared: AsyncScorer, dire
     expected = [1 / (1 + math.exp(-reward(direct, text, finished=True))) for text in texts]
     assert np.allclose(found.scores, expected, rtol=0, atol=1e-5)
     assert found.selected_index == int(np.argmax(expected))
+
+
+def test_the_search_of_the_page_runs(its_hub: Any, shared: AsyncScorer) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "search.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(from its_hub.*?)^```\n", page, re.MULTILINE | re.DOTALL)
+    prm = ProcessRewardModel(shared, stop_token="\\boxed")
+    names: dict[str, Any] = {"prm": prm, "lm": language_model(its_hub)}
+    exec(code, names)
+    assert "\\boxed" in names["answer"]["content"]
 
 
 def test_the_log_weights_of_particles_are_rewards(its_hub: Any, shared: AsyncScorer, direct: Any) -> None:

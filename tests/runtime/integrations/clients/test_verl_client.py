@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,25 @@ def test_compute_score_is_the_custom_reward_function(
     ]
     assert [each["reward_score"] for each in found] == pytest.approx(expected, abs=1e-5)
     assert [each["reward_extra_info"]["scored"] for each in found] == [1.0, 1.0]
+
+
+def test_the_configurations_of_the_page_are_verl_s(
+    *, verl: Any, data: Any, tiny_checkpoints: Checkpoints, tiny_pair: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from omegaconf import OmegaConf
+
+    monkeypatch.chdir(tmp_path)
+    Path("pair").symlink_to(tiny_pair)
+    page = (Path(__file__).parents[4] / "docs" / "rl.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```text\n(.*?)^```\n", page, re.MULTILINE | re.DOTALL)
+    by_function, by_manager, colocated = (
+        OmegaConf.from_dotlist([line.removeprefix("+") for line in block.splitlines()]).reward
+        for block in blocks
+    )
+    tokens = {"reward_kwargs": {"tokens": True}}
+    for given in (by_function, by_manager, OmegaConf.merge(by_manager, colocated, tokens)):
+        found = scored(verl, data, tiny_checkpoints.policy, **given)
+        assert [each["reward_extra_info"]["scored"] for each in found] == [1.0, 1.0]
 
 
 def test_the_reward_manager_scores_token_ids(
