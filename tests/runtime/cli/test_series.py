@@ -88,7 +88,8 @@ def test_a_count_below_one_is_no_divisor(tmp_path: Path) -> None:
     assert "`step_ends` and `first_summed` do not match" in done.stderr
 
 
-def test_a_mean_over_the_prompt_is_warned_of(tmp_path: Path) -> None:
+def test_a_mean_over_the_prompt_is_warned_of(samples: Path, tmp_path: Path) -> None:
+    assert "convention card" not in invoke("select", samples, "--series", "mean").stderr
     card = write(tmp_path / "card", line("a", [4], [1.0], first_summed=0, label=-1))
     for command in (["select"], ["evaluate", "processbench", "--threshold", "0.1"]):
         said = invoke(*command, card, "--series", "mean").stderr
