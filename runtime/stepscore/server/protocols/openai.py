@@ -187,24 +187,6 @@ def _chat_answer(body: Chat, outcomes: list[Outcome], context: Context) -> objec
     }
 
 
-def models(context: Context, created: int) -> dict[str, object]:
-    """Return the payload of GET /v1/models: names of the pair and its models; `created` in Unix seconds."""
-    names = (context.name, *context.aliases, "policy", "reference")
-    data = [
-        {
-            "id": name,
-            "object": "model",
-            "created": created,
-            "owned_by": "stepscore",
-            "root": context.name,
-            "parent": None,
-            "max_model_len": context.max_tokens,
-        }
-        for name in dict.fromkeys(names)
-    ]
-    return {"object": "list", "data": data}
-
-
 COMPLETIONS = Route(
     path="/v1/completions",
     body=Completion,

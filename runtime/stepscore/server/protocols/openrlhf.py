@@ -8,7 +8,6 @@ ends. `labels` are not read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,7 +61,7 @@ def _request(query: str, prompt: str | None, context: Context) -> Request | Inpu
         return error.untraced()
 
 
-def _answer(body: GetReward, outcomes: list[Outcome], context: Context, *, reducer: Reducer | None) -> object:
+def _answer(outcomes: list[Outcome], reducer: Reducer | None) -> object:
     scored = results(outcomes)
     rewards = [reduced(result, reducer) for result in scored]
     logs = {
@@ -74,11 +73,14 @@ def _answer(body: GetReward, outcomes: list[Outcome], context: Context, *, reduc
 
 
 def _route(reducer: Reducer | None) -> Route[GetReward]:
+    def answer(body: GetReward, outcomes: list[Outcome], context: Context) -> object:
+        return _answer(outcomes, reducer)
+
     return Route(
         path="/get_reward" + suffix(reducer),
         body=GetReward,
         requests=_requests,
-        answer=partial(_answer, reducer=reducer),
+        answer=answer,
         summary=f"OpenRLHF's remote reward model: {described(reducer)} of each query.",
     )
 

@@ -7,7 +7,6 @@ is generated, so `max_new_tokens` is 0 or 1 and the output is empty.
 from __future__ import annotations
 
 import uuid
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -88,7 +87,7 @@ def _requests(body: Generate, context: Context) -> list[Request | InputError]:
     return [request(ids) for ids in prompts]
 
 
-def _answer(body: Generate, outcomes: list[Outcome], context: Context, *, model: Model) -> object:
+def _answer(body: Generate, outcomes: list[Outcome], context: Context, model: Model) -> object:
     prompts = _prompts(body, context)
     replies = [
         _reply(body, outcome, ids, context, model) for ids, outcome in zip(prompts, outcomes, strict=True)
@@ -121,11 +120,14 @@ def _reply(
 
 
 def _route(path: str, model: Model) -> Route[Generate]:
+    def answer(body: Generate, outcomes: list[Outcome], context: Context) -> object:
+        return _answer(body, outcomes, context, model)
+
     return Route(
         path=path,
         body=Generate,
         requests=_requests,
-        answer=partial(_answer, model=model),
+        answer=answer,
         summary=f"SGLang's generate with return_logprob: log-probs of prompts under the {model.value}.",
     )
 

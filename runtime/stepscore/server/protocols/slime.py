@@ -6,7 +6,6 @@ unless it ends in a blank line. `label` is not read.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -43,19 +42,16 @@ def _requests(body: RemoteReward, context: Context) -> list[Request | InputError
     return [Request(solution(problem, response, context, ended=True if ended else None))]
 
 
-def _answer(
-    body: RemoteReward, outcomes: list[Outcome], context: Context, *, reducer: Reducer | None
-) -> object:
-    (result,) = results(outcomes)
-    return reduced(result, reducer)
-
-
 def _route(reducer: Reducer | None) -> Route[RemoteReward]:
+    def answer(body: RemoteReward, outcomes: list[Outcome], context: Context) -> object:
+        (result,) = results(outcomes)
+        return reduced(result, reducer)
+
     return Route(
         path="/remote_rm" + suffix(reducer),
         body=RemoteReward,
         requests=_requests,
-        answer=partial(_answer, reducer=reducer),
+        answer=answer,
         summary=f"slime's remote reward model: {described(reducer)} of one response.",
     )
 
