@@ -1,0 +1,10 @@
+"""Table of all scoring routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepscore.server.protocols import native
+from stepscore.server.routes import Route
+
+ROUTES: tuple[Route[Any], ...] = (native.SCORE,)
