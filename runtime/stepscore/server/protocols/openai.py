@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import expm1, inf, log
+from typing import Any
 
 import msgspec
 
@@ -70,7 +71,7 @@ class Chat(msgspec.Struct):
     n: int | None = None
     stream: bool | None = None
     logprobs: bool | None = None
-    tools: list[object] | None = None
+    tools: list[Any] | None = None
 
 
 def _completion_requests(body: Completion, context: Context) -> list[Request | InputError]:
