@@ -122,7 +122,6 @@ def serve(
         keys=load_keys(api_key_file),
     )
     span = spans()
-    log_to(sys.stderr)
     with lifecycle.bind(host, port) as bound:
         address = lifecycle.address_of(bound)
         if not settings.keys and not lifecycle.is_loopback(bound):
@@ -130,6 +129,7 @@ def serve(
         scorer = load_scorer(pair, load)
         context = context_of(scorer, pair, names)
         start = _start_line(address, pair, scorer, context, guarded=bool(settings.keys))
+        log_to(sys.stderr)
         in_time = lifecycle.serve(
             AsyncScorer(scorer, max_waiting_tokens=max_waiting_tokens),
             context,
@@ -145,10 +145,11 @@ def serve(
 
 def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
     """Return what protocols may know of a loaded pair."""
-    from stepscore import __version__
+    from importlib.metadata import version
+
     from stepscore.server.routes import Context
 
-    name, *aliases = names or (pair.resolve().name,)
+    name, *aliases = names or (pair.absolute().name,)
     encoder = scorer.pair.encoder()
     return Context(
         name=name,
@@ -156,7 +157,7 @@ def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
         beta=scorer.beta,
         convention=scorer.convention,
         fingerprint=scorer.pair.fingerprint,
-        version=__version__,
+        version=version("stepscore"),
         encoder=encoder,
         vocab_size=scorer.pair.manifest.architecture.vocab_size,
         max_tokens=encoder.max_tokens,

@@ -45,18 +45,20 @@ log = logging.getLogger("stepscore.server")
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a bound socket, which does not listen yet; raise OutputUnwritable for an address in use."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise OutputUnwritable(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}",
-            hint="choose another --port or --host, or stop what listens there",
-        ) from None
+    with contextlib.ExitStack() as failed:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            bound = failed.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            raise OutputUnwritable(
+                f"cannot listen at {host}, port {port}: {error.strerror or error}",
+                hint="choose another --port or --host, or stop what listens there",
+            ) from None
+        failed.pop_all()
     return bound
 
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
 from stepscore.errors import ExtraMissing
 from stepscore.server.envelope import Call, OpenSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 EXPORTER_VARIABLE = "OTEL_TRACES_EXPORTER"
 
@@ -35,44 +39,49 @@ def spans() -> OpenSpan:
             f"{EXPORTER_VARIABLE} is set, but OpenTelemetry is not installed",
             hint="pip install 'stepscore[tracing]', or unset the variable",
         )
-    _provide(exporter)
-    return _span
+    return spans_of(_provider(exporter))
 
 
-def _provide(name: str) -> None:
+def _provider(name: str) -> TracerProvider:
     from opentelemetry import trace  # noqa: PLC0415 (an extra)
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    if isinstance(trace.get_tracer_provider(), TracerProvider):
-        return
+    given = trace.get_tracer_provider()
+    if isinstance(given, TracerProvider):
+        return given
     found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
     if not found:
         raise ExtraMissing(
             f"no OpenTelemetry exporter is named {name!r}",
             hint="for otlp: pip install opentelemetry-exporter-otlp",
         )
-    provider = TracerProvider()  # reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
+    provider = TracerProvider()  # reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; ends with the process
     provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
-    trace.set_tracer_provider(provider)
+    return provider
 
 
-@contextmanager
-def _span(call: Call, headers: Headers) -> Iterator[None]:
+def spans_of(provider: TracerProvider) -> OpenSpan:
+    """Return what opens the span of a call at a provider, below the caller's span where it has one."""
     from opentelemetry import propagate, trace  # noqa: PLC0415 (an extra)
 
-    tracer = trace.get_tracer("stepscore.server")
-    parent = propagate.extract(dict(headers))
-    name = f"{call.method} {call.route}"
-    with tracer.start_as_current_span(name, parent, kind=trace.SpanKind.SERVER) as span:
-        yield
-        span.set_attributes(
-            {
-                "http.request.method": call.method,
-                "http.route": call.route,
-                "http.response.status_code": call.status,
-                "stepscore.request_id": call.request_id,
-                "stepscore.items": call.items,
-                "stepscore.tokens": call.tokens,
-            }
-        )
+    tracer = provider.get_tracer("stepscore.server")
+
+    @contextmanager
+    def span(call: Call, headers: Headers) -> Iterator[None]:
+        parent = propagate.extract(dict(headers))
+        name = f"{call.method} {call.route}"
+        with tracer.start_as_current_span(name, parent, kind=trace.SpanKind.SERVER) as opened:
+            yield
+            opened.set_attributes(
+                {
+                    "http.request.method": call.method,
+                    "http.route": call.route,
+                    "http.response.status_code": call.status,
+                    "stepscore.request_id": call.request_id,
+                    "stepscore.items": call.items,
+                    "stepscore.tokens": call.tokens,
+                }
+            )
+
+    return span

@@ -13,6 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from stepscore.errors import InputError, InvalidRecord, StepscoreError
+from stepscore.jobs.schema import MAX_ID_CHARS
 from stepscore.records import (
     MESSAGES,
     PROBLEM_NAMES,
@@ -27,7 +28,6 @@ from stepscore.scheduling.requests import Request
 from stepscore.server.protocols.floats import base64_of, shortest
 from stepscore.server.routes import Context, Outcome, Route
 
-MAX_ID_CHARS = 1000
 TIMEOUT = "seconds from the arrival of the call after which it is given up"
 ID_NAMES = ("prompt_token_ids", "response_token_ids", "step_ends")
 
