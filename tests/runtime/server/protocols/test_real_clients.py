@@ -6,17 +6,18 @@ docs/clients.md has the versions that these were run with. Numbers are compared 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from testing.pairs import Checkpoints
-from testing.serve_process import serve
+from testing.server_process import serving
 
 from stepscore.records import Record, TokenRecord
 from stepscore.scorer import Scorer
@@ -36,19 +37,18 @@ def client(module: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def port(tiny_pair: Path) -> Iterator[Port]:
+def port(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
     """Start a server at the first call: not for tests that are skipped."""
-    opened: list[int] = []
-    servers = serve(tiny_pair, "--served-model-name", "pair", "--served-model-name", PRM, "--beta", "1")
+    names = ("--served-model-name", "pair", "--served-model-name", PRM)
+    with ExitStack() as servers:
 
-    def started() -> int:
-        if not opened:
-            opened.append(servers.__enter__())
-        return opened[0]
+        @cache
+        def started() -> int:
+            folder = tmp_path_factory.mktemp("server")
+            served = servers.enter_context(serving(tiny_pair, folder, *names, "--beta", "1"))
+            return int(served.address.rpartition(":")[2])
 
-    yield started
-    if opened:
-        servers.__exit__(None, None, None)
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_verl_reads_the_outcome_reward(port: Port, scorer: Scorer, tiny_checkpoi
 def test_openrlhf_reads_the_reward_of_its_rollout(
     port: Port, scorer: Scorer, tiny_checkpoints: Checkpoints
 ) -> None:
-    agent = _openrlhf_agent()
+    agent = client("openrlhf.utils.agent")
     tokenizer = client("transformers").AutoTokenizer.from_pretrained(tiny_checkpoints.policy)
     for end, unfinished in (("<|im_end|>", False), ("", True)):
         ids = tokenizer.encode("\n\n".join(STEPS) + end)
@@ -212,15 +212,6 @@ def test_openrlhf_reads_the_reward_of_its_rollout(
         assert found["reward"] == pytest.approx([expected.outcome_reward], abs=1e-5)
         assert found["scores"] == found["reward"]
         assert found["extra_logs"]["num_steps"] == [2.0]
-
-
-def _openrlhf_agent() -> ModuleType:
-    """Import the file of the executor alone: the package imports what needs a GPU."""
-    client("aiohttp")
-    try:
-        return importlib.import_module("openrlhf.utils.agent")
-    except ImportError as error:
-        pytest.skip(f"openrlhf is not installed: {error}")
 
 
 def _prompt(scorer: Scorer) -> str:
