@@ -18,6 +18,7 @@ from typing import Any
 from stepscore.errors import InvalidRecord, UnknownModel
 from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.scheduling.requests import Request
+from stepscore.server.protocols.floats import shortest
 from stepscore.server.protocols.solutions import shown
 from stepscore.server.routes import Context, Outcome
 
@@ -57,7 +58,7 @@ def model_named(name: str | None) -> Model:
         ) from None
 
 
-def prompt_ids(prompt: Prompt, context: Context) -> list[list[int]]:
+def prompt_ids(prompt: str | Sequence[str | int | list[int]], context: Context) -> list[list[int]]:
     """Return the token ids of every prompt; raise InvalidRecord, TooLong.
 
     The first token of a prompt has no log-prob, so that a prompt has two or more.
@@ -105,7 +106,7 @@ def scored(outcome: Outcome, model: Model, context: Context, ids: list[int] | No
         assert outcome.token_ids is not None
         ids = outcome.token_ids.tolist()
     assert ids is not None
-    return Scored(ids, context.encoder.texts(ids), [None, *values.tolist()])
+    return Scored(ids, context.encoder.texts(ids), [None, *shortest(values)])
 
 
 def prompt_logprobs(prompt: Scored) -> list[dict[str, dict[str, object]] | None]:

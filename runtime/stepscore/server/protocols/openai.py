@@ -41,7 +41,7 @@ LEAST = -9999.0
 """What vLLM writes for minus infinity, which JSON has no number for."""
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /v1/completions; fields that only shape a generation have no effect."""
 
     prompt: Prompt
@@ -57,7 +57,7 @@ class Completion(msgspec.Struct):
     truncate_prompt_tokens: int | None = None
 
 
-class Chat(msgspec.Struct):
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /v1/chat/completions; fields that only shape a generation have no effect."""
 
     messages: list[Message]

@@ -27,7 +27,7 @@ from stepscore.server.protocols.solutions import (
 from stepscore.server.routes import Context, Outcome, Route
 
 
-class GetReward(msgspec.Struct):
+class GetReward(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /get_reward; without `prompts` the queries are split by the pair's template."""
 
     query: list[str]

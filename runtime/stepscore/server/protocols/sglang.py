@@ -20,14 +20,14 @@ from stepscore.server.routes import Context, Outcome, Route
 NO_ALTERNATIVES = "log-probs of other tokens than the prompt's are not computed"
 
 
-class Sampling(msgspec.Struct):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Sampling parameters; those that only shape a generation have no effect."""
 
     max_new_tokens: int | None = None
     n: int = 1
 
 
-class Generate(msgspec.Struct):
+class Generate(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /generate: `text` or `input_ids`, one prompt or several."""
 
     text: str | list[str] | None = None
@@ -46,15 +46,19 @@ class Generate(msgspec.Struct):
     @property
     def is_batch(self) -> bool:
         """Return whether the answer is a list: several prompts were sent, though it be a list of one."""
-        if self.text is not None:
-            return not isinstance(self.text, str)
-        return bool(self.input_ids) and isinstance(self.input_ids[0], list)  # type: ignore[index]
+        match self.text, self.input_ids:
+            case list(), _:
+                return True
+            case None, [list(), *_]:
+                return True
+        return False
 
 
 def _prompts(body: Generate, context: Context) -> list[list[int]]:
-    if (body.text is None) == (body.input_ids is None):
-        raise InvalidRecord("give `text` or `input_ids`, and not both")
-    return prompt_ids(body.text if body.input_ids is None else body.input_ids, context)  # type: ignore[arg-type]
+    match body.text, body.input_ids:
+        case (prompt, None) | (None, prompt) if prompt is not None:
+            return prompt_ids(prompt, context)
+    raise InvalidRecord("give `text` or `input_ids`, and not both")
 
 
 def _requests(body: Generate, context: Context) -> list[Request | InputError]:

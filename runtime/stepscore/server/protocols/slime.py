@@ -25,7 +25,7 @@ from stepscore.server.protocols.solutions import (
 from stepscore.server.routes import Context, Outcome, Route
 
 
-class RemoteReward(msgspec.Struct):
+class RemoteReward(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /remote_rm; a prompt of messages is all but the response."""
 
     prompt: str | list[Message]
@@ -37,7 +37,7 @@ def _requests(body: RemoteReward, context: Context) -> list[Request | InputError
     if isinstance(body.prompt, str):
         problem = problem_of(body.prompt, context)
     else:
-        problem, _ = conversation([*body.prompt, Message("assistant", body.response)], context)
+        problem, _ = conversation([*body.prompt, Message(role="assistant", content=body.response)], context)
     response, ended = without_end(body.response, context)
     return [Request(solution(problem, response, context, ended=True if ended else None))]
 

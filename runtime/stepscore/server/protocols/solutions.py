@@ -23,7 +23,7 @@ _FOREIGN = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>")
 _SHOWN_CHARS = 60
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A turn of a conversation; of content parts, one text is read."""
 
     role: str

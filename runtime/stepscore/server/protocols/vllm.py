@@ -39,7 +39,7 @@ from stepscore.server.routes import Context, Outcome, Route
 MARK = "<extra_0>"
 
 
-class Pooling(msgspec.Struct):
+class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     """Body of /pooling and /classify: `input` or `messages`."""
 
     model: str | None = None
