@@ -103,15 +103,12 @@ def serve(
       stepscore serve PAIR
       stepscore serve PAIR --host 0.0.0.0 --api-key-file keys.txt --served-model-name prm
     """
-    from stepscore.extras import naming_extras
-
-    with naming_extras():
-        from stepscore.scheduling.async_scorer import AsyncScorer
-        from stepscore.server import lifecycle
-        from stepscore.server.keys import KEY_VARIABLE, load_keys
-        from stepscore.server.logs import log_to
-        from stepscore.server.settings import OverloadStatus, Settings
-        from stepscore.server.tracing import spans
+    from stepscore.scheduling.async_scorer import AsyncScorer
+    from stepscore.server import lifecycle
+    from stepscore.server.keys import KEY_VARIABLE, load_keys
+    from stepscore.server.logs import log_to
+    from stepscore.server.settings import OverloadStatus, Settings
+    from stepscore.server.tracing import spans
 
     settings = Settings(
         max_body_bytes=max_body_size,

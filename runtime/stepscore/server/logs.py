@@ -26,10 +26,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to(stream: TextIO) -> None:
-    """Send the logs of the server, and warnings of uvicorn, to a stream."""
+    """Send the logs of the server, and errors of uvicorn, to a stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("stepscore", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("stepscore", logging.INFO), ("uvicorn", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)

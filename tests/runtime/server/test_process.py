@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from testing.server_process import Served, serving
 from testing.solutions import SOLUTIONS
+from testing.uninstalled import uninstall
 
 from stepscore.cli.main import main
 from stepscore.scorer import Scorer
@@ -169,3 +170,10 @@ def test_an_open_address_without_a_key_is_warned_of(tmp_path: Path) -> None:
     guarded = CliRunner().invoke(main, arguments, env={"STEPSCORE_API_KEY": "k"})
     assert "is open to others" not in guarded.stderr
     assert guarded.exit_code == 3
+
+
+def test_without_the_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    uninstall(monkeypatch, "uvicorn", "stepscore.server")
+    done = CliRunner().invoke(main, ["serve", "pair"])
+    assert done.exit_code == 3
+    assert "pip install 'stepscore[server]'" in done.stderr
