@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 
-from stepscore.enums import Reducer
 from stepscore.errors import InputError, InvalidRecord
 from stepscore.scheduling.requests import Request
-from stepscore.server.protocols.reduced import REDUCERS, described, reduced, suffix
+from stepscore.server.protocols.scores import Score
 from stepscore.server.protocols.solutions import (
     problem_of,
     results,
@@ -61,28 +60,28 @@ def _request(query: str, prompt: str | None, context: Context) -> Request | Inpu
         return error.untraced()
 
 
-def _answer(outcomes: list[Outcome], reducer: Reducer | None) -> object:
+def _answer(outcomes: list[Outcome], score: Score) -> object:
     scored = results(outcomes)
-    rewards = [reduced(result, reducer) for result in scored]
+    rewards = [score.of(result) for result in scored]
     logs = {
         "outcome_reward": [result.outcome_reward for result in scored],
-        "min_step_reward": [reduced(result, Reducer.MIN) for result in scored],
+        "min_step_reward": [Score.STEP_MIN.of(result) for result in scored],
         "num_steps": [float(len(result.step_rewards)) for result in scored],
     }
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs}
 
 
-def _route(reducer: Reducer | None) -> Route[GetReward]:
+def _route(score: Score) -> Route[GetReward]:
     def answer(body: GetReward, outcomes: list[Outcome], context: Context) -> object:
-        return _answer(outcomes, reducer)
+        return _answer(outcomes, score)
 
     return Route(
-        path="/get_reward" + suffix(reducer),
+        path="/get_reward" + score.suffix,
         body=GetReward,
         requests=_requests,
         answer=answer,
-        summary=f"OpenRLHF's remote reward model: {described(reducer)} of each query.",
+        summary=f"OpenRLHF's remote reward model: the {score.summary} of each query.",
     )
 
 
-ROUTES = tuple(_route(reducer) for reducer in REDUCERS)
+ROUTES = tuple(_route(score) for score in Score)

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from stepscore.enums import Reducer
 from stepscore.errors import InputError
 from stepscore.scheduling.requests import Request
-from stepscore.server.protocols.reduced import REDUCERS, described, reduced, suffix
+from stepscore.server.protocols.scores import Score
 from stepscore.server.protocols.solutions import (
     Message,
     conversation,
@@ -42,18 +41,18 @@ def _requests(body: RemoteReward, context: Context) -> list[Request | InputError
     return [Request(solution(problem, response, context, ended=True if ended else None))]
 
 
-def _route(reducer: Reducer | None) -> Route[RemoteReward]:
+def _route(score: Score) -> Route[RemoteReward]:
     def answer(body: RemoteReward, outcomes: list[Outcome], context: Context) -> object:
         (result,) = results(outcomes)
-        return reduced(result, reducer)
+        return score.of(result)
 
     return Route(
-        path="/remote_rm" + suffix(reducer),
+        path="/remote_rm" + score.suffix,
         body=RemoteReward,
         requests=_requests,
         answer=answer,
-        summary=f"slime's remote reward model: {described(reducer)} of one response.",
+        summary=f"slime's remote reward model: the {score.summary} of one response.",
     )
 
 
-ROUTES = tuple(_route(reducer) for reducer in REDUCERS)
+ROUTES = tuple(_route(score) for score in Score)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ import numpy as np
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import SEPARATOR
 from stepscore.records import Record, Result, TokenResult
+from stepscore.rewards import probability
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols import logprobs
 from stepscore.server.protocols.logprobs import Prompt, envelope, prompt_ids, usage
@@ -168,7 +168,7 @@ def _classify_requests(body: Pooling, context: Context) -> list[Request | InputE
 def _classify_answer(body: Pooling, outcomes: list[Outcome], context: Context) -> object:
     scored = results(outcomes)
     rewards = [result.outcome_reward for result in scored]
-    values = [_sigmoid(reward) if body.activated else reward for reward in rewards]
+    values = [probability(reward) if body.activated else reward for reward in rewards]
     data: list[dict[str, Any]] = [
         {"index": index, "label": None, "probs": [value], "num_classes": 1}
         for index, value in enumerate(values)
@@ -187,11 +187,7 @@ def _token_values(outcome: TokenResult, beta: float) -> list[float]:
 
 
 def _row(value: float, *, activated: bool) -> list[float]:
-    return [_sigmoid(-value), _sigmoid(value)] if activated else [0.0, value]
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + exp(-value)) if value >= 0 else exp(value) / (1 + exp(value))
+    return [probability(-value), probability(value)] if activated else [0.0, value]
 
 
 POOLING = Route(

@@ -36,7 +36,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "add_generation_prompt": False,
     },
     "/get_reward": {"query": ["1 + 1?One."], "prompts": ["1 + 1?"]},
-    "/remote_rm/min": {"prompt": "1 + 1?", "response": "One.\n\nTwo.", "label": None},
+    "/remote_rm/step-min": {"prompt": "1 + 1?", "response": "One.\n\nTwo.", "label": None},
 }
 
 

@@ -59,14 +59,15 @@ def test_a_blank_line_before_the_end_of_turn_is_kept(call: ProtocolCalls) -> Non
 
 
 def test_the_path_chooses_the_number(call: ProtocolCalls) -> None:
-    steps = scored(call).step_rewards
+    result = scored(call)
+    steps, num_summed = result.step_rewards, result.step_ends[-1] - result.first_summed + 1
     prompt = call.prompt(PROBLEM)
     query = prompt + RESPONSE + "<|im_end|>"
     for path, value in (
-        ("/min", min(steps)),
-        ("/mean", fmean(steps)),
-        ("/last", steps[-1]),
         ("", sum(steps)),
+        ("/step-min", min(steps)),
+        ("/step-mean", fmean(steps)),
+        ("/mean-last", sum(steps) / num_summed),
     ):
         answer = call("/get_reward" + path, {"query": [query], "prompts": [prompt]})
         assert answer["rewards"] == pytest.approx([value])
