@@ -16,6 +16,7 @@ from stepscore.errors import (
     ScorerClosed,
     StepscoreError,
     TooLarge,
+    UnknownModel,
 )
 from stepscore.server.settings import OverloadStatus
 
@@ -56,6 +57,8 @@ class Refused(Exception):
                 status = 504
             case TooLarge():
                 status = 413
+            case UnknownModel():
+                status = 404
             case NonFinite():
                 status = 422
             case InputError():
