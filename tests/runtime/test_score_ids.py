@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testing.checkpoints import TINY
 from testing.solutions import SOLUTIONS
 
-from stepscore.errors import InvalidRecord, StepscoreError, TooLong
+from stepscore.errors import InvalidRecord, TooLong
 from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.scorer import Scorer
 
@@ -116,8 +116,6 @@ def test_results_do_not_depend_on_what_a_scorer_keeps(tiny_pair: Path, texts: li
 )
 def test_a_bad_item_is_an_error_of_its_own(scorer: Scorer, changed: dict[str, Any], said: str) -> None:
     good = {"prompt_token_ids": [5, 6], "response_token_ids": [7, 8]}
-    outcomes = [outcome for _, outcome in scorer.stream_ids(enumerate([good, good | changed, good]))]
-    assert [type(outcome) for outcome in outcomes] == [TokenResult, InvalidRecord, TokenResult]
     with pytest.raises(InvalidRecord, match=f"item 1: .*{said}"):
         scorer.score_ids([good, good | changed])
 
@@ -125,6 +123,19 @@ def test_a_bad_item_is_an_error_of_its_own(scorer: Scorer, changed: dict[str, An
 def test_an_item_that_is_too_long_is_its_error(scorer: Scorer) -> None:
     most = TINY.max_position_embeddings
     item = {"prompt_token_ids": [1], "response_token_ids": np.ones(most, np.int64)}
-    ((_, outcome),) = scorer.stream_ids([(0, item)])
-    assert isinstance(outcome, TooLong)
-    assert isinstance(outcome, StepscoreError)
+    with pytest.raises(TooLong):
+        scorer.score_ids([item])
+
+
+def test_texts_and_ids_are_scored_in_one_stream(scorer: Scorer, texts: list[Result]) -> None:
+    ids = TokenRecord.of(ids_of(texts[0]))
+    outside = TokenRecord((5, 6), (7, TINY.vocab_size))
+    outcomes = [outcome for _, outcome in scorer.stream(enumerate([ids, SOLUTIONS[0], outside, ids]))]
+    first, text, error, last = outcomes
+    assert isinstance(first, TokenResult)
+    assert isinstance(text, Result)
+    assert isinstance(error, InvalidRecord)
+    assert isinstance(last, TokenResult)
+    assert text.policy_logprobs is not None
+    for found in (first, last):
+        np.testing.assert_array_equal(found.policy_logprobs, text.policy_logprobs[text.response_start - 1 :])

@@ -65,6 +65,7 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
         Convention(load["convention"]),
         settings.max_batch_tokens,
         settings.window_tokens,
+        pair.manifest.architecture.vocab_size,
         tokens=load["tokens"],
         materializes_scores=settings.materializes_scores,
         given=GivenRows.of(pair.prefix()),
