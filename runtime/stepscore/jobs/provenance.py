@@ -77,7 +77,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     convention: Annotated[Convention | None, Meta(description="reward convention")] = None
     version: Annotated[str | None, Meta(description="version of stepscore that scored")] = None
     date: Annotated[
-        str | None, Meta(description="when scoring first began: ISO 8601, UTC, such as 2026-12-01T09:30:00.000Z")
+        str | None,
+        Meta(description="when scoring first began: ISO 8601, UTC, such as 2026-12-01T09:30:00.000Z"),
     ] = None
     options: Annotated[ScoringOptions | None, Meta(description="options of `score`")] = None
     derived: Annotated[
@@ -192,7 +193,9 @@ class Headers:
     def provenance(self) -> Provenance | None:
         """Return what the headers agree on, None without any; raise NotComparable."""
         several = len(self._found) > 1
-        places = {f"{self._name}, line {at}" if several else self._name: one for at, one in self._found.items()}
+        places = {
+            f"{self._name}, line {at}" if several else self._name: one for at, one in self._found.items()
+        }
         return combined(places)
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
+from stepscore.jobs.provenance import HeaderLine
 from stepscore.records import MESSAGES, OTHER_TEXTS, PROBLEM_NAMES, STEPS_NAMES, Result
 from stepscore.visible import one_line
 
@@ -160,13 +161,14 @@ def _decode(text: bytes, scored: msgspec.json.Decoder[T]) -> T | ErrorLine:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Return JSON Schema (2020-12) of the lines: `input`, `scored` and `error`.
+    """Return JSON Schema (2020-12) of the lines: `header`, `input`, `scored` and `error`.
 
     >>> sorted(json_schemas())
-    ['error', 'input', 'scored']
+    ['error', 'header', 'input', 'scored']
     """
     return {
         "input": _input_schema(),
+        "header": msgspec.json.schema(HeaderLine),
         "scored": msgspec.json.schema(ScoredLine),
         "error": msgspec.json.schema(ErrorLine),
     }

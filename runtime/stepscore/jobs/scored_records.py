@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -22,7 +21,10 @@ from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.final_answers import answer_text, boxed
 from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
+from stepscore.jobs.provenance import Headers, Provenance, combined
 from stepscore.jobs.schema import ErrorLine, decode_rewards
+from stepscore.jobs.seal import beside
+from stepscore.jobs.shards import problem_digest
 from stepscore.prompt.template import SEPARATOR
 from stepscore.records import Record, record_of_output
 
@@ -49,6 +51,15 @@ class Scored:
         return self.cumulative_rewards if series is Series.CUMULATIVE else self.step_rewards
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredFile:
+    """A scored file: its records, its lines with errors, and what it says of their origin."""
+
+    records: list[Scored]
+    failed: list[ErrorLine]
+    provenance: Provenance
+
+
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -73,11 +84,14 @@ def _opened(source: str) -> Iterator[BinaryIO]:
             yield file
 
 
-def read_scored(file: BinaryIO) -> Iterator[Scored | ErrorLine]:
-    """Read line by line; an invalid line becomes an ErrorLine, an empty one is skipped, nothing is raised."""
+def read_scored(file: BinaryIO, headers: Headers) -> Iterator[Scored | ErrorLine]:
+    """Read line by line; an invalid line becomes an ErrorLine, an empty one is skipped.
+
+    Headers are collected in `headers`, which raises HeaderInvalid.
+    """
     offset = file.tell()
     for index, text in enumerate(read_lines(file)):
-        if text.strip():
+        if not headers.take(text) and text.strip():
             line = parse_line(text, index, record_of_output)
             try:
                 yield _scored(line, text, offset)
@@ -86,11 +100,15 @@ def read_scored(file: BinaryIO) -> Iterator[Scored | ErrorLine]:
         offset = file.tell()
 
 
-def read_all(file: BinaryIO) -> tuple[list[Scored], list[ErrorLine]]:
-    """Read a scored file; raise NotScored where no record has rewards."""
+def read_all(file: BinaryIO, source: str) -> ScoredFile:
+    """Read a scored file, of which `source` is the path or -.
+
+    Raises NotScored where no record has rewards, NotComparable where its headers differ, HeaderInvalid.
+    """
     records: list[Scored] = []
     failed: list[ErrorLine] = []
-    for item in read_scored(file):
+    headers = Headers(source)
+    for item in read_scored(file, headers):
         if isinstance(item, ErrorLine):
             failed.append(item)
         else:
@@ -100,7 +118,20 @@ def read_all(file: BinaryIO) -> tuple[list[Scored], list[ErrorLine]]:
         raise NotScored(
             f"no record has rewards{first}", hint="give the output of `stepscore score`, not its input"
         )
-    return records, failed
+    return ScoredFile(records, failed, origin(headers, source))
+
+
+def origin(headers: Headers, source: str) -> Provenance:
+    """Return the provenance of a file whose lines were read: by its headers, else by the file beside it."""
+    found = headers.provenance()
+    if found is None and source != "-":
+        found = beside(Path(source))
+    return found or Provenance()
+
+
+def origin_of_all(files: Mapping[str, ScoredFile]) -> Provenance:
+    """Return the provenance of files, by name, that are read as one; raise NotComparable."""
+    return combined({name: file.provenance for name, file in files.items()}) or Provenance()
 
 
 def line_with(file: BinaryIO, offset: int, added: Mapping[str, object]) -> bytes:
@@ -131,7 +162,7 @@ def _scored(line: ParsedLine, text: bytes, offset: int) -> Scored | ErrorLine:
         id=line.id,
         offset=offset,
         problem_id=_problem_id(line),
-        problem_digest=blake2b(" ".join(line.record.problem.split()).encode(), digest_size=16).digest(),
+        problem_digest=problem_digest(line.record.problem),
         cumulative_rewards=cumulative,
         step_rewards=steps,
         boxed=boxed(SEPARATOR.join(line.record.steps)) or None,

@@ -53,7 +53,7 @@ def shard_index(item: object, line: bytes, count: int) -> int:
     problem's text, of the prompt's token ids as little-endian int64, or of the stripped line of an error.
 
     >>> [shard_index(Record("1 + 1?", (step,)), b"", 8) for step in ("2", "3")]
-    [7, 7]
+    [8, 8]
     """
     if isinstance(item, Record):
         digest = problem_digest(item.problem)
