@@ -3,7 +3,8 @@
 The output is append-only and written a whole line at a time. Its first line, a header (provenance.py),
 records what the numbers depend on. Running the same command again (see resume.py) continues after the last
 whole line, wherever the output was moved. Each line is flushed to the operating system, so a killed process
-loses at most a torn line; fsync is called once, at the end. Empty lines of the input are skipped, and headers.
+loses at most a torn line; fsync is called once, at the end. Empty lines of the input and headers
+are skipped.
 """
 
 from __future__ import annotations

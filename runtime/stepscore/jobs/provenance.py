@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 HEADER_START = b'{"stepscore":{"schema_version":'
 """How a header begins as it is written."""
 
+Positive = Annotated[float, Meta(gt=0)]
 _PLURALS = {"pair": "pairs", "convention": "conventions", "beta": "betas"}
 
 
@@ -73,7 +74,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: Annotated[int, Meta(description="version of this object: 1")] = SCHEMA_VERSION
     pair: Annotated[str | None, Meta(description="fingerprint of the pair")] = None
-    beta: Annotated[float | None, Meta(gt=0, description="scale of the rewards, per nat")] = None
+    beta: Annotated[Positive | None, Meta(description="scale of the rewards, per nat")] = None
     convention: Annotated[Convention | None, Meta(description="reward convention")] = None
     version: Annotated[str | None, Meta(description="version of stepscore that scored")] = None
     date: Annotated[

@@ -107,7 +107,7 @@ def read_all(file: BinaryIO, source: str) -> ScoredFile:
     """
     records: list[Scored] = []
     failed: list[ErrorLine] = []
-    headers = Headers(source)
+    headers = Headers("standard input" if source == "-" else source)
     for item in read_scored(file, headers):
         if isinstance(item, ErrorLine):
             failed.append(item)
