@@ -38,16 +38,25 @@ def beside(output: Path) -> Provenance | None:
     fingerprint = _read_beside(output)
     if fingerprint is None or "pair" not in fingerprint:
         return None
-    known: dict[str, object] = {name: fingerprint.get(name) for name in ("pair", "convention")}
+    beta = _number(fingerprint.get("beta"))
     try:
-        if "beta" in fingerprint:
-            known["beta"] = float(fingerprint["beta"])
-        return msgspec.convert(known, Provenance)
-    except ValueError as error:
+        return msgspec.convert(
+            {"pair": fingerprint["pair"], "beta": beta, "convention": fingerprint.get("convention")},
+            Provenance,
+        )
+    except msgspec.ValidationError:
         raise HeaderInvalid(
-            f"the fingerprint of the scored file cannot be used: {str(error)[:200]}",
+            f"the fingerprint of the scored file gives the beta {fingerprint.get('beta', '')[:80]!r}, "
+            f"expected a positive number, and the convention {fingerprint.get('convention', '')[:80]!r}",
             hint=f"score the file again, or delete {fingerprint_path(output).name}",
         ) from None
+
+
+def _number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _read_beside(output: Path) -> dict[str, str] | None:
