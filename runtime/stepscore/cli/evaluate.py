@@ -14,7 +14,6 @@ from click.core import ParameterSource
 
 from stepscore.cli.group import INTERRUPTED, name_failures
 from stepscore.cli.load_options import (
-    Words,
     json_option,
     load_options,
     output_folder_option,
@@ -23,6 +22,7 @@ from stepscore.cli.load_options import (
     reading_options,
 )
 from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
@@ -61,13 +61,7 @@ def evaluate() -> None:
 @output_folder_option(
     "Write SUBSET_error.jsonl and SUBSET_correct.jsonl to this folder; with --pair, the scored files too."
 )
-@click.option(
-    "--series",
-    type=Words(Series, case_sensitive=False),
-    default="step",
-    show_default=True,
-    help="Rewards to compare with the threshold.",
-)
+@series_option(Series.STEP, "Compare with the threshold")
 @click.option(
     "--threshold-from",
     metavar="SUBSET",
@@ -140,7 +134,9 @@ def processbench(
                     _score(ctx, scorer, job, options, quiet=quiet)
             sources = targets
         files = [stack.enter_context(path.open("rb")) for path in sources]
-        scored = {str(path): read_all(file, str(path)) for path, file in zip(sources, files, strict=True)}
+        scored = {
+            str(path): read_all(file, str(path), series) for path, file in zip(sources, files, strict=True)
+        }
         origin = origin_of_all(scored)
         beta = _beta(origin, load["beta"])
         samples, failed = _samples(list(scored.values()), sources, series)
@@ -204,10 +200,11 @@ def _samples(
 
     samples, failed = [], []
     for index, (file, path) in enumerate(zip(scored, sources, strict=True)):
+        warn_of_prompts(series, file.records)
         failed += file.failed
         for record in file.records:
             try:
-                samples.append(labelled(record, index, path.name, series))
+                samples.append(labelled(record, index, path.name))
             except InputError as error:
                 failed.append(ErrorLine.of(record.id, error))
     if not samples:

@@ -23,7 +23,7 @@ from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions
 from stepscore.jobs.resume import append, claim, refuse_same_file
 from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import parsed_lines
-from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
 
 if TYPE_CHECKING:
     from stepscore.records import Result
@@ -38,8 +38,8 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]]
-    ) -> Iterator[tuple[T, Result | InputError | NonFinite]]:
+        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+    ) -> Iterator[tuple[T, Result | TokenResult | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
 
@@ -83,7 +83,7 @@ def run_to_stream(
     refuse_same_file(out, source)
     lines = options.lines(source)
     append(out, HeaderLine(options.provenance(scorer)).encode())
-    _score(scorer, lines, out, tally)
+    _score(scorer, lines, out, tally, tokens=options.tokens)
 
 
 def run_to_file(
@@ -103,7 +103,7 @@ def run_to_file(
         tally.records = tally.resumed = earlier.num_lines
         tally.errors.update(earlier.errors)
         try:
-            _score(scorer, lines, output.file, tally, earlier.digest.update)
+            _score(scorer, lines, output.file, tally, earlier.digest.update, tokens=options.tokens)
         finally:
             if tally.records > earlier.num_lines:
                 output.seal(tally.records, earlier.digest.hexdigest())
@@ -116,14 +116,18 @@ def _score(
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
+    *,
+    tokens: bool,
 ) -> None:
     """Score lines and append the answers; `written` is called with each that is out."""
     for line, outcome in scorer.stream((line, line.record) for line in lines):
-        answer = output_line(line, outcome)
+        answer = output_line(line, outcome, tokens=tokens)
         append(out, answer)
         written(answer)
         tally.records += 1
         if isinstance(outcome, StepscoreError):
             tally.errors[outcome.code] += 1
-        else:
+        elif isinstance(line.record, TokenRecord):
+            tally.tokens += line.record.num_tokens
+        elif not isinstance(outcome, TokenResult):
             tally.tokens += outcome.num_tokens

@@ -13,7 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from stepscore.records import Record, TokenRecord
+from stepscore.errors import InputError
+from stepscore.records import AnyRecord, Record
 
 _SPELLED = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
 
@@ -41,30 +42,34 @@ class Shard(msgspec.Struct, frozen=True):
         return f"{self.index}/{self.count}"
 
 
-def problem_digest(problem: str) -> bytes:
-    """Return the digest of a problem's text, 16 bytes; a run of white space counts as one space."""
-    return blake2b(" ".join(problem.split()).encode(), digest_size=16).digest()
+def group_digest(record: AnyRecord) -> bytes:
+    """Return a digest, 16 bytes, that records with the same prompt share.
+
+    It is BLAKE2b of the problem's text, in which a run of white space counts as one space, or of the prompt's
+    token ids as little-endian int64.
+    """
+    if isinstance(record, Record):
+        return blake2b(" ".join(record.problem.split()).encode(), digest_size=16).digest()
+    ids = (_wrapped(each).to_bytes(8, "little", signed=True) for each in record.prompt_token_ids)
+    return blake2b(b"".join(ids), digest_size=16, person=b"ids").digest()
 
 
-def shard_index(item: object, line: bytes, count: int) -> int:
-    """Return the shard, 1 to `count`, of an item and the line that it was read from.
+def shard_index(item: AnyRecord | InputError, line: bytes, count: int) -> int:
+    """Return the shard, 1 to `count`, of a record, or of an error and the line that it was read from.
 
-    That is 1 + h mod count, where h is the first 8 bytes, big-endian, of the BLAKE2b digest (16 bytes) of the
-    problem's text, of the prompt's token ids as little-endian int64, or of the stripped line of an error.
+    That is 1 + h mod count, where h is the first 8 bytes, big-endian, of the record's `group_digest`, or of
+    the BLAKE2b digest (16 bytes) of the stripped line.
 
     >>> [shard_index(Record("1 + 1?", (step,)), b"", 8) for step in ("2", "3")]
     [8, 8]
     """
-    if isinstance(item, Record):
-        digest = problem_digest(item.problem)
-    elif isinstance(item, TokenRecord):
-        ids = b"".join(each.to_bytes(8, "little", signed=True) for each in _in_64_bits(item))
-        digest = blake2b(ids, digest_size=16, person=b"ids").digest()
-    else:
+    if isinstance(item, InputError):
         digest = blake2b(line.strip(), digest_size=16, person=b"line").digest()
+    else:
+        digest = group_digest(item)
     return 1 + int.from_bytes(digest[:8], "big") % count
 
 
-def _in_64_bits(item: TokenRecord) -> list[int]:
-    """Wrap ids that no vocabulary has: they are an error of the item, and still have a shard."""
-    return [(each + 2**63) % 2**64 - 2**63 for each in item.prompt_token_ids]
+def _wrapped(token: int) -> int:
+    """Wrap an id to 64 bits: one that no vocabulary has is an error of its item, which still has a shard."""
+    return (token + 2**63) % 2**64 - 2**63

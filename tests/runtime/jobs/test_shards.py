@@ -19,6 +19,7 @@ from testing.hypothesis_profiles import examples
 from testing.outputs import answers, header_of, lines_of, stop_clock
 
 from stepscore.cli.main import main
+from stepscore.errors import InputError
 from stepscore.jobs.job import JobOptions, Tally, run_to_file
 from stepscore.jobs.seal import fingerprint_path
 from stepscore.jobs.shards import Shard, shard_index
@@ -95,7 +96,7 @@ def test_the_shard_of_a_problem_is_the_same_everywhere() -> None:
     """Files that others keep depend on it: these numbers may not change."""
     assert [shard_index(Record(f"p{at}", ()), b"", 8) for at in range(6)] == STABLE
     assert shard_index(TokenRecord((1, 2), (3,)), b"", 8) == 2
-    assert shard_index(None, b" {\n", 8) == shard_index(None, b"{", 8) == 2
+    assert shard_index(InputError(""), b" {\n", 8) == shard_index(InputError(""), b"{", 8) == 2
 
 
 STABLE = [1, 8, 5, 7, 6, 4]
