@@ -134,12 +134,11 @@ def processbench(
                     _score(ctx, scorer, job, options, quiet=quiet)
             sources = targets
         files = [stack.enter_context(path.open("rb")) for path in sources]
-        scored = {
-            str(path): read_all(file, str(path), series) for path, file in zip(sources, files, strict=True)
-        }
-        origin = origin_of_all(scored)
+        names = [str(path) for path in sources]
+        scored = [read_all(file, name, series) for file, name in zip(files, names, strict=True)]
+        origin = origin_of_all(zip(names, scored, strict=True))
         beta = _beta(origin, load["beta"])
-        samples, failed = _samples(list(scored.values()), sources, series)
+        samples, failed = _samples(scored, sources, series)
         given = threshold_as_reward(threshold, threshold_nats, beta)
         if given is None:
             limit = best_threshold(samples, threshold_from or THRESHOLD_SUBSET, beta)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +129,9 @@ def origin(headers: Headers, source: str) -> Provenance:
     return found or Provenance()
 
 
-def origin_of_all(files: Mapping[str, ScoredFile]) -> Provenance:
-    """Return the provenance of files, by name, that are read as one; raise NotComparable."""
-    return combined({name: file.provenance for name, file in files.items()}) or Provenance()
+def origin_of_all(files: Iterable[tuple[str, ScoredFile]]) -> Provenance:
+    """Return the provenance of files, with their names, that are read as one; raise NotComparable."""
+    return combined({name: file.provenance for name, file in files}) or Provenance()
 
 
 def line_with(file: BinaryIO, offset: int, added: Mapping[str, object]) -> bytes:
