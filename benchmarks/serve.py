@@ -31,7 +31,10 @@ from benchmarks.support.served import HOST, Served, body_of, killed_clients, pos
 from benchmarks.support.workloads import BEST_OF_8, records
 from testing.shared_data import SHARED_DATA
 
-from stepscore.enums import Provider
+from stepscore.artifact.pair import Pair
+from stepscore.enums import Convention, Provider
+from stepscore.errors import InputError
+from stepscore.records import Result
 from stepscore.scorer import Scorer
 from stepscore_export.pipeline.export import export_pair
 
@@ -54,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         pair, count, seconds = options.child
-        print(json.dumps(offline(Path(pair), samples(int(count)), float(seconds))))
+        print(json.dumps(offline(Path(pair), int(count), float(seconds))))
         return
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         pair = options.pair or bundled(Path(folder))
@@ -86,15 +89,31 @@ def samples(count: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:count]]
 
 
-def offline(pair: Path, texts: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def fitting(pair: Path, count: int, most: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the first samples, at most `most`, that the models have positions for, and their tokens."""
+    encoder = Pair.open(pair).encoder()
+    fits, tokens = [], []
+    for each in samples(count):
+        with contextlib.suppress(InputError):
+            prompt = encoder.encode(each["problem"], each["steps"], Convention.CARD)
+            fits.append(each)
+            tokens.append(len(prompt.token_ids))
+        if len(fits) == most:
+            break
+    return fits, tokens
+
+
+def offline(pair: Path, count: int, seconds: float) -> dict[str, Any]:
     """Score samples from the first on for a time, offline; return rewards and tokens per second."""
+    texts, _ = fitting(pair, count, count)
     rewards, tokens = [], 0
     with Scorer.load(pair) as scorer:
         scorer.score(texts[:1])
         begun = time.monotonic()
         for _, outcome in scorer.stream(enumerate(texts)):
-            rewards.append(getattr(outcome, "outcome_reward", float("nan")))
-            tokens += getattr(outcome, "num_tokens", 0)
+            assert isinstance(outcome, Result)
+            rewards.append(outcome.outcome_reward)
+            tokens += outcome.num_tokens
             if time.monotonic() - begun > seconds:
                 break
         wall = time.monotonic() - begun
@@ -103,12 +122,9 @@ def offline(pair: Path, texts: Sequence[dict[str, Any]], seconds: float) -> dict
 
 def measured(pair: Path, count: int, seconds: float, scratch: Path) -> dict[str, Any]:
     """Run every part against servers of the pair."""
-    texts = samples(count)
-    before = measured_in_child("benchmarks.serve", pair, len(texts), seconds)
-    texts = texts[: len(before["rewards"])]
+    before = measured_in_child("benchmarks.serve", pair, count, seconds)
+    texts, tokens = fitting(pair, count, len(before["rewards"]))
     bodies = [body_of(each) for each in texts]
-    with Scorer.load(pair) as scorer:
-        tokens = [scorer.encoded(None, each).num_tokens for each in texts]
     with served(pair) as server:
         steady = logged(_steady(server, bodies, before["rewards"], tokens, seconds))
         parts = [
@@ -121,7 +137,7 @@ def measured(pair: Path, count: int, seconds: float, scratch: Path) -> dict[str,
         memory = server.memory_mb()
     with served(pair) as server:
         parts.append(logged(_terminated(server, bodies, seconds / 6)))
-    after = measured_in_child("benchmarks.serve", pair, len(texts), seconds)
+    after = measured_in_child("benchmarks.serve", pair, count, seconds)
     speeds = [each["tokens_per_second"] for each in (before, after)]
     share = steady["tokens_per_second"] / (sum(speeds) / 2)
     return {
