@@ -27,6 +27,7 @@ from stepscore.extras import naming_extras
 from stepscore.jobs.schema import ErrorLine
 from stepscore.records import (
     BY_ACCEPTED_NAMES,
+    IDS_NAMES,
     MESSAGES,
     PROBLEM_NAMES,
     STEPS_NAMES,
@@ -47,7 +48,6 @@ ItemOutcome = Result | TokenResult | StepscoreError
 METADATA_KEY = b"stepscore"
 """Key of the provenance in the metadata of a table's schema, which Parquet files keep."""
 
-IDS_NAMES = ("prompt_token_ids", "response_token_ids")
 _READ_NAMES = (*PROBLEM_NAMES, *STEPS_NAMES, MESSAGES, "labels", "scores", *IDS_NAMES, "step_ends")
 
 _LIST = pa.list_(pa.float64())
@@ -145,8 +145,6 @@ def _record(
         for name, value in given.items():
             if isinstance(value, UnicodeDecodeError):
                 raise InvalidRecord(f"`{name}` is not UTF-8: {value.reason} at byte {value.start}")
-        if any(name in given for name in IDS_NAMES):
-            return TokenRecord.of(given)
         return reading.record({**others, **given})
     except InputError as error:
         return error.untraced()

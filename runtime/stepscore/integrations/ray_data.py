@@ -156,8 +156,8 @@ def _check_room(held: float) -> None:
     there = ray.cluster_resources().get("CPU", 0)
     if held + RAYS_CORES > there:
         raise DoesNotFit(
-            f"the actors would hold {held:g} of the {there:g} cores of the cluster; without {RAYS_CORES} more "
-            "a run waits for ever: one for tasks that read and write, one for the filter of ids that are done",
+            f"the actors would hold {held:g} of the {there:g} cores of the cluster; {RAYS_CORES} must be "
+            "left, or a run waits for ever: for tasks that read and write, and for the filter of ids done",
             hint="lower num_cpus (0 on one small machine) or concurrency; where the cluster grows, give "
             "concurrency=(1, MOST)",
         )

@@ -172,7 +172,8 @@ def test_a_table_is_scored_in_its_order_with_errors_in_place(scorer: TableScorer
         {"id": 5, "prompt_token_ids": [5, 6], "response_token_ids": [1 << 40]},
         {"id": 6, "problem": "p", "steps": ["So 12."]},
     ]
-    found = scorer(pa.Table.from_pylist(rows)).to_pylist()
+    names = {name: None for row in rows for name in row}
+    found = scorer(pa.Table.from_pylist([names | row for row in rows])).to_pylist()
     assert [row["id"] for row in found] == [row["id"] for row in rows]
     codes = [row["error"] and row["error"]["code"] for row in found]
     assert codes == [None, None, "duplicate_id", "no_steps", None, "invalid_record", None]

@@ -45,11 +45,11 @@ class Context(dict[str, Any]):
         return self.get(key)
 
 
-def dataset(operator: Operator | None = None, run: Run | None = Run("id", FINGERPRINT)) -> Any:
+def dataset(operator: Operator | None = None, *, scored: bool = True) -> Any:
     """What `write_scores` looks at before it writes."""
     made = SimpleNamespace(context=Context(), _logical_plan=SimpleNamespace(dag=operator or Read()))
-    if run is not None:
-        run.note(made)
+    if scored:
+        Run("id", FINGERPRINT).note(made)
     return made
 
 
@@ -81,7 +81,7 @@ def test_rows_in_memory_are_refused(tmp_path: Path) -> None:
 
 def test_a_dataset_that_was_not_scored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotScored, match="score_dataset"):
-        write_scores(dataset(run=None), str(tmp_path / "scored"))
+        write_scores(dataset(scored=False), str(tmp_path / "scored"))
 
 
 def test_an_output_without_its_ids_is_refused(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_output_without_its_ids_is_refused(tmp_path: Path) -> None:
 def test_ids_without_their_output_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "scored.checkpoint" / "a_000000.parquet")
     write(tmp_path / "scored.checkpoint" / "a_000001.pending.parquet")
-    with pytest.raises(ResumeMismatch, match="the ids of 1 files that .* lacks, such as a_000000"):
+    with pytest.raises(ResumeMismatch, match=r"the ids of 1 files that .* lacks, such as a_000000"):
         write_scores(dataset(), str(tmp_path / "scored"))
 
 
