@@ -20,6 +20,7 @@ from stepscore.cli.inspect_pair import inspect, verify
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
+from stepscore.cli.serve import serve
 from stepscore.errors import ProviderUnavailable
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, report, inspect, verify):
+for command in (score, select, evaluate, bench, report, inspect, verify, serve):
     main.add_command(command)
 
 
