@@ -119,8 +119,12 @@ def provenance(fingerprint: Mapping[str, str], reading: Reading) -> dict[str, An
         "beta": float(fingerprint["beta"]),
         "convention": fingerprint["convention"],
         "version": version("stepscore"),
-        "date": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "options": reading.options(),
+        "date": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "options": {
+            name: value
+            for name in ("problem_field", "steps_field", "split")
+            if (value := getattr(reading, name))
+        },
     }
 
 
