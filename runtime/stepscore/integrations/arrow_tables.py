@@ -7,9 +7,7 @@ function over its batches (`map_batches` of Ray Data, `mapInArrow` of Spark).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from stepscore.errors import (
     StepscoreError,
 )
 from stepscore.extras import naming_extras
+from stepscore.jobs.provenance import KEY, Provenance, ScoringOptions
 from stepscore.jobs.schema import ErrorLine
 from stepscore.records import (
     BY_ACCEPTED_NAMES,
@@ -45,7 +44,7 @@ with naming_extras():
 Item = Record | TokenRecord | InputError
 ItemOutcome = Result | TokenResult | StepscoreError
 
-METADATA_KEY = b"stepscore"
+METADATA_KEY = KEY.encode()
 """Key of the provenance in the metadata of a table's schema, which Parquet files keep."""
 
 _READ_NAMES = (*PROBLEM_NAMES, *STEPS_NAMES, MESSAGES, "labels", "scores", *IDS_NAMES, "step_ends")
@@ -73,7 +72,7 @@ class TableScorer:
 
     With `id_column`, a row whose id an earlier row of the table has is a DuplicateId, and a null id a
     SourceError. `fingerprint` is that of the pair, beta and convention expected here: PairIncompatible where
-    this machine has others. `options` are those of Scorer.load.
+    this machine has others. `load_options` are those of Scorer.load.
     """
 
     def __init__(
@@ -83,9 +82,9 @@ class TableScorer:
         id_column: str | None = None,
         reading: Reading = BY_ACCEPTED_NAMES,
         fingerprint: Mapping[str, str] | None = None,
-        **options: Any,
+        **load_options: Any,
     ) -> None:
-        self.scorer = Scorer.load(pair, **options)
+        self.scorer = Scorer.load(pair, **load_options)
         found = self.scorer.fingerprint()
         if fingerprint is not None and found != fingerprint:
             self.scorer.close()
@@ -95,7 +94,8 @@ class TableScorer:
             )
         self._id_column = id_column
         self._reading = reading
-        self._provenance = msgspec.json.encode(provenance(found, reading))
+        options = ScoringOptions.of(tokens=False, reading=reading)
+        self._provenance = msgspec.json.encode(Provenance.of_run(found, options))
 
     def __call__(self, table: Any) -> Any:
         """Return the table with the rewards or the error of each row."""
@@ -109,23 +109,6 @@ class TableScorer:
         return scored.replace_schema_metadata(
             {**(table.schema.metadata or {}), METADATA_KEY: self._provenance}
         )
-
-
-def provenance(fingerprint: Mapping[str, str], reading: Reading) -> dict[str, Any]:
-    """Return what the rewards depend on, and the version and time (UTC) of a run that begins now."""
-    return {
-        "schema_version": 1,
-        "pair": fingerprint["pair"],
-        "beta": float(fingerprint["beta"]),
-        "convention": fingerprint["convention"],
-        "version": version("stepscore"),
-        "date": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "options": {
-            name: value
-            for name in ("problem_field", "steps_field", "split")
-            if (value := getattr(reading, name))
-        },
-    }
 
 
 def records_of(table: Any, reading: Reading = BY_ACCEPTED_NAMES) -> list[Item]:

@@ -12,15 +12,17 @@ Each of these is an error here, before anything runs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from stepscore.errors import NotScored, OutputExists, ResumeMismatch, SourceError
 from stepscore.extras import naming_extras
 from stepscore.integrations.arrow_tables import METADATA_KEY
+from stepscore.jobs.provenance import Provenance
 
 with naming_extras():
     import pyarrow.parquet as pq
@@ -136,8 +138,11 @@ def fingerprint_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
     text = (metadata or {}).get(METADATA_KEY)
     if text is None:
         return {}
-    found = json.loads(text)
-    return {"pair": found["pair"], "beta": repr(found["beta"]), "convention": found["convention"]}
+    try:
+        found = msgspec.json.decode(text, type=Provenance).fingerprint()
+    except ValueError:  # of a newer version, or not of stepscore
+        return {}
+    return {name: found[name] for name in ("pair", "beta", "convention") if name in found}
 
 
 def without_file(committed: Collection[str], files: Collection[str]) -> set[str]:

@@ -19,16 +19,27 @@ from typing import BinaryIO
 from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
 from stepscore.jobs.foreign_format import foreign_format
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
+from stepscore.jobs.shards import Shard, shard_index
 from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
 
 
+ReadLine = tuple[ParsedLine, bytes]
+"""A parsed line, and the bytes that it was read from."""
+
+
 def parsed_lines(
-    source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES
+    source: BinaryIO,
+    limit: int | None = None,
+    reading: Reading = BY_ACCEPTED_NAMES,
+    shard: Shard | None = None,
 ) -> Iterator[ParsedLine]:
     """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
+
+    Headers of scored files are skipped as empty lines are. Of a shard, the whole input is parsed, so that its
+    lines have the indices and the errors that they have without it.
 
     Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
     invalid line claims an id only if one could be read.
@@ -37,17 +48,32 @@ def parsed_lines(
     first record. Raises NoRecords where none of them is a record, IdsRepeat where the samples of a problem
     share its id.
     """
+    lines = _checked_lines(source, limit, reading)
+    return (
+        line
+        for line, text in lines
+        if shard is None or shard.index == shard_index(line.record, text, shard.count)
+    )
+
+
+def lines_by_shard(source: BinaryIO, reading: Reading, count: int) -> Iterator[tuple[int, ParsedLine]]:
+    """Parse an input as `parsed_lines` does; yield each line with the number of its shard of `count`."""
+    lines = _checked_lines(source, None, reading)
+    return ((shard_index(line.record, text, count), line) for line, text in lines)
+
+
+def _checked_lines(source: BinaryIO, limit: int | None, reading: Reading) -> Iterator[ReadLine]:
     ids = _Ids()
     texts = islice(not_empty(read_lines(source)), limit)
     first = next(texts, None)
     lines = _parsed(texts if first is None else chain([first], texts), reading, ids)
-    head: list[ParsedLine] = []
-    for line in islice(lines, FIRST_LINES):
-        head.append(line)
+    head: list[ReadLine] = []
+    for line, text in islice(lines, FIRST_LINES):
+        head.append((line, text))
         if not (isinstance(line.record, InputError) or _is_file(source)):
             break
     if first is not None:
-        _check(first[1], head, ids.of_samples)
+        _check(first[1], [line for line, _ in head], ids.of_samples)
     return chain(head, lines)
 
 
@@ -103,10 +129,10 @@ def _digest(*texts: str) -> bytes:
     return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ParsedLine]:
+def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ReadLine]:
     with closing(ids.seen):
         for index, (number, text) in enumerate(texts):
-            yield ids.checked(parse_line(text, index, reading.record, number=number))
+            yield ids.checked(parse_line(text, index, reading.record, number=number)), text
 
 
 def _is_file(source: BinaryIO) -> bool:

@@ -98,7 +98,9 @@ def test_ids_without_their_output_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "provenance", [None, {"pair": "abc", "beta": 0.5, "convention": "card"}], ids=["none", "another beta"]
+    "provenance",
+    [None, {"pair": "abc", "beta": 0.5, "convention": "card"}, {"pair": 7}],
+    ids=["none", "another beta", "damaged"],
 )
 def test_an_output_of_another_fingerprint_is_refused(tmp_path: Path, provenance: dict[str, Any]) -> None:
     write(tmp_path / "scored" / "a_000000-0.parquet", provenance)
