@@ -55,7 +55,7 @@ class Timing(msgspec.Struct, frozen=True):
     sharing: float | None
 
 
-class BenchReport(msgspec.Struct, frozen=True):
+class BenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="bench"):
     """Output of `stepscore bench`. Seconds are wall-clock time, `peak_mb` is the peak resident set.
 
     `first_result_seconds`, after loading, is the first run of the first workload's first sequence; it

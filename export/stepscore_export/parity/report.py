@@ -13,7 +13,7 @@ from stepscore.artifact.manifest import MANIFEST, Source
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.jobs.provenance import Provenance
+from stepscore.jobs.provenance import RESULT_VERSION, Provenance
 from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
@@ -46,13 +46,14 @@ class PytorchSide(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
-class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="parity"):
     """parity.json: fidelity of the pair with PyTorch's numbers as the truth; null is infinite.
 
     A first error is the first step whose reward is below `threshold`, chosen so that half of the solutions
     have one by PyTorch.
     """
 
+    schema_version: int = RESULT_VERSION
     stepscore: Provenance
     pair: PairSide
     pytorch: PytorchSide

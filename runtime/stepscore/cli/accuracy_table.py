@@ -18,7 +18,7 @@ from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, S
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
 
 
-class SelectionReport(msgspec.Struct, frozen=True):
+class SelectionReport(msgspec.Struct, frozen=True, tag_field="command", tag="select"):
     """Output of `stepscore select --json`; accuracies are fractions."""
 
     method: str

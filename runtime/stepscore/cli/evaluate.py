@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 from click.core import ParameterSource
 
-from stepscore.cli.group import INTERRUPTED, name_failures
+from stepscore.cli.group import name_failures
 from stepscore.cli.load_options import (
     json_option,
     load_options,
@@ -21,7 +21,7 @@ from stepscore.cli.load_options import (
     quiet_option,
     reading_options,
 )
-from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.run_job import load_scorer, run_job, unbuffered_input
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
@@ -131,7 +131,7 @@ def processbench(
             targets = _targets(sources, folder)
             with load_scorer(pair, load | {"tokens": False}) as scorer:
                 for job in zip(sources, targets, strict=True):
-                    _score(ctx, scorer, job, options, quiet=quiet)
+                    _score(scorer, job, options, quiet=quiet)
             sources = targets
         files = [stack.enter_context(path.open("rb")) for path in sources]
         names = [str(path) for path in sources]
@@ -174,14 +174,11 @@ def _targets(sources: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     return targets
 
 
-def _score(
-    ctx: click.Context, scorer: Scorer, job: tuple[Path, Path], options: JobOptions, *, quiet: bool
-) -> None:
+def _score(scorer: Scorer, job: tuple[Path, Path], options: JobOptions, *, quiet: bool) -> None:
     """Score a file into another, or resume an earlier run."""
     source, target = job
     with unbuffered_input(str(source)) as lines:
-        if run_job(scorer, lines, str(target), options, quiet=quiet) == INTERRUPTED:
-            ctx.exit(INTERRUPTED)
+        run_job(scorer, lines, str(target), options, quiet=quiet, summary=not quiet)
 
 
 def _beta(origin: Provenance, given: float | None) -> float | None:

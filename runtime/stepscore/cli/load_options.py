@@ -115,7 +115,7 @@ threads_option = click.option(
     callback=_at_most_cores,
     help="Number of CPU threads.  [default: all cores]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result, or the error, as JSON.")
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Score everything anew where an earlier run's output is."
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from stepscore.cli.group import say
-from stepscore.cli.load_options import quiet_option
+from stepscore.cli.json_mode import print_result
+from stepscore.cli.load_options import json_option, quiet_option
 
 
 @click.command()
@@ -29,6 +30,7 @@ from stepscore.cli.load_options import quiet_option
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.jsonl if a job wrote it.")
 @quiet_option
+@json_option
 @click.pass_context
 def merge(
     ctx: click.Context,
@@ -39,6 +41,7 @@ def merge(
     output: Path,
     overwrite: bool,
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Merge the outputs of all shards of an input.
 
@@ -54,12 +57,19 @@ def merge(
       stepscore score PAIR in.jsonl --shard 2/2 -o shard-2.jsonl
       stepscore merge in.jsonl shard-1.jsonl shard-2.jsonl -o rewards.jsonl
     """
-    from stepscore.cli.score import unbuffered_input
+    from stepscore.cli.run_job import unbuffered_input
     from stepscore.jobs.merge import merge_to_file
 
     with unbuffered_input(str(source)) as lines:
         tally = merge_to_file(lines, shards, output, overwrite=overwrite)
-    if not quiet:
+    if as_json:
+        from stepscore.cli.results import MergeResult
+
+        result = MergeResult(
+            output=str(output), shards=len(shards), records=tally.records, errors=tally.errors
+        )
+        print_result(result)
+    elif not quiet:
         errors = f", {tally.errors:,} of them with errors" if tally.errors else ""
         say(f"{tally.records:,} records of {len(shards):,} shards{errors}")
     ctx.exit(1 if tally.errors else 0)

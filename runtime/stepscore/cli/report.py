@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from stepscore.cli.load_options import output_file_option
+from stepscore.cli.group import say
+from stepscore.cli.json_mode import print_result
+from stepscore.cli.load_options import json_option
 from stepscore.cli.streams import is_standard_output, print_data
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
 from stepscore.errors import OutputExists, OutputUnwritable
@@ -17,6 +20,7 @@ from stepscore.fileio import write_atomically
 from stepscore.visible import one_line
 
 if TYPE_CHECKING:
+    from stepscore.cli.results import ReportResult
     from stepscore.report.page import Page
 
 MOST_NAME_CHARS = 300
@@ -26,9 +30,21 @@ MOST_NAME_CHARS = 300
 @click.argument(
     "scored", metavar="SCORED.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@output_file_option("REPORT.html")
+@click.option(
+    "-o",
+    "--output",
+    metavar="REPORT.html|-",
+    help="Output file; - is standard output.  [default: standard output; on a terminal SCORED.html]",
+)
 @threshold_options("Highlight", "the lowest negative reward")
-def report(scored: Path, output: str | None, threshold: float | None, threshold_nats: float | None) -> None:
+@json_option
+def report(
+    scored: Path,
+    output: str | None,
+    threshold: float | None,
+    threshold_nats: float | None,
+    as_json: bool,
+) -> None:
     """Write scored solutions as one HTML page.
 
     The page shows the output of `stepscore score`, steps coloured by reward, to sort and filter. It is
@@ -41,11 +57,27 @@ def report(scored: Path, output: str | None, threshold: float | None, threshold_
     """
     from stepscore.report.page import render
 
-    text = render(_page(scored, threshold, threshold_nats)).encode()
-    if output is None or is_standard_output(output):
+    page = _page(scored, threshold, threshold_nats)
+    text = render(page).encode()
+    named = output is None and sys.stdout.isatty()
+    if named:
+        output = scored.with_suffix(".html").name
+    printed = is_standard_output(output)
+    if printed:
         print_data(text)
     else:
-        _write(text, Path(output))
+        _write(text, Path(output or ""))
+    if named:
+        say(f"wrote {output}, as standard output is a terminal; -o names another file")
+    if as_json:
+        print_result(_result(page, "-" if printed else output or ""), data_on_stdout=printed)
+
+
+def _result(page: Page, output: str) -> ReportResult:
+    from stepscore.cli.results import ReportResult
+
+    errors = sum(record.error is not None for record in page.records)
+    return ReportResult(output=output, records=len(page.records), errors=errors, threshold=page.threshold)
 
 
 def _page(scored: Path, threshold: float | None, nats: float | None) -> Page:

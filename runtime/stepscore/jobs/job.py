@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 from stepscore.errors import InputError, NonFinite, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
-from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions
+from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions, read_header
 from stepscore.jobs.resume import append, claim, refuse_same_file
 from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import parsed_lines
@@ -74,6 +74,8 @@ class Tally:
     resumed: int = 0
     tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    provenance: Provenance | None = None
+    """What the header of the output says, once it is known."""
 
 
 def run_to_stream(
@@ -82,7 +84,8 @@ def run_to_stream(
     """Score `source`; write a header and one line per record to `out`; raise SourceError before the first."""
     refuse_same_file(out, source)
     lines = options.lines(source)
-    append(out, HeaderLine(options.provenance(scorer)).encode())
+    tally.provenance = options.provenance(scorer)
+    append(out, HeaderLine(tally.provenance).encode())
     _score(scorer, lines, out, tally, tokens=options.tokens)
 
 
@@ -96,7 +99,9 @@ def run_to_file(
     part of a job: a run with a larger one continues.
     """
     lines = options.lines(source)
-    with claim(path, source, options.provenance(scorer), overwrite=options.overwrite) as output:
+    provenance = options.provenance(scorer)
+    with claim(path, source, provenance, overwrite=options.overwrite) as output:
+        tally.provenance = read_header(output.header) if output.header else provenance
         earlier = earlier_answers(output, lines, scorer.stream)
         if earlier.torn:
             output.file.truncate(earlier.num_bytes)
