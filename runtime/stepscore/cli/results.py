@@ -6,7 +6,7 @@ bench and parity are beside their figures, with the same two fields (jobs/proven
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,7 @@ from msgspec import Meta
 from stepscore.artifact.manifest import Manifest
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import StepscoreError
-from stepscore.jobs.provenance import RESULT_VERSION, Provenance
+from stepscore.jobs.provenance import RESULT_VERSION, Provenance, document_schema
 from stepscore.jobs.schema import ScoredLine
 
 Count = Annotated[int, Meta(ge=0)]
@@ -282,4 +282,10 @@ def result_schemas() -> dict[str, dict[str, Any]]:
     >>> sorted(result_schemas())
     ['failure', 'result']
     """
-    return {"result": msgspec.json.schema(AnyResult), "failure": msgspec.json.schema(Failure)}
+    from stepscore.bench import BenchReport
+    from stepscore.cli.accuracy_table import SelectionReport
+    from stepscore.evaluation.processbench import ProcessBenchReport
+
+    documents = tuple(map(document_schema, (SelectionReport, ProcessBenchReport, BenchReport)))
+    results = Union[(AnyResult, *documents)]
+    return {"result": msgspec.json.schema(results), "failure": msgspec.json.schema(Failure)}

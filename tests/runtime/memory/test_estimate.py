@@ -108,7 +108,7 @@ def test_a_load_is_the_most_of_each() -> None:
     both = PeakLoad(rows=8, scores=50, window_rows=8, vocabulary=10, window_scored=6, positions=10)
     assert PeakLoad.of([[two], [long]]) == both
     assert PeakLoad.of([[long, two], [], [long]]) == replace(both, window_rows=15, window_scored=12)
-    assert PeakLoad.of([[long]]) == PeakLoad(7, 49, 7, vocabulary=7, window_scored=6, positions=7)
+    assert PeakLoad.of([[long]]) == PeakLoad(7, 49, 7, (49,), vocabulary=7, window_scored=6, positions=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
