@@ -6,7 +6,7 @@ bench and parity are beside their figures, with the same two fields (jobs/proven
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -286,6 +286,7 @@ def result_schemas() -> dict[str, dict[str, Any]]:
     from stepscore.cli.accuracy_table import SelectionReport
     from stepscore.evaluation.processbench import ProcessBenchReport
 
-    documents = tuple(map(document_schema, (SelectionReport, ProcessBenchReport, BenchReport)))
-    results = Union[(AnyResult, *documents)]
+    results: Any = AnyResult
+    for report in (SelectionReport, ProcessBenchReport, BenchReport):
+        results |= document_schema(report)
     return {"result": msgspec.json.schema(results), "failure": msgspec.json.schema(Failure)}

@@ -92,14 +92,14 @@ def _kept_scores(manifest: Manifest, load: PeakLoad) -> int:
 
     So it is where graphs stay open; a streamed layer gives its memory back.
 
-    The arena takes what is requested from the system and never joins two requests. Scores that are no larger
-    than an array of the MLP are written where that was. Others have memory of their own, and each batch with
-    more scores than all before it takes new memory, as what an earlier one left is too small.
+    The arena takes what is requested from the system and never joins two requests. Scores no larger than an
+    array of the MLP are written where that was, so only what is beyond it counts. Each batch with more scores
+    than all before it takes new memory, as what an earlier one left is too small.
     """
     shape = manifest.architecture
     array = load.rows * shape.intermediate_size
-    steps = (step * shape.num_attention_heads for step in load.score_steps)
-    return round(4 * form_of(manifest).kept_scores * sum(step for step in steps if step > array))
+    beyond = (max(step * shape.num_attention_heads - array, 0) for step in load.score_steps)
+    return round(4 * form_of(manifest).kept_scores * sum(beyond))
 
 
 def _head(manifest: Manifest, settings: Settings, load: PeakLoad) -> int:

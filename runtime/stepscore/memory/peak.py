@@ -34,9 +34,7 @@ class PeakLoad:
         rows = settings.max_batch_tokens
         window_rows = max(settings.window_tokens, rows)
         scores = rows * min(rows, 512)
-        return cls(
-            rows, scores, window_rows, (scores,), window_scored=window_rows, positions=2 * rows
-        )
+        return cls(rows, scores, window_rows, (scores,), window_scored=window_rows, positions=2 * rows)
 
     @classmethod
     def of(cls, windows: Iterable[Sequence[Batch]]) -> PeakLoad:

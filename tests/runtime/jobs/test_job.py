@@ -384,7 +384,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
         tally.records = 7
         while "\n" not in stream.getvalue():
             time.sleep(0.005)
-    assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s\n", stream.getvalue())
+    assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s, \d+ s left\n", stream.getvalue())
 
 
 def test_progress_on_a_terminal_is_a_bar_that_ends_at_the_tally() -> None:
@@ -403,6 +403,13 @@ def test_progress_on_a_terminal_is_a_bar_that_ends_at_the_tally() -> None:
 
 def test_progress_without_a_known_end_names_none() -> None:
     assert progress_line(Tally(records=3), None, 1.0) == "3 records, 0 errors, 0 tokens/s"
+
+
+@pytest.mark.parametrize(("records", "resumed"), [(0, 0), (5, 5), (9, 0)])
+def test_progress_names_no_time_before_the_first_record_of_a_run_and_after_the_last(
+    records: int, resumed: int
+) -> None:
+    assert "left" not in progress_line(Tally(records=records, resumed=resumed), 9, 1.0)
 
 
 # The real scorer
