@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from stepscore.batching.pace import STEADY, Pace
 from stepscore.cli.main import main
 from stepscore.errors import InputError, NonFinite, NoSteps, TooLong
 from stepscore.records import Record
@@ -74,7 +75,7 @@ class FakeScorer:
         return {"pair": self.pair, "beta": repr(self.beta), "convention": self.convention}
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]]
+        self, items: Iterable[tuple[T, Record | InputError]], pace: Pace = STEADY
     ) -> Iterator[tuple[T, FakeResult | InputError | NonFinite]]:
         waiting: list[tuple[T, Record | InputError]] = []
         valid = 0
@@ -82,7 +83,8 @@ class FakeScorer:
             checked = self._check(record)
             waiting.append((key, checked))
             valid += isinstance(checked, Record)
-            if valid == self.window:
+            pace.engine_waits(True)
+            if valid == self.window or pace.pauses():
                 yield from self._flush(waiting)
                 waiting, valid = [], 0
         yield from self._flush(waiting)

@@ -22,7 +22,7 @@ from stepscore.cli.load_options import (
     quiet_option,
     reading_options,
 )
-from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.score import load_scorer, run_job
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
@@ -50,7 +50,7 @@ def evaluate() -> None:
     metavar="FILES...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
 )
 @click.option(
     "--pair",
@@ -121,6 +121,7 @@ def processbench(
     """
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
     from stepscore.jobs.job import JobOptions
+    from stepscore.jobs.scored_records import open_scored
     from stepscore.records import Reading
 
     if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
@@ -137,7 +138,7 @@ def processbench(
                     _score(ctx, scorer, job, options, quiet=quiet)
             sources = targets
         beta = _beta(sources, load["beta"])
-        files = [stack.enter_context(path.open("rb")) for path in sources]
+        files = [stack.enter_context(open_scored(path)) for path in sources]
         samples, failed = _samples(files, sources, series)
         given = threshold_as_reward(threshold, threshold_nats, beta)
         if given is None:
@@ -180,7 +181,9 @@ def _score(
 ) -> None:
     """Score a file into another, or resume an earlier run."""
     source, target = job
-    with unbuffered_input(str(source)) as lines:
+    from stepscore.jobs.inputs.opening import open_input
+
+    with open_input(source) as lines:
         if run_job(scorer, lines, str(target), options, quiet=quiet) == INTERRUPTED:
             ctx.exit(INTERRUPTED)
 

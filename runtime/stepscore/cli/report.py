@@ -24,9 +24,7 @@ MOST_NAME_CHARS = 300
 
 
 @click.command()
-@click.argument(
-    "scored", metavar="SCORED.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("scored", metavar="SCORED.jsonl", type=click.Path(exists=True, path_type=Path))
 @output_file_option("REPORT.html")
 @threshold_options("Highlight", "the lowest negative reward")
 def report(scored: Path, output: str | None, threshold: float | None, threshold_nats: float | None) -> None:
@@ -51,10 +49,11 @@ def report(scored: Path, output: str | None, threshold: float | None, threshold_
 
 def _page(scored: Path, threshold: float | None, nats: float | None) -> Page:
     from stepscore.jobs.resume import read_fingerprint
+    from stepscore.jobs.scored_records import open_scored
     from stepscore.report.page import Page
     from stepscore.report.solutions import solutions
 
-    with scored.open("rb") as file:
+    with open_scored(scored) as file:
         records = solutions(_whole(file))
     basis: dict[str, str] = {}
     with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from stepscore.errors import InputError, NonFinite, OutputUnwritable, StepscoreError
+from stepscore.batching.pace import STEADY, Pace
+from stepscore.errors import InputError, InputUnreadable, NonFinite, OutputUnwritable, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
 from stepscore.jobs.resume import claim, refuse_same_file, seal
-from stepscore.jobs.source import parsed_lines
+from stepscore.jobs.source import Lines, parsed_lines
 from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]]
+        self, items: Iterable[tuple[T, Record | InputError]], pace: Pace = STEADY
     ) -> Iterator[tuple[T, Result | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
@@ -99,13 +100,25 @@ def run_to_file(
 
 def _score(
     scorer: StreamScorer,
-    lines: Iterator[ParsedLine],
+    lines: Lines,
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
 ) -> None:
-    """Score lines and append the answers; `written` is called with each that is out."""
-    for line, outcome in scorer.stream((line, line.record) for line in lines):
+    """Score lines and append the answers; `written` is called with each that is out.
+
+    Raises InputUnreadable, where the input is damaged, behind the answers to all lines before that.
+    """
+    damage: list[InputUnreadable] = []
+
+    def readable() -> Iterator[tuple[ParsedLine, Record | InputError]]:
+        try:
+            for line in lines:
+                yield line, line.record
+        except InputUnreadable as error:
+            damage.append(error)
+
+    for line, outcome in scorer.stream(readable(), lines.pace):
         answer = output_line(line, outcome)
         _append(out, answer)
         written(answer)
@@ -114,6 +127,8 @@ def _score(
             tally.errors[outcome.code] += 1
         else:
             tally.tokens += outcome.num_tokens
+    if damage:
+        raise damage[0]
 
 
 def _append(out: BinaryIO, data: bytes) -> None:

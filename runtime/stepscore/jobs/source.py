@@ -6,28 +6,40 @@ SQLite file (about 60 bytes of disk per id, a 2 MB cache, 200,000 ids per second
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain, islice
 from typing import BinaryIO
 
-from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
+from stepscore.batching.pace import STEADY, Pace
+from stepscore.errors import DuplicateId, IdsRepeat, InputError, InputUnreadable, NoRecords, OutputUnwritable
 from stepscore.jobs.foreign_format import foreign_format
+from stepscore.jobs.inputs.intake import Intake
+from stepscore.jobs.inputs.opening import is_file
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
 from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
+FIRST_SECONDS = 0.5
+"""Seconds without a further line, or an end, after which a pipe of invalid lines is a conversation."""
 
 
-def parsed_lines(
-    source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES
-) -> Iterator[ParsedLine]:
+class Lines(Iterator[ParsedLine]):
+    """Parsed lines, and the pace at which they arrive."""
+
+    def __init__(self, lines: Iterator[ParsedLine], pace: Pace) -> None:
+        self._lines = lines
+        self.pace = pace
+
+    def __next__(self) -> ParsedLine:
+        return next(self._lines)
+
+
+def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES) -> Lines:
     """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
 
     Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
@@ -35,20 +47,37 @@ def parsed_lines(
 
     The first lines are read at once: FIRST_LINES of a file, and of a pipe as many as there are before the
     first record. Raises NoRecords where none of them is a record, IdsRepeat where the samples of a problem
-    share its id.
+    share its id. A pipe that begins with invalid lines, and then waits for FIRST_SECONDS, is a conversation:
+    each of its lines is answered. InputUnreadable is raised behind the last line that could be read.
     """
     ids = _Ids()
-    texts = islice(not_empty(read_lines(source)), limit)
+    texts: Iterator[tuple[int, bytes]] = islice(not_empty(read_lines(source)), limit)
+    intake = None if is_file(source) else Intake(texts)
+    texts = intake or texts
     first = next(texts, None)
-    lines = _parsed(texts if first is None else chain([first], texts), reading, ids)
+    lines = _parsed(texts if first is None else chain([first], texts), reading, ids, intake)
+    if first is None:
+        return Lines(lines, intake or STEADY)
     head: list[ParsedLine] = []
-    for line in islice(lines, FIRST_LINES):
-        head.append(line)
-        if isinstance(line.record, Record) and not _is_file(source):
-            break
-    if first is not None:
+    rest: Iterator[ParsedLine] = lines
+    try:
+        for line in islice(lines, FIRST_LINES):
+            head.append(line)
+            if intake and (isinstance(line.record, Record) or intake.stays_empty(FIRST_SECONDS)):
+                break
+    except InputUnreadable as error:
+        if not head:
+            raise
+        rest = _raising(error)
+    waits = intake is not None and intake.stays_empty(0)
+    if not waits or foreign_format(first[1]):
         _check(first[1], head, ids.of_samples)
-    return chain(head, lines)
+    return Lines(chain(head, rest), intake or STEADY)
+
+
+def _raising(error: InputUnreadable) -> Iterator[ParsedLine]:
+    yield from ()
+    raise error
 
 
 class _Ids:
@@ -95,17 +124,12 @@ def _digest(*texts: str) -> bytes:
     return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ParsedLine]:
-    with closing(ids.seen):
+def _parsed(
+    texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids, intake: Intake | None
+) -> Iterator[ParsedLine]:
+    with closing(ids.seen), closing(intake) if intake else nullcontext():
         for index, (number, text) in enumerate(texts):
             yield ids.checked(parse_line(text, index, reading.record, number=number))
-
-
-def _is_file(source: BinaryIO) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(source.fileno()).st_mode)
-    except OSError:  # a stream in memory
-        return source.seekable()
 
 
 def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:

@@ -6,7 +6,7 @@ import errno
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
 from testing.hypothesis_profiles import examples
 
+from stepscore.batching.pace import STEADY
 from stepscore.cli.main import main
 from stepscore.jobs import resume
 from stepscore.jobs.source import FIRST_LINES
@@ -140,8 +141,8 @@ class Interrupted(FakeScorer):
 
     left = 0
 
-    def stream(self, items: Any) -> Any:
-        for outcome in super().stream(items):
+    def stream(self, items: Any, pace: Any = STEADY) -> Any:
+        for outcome in super().stream(items, pace):
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
@@ -162,12 +163,12 @@ def fault(kind: str, at: int) -> Iterator[None]:
             patch.setattr(resume, "append_regular", opened)
         elif kind == "read":
 
-            def read(source: str) -> io.FileIO:
+            def read(source: str) -> AbstractContextManager[io.FileIO]:
                 file = BadDisk(source, "rb")
                 file.good = at
                 return file
 
-            patch.setattr("stepscore.cli.score.unbuffered_input", read)
+            patch.setattr("stepscore.jobs.inputs.opening.open_input", read)
         else:
 
             def load(pair: object, **options: Any) -> FakeScorer:
