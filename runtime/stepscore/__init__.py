@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stepscore.records import Result as Result
     from stepscore.records import TokenRecord as TokenRecord
     from stepscore.records import TokenResult as TokenResult
+    from stepscore.scheduling.async_scorer import AsyncScorer as AsyncScorer
     from stepscore.scorer import Scorer as Scorer
     from stepscore.selection.rules import aggregate as aggregate
     from stepscore.selection.rules import best_of_n as best_of_n
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "AsyncScorer": "scheduling.async_scorer",
     "Convention": "enums",
     "Provider": "enums",
     "Record": "records",

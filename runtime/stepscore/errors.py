@@ -25,6 +25,9 @@
     ├── NumericalError
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ScorerClosed                 scorer_closed (use after `close`)
+    ├── SchedulingError      a request that was not computed; it may be sent again
+    │   ├── Overloaded               overloaded (it was not accepted)
+    │   └── DeadlineExceeded         deadline_exceeded
     ├── InputUnreadable              input_unreadable
     ├── ResumeError
     │   └── ResumeMismatch           resume_mismatch
@@ -210,6 +213,32 @@ class ScorerClosed(StepscoreError):
     """The scorer was closed before this call."""
 
     code = "scorer_closed"
+
+
+class SchedulingError(StepscoreError):
+    """A request was not computed; it may be sent again."""
+
+    code = "scheduling"
+
+
+class Overloaded(SchedulingError):
+    """Too much waits: the call was not accepted. What waits takes about `retry_after` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+    def untraced(self) -> Self:
+        """Return an equal error without the traceback."""
+        return type(self)(self.message, hint=self.hint, retry_after=self.retry_after)
+
+
+class DeadlineExceeded(SchedulingError):
+    """The request was not answered before its deadline."""
+
+    code = "deadline_exceeded"
 
 
 class InputUnreadable(StepscoreError):
