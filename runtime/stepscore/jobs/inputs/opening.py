@@ -50,9 +50,15 @@ def lines_of_stream(raw: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     """Return a stream of the JSON lines that an open stream holds; what is opened for it is on the stack."""
     if not raw.seekable():
         return cast(BinaryIO, _Arriving(raw, name, stack))
-    start = raw.tell()
-    kind = format_of(raw.read(BEGINNING_BYTES))
-    raw.seek(start)
+    try:
+        start = raw.tell()
+        kind = format_of(raw.read(BEGINNING_BYTES))
+        raw.seek(start)
+    except OSError as error:
+        raise InputUnreadable(
+            f"cannot read the input: {error.strerror or error}",
+            hint="copy the file again, or from its source",
+        ) from None
     return _opened(raw, kind, name, stack)
 
 

@@ -17,6 +17,9 @@ import pyarrow.types as kinds
 
 from stepscore.jobs.inputs.json_types import castings, fields_of, list_like
 
+ROWS = 32
+"""Rows that are Python values, and of Parquet also decoded, at a time."""
+
 
 class RowLines(io.RawIOBase):
     """Lines made of batches as they are read; `num_rows` is known where a file says it."""
@@ -57,10 +60,21 @@ def lines_of(batches: Iterator[Any], schema: Any, name: str) -> Iterator[bytes]:
         for batch in batches:
             for step in steps:
                 batch = batch.cast(step)  # noqa: PLW2901
-            for row in _rows(batch):
-                yield _encoded({key: _given(value) for key, value in row.items() if value is not None})
+            for start in range(0, batch.num_rows, ROWS):
+                for row in _rows(batch.slice(start, ROWS)):
+                    yield _encoded({key: _given(value) for key, value in row.items() if value is not None})
 
     return lines()
+
+
+def validated(batch: Any) -> Any:
+    """Return a batch; raise ArrowInvalid for wrong offsets or indices: reading them would end the process.
+
+    Text is viewed as bytes: what is not UTF-8 is an error of its row.
+    """
+    for column in batch.columns:
+        column.view(_of_bytes(column.type)).validate(full=True)
+    return batch
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Open Parquet and Arrow IPC as lines, in the order of their rows.
 
-A page of Parquet, and a batch of an Arrow file, is decompressed whole; some ROWS of it are Python values at a
-time.
+A page of Parquet, and a batch of an Arrow file, is decompressed whole.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from pyarrow import ipc
 from stepscore.errors import InputUnreadable
 from stepscore.jobs.inputs.compressed import Borrowed
 from stepscore.jobs.inputs.formats import Format
-from stepscore.jobs.inputs.row_lines import RowLines, lines_of
+from stepscore.jobs.inputs.row_lines import ROWS, RowLines, lines_of, validated
 
-ROWS = 16
 COLUMN_BUFFER_BYTES = 1 << 20
 _DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError)
 """What pyarrow raises for a damaged file; ArrowInvalid is a ValueError, its IOError an OSError."""
@@ -54,7 +52,7 @@ def _handle(source: BinaryIO) -> Any:
 
 def _parquet_lines(source: BinaryIO, name: str) -> RowLines:
     file = pq.ParquetFile(_handle(source), buffer_size=COLUMN_BUFFER_BYTES, pre_buffer=False)
-    batches = file.iter_batches(batch_size=ROWS, use_threads=False)
+    batches = map(validated, file.iter_batches(batch_size=ROWS, use_threads=False))
     lines = lines_of(_whole(batches, name), file.schema_arrow, name)
     return RowLines(lines, source, file.metadata.num_rows)
 
@@ -65,9 +63,7 @@ def _batches(reader: Any) -> Iterator[Any]:
         if isinstance(reader, ipc.RecordBatchFileReader)
         else reader
     )
-    for batch in whole:
-        for start in range(0, batch.num_rows, ROWS):
-            yield batch.slice(start, ROWS)
+    return map(validated, whole)
 
 
 def _whole(batches: Iterator[Any], name: str) -> Iterator[Any]:
