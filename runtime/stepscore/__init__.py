@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stepscore.records import Result as Result
     from stepscore.records import TokenRecord as TokenRecord
     from stepscore.records import TokenResult as TokenResult
+    from stepscore.rewards import probability as probability
     from stepscore.scheduling.async_scorer import AsyncScorer as AsyncScorer
     from stepscore.scorer import Scorer as Scorer
     from stepscore.selection.rules import aggregate as aggregate
@@ -50,6 +51,7 @@ _HOMES = {
     "choose_threshold": "evaluation.first_error",
     "first_error": "evaluation.first_error",
     "majority": "selection.rules",
+    "probability": "rewards",
     "processbench_f1": "evaluation.first_error",
     "weighted_best_of_n": "selection.rules",
 }

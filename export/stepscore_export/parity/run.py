@@ -23,7 +23,7 @@ from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.source import parsed_lines
-from stepscore.records import Result
+from stepscore.records import Result, of_texts
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.pair import check_pair, cut_padding
@@ -194,11 +194,11 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
         _bar("stepscore", len(lines)) as bar,
     ):
         for line in lines:
-            ((_, outcome),) = scorer.stream([(None, line.record)])
+            ((_, outcome),) = scorer.stream([(None, of_texts(line.record))])
             if isinstance(outcome, Result):
                 break
         started = time.perf_counter()
-        for line, outcome in scorer.stream((line, line.record) for line in lines):
+        for line, outcome in scorer.stream((line, of_texts(line.record)) for line in lines):
             bar.update()
             if isinstance(outcome, StepscoreError):
                 left_out.add(line.number, outcome)

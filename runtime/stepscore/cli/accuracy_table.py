@@ -49,7 +49,7 @@ def as_json(
     report = SelectionReport(
         method=rule.method,
         score_name=rule.score_name,
-        temperature=rule.temperature if rule.method is Method.WEIGHTED else None,
+        temperature=rule.vote_temperature if rule.method is Method.WEIGHTED else None,
         equality=equality,
         num_samples=sum(len(problem.ids) for problem in problems),
         num_problems=len(problems),
@@ -99,7 +99,7 @@ def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence
 def _name(rule: SelectionMethod) -> str:
     if rule.method is Method.MAJORITY:
         return "majority"
-    temperature = f", temperature {rule.temperature:g}" if rule.method is Method.WEIGHTED else ""
+    temperature = f", temperature {rule.vote_temperature:g}" if rule.method is Method.WEIGHTED else ""
     return f"{rule.method} by {rule.score_name}{temperature}"
 
 

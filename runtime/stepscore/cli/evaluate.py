@@ -14,7 +14,6 @@ from click.core import ParameterSource
 
 from stepscore.cli.group import INTERRUPTED, name_failures
 from stepscore.cli.load_options import (
-    Words,
     json_option,
     load_options,
     output_folder_option,
@@ -23,6 +22,7 @@ from stepscore.cli.load_options import (
     reading_options,
 )
 from stepscore.cli.score import load_scorer, run_job
+from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
@@ -60,13 +60,7 @@ def evaluate() -> None:
 @output_folder_option(
     "Write SUBSET_error.jsonl and SUBSET_correct.jsonl to this folder; with --pair, the scored files too."
 )
-@click.option(
-    "--series",
-    type=Words(Series, case_sensitive=False),
-    default="step",
-    show_default=True,
-    help="Rewards to compare with the threshold.",
-)
+@series_option(Series.STEP, "Compare with the threshold")
 @click.option(
     "--threshold-from",
     metavar="SUBSET",
@@ -219,11 +213,12 @@ def _samples(
 
     samples, failed = [], []
     for index, (file, path) in enumerate(zip(files, sources, strict=True)):
-        records, bad = read_all(file)
+        records, bad = read_all(file, series)
+        warn_of_prompts(series, records)
         failed += bad
         for record in records:
             try:
-                samples.append(labelled(record, index, path.name, series))
+                samples.append(labelled(record, index, path.name))
             except InputError as error:
                 failed.append(ErrorLine.of(record.id, error))
     if not samples:

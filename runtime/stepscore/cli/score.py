@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @threshold_options("Highlight", "the lowest negative reward")
 @reading_options
 @load_options
-@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
+@click.option("--tokens", is_flag=True, help="Add the log-probs of both models for every token.")
 @limit_option("Score", least=0)
 @overwrite_option
 @click.option(
@@ -82,7 +82,8 @@ def score(
     IN is JSON Lines, also as .gz or .zst, Parquet, Arrow, or a folder of `datasets`, found by content. A line
     or row is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
     fields; the same line of OUT.jsonl adds the rewards. Other names are accepted for both (question, query,
-    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. Run the
+    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. A line of
+    token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored without tokenizing. Run the
     same command again to resume an interrupted run.
 
     \b

@@ -21,6 +21,7 @@ from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import split_steps
 from stepscore.records import Record, Result
+from stepscore.rewards import read_series
 from stepscore.scorer import Scorer
 
 T = TypeVar("T")
@@ -39,8 +40,9 @@ class RewardModel:
 
     `cumulative` (the default) is the sum up to each step: its last value is the outcome reward, by which the
     authors of EurusPRM-Stage2 select and by which a search ranks beams of equal depth. `step` is the reward
-    of each step. Both are signed, in units of beta times nats, and not probabilities: aggregate them by last,
-    min or mean, never by a product.
+    of each step, `mean` the cumulative reward over the number of tokens summed, `mean-difference` its first
+    differences (see rewards.read_series). All are signed, in units of beta times nats, and not probabilities,
+    which `stepscore.probability` gives: aggregate them by last, min or mean, never by a product.
     """
 
     def __init__(self, scorer: Scorer, series: Series | str = Series.CUMULATIVE) -> None:
@@ -142,8 +144,9 @@ class RewardModel:
         rewards: list[list[float] | T] = []
         for name, outcome in self.scorer.stream(items.items()):
             if isinstance(outcome, Result):
-                of_steps = self.series is Series.STEP
-                rewards.append(outcome.step_rewards if of_steps else outcome.cumulative_rewards)
+                counts = [end - outcome.first_summed + 1 for end in outcome.step_ends]
+                given = outcome.cumulative_rewards, outcome.step_rewards, counts
+                rewards.append(read_series(self.series, *given).tolist())
             elif isinstance(default, _Raise):
                 place = f"{name}: " if name else ""
                 raise type(outcome)(f"{place}{outcome.message}", hint=outcome.hint)

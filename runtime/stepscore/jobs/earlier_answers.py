@@ -21,7 +21,7 @@ from stepscore.errors import DuplicateId, InputError, InvalidJson, ResumeMismatc
 from stepscore.jobs.jsonl import ParsedLine, output_line, scored_line
 from stepscore.jobs.resume import DIGEST, LINES, read_fingerprint, resume_mismatch
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, ScoredLine, decode_line
-from stepscore.records import Outcome, Record
+from stepscore.records import AnyRecord, Outcome, TokenOutcome, TokenRecord
 
 Answered = tuple[ParsedLine, bytes]
 """An input line, and the output line that answers it."""
@@ -45,7 +45,9 @@ class Earlier:
 def earlier_answers(
     path: Path,
     lines: Iterator[ParsedLine],
-    score: Callable[[Iterable[tuple[Answered, Record]]], Iterator[tuple[Answered, Outcome]]],
+    score: Callable[
+        [Iterable[tuple[Answered, AnyRecord]]], Iterator[tuple[Answered, Outcome | TokenOutcome]]
+    ],
 ) -> Earlier:
     """Read the output so far, and from `lines` the input line that each of its lines answers.
 
@@ -54,7 +56,7 @@ def earlier_answers(
     earlier = Earlier()
     faults: list[ResumeMismatch] = []
 
-    def to_score_again() -> Iterator[tuple[Answered, Record]]:
+    def to_score_again() -> Iterator[tuple[Answered, AnyRecord]]:
         try:
             yield from _compared(path, lines, earlier)
         except ResumeMismatch as error:  # the records before it come first
@@ -69,7 +71,9 @@ def earlier_answers(
     return earlier
 
 
-def _compared(path: Path, lines: Iterator[ParsedLine], earlier: Earlier) -> Iterator[tuple[Answered, Record]]:
+def _compared(
+    path: Path, lines: Iterator[ParsedLine], earlier: Earlier
+) -> Iterator[tuple[Answered, AnyRecord]]:
     """Compare output and input; yield the records whose error only scoring can show."""
     fingerprint = read_fingerprint(path)
     sealed, digest = fingerprint.get(LINES), fingerprint.get(DIGEST)
@@ -92,7 +96,7 @@ def _compared(path: Path, lines: Iterator[ParsedLine], earlier: Earlier) -> Iter
             earlier.digest.update(text)
             if isinstance(answer, ErrorLine):
                 earlier.errors[answer.error.code] += 1
-                if isinstance(line.record, Record):
+                if not isinstance(line.record, InputError):
                     yield (line, text), line.record
             if sealed == str(earlier.num_lines) and digest != earlier.digest.hexdigest():
                 raise resume_mismatch(path, f"a number in its first {sealed} lines was edited")
@@ -114,7 +118,7 @@ def _difference(text: bytes, answer: ScoredLine | ErrorLine, line: ParsedLine) -
     if (type(answer.id), answer.id) != (type(line.id), line.id):
         return f"`id` was {_shown(answer.id)}, now {_shown(line.id)}"
     if text == scored_line(line, answer):
-        return _inconsistency(answer, len(line.record.steps))
+        return _inconsistency(answer, line.record)
     written = {name: value for name, value in _RAW_FIELDS.decode(text).items() if name not in OUTPUT_NAMES}
     for name in {**line.passthrough, **written}:
         was, now = _spelled(written, name), _spelled(line.passthrough, name)
@@ -123,8 +127,14 @@ def _difference(text: bytes, answer: ScoredLine | ErrorLine, line: ParsedLine) -
     return "its fields are in another order, or not spelled as stepscore does"
 
 
-def _inconsistency(answer: ScoredLine, num_steps: int) -> str | None:
+def _inconsistency(answer: ScoredLine, record: AnyRecord) -> str | None:
     """Say how the numbers of a line contradict each other, as they do where one of them was edited."""
+    if isinstance(record, TokenRecord):
+        fault, num_steps = _other_tokens(answer, record), len(answer.step_ends)
+        if fault is not None:
+            return fault
+    else:
+        num_steps = len(record.steps)
     steps, cumulative = answer.step_rewards, answer.cumulative_rewards
     if not len(steps) == len(cumulative) == len(answer.step_ends) == num_steps:
         return "it has not one reward per step"
@@ -133,6 +143,20 @@ def _inconsistency(answer: ScoredLine, num_steps: int) -> str | None:
     agree = all(math.isclose(total - before, step, abs_tol=1e-9 * scale) for total, before, step in sums)
     if not agree or cumulative[-1] != answer.outcome_reward:
         return "its rewards contradict each other: they were edited"
+    return None
+
+
+def _other_tokens(answer: ScoredLine, record: TokenRecord) -> str | None:
+    """Say how a line contradicts the token ids that it answers."""
+    prompt, response = len(record.prompt_token_ids), len(record.response_token_ids)
+    if (answer.num_tokens, answer.response_start, answer.first_summed) != (prompt + response, prompt, 0):
+        return "its numbers of tokens are not those of the token ids"
+    values = answer.policy_logprobs, answer.reference_logprobs, answer.token_rewards
+    if any(each is not None and len(each) != response for each in values):
+        return "it has not one value per token of the response"
+    ends = tuple(answer.step_ends)
+    if record.step_ends not in (None, ends):
+        return f"`step_ends` was {_shown(ends)}, now {_shown(record.step_ends)}"
     return None
 
 

@@ -21,7 +21,7 @@ from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
 from stepscore.jobs.resume import claim, refuse_same_file, seal
 from stepscore.jobs.source import Lines, parsed_lines
-from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
 
 if TYPE_CHECKING:
     from stepscore.records import Result
@@ -36,8 +36,8 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]], pace: Pace = STEADY
-    ) -> Iterator[tuple[T, Result | InputError | NonFinite]]:
+        self, items: Iterable[tuple[T, AnyRecord | InputError]], pace: Pace = STEADY
+    ) -> Iterator[tuple[T, Result | TokenResult | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
 
@@ -69,7 +69,7 @@ def run_to_stream(
 ) -> None:
     """Score `source` and write one line per record to `out`; raise SourceError before the first."""
     refuse_same_file(out, source)
-    _score(scorer, parsed_lines(source, options.limit, options.reading), out, tally)
+    _score(scorer, parsed_lines(source, options.limit, options.reading), out, tally, tokens=options.tokens)
 
 
 def run_to_file(
@@ -91,7 +91,7 @@ def run_to_file(
         tally.records = tally.resumed = earlier.num_lines
         tally.errors.update(earlier.errors)
         try:
-            _score(scorer, lines, output, tally, earlier.digest.update)
+            _score(scorer, lines, output, tally, earlier.digest.update, tokens=options.tokens)
         finally:
             if tally.records > earlier.num_lines:
                 seal(path, fingerprint, tally.records, earlier.digest.hexdigest())
@@ -104,6 +104,8 @@ def _score(
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
+    *,
+    tokens: bool,
 ) -> None:
     """Score lines and append the answers; `written` is called with each that is out.
 
@@ -111,7 +113,7 @@ def _score(
     """
     damage: list[InputUnreadable] = []
 
-    def readable() -> Iterator[tuple[ParsedLine, Record | InputError]]:
+    def readable() -> Iterator[tuple[ParsedLine, AnyRecord | InputError]]:
         try:
             for line in lines:
                 yield line, line.record
@@ -119,13 +121,15 @@ def _score(
             damage.append(error)
 
     for line, outcome in scorer.stream(readable(), lines.pace):
-        answer = output_line(line, outcome)
+        answer = output_line(line, outcome, tokens=tokens)
         _append(out, answer)
         written(answer)
         tally.records += 1
         if isinstance(outcome, StepscoreError):
             tally.errors[outcome.code] += 1
-        else:
+        elif isinstance(line.record, TokenRecord):
+            tally.tokens += line.record.num_tokens
+        elif not isinstance(outcome, TokenResult):
             tally.tokens += outcome.num_tokens
     if damage:
         raise damage[0]

@@ -20,7 +20,7 @@ from stepscore.jobs.foreign_format import foreign_format
 from stepscore.jobs.inputs.intake import Intake
 from stepscore.jobs.inputs.opening import is_file
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
-from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
@@ -63,7 +63,7 @@ def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = 
     try:
         for line in islice(lines, FIRST_LINES):
             head.append(line)
-            if intake and (isinstance(line.record, Record) or intake.stays_empty(FIRST_SECONDS)):
+            if intake and (not isinstance(line.record, InputError) or intake.stays_empty(FIRST_SECONDS)):
                 break
     except InputUnreadable as error:
         if not head:
@@ -92,10 +92,10 @@ class _Ids:
 
     def checked(self, line: ParsedLine) -> ParsedLine:
         """Return the line, with DuplicateId where an earlier one has its id."""
-        record = line.record if isinstance(line.record, Record) else None
+        record = None if isinstance(line.record, InputError) else line.record
         if line.given_id is None and record is None:
             return line
-        problem, steps = (_digest(record.problem), _digest(*record.steps)) if record else (b"", b"")
+        problem, steps = _digests(record) if record else (b"", b"")
         earlier = self._claimed((str(line.id), problem, steps))
         if earlier is None:
             return line
@@ -120,6 +120,14 @@ class _Ids:
         return problem, steps
 
 
+def _digests(record: AnyRecord) -> tuple[bytes, bytes]:
+    """Return the digests of problem and steps, or of prompt and response."""
+    if isinstance(record, TokenRecord):
+        prompt, response = (map(str, ids) for ids in (record.prompt_token_ids, record.response_token_ids))
+        return _digest(*prompt), _digest(*response)
+    return _digest(record.problem), _digest(*record.steps)
+
+
 def _digest(*texts: str) -> bytes:
     return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
 
@@ -134,7 +142,7 @@ def _parsed(
 
 def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:
     """Raise NoRecords or IdsRepeat where the first lines show what is wrong with the whole file."""
-    if not any(isinstance(line.record, Record) for line in head):
+    if all(isinstance(line.record, InputError) for line in head):
         raise _no_records(first, head)
     if 4 * of_samples >= len(head):
         raise IdsRepeat(
@@ -149,7 +157,7 @@ def _no_records(first: bytes, head: list[ParsedLine]) -> NoRecords:
     if found is not None:
         return NoRecords(f"the input is {found.name}, not JSON Lines: one object a line", hint=found.remedy)
     line = head[0]
-    assert isinstance(line.record, InputError)  # none is a Record
+    assert isinstance(line.record, InputError)  # all are
     return NoRecords(
         f"none of the first {len(head)} lines is a record; line {line.number}: {line.record.message}",
         hint='write lines such as {"problem": "...", "steps": ["...", "..."]}',

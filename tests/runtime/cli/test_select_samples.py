@@ -372,7 +372,7 @@ def test_a_file_that_was_not_scored_is_refused(tmp_path: Path) -> None:
     [
         (["--reducer", "prod"], "prod is not supported: rewards are signed"),
         (["--reducer", "median"], "is not one of"),
-        (["--temperature", "2"], "needs --method weighted"),
+        (["--method", "majority", "--temperature", "2"], "needs --method best-of-n or weighted"),
         (["--method", "weighted", "--temperature", "0"], "above 0"),
         (["--n", "1,x"], "invalid list of sample counts"),
         (["--n", "0"], "invalid list of sample counts"),

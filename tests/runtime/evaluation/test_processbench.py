@@ -289,8 +289,8 @@ def test_an_oracles_scores_find_every_wrong_step_of_the_real_subset(tmp_path: Pa
     noise = [scored([rng.gauss(0, 1) for _ in record["steps"]], **record) for record in records]
     with write(tmp_path / "noise.jsonl", *noise).open("rb") as file:
         samples = [
-            labelled(record, 0, "noise.jsonl", Series.STEP)
-            for record in read_scored(file)
+            labelled(record, 0, "noise.jsonl")
+            for record in read_scored(file, Series.STEP)
             if isinstance(record, Scored)
         ]
     verdict = evaluate_processbench(
