@@ -17,6 +17,8 @@ import pyarrow.types as kinds
 
 from stepscore.jobs.inputs.json_types import castings, fields_of, list_like
 
+HEADER, JSON_TEXT = b"stepscore", b"stepscore.json"
+"""Metadata of what stepscore wrote: of the file, its header line; of a column, that it holds JSON text."""
 ROWS = 32
 """Rows that are Python values, and of Parquet also decoded, at a time."""
 
@@ -55,14 +57,18 @@ def lines_of(batches: Iterator[Any], schema: Any, name: str) -> Iterator[bytes]:
     [b'{"problem": "1+1?"}\\n']
     """
     steps = castings(schema, name)
+    as_json = {one.name for one in schema if one.metadata and JSON_TEXT in one.metadata}
 
     def lines() -> Iterator[bytes]:
+        if header := (schema.metadata or {}).get(HEADER):
+            yield header
         for batch in batches:
             for step in steps:
                 batch = batch.cast(step)  # noqa: PLW2901
             for start in range(0, batch.num_rows, ROWS):
                 for row in _rows(batch.slice(start, ROWS)):
-                    yield _encoded({key: _given(value) for key, value in row.items() if value is not None})
+                    given = {key: _given(value) for key, value in row.items() if value is not None}
+                    yield _encoded(given) if as_json.isdisjoint(given) else _joined(given, as_json)
 
     return lines()
 
@@ -134,9 +140,19 @@ def _given(value: Any) -> Any:
     return [_given(each) for each in value] if isinstance(value, list) else value
 
 
-def _encoded(row: dict[str, Any]) -> bytes:
+def _encoded(row: Any) -> bytes:
     text = json.dumps(row, ensure_ascii=False)
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:  # escapes, by which the parser names the field
         return json.dumps(row).encode() + b"\n"
+
+
+def _joined(row: dict[str, Any], as_json: set[str]) -> bytes:
+    """Return the line of a row of which some columns are JSON text already."""
+    texts = (
+        value.encode("utf-8", "surrogateescape") if key in as_json else _encoded(value)
+        for key, value in row.items()
+    )
+    pairs = (_encoded(key).strip() + b": " + text.strip() for key, text in zip(row, texts, strict=True))
+    return b"{" + b", ".join(pairs) + b"}\n"
