@@ -30,10 +30,12 @@
     │   └── DeadlineExceeded         deadline_exceeded
     ├── InputUnreadable              input_unreadable
     ├── ResumeError
-    │   └── ResumeMismatch           resume_mismatch
+    │   ├── ResumeMismatch           resume_mismatch
+    │   └── ShardMismatch            shard_mismatch
     ├── EvaluationError      scored files that cannot be selected from or evaluated
     │   ├── NotScored                not_scored
     │   ├── NotComparable            not_comparable
+    │   ├── HeaderInvalid            header_invalid
     │   └── ExtraMissing             extra_missing
     ├── ExportError          a checkpoint or export that is rejected
     │   ├── CheckpointUnsafe         checkpoint_unsafe
@@ -260,6 +262,12 @@ class ResumeMismatch(ResumeError):
     code = "resume_mismatch"
 
 
+class ShardMismatch(ResumeError):
+    """Shards do not make up one run: one is missing, given twice, unfinished, or of another run or input."""
+
+    code = "shard_mismatch"
+
+
 class EvaluationError(StepscoreError):
     """Scored files cannot be selected from or evaluated."""
 
@@ -276,6 +284,12 @@ class NotComparable(EvaluationError):
     """Files were scored with different options, so one threshold does not apply to all."""
 
     code = "not_comparable"
+
+
+class HeaderInvalid(EvaluationError):
+    """The header of a scored file is damaged, or of a newer version of stepscore."""
+
+    code = "header_invalid"
 
 
 class ExtraMissing(EvaluationError):

@@ -22,6 +22,7 @@ from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import Result, of_texts
 from stepscore.scorer import Scorer
@@ -74,6 +75,7 @@ class _Scored:
     """Lines that the pair could score, and how long it took."""
 
     solutions: list[ScoredSolution]
+    provenance: Provenance
     beta: float
     provider: Provider
     seconds: float
@@ -117,6 +119,7 @@ def run_parity(
     left_out.close()
     comparison = compare(solutions, truth, beta=scored.beta)
     report = ParityReport(
+        stepscore=scored.provenance,
         pair=PairSide(
             path=str(path),
             fingerprint=pair.fingerprint,
@@ -204,7 +207,8 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
                 left_out.add(line.number, outcome)
             else:
                 solutions.append(ScoredSolution.of(line.number, outcome, outcome.first_summed))
-        return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
+        provenance = Provenance.of_run(scorer.fingerprint())
+        return _Scored(solutions, provenance, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
 def _score_in_pytorch(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from stepscore.cli.tables import console
 from stepscore.enums import Equality, Method
+from stepscore.jobs.provenance import Provenance, document
 from stepscore.jobs.schema import ErrorLine
 from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
@@ -37,6 +38,7 @@ class SelectionReport(msgspec.Struct, frozen=True):
 
 
 def as_json(
+    origin: Provenance,
     problems: Sequence[Problem],
     rule: SelectionMethod,
     equality: Equality,
@@ -61,7 +63,7 @@ def as_json(
         accuracies=accuracies,
         errors=errors,
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return document(report, origin).decode()
 
 
 def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> None:

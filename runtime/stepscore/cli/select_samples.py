@@ -126,10 +126,11 @@ def select(
     Examples:
       stepscore select rewards.jsonl -o chosen.jsonl
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
-      stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
+      stepscore score PAIR samples.jsonl | stepscore select - --reducer min | jq '.selection // empty'
     """
     from stepscore.cli.comparing import shown
     from stepscore.cli.selection_remarks import remarks
+    from stepscore.jobs.provenance import Command, HeaderLine
     from stepscore.jobs.scored_records import open_scored, read_all
     from stepscore.selection.answers import Comparer
     from stepscore.selection.best_of_n import (
@@ -149,14 +150,17 @@ def select(
     _refuse_input(source, output)
     rule = SelectionMethod(method, series, reducer, temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
-        records, failed = read_all(file, series)
-        warn_of_prompts(series, records)
-        groups = group(records)
+        scored = read_all(file, source, series)
+        failed = scored.failed
+        warn_of_prompts(series, scored.records)
+        derived = scored.provenance.derived_by(Command.SELECT)
+        groups = group(scored.records)
         problems: list[Problem] = []
         with shown(comparer, problems, len(groups.samples), sys.stderr):
             field = examine(groups.samples, comparer.same) if needs_answers(groups, rule) else None
             problems.extend(judged(samples, rule, field, comparer.same) for samples in groups.samples)
-        lines, unanswered = _chosen(file, problems, rule)
+        chosen, unanswered = _chosen(file, problems, rule)
+        lines = [HeaderLine(derived).encode(), *chosen]
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
     if output is not None and output != "-":
         from stepscore.fileio import write_atomically
@@ -170,7 +174,7 @@ def select(
         from stepscore.cli.accuracy_table import as_json as text_of
 
         undecided = comparer.undecided
-        text = text_of(problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+        text = text_of(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
         click.echo(text, file=stream, nl=False)
     elif table:
         from stepscore.cli.accuracy_table import print_accuracies

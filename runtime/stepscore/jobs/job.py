@@ -1,9 +1,10 @@
 """Score JSONL into JSONL: one output line per input line, in order; an interrupted run can be resumed.
 
-The output is append-only and written a whole line at a time. OUT.fingerprint.json in the same folder, written
-before the first line, records what the numbers depend on. Running the same command again (see resume.py)
-continues after the last whole line. Each line is flushed to the operating system, so a killed process loses
-at most a torn line; fsync is called once, at the end. Empty lines of the input are skipped.
+The output is append-only and written a whole line at a time. Its first line, a header (provenance.py),
+records what the numbers depend on. Running the same command again (see resume.py) continues after the last
+whole line, wherever the output was moved. Each line is flushed to the operating system, so a killed process
+loses at most a torn line; fsync is called once, at the end. Empty lines of the input and headers
+are skipped.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from stepscore.batching.pace import STEADY, Pace
-from stepscore.errors import InputError, InputUnreadable, NonFinite, OutputUnwritable, StepscoreError
+from stepscore.errors import InputError, InputUnreadable, NonFinite, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
-from stepscore.jobs.resume import claim, refuse_same_file, seal
+from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions
+from stepscore.jobs.resume import append, claim, refuse_same_file
+from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import Lines, parsed_lines
 from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
 
@@ -43,12 +46,22 @@ class StreamScorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """Options of a job: at most `limit` records; `overwrite` replaces the output of an earlier job."""
+    """Options of a job: at most `limit` lines; of them a `shard`; `overwrite` replaces an earlier output."""
 
     limit: int | None = None
     tokens: bool = False
     reading: Reading = BY_ACCEPTED_NAMES
     overwrite: bool = False
+    shard: Shard | None = None
+
+    def lines(self, source: BinaryIO) -> Lines:
+        """Parse the lines of an input that the job answers."""
+        return parsed_lines(source, self.limit, self.reading, self.shard)
+
+    def provenance(self, scorer: StreamScorer) -> Provenance:
+        """Return the provenance of a job that begins now."""
+        options = ScoringOptions.of(tokens=self.tokens, reading=self.reading, shard=self.shard)
+        return Provenance.of_run(scorer.fingerprint(), options)
 
 
 DEFAULT_OPTIONS = JobOptions()
@@ -67,9 +80,11 @@ class Tally:
 def run_to_stream(
     scorer: StreamScorer, source: BinaryIO, out: BinaryIO, tally: Tally, options: JobOptions = DEFAULT_OPTIONS
 ) -> None:
-    """Score `source` and write one line per record to `out`; raise SourceError before the first."""
+    """Score `source`; write a header and one line per record to `out`; raise SourceError before the first."""
     refuse_same_file(out, source)
-    _score(scorer, parsed_lines(source, options.limit, options.reading), out, tally, tokens=options.tokens)
+    lines = options.lines(source)
+    append(out, HeaderLine(options.provenance(scorer)).encode())
+    _score(scorer, lines, out, tally, tokens=options.tokens)
 
 
 def run_to_file(
@@ -81,21 +96,19 @@ def run_to_file(
     job wrote it, OutputUnwritable where it cannot be written. None of them changes the file. A limit is no
     part of a job: a run with a larger one continues.
     """
-    lines = parsed_lines(source, options.limit, options.reading)
-    job = {"tokens": "yes" if options.tokens else "no"} | options.reading.options()
-    fingerprint = scorer.fingerprint() | job
-    with claim(path, source, fingerprint, overwrite=options.overwrite) as output:
-        earlier = earlier_answers(path, lines, scorer.stream)
+    lines = options.lines(source)
+    with claim(path, source, options.provenance(scorer), overwrite=options.overwrite) as output:
+        earlier = earlier_answers(output, lines, scorer.stream)
         if earlier.torn:
-            output.truncate(earlier.num_bytes)
+            output.file.truncate(earlier.num_bytes)
         tally.records = tally.resumed = earlier.num_lines
         tally.errors.update(earlier.errors)
         try:
-            _score(scorer, lines, output, tally, earlier.digest.update, tokens=options.tokens)
+            _score(scorer, lines, output.file, tally, earlier.digest.update, tokens=options.tokens)
         finally:
             if tally.records > earlier.num_lines:
-                seal(path, fingerprint, tally.records, earlier.digest.hexdigest())
-        os.fsync(output.fileno())
+                output.seal(tally.records, earlier.digest.hexdigest())
+        os.fsync(output.file.fileno())
 
 
 def _score(
@@ -122,7 +135,7 @@ def _score(
 
     for line, outcome in scorer.stream(readable(), lines.pace):
         answer = output_line(line, outcome, tokens=tokens)
-        _append(out, answer)
+        append(out, answer)
         written(answer)
         tally.records += 1
         if isinstance(outcome, StepscoreError):
@@ -133,17 +146,3 @@ def _score(
             tally.tokens += outcome.num_tokens
     if damage:
         raise damage[0]
-
-
-def _append(out: BinaryIO, data: bytes) -> None:
-    try:
-        while data:
-            data = data[out.write(data) :]
-        out.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputUnwritable(
-            f"cannot write the output: {error.strerror}",
-            hint="lines already written stay valid: free space and run the same command again to resume",
-        ) from error

@@ -22,6 +22,7 @@ from stepscore.errors import (
     StepscoreError,
     TooLarge,
 )
+from stepscore.jobs.provenance import is_header
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
 from stepscore.records import (
     BY_ACCEPTED_NAMES,
@@ -41,7 +42,8 @@ MAX_LINE_BYTES = 4 << 20
 class ParsedLine:
     """One parsed input line: a record to score or an error, and the fields to pass through.
 
-    `index` counts the lines before it that are not empty, `number` is its 1-based number in the file.
+    `index` counts the lines before it that are neither empty nor headers, `number` is its 1-based number in
+    the file.
     """
 
     index: int
@@ -84,8 +86,12 @@ def _readline(lines: BinaryIO, most: int) -> bytes:
 
 
 def not_empty(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that hold more than white space, each with its 1-based number."""
-    return ((number, line) for number, line in enumerate(lines, 1) if line and not line.isspace())
+    """Yield the lines that hold more than white space and are not headers, each with its 1-based number."""
+    return (
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line and not line.isspace() and not is_header(line)
+    )
 
 
 def parse_line(

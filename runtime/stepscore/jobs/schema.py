@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
 from stepscore.jobs.input_schema import input_schema
+from stepscore.jobs.provenance import HeaderLine
 from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.visible import one_line
 
@@ -199,13 +200,14 @@ def _decode(text: bytes, scored: msgspec.json.Decoder[T]) -> T | ErrorLine:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Return JSON Schema (2020-12) of the lines: `input`, `scored` and `error`.
+    """Return JSON Schema (2020-12) of the lines: `header`, `input`, `scored` and `error`.
 
     >>> sorted(json_schemas())
-    ['error', 'input', 'scored']
+    ['error', 'header', 'input', 'scored']
     """
     return {
         "input": input_schema(MAX_ID_CHARS),
+        "header": msgspec.json.schema(HeaderLine),
         "scored": msgspec.json.schema(ScoredLine),
         "error": msgspec.json.schema(ErrorLine),
     }

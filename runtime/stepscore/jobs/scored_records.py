@@ -8,10 +8,9 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,9 +22,12 @@ from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.final_answers import answer_text, boxed
 from stepscore.jobs.inputs.opening import open_input
 from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
+from stepscore.jobs.provenance import Headers, Provenance, combined
 from stepscore.jobs.schema import ErrorLine, RewardsLine, decode_rewards
+from stepscore.jobs.seal import beside
+from stepscore.jobs.shards import group_digest
 from stepscore.prompt.template import SEPARATOR
-from stepscore.records import AnyRecord, Record, TokenRecord, record_of_output
+from stepscore.records import AnyRecord, Record, record_of_output
 from stepscore.rewards import read_series
 
 
@@ -46,6 +48,15 @@ class Scored:
     final_answer: str | None
     final_answer_correct: bool | None
     label: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFile:
+    """A scored file: its records, its lines with errors, and what it says of their origin."""
+
+    records: list[Scored]
+    failed: list[ErrorLine]
+    provenance: Provenance
 
 
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -69,14 +80,15 @@ def open_scored(source: str | Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, copy)
 
 
-def read_scored(file: BinaryIO, series: Series) -> Iterator[Scored | ErrorLine]:
-    """Read line by line; an invalid line becomes an ErrorLine, an empty one is skipped, nothing is raised.
+def read_scored(file: BinaryIO, series: Series, headers: Headers) -> Iterator[Scored | ErrorLine]:
+    """Read line by line; an invalid line becomes an ErrorLine, an empty one is skipped.
 
     A line without the numbers that `series` needs is invalid: earlier versions wrote no `first_summed`.
+    Headers are collected in `headers`, which raises HeaderInvalid.
     """
     offset = file.tell()
     for index, text in enumerate(read_lines(file)):
-        if text.strip():
+        if not headers.take(text) and text.strip():
             line = parse_line(text, index, record_of_output)
             try:
                 yield _scored(line, text, offset, series)
@@ -85,11 +97,16 @@ def read_scored(file: BinaryIO, series: Series) -> Iterator[Scored | ErrorLine]:
         offset = file.tell()
 
 
-def read_all(file: BinaryIO, series: Series) -> tuple[list[Scored], list[ErrorLine]]:
-    """Read a scored file; raise NotScored where no record has rewards in this series."""
+def read_all(file: BinaryIO, source: str, series: Series) -> ScoredFile:
+    """Read a scored file, of which `source` is the path or -.
+
+    Raises NotScored where no record has rewards in this series, NotComparable where headers differ,
+    HeaderInvalid.
+    """
     records: list[Scored] = []
     failed: list[ErrorLine] = []
-    for item in read_scored(file, series):
+    headers = Headers("standard input" if source == "-" else source)
+    for item in read_scored(file, series, headers):
         if isinstance(item, ErrorLine):
             failed.append(item)
         else:
@@ -99,7 +116,20 @@ def read_all(file: BinaryIO, series: Series) -> tuple[list[Scored], list[ErrorLi
         raise NotScored(
             f"no record has rewards{first}", hint="give the output of `stepscore score`, not its input"
         )
-    return records, failed
+    return ScoredFile(records, failed, origin(headers, source))
+
+
+def origin(headers: Headers, source: str) -> Provenance:
+    """Return the provenance of a file whose lines were read: by its headers, else by the file beside it."""
+    found = headers.provenance()
+    if found is None and source != "-":
+        found = beside(Path(source))
+    return found or Provenance()
+
+
+def origin_of_all(files: Iterable[tuple[str, ScoredFile]]) -> Provenance:
+    """Return the provenance of files, with their names, that are read as one; raise NotComparable."""
+    return combined({name: file.provenance for name, file in files}) or Provenance()
 
 
 def line_with(file: BinaryIO, offset: int, added: Mapping[str, object]) -> bytes:
@@ -123,7 +153,7 @@ def _scored(line: ParsedLine, text: bytes, offset: int, series: Series) -> Score
         id=line.id,
         offset=offset,
         problem_id=_problem_id(line),
-        problem_digest=_problem_digest(line.record),
+        problem_digest=group_digest(line.record),
         scores=_scores(answered, line.record, series),
         sums_prompt=isinstance(line.record, Record) and _sums_prompt(answered),
         boxed=boxed(SEPARATOR.join(line.record.steps)) or None if isinstance(line.record, Record) else None,
@@ -132,12 +162,6 @@ def _scored(line: ParsedLine, text: bytes, offset: int, series: Series) -> Score
         final_answer_correct=correct if isinstance(correct, bool) else None,
         label=label if isinstance(label, int) and not isinstance(label, bool) else None,
     )
-
-
-def _problem_digest(record: AnyRecord) -> bytes:
-    if isinstance(record, TokenRecord):
-        return blake2b(np.array(record.prompt_token_ids, np.int64).tobytes(), digest_size=16).digest()
-    return blake2b(" ".join(record.problem.split()).encode(), digest_size=16).digest()
 
 
 def _scores(answered: RewardsLine, record: AnyRecord, series: Series) -> np.ndarray:

@@ -20,12 +20,17 @@ from stepscore.jobs.foreign_format import foreign_format
 from stepscore.jobs.inputs.intake import Intake
 from stepscore.jobs.inputs.opening import is_file
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
+from stepscore.jobs.shards import Shard, shard_index
 from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
 FIRST_SECONDS = 0.5
 """Seconds without a further line, or an end, after which a pipe of invalid lines is a conversation."""
+
+
+ReadLine = tuple[ParsedLine, bytes]
+"""A parsed line, and the bytes that it was read from."""
 
 
 class Lines(Iterator[ParsedLine]):
@@ -39,8 +44,16 @@ class Lines(Iterator[ParsedLine]):
         return next(self._lines)
 
 
-def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES) -> Lines:
+def parsed_lines(
+    source: BinaryIO,
+    limit: int | None = None,
+    reading: Reading = BY_ACCEPTED_NAMES,
+    shard: Shard | None = None,
+) -> Lines:
     """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
+
+    Headers of scored files are skipped as empty lines are. Of a shard, the whole input is parsed, so that its
+    lines have the indices and the errors that they have without it.
 
     Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
     invalid line claims an id only if one could be read.
@@ -50,6 +63,22 @@ def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = 
     share its id. A pipe that begins with invalid lines, and then waits for FIRST_SECONDS, is a conversation:
     each of its lines is answered. InputUnreadable is raised behind the last line that could be read.
     """
+    lines, pace = _checked_lines(source, limit, reading)
+    of_shard = (
+        line
+        for line, text in lines
+        if shard is None or shard.index == shard_index(line.record, text, shard.count)
+    )
+    return Lines(of_shard, pace)
+
+
+def lines_by_shard(source: BinaryIO, reading: Reading, count: int) -> Iterator[tuple[int, ParsedLine]]:
+    """Parse an input as `parsed_lines` does; yield each line with the number of its shard of `count`."""
+    lines, _ = _checked_lines(source, None, reading)
+    return ((shard_index(line.record, text, count), line) for line, text in lines)
+
+
+def _checked_lines(source: BinaryIO, limit: int | None, reading: Reading) -> tuple[Iterator[ReadLine], Pace]:
     ids = _Ids()
     texts: Iterator[tuple[int, bytes]] = islice(not_empty(read_lines(source)), limit)
     intake = None if is_file(source) else Intake(texts)
@@ -57,12 +86,12 @@ def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = 
     first = next(texts, None)
     lines = _parsed(texts if first is None else chain([first], texts), reading, ids, intake)
     if first is None:
-        return Lines(lines, intake or STEADY)
-    head: list[ParsedLine] = []
-    rest: Iterator[ParsedLine] = lines
+        return lines, intake or STEADY
+    head: list[ReadLine] = []
+    rest: Iterator[ReadLine] = lines
     try:
-        for line in islice(lines, FIRST_LINES):
-            head.append(line)
+        for line, text in islice(lines, FIRST_LINES):
+            head.append((line, text))
             if intake and (not isinstance(line.record, InputError) or intake.stays_empty(FIRST_SECONDS)):
                 break
     except InputUnreadable as error:
@@ -71,11 +100,11 @@ def parsed_lines(source: BinaryIO, limit: int | None = None, reading: Reading = 
         rest = _raising(error)
     waits = intake is not None and intake.stays_empty(0)
     if not waits or foreign_format(first[1]):
-        _check(first[1], head, ids.of_samples)
-    return Lines(chain(head, rest), intake or STEADY)
+        _check(first[1], [line for line, _ in head], ids.of_samples)
+    return chain(head, rest), intake or STEADY
 
 
-def _raising(error: InputUnreadable) -> Iterator[ParsedLine]:
+def _raising(error: InputUnreadable) -> Iterator[ReadLine]:
     yield from ()
     raise error
 
@@ -134,10 +163,10 @@ def _digest(*texts: str) -> bytes:
 
 def _parsed(
     texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids, intake: Intake | None
-) -> Iterator[ParsedLine]:
+) -> Iterator[ReadLine]:
     with closing(ids.seen), closing(intake) if intake else nullcontext():
         for index, (number, text) in enumerate(texts):
-            yield ids.checked(parse_line(text, index, reading.record, number=number))
+            yield ids.checked(parse_line(text, index, reading.record, number=number)), text
 
 
 def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:

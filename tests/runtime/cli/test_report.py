@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testing import scored_lines
 from testing.fake_scorer import FakeScorer
+from testing.outputs import lines_of
 from testing.scored_records import scored
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
-from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.schema import LineError
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.report.page import Page, inert_json, render
 from stepscore.report.solutions import ReportRecord, solutions
 from stepscore.scorer import Scorer
@@ -168,7 +169,7 @@ def invoke(*arguments: object) -> Result:
 
 @pytest.fixture
 def scored_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `score --tokens` writes, with its fingerprint."""
+    """What `score --tokens` writes."""
     monkeypatch.setattr(Scorer, "load", FakeScorer.load)
     source = tmp_path / "in.jsonl"
     source.write_text('{"problem": "1 + 1?", "steps": ["2", "So 2."]}\n{\n')
@@ -191,6 +192,7 @@ def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path
 def test_a_threshold_in_nats_is_a_reward_on_the_page(scored_file: Path, tmp_path: Path) -> None:
     page = data_of(invoke(scored_file, "--threshold-nats", "-500").stdout)
     assert page["threshold"] == -0.5
+    scored_file.write_bytes(b"".join(lines_of(scored_file.read_bytes())))
     fingerprint_path(scored_file).unlink()
     done = invoke(scored_file, "--threshold-nats", "-500")
     assert done.exit_code == 2

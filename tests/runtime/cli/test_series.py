@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from testing.outputs import answers
 from testing.scored_lines import scored, write
 
 from stepscore.cli.main import main
@@ -21,7 +22,7 @@ def invoke(*arguments: object) -> Result:
 def chosen(path: Path, *options: object) -> list[dict[str, Any]]:
     done = invoke("select", path, *options)
     assert done.exit_code == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return answers(done.stdout)
 
 
 def line(name: str, ends: list[int], rewards: list[float], **fields: Any) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def test_a_line_of_an_earlier_version_has_no_mean_and_says_why(samples: Path, mi
         file.write(json.dumps(old) + "\n")
     done = invoke("select", samples, "--series", "mean")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["id"] == "short"
+    assert answers(done.stdout)[0]["id"] == "short"
     assert "skipped 1 records with errors (invalid_record 1): old" in done.stderr
     assert chosen(samples)[0]["id"] == "old"
     alone = invoke("select", write(samples, old), "--series", "mean")
@@ -142,7 +143,7 @@ def test_token_ids_have_no_box_to_vote_with(of_ids: Path) -> None:
     unanswered = [{name: value for name, value in each.items() if name != "answer"} for each in lines]
     done = invoke("select", write(of_ids, *unanswered), "--method", "majority")
     assert done.exit_code == 1
-    assert [json.loads(text)["error"]["code"] for text in done.stdout.splitlines()] == ["no_answer"] * 2
+    assert [answer["error"]["code"] for answer in answers(done.stdout)] == ["no_answer"] * 2
 
 
 def test_evaluate_reads_lines_of_token_ids(of_ids: Path) -> None:

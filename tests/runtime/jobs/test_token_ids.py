@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from testing import outputs
 from testing.fake_scorer import FakeScorer
 
 from stepscore.errors import DuplicateId, IdsRepeat, InputError, ResumeMismatch
 from stepscore.jobs.job import JobOptions, Tally, run_to_file, run_to_stream
 from stepscore.jobs.jsonl import parse_line
-from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.schema import ScoredLine, decode_line
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import Reading, TokenRecord
 
@@ -31,10 +32,15 @@ def as_input(*records: Fields) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs.stop_clock(monkeypatch)
+
+
 def answers(*records: Fields, tokens: bool = False) -> list[Fields]:
     out = io.BytesIO()
     run_to_stream(FakeScorer(), io.BytesIO(as_input(*records)), out, Tally(), JobOptions(tokens=tokens))
-    return [json.loads(line) for line in out.getvalue().splitlines()]
+    return outputs.answers(out.getvalue())
 
 
 def record_of(fields: Fields, reading: Reading | None = None) -> object:
@@ -82,7 +88,7 @@ def test_lines_of_texts_and_ids_may_be_mixed() -> None:
     tally, out = Tally(), io.BytesIO()
     data = as_input(IDS | {"id": "i"}, TEXT, {"problem": "p"}, IDS)
     run_to_stream(FakeScorer(), io.BytesIO(data), out, tally)
-    found = [json.loads(line) for line in out.getvalue().splitlines()]
+    found = outputs.answers(out.getvalue())
     assert [line["id"] for line in found] == ["i", "t", 2, 3]
     assert (tally.records, tally.tokens, tally.errors.total()) == (4, 7 + 3 + 7, 1)
 
@@ -174,9 +180,7 @@ def test_lines_of_an_earlier_version_are_continued(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, TEXT)
     path.write_bytes(path.read_bytes().replace(b',"first_summed":0', b""))
-    fingerprint = json.loads(fingerprint_path(path).read_bytes())
-    del fingerprint["lines"], fingerprint["sha256"]
-    fingerprint_path(path).write_text(json.dumps(fingerprint))
+    fingerprint_path(path).unlink()
     assert run(path, TEXT, IDS).resumed == 1
 
 
@@ -196,7 +200,7 @@ def test_an_input_line_of_ids_that_changed_is_refused(
     changed = [*RECORDS[:index], RECORDS[index] | more, *RECORDS[index + 1 :]]
     with pytest.raises(ResumeMismatch) as raised:
         run(tmp_path / "out", *changed)
-    assert f"its line {index + 1} does not answer line {index + 1} of the input: {said}" in str(raised.value)
+    assert f"its line {index + 2} does not answer line {index + 1} of the input: {said}" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,9 @@ def test_an_input_line_of_ids_that_changed_is_refused(
 def test_an_output_line_of_ids_that_was_edited_is_refused(tmp_path: Path, edit: Fields) -> None:
     path = tmp_path / "out"
     run(path, IDS, IDS, tokens=True)
-    first, second = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + json.dumps(json.loads(second) | edit, separators=(",", ":")).encode() + b"\n")
-    with pytest.raises(ResumeMismatch, match="its line 2 does not answer line 2"):
+    header, first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        header + first + json.dumps(json.loads(second) | edit, separators=(",", ":")).encode() + b"\n"
+    )
+    with pytest.raises(ResumeMismatch, match="its line 3 does not answer line 2"):
         run(path, IDS, IDS, tokens=True)

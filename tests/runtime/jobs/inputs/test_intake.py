@@ -19,6 +19,7 @@ from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import fill_windows
 from stepscore.errors import InputUnreadable, NoRecords
 from stepscore.jobs.inputs.intake import HELD_LINES, Intake
+from stepscore.jobs.provenance import read_header
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import Record
 
@@ -143,15 +144,8 @@ def test_a_pipe_that_ends_without_a_record_or_is_foreign_stops_with_one_error(
 
 @pytest.mark.slow
 def test_a_program_holds_a_conversation_line_by_line(tiny_pair: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from stepscore.cli.main import main; main()",
-        "score",
-        str(tiny_pair),
-        "-",
-        "--quiet",
-    ]
+    code = "from stepscore.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "score", str(tiny_pair), "-", "--quiet"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -161,6 +155,8 @@ def test_a_program_holds_a_conversation_line_by_line(tiny_pair: Path) -> None:
             fields = {"id": f"t{turn}", "problem": "1+1?", "steps": [f"It is {turn}."] * (turn != 2)}
             process.stdin.write(json.dumps(fields).encode() + b"\n\n")
             process.stdin.flush()
+            if turn == 0:
+                read_header(process.stdout.readline())
             answer = json.loads(process.stdout.readline())
             assert answer["id"] == f"t{turn}"
             assert ("error" in answer) == (turn == 2)
