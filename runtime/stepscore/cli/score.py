@@ -49,7 +49,7 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Sha
     required=False,
     type=click.Path(exists=True, allow_dash=True),
 )
-@output_file_option("OUT.jsonl")
+@output_file_option("OUT.jsonl|OUT.parquet")
 @click.option("--problem", metavar="TEXT", help="Score one solution of this problem and print a table.")
 @click.option(
     "--step",
@@ -181,6 +181,7 @@ def _print_dry_run(pair: Path, lines: BinaryIO, options: JobOptions, load: dict[
 def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *, quiet: bool) -> int:
     """Run a job and return its exit code."""
     from stepscore.jobs.job import Tally, run_to_file, run_to_stream
+    from stepscore.jobs.parquet.job import is_parquet, run_to_parquet
     from stepscore.jobs.progress import shown
 
     tally = Tally()
@@ -189,7 +190,8 @@ def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *
     try:
         with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options), sys.stderr):
             if resumable:
-                run_to_file(scorer, lines, Path(output), tally, options)
+                run = run_to_parquet if is_parquet(output) else run_to_file
+                run(scorer, lines, Path(output), tally, options)
             else:
                 with _unbuffered(output) as out:
                     run_to_stream(scorer, lines, out, tally, options)

@@ -148,7 +148,7 @@ def _dataset_lines(folder: Path, stack: ExitStack) -> BinaryIO:
         from stepscore.jobs.inputs.row_lines import RowLines  # noqa: PLC0415
         from stepscore.jobs.inputs.tables import lines_of_parts  # noqa: PLC0415
     state = cast(BinaryIO, stack.enter_context((folder / STATE).open("rb")))
-    return cast(BinaryIO, RowLines(lines_of_parts(paths), state, None))
+    return cast(BinaryIO, RowLines(lines_of_parts(paths), state))
 
 
 def is_file(source: BinaryIO) -> bool:

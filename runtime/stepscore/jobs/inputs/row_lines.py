@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -24,11 +24,19 @@ ROWS = 32
 
 
 class RowLines(io.RawIOBase):
-    """Lines made of batches as they are read; `num_rows` is known where a file says it."""
+    """Lines made of batches as they are read; `num_rows` and `metadata` as far as a file says them."""
 
-    def __init__(self, lines: Iterator[bytes], source: BinaryIO, num_rows: int | None) -> None:
+    def __init__(
+        self,
+        lines: Iterator[bytes],
+        source: BinaryIO,
+        *,
+        num_rows: int | None = None,
+        metadata: Mapping[bytes, bytes] | None = None,
+    ) -> None:
         super().__init__()
-        self._lines, self._source, self.num_rows = lines, source, num_rows
+        self._lines, self._source = lines, source
+        self.num_rows, self.metadata = num_rows, metadata or {}
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:

@@ -32,7 +32,7 @@ def table_lines(source: BinaryIO, kind: Format, name: str) -> RowLines:
     except _DAMAGE as error:
         raise _unreadable(error, name) from None
     lines = lines_of(_whole(_batches(reader), name), reader.schema, name)
-    return RowLines(lines, source, None)
+    return RowLines(lines, source)
 
 
 def lines_of_parts(paths: Sequence[Path]) -> Iterator[bytes]:
@@ -54,7 +54,8 @@ def _parquet_lines(source: BinaryIO, name: str) -> RowLines:
     file = pq.ParquetFile(_handle(source), buffer_size=COLUMN_BUFFER_BYTES, pre_buffer=False)
     batches = map(validated, file.iter_batches(batch_size=ROWS, use_threads=False))
     lines = lines_of(_whole(batches, name), file.schema_arrow, name)
-    return RowLines(lines, source, file.metadata.num_rows)
+    metadata = file.schema_arrow.metadata
+    return RowLines(lines, source, num_rows=file.metadata.num_rows, metadata=metadata)
 
 
 def _batches(reader: Any) -> Iterator[Any]:

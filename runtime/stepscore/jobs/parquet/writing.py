@@ -48,11 +48,12 @@ def write_parquet(lines: Path, target: Path, header: bytes, facts: Mapping[bytes
 
     Its metadata has the header and `facts`. What is half written has another name, and is removed.
     """
+    target = target.resolve()  # a symbolic link stays one
     staged = target.with_name(f".{target.name}.partial")
     try:
         schema = _schema(lines, header, facts)
         with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
-            for group in _groups(_answers(lines, header)):
+            for group in _groups(answers(lines, header)):
                 writer.write_table(_table(group, schema))
         with staged.open("rb") as file:
             os.fsync(file.fileno())
@@ -66,7 +67,8 @@ def write_parquet(lines: Path, target: Path, header: bytes, facts: Mapping[bytes
         staged.unlink(missing_ok=True)
 
 
-def _answers(lines: Path, header: bytes) -> Iterator[bytes]:
+def answers(lines: Path, header: bytes) -> Iterator[bytes]:
+    """Yield the lines of a file behind its header."""
     with lines.open("rb") as file:
         for line in file:
             if line != header:
@@ -75,7 +77,7 @@ def _answers(lines: Path, header: bytes) -> Iterator[bytes]:
 
 def _schema(lines: Path, header: bytes, facts: Mapping[bytes, bytes]) -> Any:
     found: dict[str, ColumnType] = {}
-    for line in _answers(lines, header):
+    for line in answers(lines, header):
         for name, raw in _RAW.decode(line).items():
             if found.get(name) is not Plain.JSON and name not in _SCORED:
                 found[name] = merged(found.get(name, Plain.NULL), type_of(json.loads(bytes(raw))))
