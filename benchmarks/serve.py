@@ -172,9 +172,7 @@ def _steady(
             "first_half": round(max(load.memory_mb[: half or 1])),
             "second_half": round(max(load.memory_mb[half:])),
         },
-        "shared_tokens": round(
-            1 - server.metric("stepscore_computed_tokens_total") / server.metric("stepscore_tokens_total"), 3
-        ),
+        "shared_tokens": round(server.metric("stepscore_shared_token_ratio"), 3),
     }
 
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from stepscore.records import Result as Result
     from stepscore.records import TokenRecord as TokenRecord
     from stepscore.records import TokenResult as TokenResult
+    from stepscore.rewards import aggregate as aggregate
     from stepscore.rewards import probability as probability
     from stepscore.scheduling.async_scorer import AsyncScorer as AsyncScorer
     from stepscore.scorer import Scorer as Scorer
-    from stepscore.selection.rules import aggregate as aggregate
     from stepscore.selection.rules import best_of_n as best_of_n
     from stepscore.selection.rules import majority as majority
     from stepscore.selection.rules import weighted_best_of_n as weighted_best_of_n
@@ -46,7 +46,7 @@ _HOMES = {
     "StepscoreError": "errors",
     "TokenRecord": "records",
     "TokenResult": "records",
-    "aggregate": "selection.rules",
+    "aggregate": "rewards",
     "best_of_n": "selection.rules",
     "choose_threshold": "evaluation.first_error",
     "first_error": "evaluation.first_error",

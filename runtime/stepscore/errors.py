@@ -18,7 +18,8 @@
     │   ├── TooLong                  too_long
     │   ├── NoSteps                  no_steps
     │   ├── NoAnswer                 no_answer (voting)
-    │   └── DuplicateId              duplicate_id
+    │   ├── DuplicateId              duplicate_id
+    │   └── UnknownModel             unknown_model (a call to the server)
     ├── SourceError          an input file as a whole
     │   ├── NoRecords                no_records
     │   └── IdsRepeat                ids_repeat
@@ -178,6 +179,12 @@ class DuplicateId(InputError):
     """An earlier record of this input has the same id."""
 
     code = "duplicate_id"
+
+
+class UnknownModel(InputError):
+    """A call names a model that the server does not serve."""
+
+    code = "unknown_model"
 
 
 class SourceError(StepscoreError):

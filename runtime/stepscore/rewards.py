@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.enums import Series
+from stepscore.enums import Reducer, Series
 from stepscore.errors import NonFinite
 
 Scores = Sequence[float] | np.ndarray
@@ -149,3 +149,39 @@ def probability(values: float | Scores, temperature: float = 1.0) -> float | NDA
         raise ValueError("a value is NaN or infinite")
     result = np.exp(-np.logaddexp(0.0, -logits))
     return result if np.ndim(values) else float(result)
+
+
+def aggregate(scores: Scores, reducer: Reducer | str) -> float:
+    """Reduce the scores of the steps to one score of the solution: last, lowest, mean, sum or highest.
+
+    scores: float [n], n >= 1, any unit: cumulative or step rewards. The result is called <series>-<reducer>:
+    `cumulative-last` is the outcome reward, and so is `step-sum`. Raises ValueError when there is no score,
+    one is not finite, or the reducer is unknown; `prod` is rejected, since the product of two negative
+    rewards is positive. Source: the best-of-N evaluation of EurusPRM (the minimum for Stage 1, the
+    cumulative rewards for Stage 2).
+
+    >>> [aggregate([0.5, -1.0, 0.25], reducer) for reducer in ("last", "min", "mean", "sum", "max")]
+    [0.25, -1.0, -0.08333333333333333, -0.25, 0.5]
+    """
+    values = finite_scores(scores)
+    match Reducer(reducer):
+        case Reducer.LAST:
+            return float(values[-1])
+        case Reducer.MIN:
+            return float(values.min())
+        case Reducer.MEAN:
+            return float(values.mean())
+        case Reducer.SUM:
+            return float(values.sum())
+        case Reducer.MAX:
+            return float(values.max())
+
+
+def finite_scores(scores: Scores) -> np.ndarray:
+    """Return scores as float64 [n]; raise ValueError where there is none, or one is not finite."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ValueError("needs at least one score, in one dimension")
+    if not np.isfinite(values).all():
+        raise ValueError("a score is NaN or infinite")
+    return values

@@ -21,6 +21,7 @@ from stepscore.cli.merge import merge
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
+from stepscore.cli.serve import serve
 from stepscore.errors import ProviderUnavailable
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, merge, report, inspect, verify):
+for command in (score, select, evaluate, bench, merge, report, inspect, verify, serve):
     main.add_command(command)
 
 

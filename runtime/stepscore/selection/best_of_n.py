@@ -19,7 +19,7 @@ import numpy as np
 from stepscore.enums import Method, Reducer, Series
 from stepscore.errors import NoAnswer
 from stepscore.jobs.scored_records import Scored
-from stepscore.rewards import probability
+from stepscore.rewards import aggregate, probability
 from stepscore.selection.answers import Same, group_answers
 from stepscore.selection.expected_accuracy import (
     MOST_SUBSETS,
@@ -30,7 +30,7 @@ from stepscore.selection.expected_accuracy import (
     subsets,
     voting_accuracy,
 )
-from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect, vote_weights
+from stepscore.selection.rules import answer_codes, best_of_n, elect, vote_weights
 from stepscore.selection.sample_answers import AnswerField, refuse_two_truths
 
 
