@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from testing.checkpoints import TINY
+from testing.outputs import answers
 
 from stepscore.cli.main import main
 
@@ -67,7 +68,7 @@ def test_every_command_of_the_page_on_scoring_runs(folder: Path) -> None:
         run(command, (folder / "solutions.jsonl").read_bytes())
         for written in folder.glob("rewards.jsonl*"):  # the next command is another job
             written.unlink()
-    line, of_the_page = json.loads(Path("tokens.scored.jsonl").read_text()), ids_of_the_page()
+    (line,), of_the_page = answers(Path("tokens.scored.jsonl").read_bytes()), ids_of_the_page()
     assert line["step_ends"] == of_the_page["step_ends"]
     assert len(line["token_rewards"]) == len(of_the_page["response_token_ids"])
 

@@ -9,10 +9,11 @@ MAX_BUFFERED_BODIES = 32
 """Bodies of the largest size that may be in memory at once while they are read."""
 READ_SECONDS = 60.0
 """Longest time that a client may take to send one body."""
-WRITE_SECONDS = 60.0
-"""Longest time that a client may leave an answer unread before its connection is closed."""
 KEEP_ALIVE_SECONDS = 75
-"""Time after which a connection without a request is closed; longer than the pools of common clients."""
+"""Time after which a connection is closed that sends no request, or reads nothing of its answer.
+
+Longer than the pools of common clients keep a connection.
+"""
 MAX_HEADER_BYTES = 16 << 10
 WRITE_OUT_SECONDS = 10
 """Time for the last answers to leave after a drain."""

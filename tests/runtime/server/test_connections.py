@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -22,7 +22,6 @@ class Quick(BoundedProtocol):
     """Limits that a test can wait for."""
 
     idle_seconds = 0.05
-    write_seconds = 0.05
 
 
 @asynccontextmanager
@@ -84,3 +83,42 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
                 await asyncio.sleep(0.01)
 
     asyncio.run(wait())
+
+
+class Transport(asyncio.Transport):
+    """A connection whose client reads when a test says so."""
+
+    unread = 1000
+    aborted = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Clock:
+    """An event loop whose timers go off when a test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_later(self, _: float, function: Callable[..., None], *arguments: Any) -> asyncio.TimerHandle:
+        self.due.append(lambda: function(*arguments))
+        return cast(asyncio.TimerHandle, self)
+
+
+def test_a_slow_reader_is_waited_for_as_long_as_it_reads() -> None:
+    config = uvicorn.Config(answering(b""), http=Quick, ws="none", lifespan="off", log_config=None)
+    clock, transport = Clock(), Transport()
+    Quick(config, ServerState(), {}, cast(asyncio.AbstractEventLoop, clock)).connection_made(transport)
+    for unread in (900, 500, 1):
+        transport.unread = unread
+        clock.due.pop()()
+        assert not transport.aborted
+    clock.due.pop()()
+    assert transport.aborted
