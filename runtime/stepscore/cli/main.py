@@ -34,7 +34,7 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, merge, report, inspect, verify, serve):
+for command in (score, select, evaluate, bench, merge, report, serve, inspect, verify):
     main.add_command(command)
 
 
