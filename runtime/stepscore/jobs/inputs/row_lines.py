@@ -84,11 +84,18 @@ def lines_of(batches: Iterator[Any], schema: Any, name: str) -> Iterator[bytes]:
 def validated(batch: Any) -> Any:
     """Return a batch; raise ArrowInvalid for wrong offsets or indices: reading them would end the process.
 
-    Text is viewed as bytes: what is not UTF-8 is an error of its row.
+    Text is viewed as bytes, where Arrow can: what is not UTF-8 is an error of its row.
     """
     for column in batch.columns:
-        column.view(_of_bytes(column.type)).validate(full=True)
+        _as_bytes(column).validate(full=True)
     return batch
+
+
+def _as_bytes(column: Any) -> Any:
+    try:
+        return column.view(_of_bytes(column.type))
+    except pa.ArrowException:  # of dictionaries and views
+        return column
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any]]:

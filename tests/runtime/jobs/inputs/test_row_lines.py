@@ -21,13 +21,13 @@ from testing.hypothesis_profiles import examples
 
 from stepscore.errors import InputUnreadable
 from stepscore.jobs.inputs.opening import open_input
-from stepscore.jobs.inputs.row_lines import ROWS, lines_of
+from stepscore.jobs.inputs.row_lines import ROWS, lines_of, validated
 from stepscore.jobs.source import parsed_lines
 
 
 def rows(**columns: Any) -> list[dict[str, Any]]:
     table = pa.table(columns)
-    return [json.loads(line) for line in lines_of(iter(table.to_batches()), table.schema, "FILE")]
+    return [json.loads(line) for line in lines_of(map(validated, table.to_batches()), table.schema, "FILE")]
 
 
 def test_a_null_is_not_there_but_stays_in_a_list() -> None:
@@ -56,6 +56,10 @@ VALUES: list[tuple[Any, Any]] = [
     (pa.array(["a"], pa.string_view()), "a"),
     (pa.array([[["a"], []]]), [["a"], []]),
     (pa.array([["a"]], pa.large_list(pa.dictionary(pa.int8(), pa.string()))), ["a"]),
+    (
+        pa.StructArray.from_arrays([pa.array(["a"]).dictionary_encode(), pa.array(["b"])], ["x", "y"]),
+        {"x": "a", "y": "b"},
+    ),
     (pa.array([{"day": datetime.date(2024, 1, 2), "f": [0.1]}]), {"day": "2024-01-02", "f": [0.1]}),
     (pa.array([[("k", 0.1)]], pa.map_(pa.string(), pa.float32())), {"k": 0.1}),
     (pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1], pa.int8())), 1),
