@@ -12,6 +12,7 @@ after the load. Every part is bounded in count and time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def text_name() -> str:
 def samples(count: int) -> list[dict[str, Any]]:
     """Return the samples to post, in the order of their file."""
     if SHARED_DATA is not None:
-        return list(islice(records(BEST_OF_8), count))
+        return list(itertools.islice(records(BEST_OF_8), count))
     lines = (EXAMPLES / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:count]]
 
@@ -205,7 +205,7 @@ def _killed(server: Served, bodies: Sequence[bytes]) -> dict[str, Any]:
 def _large(server: Served, texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Post one body of about 1 MB, and one over the limit of the server."""
     records, size = [], 0
-    for each in texts:
+    for each in itertools.cycle(texts):
         records.append(each)
         size += len(body_of(each))
         if size > LARGE_BODY:
@@ -252,6 +252,8 @@ def _slow_readers(server: Served, texts: Sequence[dict[str, Any]], seconds: floa
     for each in slow:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         each.sendall(head + body)
+    for each in slow:
+        each.recv(1)  # its answer is computed
     done = threading.Event()
 
     def read() -> None:

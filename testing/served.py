@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -31,6 +33,7 @@ RESULT = Result(
     first_summed=0,
     step_ends=[3, 5],
 )
+COMPUTED_TOKENS = 5
 ITEM = {"problem": "secret problem", "steps": ["secret step"]}
 JSON = {"content-type": "application/json"}
 DEFAULTS = Settings()
@@ -49,8 +52,15 @@ class ScriptedScorer:
         self.scheduler = self
         self.observer: Any = None
 
-    async def outcomes(
+    async def call(
         self, requests: Sequence[Request | InputError], *, timeout: float | None = None
+    ) -> SimpleNamespace:
+        done: Future[list[Outcome]] = Future()
+        done.set_result(await self._outcomes(requests, timeout))
+        return SimpleNamespace(done=done, computed_tokens=COMPUTED_TOKENS, queue_seconds=0.25)
+
+    async def _outcomes(
+        self, requests: Sequence[Request | InputError], timeout: float | None
     ) -> list[Outcome]:
         self.asked.append(requests)
         self.timeouts.append(timeout)

@@ -20,8 +20,8 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
     "stepscore": (
         ("cli",),
         ("report", "evaluation", "selection", "bench"),
-        ("server",),
-        ("jobs", "integrations"),
+        ("server", "integrations"),
+        ("jobs",),
         ("scheduling",),
         ("scorer",),
         ("engine",),

@@ -6,6 +6,7 @@ take the server's time. Everything stays on the loopback interface and is bounde
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -18,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Served:
         return int(line.split()[1]) * 1024 / 1e6
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(pair: Path, *options: str) -> Iterator[Served]:
     """Serve a pair on a free port; stop it at the end, whatever happened."""
     port = free_port()
@@ -173,7 +173,7 @@ def posted(
         thread.start()
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.25)
-        if server.process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):  # the server may end
             load.memory_mb.append(server.memory_mb())
     load.wall = time.monotonic() - begun
     return load

@@ -79,3 +79,14 @@ def test_every_command_of_the_page_on_selecting_runs(folder: Path) -> None:
     printed = run("stepscore score PAIR samples.jsonl -o rewards.jsonl", b"")
     for command in given:
         printed = run(command, printed)
+
+
+def test_the_code_for_asyncio_runs_as_it_stands(
+    tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pair").symlink_to(tiny_pair)
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "scoring.md").read_text(encoding="utf-8").partition("### From asyncio")[2]
+    (code,) = re.findall(r"^```python\n(.*?)^```\n", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "scoring.md", "exec"), {"records": [TEXTS] * 3})
+    assert len(set(json.loads(capsys.readouterr().out))) == 1

@@ -11,6 +11,7 @@ from typing import Any, Self
 from stepscore.batching.windows import Input
 from stepscore.errors import InputError, StepscoreError
 from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.scheduling.calls import Call
 from stepscore.scheduling.observer import Observer
 from stepscore.scheduling.requests import Answer, Request
 from stepscore.scheduling.scheduler import Scheduler
@@ -72,16 +73,21 @@ class AsyncScorer:
         scored within `timeout` seconds is a DeadlineExceeded. Raises Overloaded, ScorerClosed; then nothing
         of the call was accepted.
         """
+        return (await self.call(requests, timeout=timeout)).done.result()
+
+    async def call(self, requests: Sequence[Request | InputError], *, timeout: float | None = None) -> Call:
+        """Score requests as `outcomes` does; return the call, which also tells what it took."""
         call = self.scheduler.submit(requests, timeout=timeout)
         answers = asyncio.wrap_future(call.done)
         try:
             await asyncio.wait([answers], timeout=timeout)
             if not answers.done():
                 self.scheduler.expire(call)
-            return await answers
+            await answers
         except asyncio.CancelledError:
             self.scheduler.abandon(call)
             raise
+        return call
 
     async def aclose(self) -> None:
         """Close the scorer; what was accepted and is not scored by now is a ScorerClosed."""

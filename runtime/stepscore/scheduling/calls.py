@@ -26,6 +26,10 @@ class Ticket:
     accepted: float
     """Time at which it was accepted, by the monotonic clock, seconds."""
     item: PlannedItem[Ticket] | None = None
+    begun: float | None = None
+    """Time at which its window began to run."""
+    computed: float = 0.0
+    """Its part of the tokens that its batch computed, by its share of those that the batch answered."""
     answered: bool = False
 
     @property
@@ -68,6 +72,17 @@ class Call:
         ]
         call.left = len(call.tickets)
         return call
+
+    @property
+    def computed_tokens(self) -> int:
+        """Return the tokens computed for its requests: a prefix that several share is divided among them."""
+        return round(sum(ticket.computed for ticket in self.tickets))
+
+    @property
+    def queue_seconds(self) -> float:
+        """Return the longest time that one of its requests waited for a window; 0 where none ran."""
+        waited = [each.begun - each.accepted for each in self.tickets if each.begun is not None]
+        return max(waited, default=0.0)
 
     def answer(self, ticket: Ticket, answer: Answer) -> bool:
         """Keep the answer of a ticket that has none; return whether it is the last of the call."""

@@ -247,6 +247,8 @@ class Scheduler:
     def _run_window(self, window: Window[Ticket]) -> None:
         tickets = _tickets(window)
         begun = time.monotonic()
+        for ticket in tickets:
+            ticket.begun = begun
         self.observer.window(
             sum(ticket.planned.num_tokens for ticket in tickets),
             window.num_computed,
@@ -255,10 +257,13 @@ class Scheduler:
         if all(ticket.answered for ticket in tickets):
             return
         with closing(self.scorer.outcomes(window)) as batches:
-            for outcomes in batches:
+            for group, outcomes in zip(window.groups, batches, strict=False):  # both end where it is closed
+                tokens = sum(tickets[index].planned.num_tokens for index in group.members)
+                for index in group.members:
+                    share = tickets[index].planned.num_tokens / tokens
+                    tickets[index].computed = share * len(group.batch.input_ids)
                 self._answer((tickets[index], outcome) for index, outcome in outcomes)
                 ended = time.monotonic()
-                tokens = sum(tickets[index].planned.num_tokens for index, _ in outcomes)
                 self._pace.add(tokens, ended - begun)
                 self.observer.batch(tokens, ended - begun)
                 begun = ended

@@ -65,7 +65,9 @@ class Calls:
             timeout -= call.seconds
             if timeout <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was read")
-        outcomes = await _unless_gone(http.receive, self._scorer.outcomes(requests, timeout=timeout))
+        scored = await _unless_gone(http.receive, self._scorer.call(requests, timeout=timeout))
+        outcomes = scored.done.result()
+        call.computed_tokens, call.queue_seconds = scored.computed_tokens, scored.queue_seconds
         call.tokens = sum(map(_num_tokens, requests, outcomes))
         _raise_whole(outcomes, item_errors=route.item_errors)
         content = await _aside(len(data), self._encoded, route, body, outcomes)

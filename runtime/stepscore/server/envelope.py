@@ -43,6 +43,8 @@ class Call:
     status: int = 0
     items: int = 0
     tokens: int = 0
+    computed_tokens: int = 0
+    queue_seconds: float = 0.0
     error: str | None = None
 
     @property
@@ -59,6 +61,8 @@ class Call:
             "status": self.status,
             "items": self.items,
             "tokens": self.tokens,
+            "computed_tokens": self.computed_tokens,
+            "queue_milliseconds": round(1000 * self.queue_seconds, 1),
             "milliseconds": round(1000 * self.seconds, 1),
         }
         return fields if self.error is None else fields | {"error": self.error}
@@ -146,7 +150,9 @@ class Envelope:
         headers["x-total-time"] = str(round(1000 * call.seconds))
         headers["x-content-type-options"] = "nosniff"
         if call.tokens:
-            headers["x-compute-tokens"] = str(call.tokens)
+            headers["x-input-tokens"] = str(call.tokens)
+            headers["x-compute-tokens"] = str(call.computed_tokens)
+            headers["x-queue-time"] = str(round(1000 * call.queue_seconds))
         if self._is_draining():
             headers["connection"] = "close"
 

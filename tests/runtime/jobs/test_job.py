@@ -168,6 +168,9 @@ def test_memory_does_not_grow_with_the_number_of_lines() -> None:
                 record(id=f"record-{index}").encode() + b"\n" for index in range(count)
             )
 
+            def seekable(self) -> bool:
+                return True  # as a file, which no thread reads ahead of its reader
+
             def readline(self, size: int | None = -1) -> bytes:
                 return next(self.source, b"")
 

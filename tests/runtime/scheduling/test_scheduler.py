@@ -141,6 +141,8 @@ def test_what_waits_while_the_engine_is_busy_is_one_window_with_problems_togethe
     assert len(held.engine.windows) == 2
     tokens, computed = held.counts.windows[1]
     assert computed < tokens / 2 + 10  # each problem, and its equal solution, is computed once
+    assert sum(call.computed_tokens for call in calls) == pytest.approx(computed, abs=len(calls))
+    assert all(call.queue_seconds > 0 for call in calls)
 
 
 def test_a_request_that_nobody_waits_for_is_not_computed(held: Held) -> None:

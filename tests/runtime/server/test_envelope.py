@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from testing.served import ITEM, ScriptedScorer, app_of, call, score
+from testing.served import COMPUTED_TOKENS, ITEM, ScriptedScorer, app_of, call, score
 
 from stepscore.errors import RunFailed, TooLong
 from stepscore.server.app import INFORMATION
@@ -67,8 +67,12 @@ def test_a_call_is_one_line_with_its_size_and_time(log: io.StringIO) -> None:
         "status": 200,
         "items": 3,
         "tokens": 14,
+        "computed_tokens": COMPUTED_TOKENS,
+        "queue_milliseconds": 250.0,
     }
-    assert response.headers["x-compute-tokens"] == "14"
+    assert response.headers["x-input-tokens"] == "14"
+    assert response.headers["x-compute-tokens"] == str(COMPUTED_TOKENS)
+    assert response.headers["x-queue-time"] == "250"
     assert int(response.headers["x-total-time"]) >= 0
 
 
