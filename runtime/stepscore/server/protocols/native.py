@@ -265,5 +265,6 @@ SCORE = Route(
     requests,
     answer,
     item_errors=True,
+    lists=("items",),
     summary="Score solutions given as texts, messages or token ids; errors are per item.",
 )
