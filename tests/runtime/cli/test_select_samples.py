@@ -16,6 +16,7 @@ from testing.scored_lines import failed, scored, write
 from testing.shared_data import SHARED_DATA
 
 from stepscore.cli.main import main
+from stepscore.jobs.jsonl import MAX_LINE_BYTES
 from stepscore.scorer import Scorer
 
 
@@ -47,6 +48,16 @@ def two_problems(tmp_path: Path) -> Path:
 
 
 # What is chosen
+
+
+def test_a_sample_behind_a_line_that_is_too_long_is_written_as_it_was_scored(tmp_path: Path) -> None:
+    path = write(tmp_path / "scored.jsonl", sample("a0", 0.1), sample("a1", 0.5))
+    lines = path.read_bytes().splitlines(keepends=True)
+    long = json.dumps({"problem": "x" * MAX_LINE_BYTES, "steps": ["a"]}).encode() + b"\n"
+    path.write_bytes(lines[0] + long + lines[1])
+    done = select(path, "-o", "-")
+    assert done.exit_code == 1, done.stderr
+    assert [line["id"] for line in answers(done.stdout)] == ["a1"]
 
 
 @pytest.mark.parametrize(
