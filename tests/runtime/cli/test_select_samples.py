@@ -47,6 +47,13 @@ def two_problems(tmp_path: Path) -> Path:
     )
 
 
+def test_samples_that_a_file_holds_twice_are_named(tmp_path: Path) -> None:
+    once = [sample("a0", 0.1, "7"), sample("a1", 0.1, "7")]
+    assert "more than once" not in select(write(tmp_path / "once.jsonl", *once)).stderr
+    done = select(write(tmp_path / "twice.jsonl", *once, *once))
+    assert "2 samples are there more than once (first: a0)" in done.stderr
+
+
 # What is chosen
 
 
