@@ -54,6 +54,12 @@ def test_samples_that_a_file_holds_twice_are_named(tmp_path: Path) -> None:
     assert "2 samples are there more than once (first: a0)" in done.stderr
 
 
+def test_an_output_that_is_named_as_a_table_is_refused(two_problems: Path, tmp_path: Path) -> None:
+    done = select(two_problems, "-o", tmp_path / "chosen.parquet")
+    assert (done.exit_code, (tmp_path / "chosen.parquet").exists()) == (2, False)
+    assert "select writes JSON Lines" in done.stderr
+
+
 # What is chosen
 
 
