@@ -28,8 +28,10 @@ IDS = TokenRecord((1, 2, 3), (4, 5))
 class OneAtATime(WatchedEngine):
     """An engine that fails where two of its batches run at once, and lets other threads try."""
 
-    running = False
-    started = threading.Event()
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        self.running = False
+        self.started = threading.Event()
 
     def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         scored = super().run(batches)
