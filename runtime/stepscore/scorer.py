@@ -339,6 +339,7 @@ class Scorer:
             first_summed=prompt.first_summed,
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
+            steps=item.steps,
             token_ids=prompt.token_ids if item.tokens else None,
             token_texts=self._windows.encoder.texts(prompt.token_ids.tolist()) if item.tokens else None,
             policy_logprobs=policy if item.tokens else None,

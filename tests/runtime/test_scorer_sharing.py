@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from testing.pairs import PairOf
 from testing.solutions import SAMPLES, SOLUTIONS, alone, load
 from testing.watched import WatchedEngine
 
 from stepscore import AsyncScorer, Record, RewardModel, Scorer, TokenRecord
 from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, PairLogprobs
+from stepscore.enums import Precision, Target
 from stepscore.errors import NoSteps, ScorerClosed
 
 WAIT = 20.0
@@ -63,6 +65,18 @@ def test_threads_get_the_numbers_of_one_thread(tiny_pair: Path, engine: OneAtATi
         expected = scorer.score(records)
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(lambda _: scorer.score(records), range(8)):
+                assert found == expected
+
+
+@pytest.mark.parametrize("residency", ["resident", "stream"])
+def test_threads_get_right_numbers_of_an_engine_that_decodes_into_one_buffer(
+    pair_of: PairOf, residency: str
+) -> None:
+    options = {"provider": "cpu", "residency": residency, "max_batch_tokens": 100, "window_tokens": 200}
+    with load(pair_of(Precision.FP16, Target.CUDA), threads=1, **options) as scorer:
+        expected = scorer.score(SAMPLES)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: scorer.score(SAMPLES), range(4)):
                 assert found == expected
 
 
