@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
 from stepscore.bar import with_bar
+from stepscore.batching.pace import STEADY, Pace
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, PlannedItem, Window, WindowPlanner
 from stepscore.engine import free_memory, open_engine
@@ -145,32 +146,33 @@ class Scorer:
 
     @overload
     def stream(  # type: ignore[overload-overlap]  # items that are all errors fit both
-        self, items: Iterable[tuple[T, Input | InputError]]
+        self, items: Iterable[tuple[T, Input | InputError]], pace: Pace = STEADY
     ) -> Generator[tuple[T, Outcome]]: ...
 
     @overload
     def stream(
-        self, items: Iterable[tuple[T, TokenRecord | InputError]]
+        self, items: Iterable[tuple[T, TokenRecord | InputError]], pace: Pace = STEADY
     ) -> Generator[tuple[T, TokenOutcome]]: ...
 
     @overload
     def stream(
-        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY
     ) -> Generator[tuple[T, Outcome | TokenOutcome]]: ...
 
     def stream(
-        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY
     ) -> Generator[tuple[T, Outcome | TokenOutcome]]:
         """Score (key, record) items window by window; yield (key, outcome) in input order.
 
         A TokenRecord gives a TokenResult, any other record a Result. An outcome is yielded as soon as it and
         all before it are computed. While a window is computed, a thread reads `items`, at most one window
         ahead. An InputError among them is yielded at its position. Windows are filled with valid records
-        only, so an invalid one changes no bit of another's rewards. Raises ScorerClosed in a fork, and after
-        `close` where a batch is not computed yet.
+        only, so an invalid one changes no bit of another's rewards. `pace` closes windows early where items
+        arrive one by one. Raises ScorerClosed in a fork, and after `close` where a batch is not computed yet.
         """
         self.check_open()
-        with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
+        prepared = self._prepared(self._windows.of(items, pace))
+        with closing(prefetch(prepared, waits=pace.engine_waits)) as windows:
             for window in windows:
                 outcomes = self._in_order(window)
                 for item in window.items:
