@@ -34,8 +34,8 @@ MOST_NAME_CHARS = 300
     type=click.Choice(Equality, case_sensitive=False),
     default="math",
     show_default=True,
-    help="Equality of answers, for votes: mathematical, by rules and math-verify (stepscore[select]), or exact "
-    "text.",
+    help="Equality of answers, for votes: mathematical, by rules and math-verify (stepscore[select]), or "
+    "exact text.",
 )
 def report(
     scored: Path,

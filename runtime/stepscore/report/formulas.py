@@ -1,8 +1,8 @@
 r"""LaTeX formulas as MathML trees, which the page's script builds element by element.
 
-math-core (Rust) converts; it rejects broken LaTeX, which then stays as typed. It recurses, so the length of a
-formula is limited: a deep one would exhaust the stack. The tree holds only the elements, attributes and styles
-named here, so nothing in a record's text can become a link, an event handler or a request.
+math-core (Rust) converts; it rejects broken LaTeX, which then stays as typed. It recurses, so the length of
+a formula is limited: a deep one would exhaust the stack. The tree holds only the elements, attributes and
+styles named here, so nothing in a record's text can become a link, an event handler or a request.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MAX_EM = 40.0
 Tree = list["str | dict[str, str] | Tree"]
 """[tag, attributes, *children]; a child is a text or a tree."""
 
-_ELEMENTS = frozenset(
-    "math mi mn mo ms mtext mspace mrow mfrac msqrt mroot mstyle merror mpadded mphantom msub msup msubsup "
-    "munder mover munderover mmultiscripts mprescripts none menclose mtable mtr mtd b i em strong".split()
+_ELEMENTS = re.compile(
+    "math|mi|mn|mo|ms|mtext|mspace|mrow|mfrac|msqrt|mroot|mstyle|mpadded|mphantom|msub|msup|msubsup|munder|mover"
+    "|munderover|mmultiscripts|mprescripts|none|menclose|mtable|mtr|mtd|b|i|em|strong"
 )
-_ATTRIBUTES = frozenset(
-    "display displaystyle scriptlevel mathvariant form fence separator stretchy symmetric largeop accent "
-    "accentunder movablelimits lspace rspace minsize maxsize width height depth voffset linethickness "
-    "notation columnalign rowspacing columnspacing columnspan style".split()
+_ATTRIBUTES = re.compile(
+    "display|displaystyle|scriptlevel|mathvariant|form|fence|separator|stretchy|symmetric|largeop|accent"
+    "|accentunder|movablelimits|lspace|rspace|minsize|maxsize|width|height|depth|voffset|linethickness|notation"
+    "|columnalign|rowspacing|columnspacing|columnspan|style"
 )
 _STYLES = re.compile(
     r"(?:padding|border|margin)-(?:left|right|top|bottom)|text-align|justify-items|width|color"
@@ -88,7 +88,7 @@ class _Left(Exception):
 
 
 def _reduced(node: ElementTree.Element, depth: int, left: Iterator[int]) -> Tree:
-    if node.tag not in _ELEMENTS or depth == 0 or next(left, None) is None:
+    if not _ELEMENTS.fullmatch(node.tag) or depth == 0 or next(left, None) is None:
         raise _Left
     tree: Tree = [node.tag, _attributes(node)]
     if node.text:
@@ -102,7 +102,7 @@ def _reduced(node: ElementTree.Element, depth: int, left: Iterator[int]) -> Tree
 
 
 def _attributes(node: ElementTree.Element) -> dict[str, str]:
-    found = {name: value for name, value in node.attrib.items() if name in _ATTRIBUTES}
+    found = {name: value for name, value in node.attrib.items() if _ATTRIBUTES.fullmatch(name)}
     values = [value for name, value in found.items() if name != "style"]
     for style in filter(None, found.get("style", "").split(";")):
         name, _, value = style.partition(":")

@@ -1,9 +1,9 @@
 """The HTML page: records, script and style in one self-contained file.
 
-static/report.html, report.css and the scripts are merged with the records as JSON. The page's content security
-policy allows this script and this style, by hash, and no request at all. Texts of a record are JSON in an inert
-block, with `<` written `\\u003c`, and the script sets them as text, so none of them can become markup;
-formulas are trees of MathML elements that it builds one by one.
+static/report.html, report.css and the scripts are merged with the records as JSON. The page's content
+security policy allows this script and this style, by hash, and no request at all. Texts of a record are JSON
+in an inert block, with `<` written `\\u003c`, and the script sets them as text, so none of them can become
+markup; formulas are trees of MathML elements that it builds one by one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // A card: the summary of a solution, which opens its problem, curve and steps.
-const CELLS = 48;
+const CELLS = 48, PEEK = 200;
 
 function verdicts(record) {
   const tags = [];
@@ -33,16 +33,21 @@ function folding(item, isOpen, attributes, summary, body) {
   return node;
 }
 
+/** The beginning of the problem, on one line. */
+const peek = (record) => el("span", { class: "peek" },
+  nodes(record.problem, 0, Math.min(record.problem.length, PEEK), record.spans?.[0] ?? []));
+
 function solutionCard(record, isOpen, options = {}) {
   const name = el("span", { class: "name" }, el("bdi", {}, visible(String(record.id))));
+  if (record.error) name.append(tag(record.error.code, "strong"));
   if (record.error)
-    return el("div", { class: "card error" }, el("div", { class: "fault" }, name, " ", tag(record.error.code, "strong"),
+    return el("div", { class: "card error" }, el("div", { class: "fault" }, name,
       el("div", { class: "text" }, visible(record.error.message))));
   name.append(...verdicts(record), ...(record.problemOf ? selectedBy(record.problemOf, record) : []).map((method) => tag(METHODS[method], "chosen")));
   const label = `outcome ${signed(record.outcome)}, ${count(record.steps.length, "step")}` +
     (record.marked < 0 ? "" : `, step ${record.marked + 1} marked`);
   return folding(record, isOpen, { "data-index": record.index },
-    el("summary", {}, name, el("span", { class: "peek" }, visible(record.problem.slice(0, 300))), strip(record, label),
+    el("summary", {}, name, peek(record), strip(record, label),
       el("span", { class: "outcome number", title: "outcome reward" }, signed(record.outcome))),
     () => solutionBody(record, options));
 }

@@ -33,7 +33,7 @@ function selectionFigures() {
   return Object.entries(METHODS).flatMap(([method, name]) => {
     const known = problems.map((problem) => problem.members[problem.selected.find(([each]) => each === method)?.[1]])
       .filter((record) => record?.correct !== undefined);
-    return known.length ? [[`${name} right`, `${percent(known.filter((record) => record.correct).length, known.length)} of ${count(known.length, "problem")}`]] : [];
+    return known.length ? [[`${name} right`, `${percent(known.filter((record) => record.correct).length, known.length)} of ${grouped(known.length)}`]] : [];
   });
 }
 
@@ -46,7 +46,7 @@ function describe() {
   const judged = scored.filter((record) => record.correct !== undefined);
   if (judged.length) facts.push(["answers right", `${percent(judged.filter((record) => record.correct).length, judged.length)} of ${grouped(judged.length)}`]);
   const counts = firstErrors();
-  facts.push(...selectionFigures(), ...firstWrongSteps(counts), ...outside());
+  facts.push(...(sampled ? selectionFigures() : []), ...firstWrongSteps(counts), ...outside());
   byId("facts").replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
   byId("judged").textContent = judgement(counts);
 }
@@ -54,8 +54,8 @@ function describe() {
 /** Precision and recall of the marked steps as first errors: a hit is a marked step that is the label. */
 function judgement({ wrong, found, marked }) {
   if (!wrong) return `${count(scored.filter((record) => record.marked >= 0).length, "solution")} with a marked step`;
-  const precision = marked ? `${percent(found, marked)} of ${grouped(marked)} marked` : "none marked";
-  return `precision ${precision} · recall ${percent(found, wrong)} of ${grouped(wrong)} wrong`;
+  const precision = marked ? `precision ${percent(found, marked)} of ${grouped(marked)} marked` : "no step marked";
+  return `${precision} · recall ${percent(found, wrong)} of ${grouped(wrong)} wrong`;
 }
 
 // The slider goes through the rewards by rank, so that it is fine where rewards are dense.

@@ -26,8 +26,8 @@ for (const [value, label, , exists] of KINDS)
   if (page.records.some(exists) || !value) form.elements.show.append(el("option", { value }, label));
 form.elements.view.closest("label").hidden = !several;
 // Where most solutions are one of several of their problem, the problems are what there is to look at.
-const usualView = problems.reduce((sum, problem) => sum + problem.members.length, 0) > scored.length / 2 &&
-  scored.length >= 2 * others ? "problems" : "solutions";
+const sampled = scored.length >= 2 * others;
+const usualView = sampled ? "problems" : "solutions";
 
 const ORDERS = {
   step: (a, b) => a.lowest - b.lowest, "-step": (a, b) => b.lowest - a.lowest,

@@ -1,9 +1,11 @@
 // Printing: what is open, completely, and nothing else.
+const WIDEST = 640; // px: a page of A4; a wider formula is printed as typed, which breaks into lines
 function printed() {
   const open = items.map((item, at) => [item, at]).filter(([item, at]) => isOpen(item, at));
   const note = el("p", { class: "print-note" }, `${count(open.length, "card")} of ${grouped(items.length)}: those that are open`);
   watcher.disconnect();
   list.replaceChildren(note, ...open.map(([, at]) => cardAt(at, { complete: true })));
+  for (const node of list.querySelectorAll(".formula.block")) if (node.scrollWidth > WIDEST) node.replaceWith(node.title);
 }
 addEventListener("beforeprint", printed);
 addEventListener("afterprint", () => show(items, draw));

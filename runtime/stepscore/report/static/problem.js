@@ -45,7 +45,7 @@ function sampleRow(problem, record, colours, choose) {
     el("td", { class: "number wide-only" }, signed(record.lowest)),
     el("td", { class: "wide-only" }, strip(record, `${count(record.steps.length, "step")}${record.marked < 0 ? "" : `, step ${record.marked + 1} marked`}`)),
     ...(problem.answers?.length ? [el("td", {}, answerOf(problem, record))] : []),
-    el("td", {}, record.correct === undefined ? "–" : record.correct ? "✓ right" : "✗ wrong"),
+    el("td", { class: "verdict" }, record.correct === undefined ? "–" : record.correct ? "✓ right" : "✗ wrong"),
     el("td", {}, selectedBy(problem, record).map((method) => tag(METHODS[method], "chosen"))));
 }
 
@@ -89,5 +89,5 @@ function problemCard(problem, isOpen, options = {}) {
     name.append(tag(`${METHODS[method]}${correct === undefined ? "" : correct ? " ✓" : " ✗"}`, "chosen"));
   }
   return folding(problem, isOpen, { class: "card group" },
-    el("summary", {}, name, el("span", { class: "peek" }, visible(first.problem.slice(0, 300)))), () => [problemBody(problem, options)]);
+    el("summary", {}, name, peek(first)), () => [problemBody(problem, options)]);
 }

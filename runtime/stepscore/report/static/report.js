@@ -63,4 +63,5 @@ addEventListener("keydown", (event) => {
   if (event.key === "/") { event.preventDefault(); form.elements.q.focus(); }
   if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
 });
+checkMathFont();
 fromAddress();

@@ -17,6 +17,15 @@ function math([name, attributes, ...children]) {
   return node;
 }
 
+/** Without a math font a browser leaves indices on the line: the style sheet then moves them. */
+function checkMathFont() {
+  const probe = math(["math", {}, ["msub", {}, ["mn", {}, "1"], ["mn", {}, "1"]]]);
+  document.body.append(probe);
+  const [base, index] = [...probe.firstChild.children].map((node) => node.getBoundingClientRect());
+  document.body.classList.toggle("no-math-font", index.bottom < base.bottom + 1);
+  probe.remove();
+}
+
 /** Returns the nodes of text[start, end), by the flat spans from `at` on; spans nest, outer ones first. */
 function nodes(text, start, end, spans, at = 0) {
   const found = [];
