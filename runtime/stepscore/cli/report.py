@@ -67,19 +67,19 @@ def report(
 def _page(scored: Path, threshold: float | None, nats: float | None, equality: Equality) -> Page:
     from stepscore.cli.report_problems import problems
     from stepscore.jobs.provenance import Headers
-    from stepscore.jobs.scored_records import origin, read_scored
+    from stepscore.jobs.scored_records import open_scored, origin, read_scored
     from stepscore.report.formulas import Formulas
     from stepscore.report.page import Page
     from stepscore.report.solutions import solutions
 
     headers, formulas = Headers(str(scored)), Formulas()
-    with scored.open("rb") as file:
+    with open_scored(scored) as file:
         records = solutions(headers.without(_whole(file)), formulas)
-    provenance = origin(headers, str(scored))
-    limit = threshold_as_reward(threshold, nats, provenance.beta)
-    if limit is not None:
-        warn_outside(limit, [record.step_rewards for record in records])
-    with scored.open("rb") as file:
+        provenance = origin(headers, str(scored))
+        limit = threshold_as_reward(threshold, nats, provenance.beta)
+        if limit is not None:
+            warn_outside(limit, [record.step_rewards for record in records])
+        file.seek(0)
         lines = read_scored(file, Series.CUMULATIVE, Headers(str(scored)))
         samples, notes = problems(lines, records, equality, formulas)
     for note in notes:

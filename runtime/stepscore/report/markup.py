@@ -22,7 +22,9 @@ Span = tuple[int, int, int]
 """Start, end (exclusive), kind."""
 
 _ENVIRONMENTS = "align|alignat|aligned|equation|gather|gathered|multline|eqnarray|array|cases|[pbvBV]?matrix"
-_OPENING = re.compile(rf"\\[(\[]|\$\$?|\\begin\{{((?:{_ENVIRONMENTS})\*?)\}}")
+_OPENING = re.compile(
+    rf"\\[(\[]|\$\$?|\\begin\{{((?:{_ENVIRONMENTS})\*?)\}}|(?P<box>\\boxed\{{[^{{}}$\\\n]{{1,60}}\}})"
+)
 _CLOSING = {r"\(": r"\)", r"\[": r"\]", "$$": "$$", "$": "$"}
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _WORDS = re.compile(r"\\(?:text[a-z]*|emph|mbox)\{[^{}]*\}|\\[a-zA-Z]+|[A-Za-z][a-z]+")
@@ -75,6 +77,11 @@ def _leaves(text: str, formulas: Formulas) -> Iterator[Span]:
         if _is_escaped(text, start):
             at = start + 1 + (opening[0] == "\\")
             continue
+        if match["box"]:  # the one command that solutions write without delimiters
+            number = formulas.number(opening, display=False) if _words(opening) < 2 else None
+            if number is not None:
+                yield start, at, number
+            continue
         closing = f"\\end{{{match[1]}}}" if match[1] else _CLOSING[opening]
         end = _end(text, at, closing)
         if end is None or (opening == "$" and not _is_inline(text, at, end)):
@@ -115,7 +122,11 @@ def _is_inline(text: str, first: int, end: int) -> bool:
         return False
     if inside[0] in " \t/=,;:)" or inside[-1] in " \t=+-*/(":
         return False
-    return sum(not word.startswith("\\") for word in _WORDS.findall(inside)) < 2
+    return _words(inside) < 2
+
+
+def _words(inside: str) -> int:
+    return sum(not word.startswith("\\") for word in _WORDS.findall(inside))
 
 
 def _masked(text: str, leaves: list[Span]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -298,6 +299,13 @@ def test_an_earlier_report_is_replaced_and_no_other_file(scored_file: Path, tmp_
     assert done.exit_code == 3
     assert "already exists and is not a stepscore report\nhint: " in done.stderr
     assert scored_file.read_bytes() == before
+
+
+def test_a_compressed_file_has_the_same_page(scored_file: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed" / scored_file.name
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(scored_file.read_bytes()))
+    assert invoke(packed).stdout == invoke(scored_file).stdout
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(scored_file: Path, tmp_path: Path) -> None:

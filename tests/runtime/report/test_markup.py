@@ -46,7 +46,7 @@ def test_spans_of_any_text_are_within_it_and_nest(text: str) -> None:
     "formula",
     [
         *("$x^2$", "$$x$$", r"\(x\)", r"\[x\]", "\\[\nx\n\\]", r"$\$9$", r"$AB=AC$", "$.03$", "$6,$"),
-        *(r"\begin{align*}a&=b\\c&=d\end{align*}", r"\(a\\[2pt]b\)", r"\[\text{two words} \]"),
+        *(r"\begin{align*}a&=b\\c&=d\end{align*}", r"\(a\\[2pt]b\)", r"\[\text{two words} \]", r"\boxed{38}"),
     ],
 )
 def test_formulas_are_found_by_every_delimiter(formula: str) -> None:
@@ -67,7 +67,13 @@ def test_formulas_are_found_by_every_delimiter(formula: str) -> None:
             r"\(\)",
             "$$",
         ),
-        *(r"\(\frac{1}{\)", r"\(\undefinedcommand\)", r"\boxed{38}", r"\(\href{http://a}{b}\)"),
+        *(
+            r"\(\frac{1}{\)",
+            r"\(\undefinedcommand\)",
+            r"\boxed{4 blue shoe boxes}",
+            r"\boxed{$5}",
+            r"\(\href{http://a}{b}\)",
+        ),
         *(r"\(\hspace{9999em}x\)", r"\(\def\a{\a\a}\a\)", f"\\({'x' * MAX_CHARS}x\\)"),
     ],
 )

@@ -17,12 +17,12 @@ function ticks(low, high, wanted) {
  */
 function chart(lines, width, height, title) {
   const left = 10 + 7 * Math.max(...lines.flatMap((line) => [least(line.values), most(line.values)]).map((v) => tickText(v, v).length));
-  const [right, top, bottom] = [12, 26, 34];
+  const [right, top, bottom, gapBelow] = [12, 30, 34, 8];
   const steps = most(lines.map((line) => line.values.length - 1));
   let low = least(lines.map((line) => least(line.values))), high = most(lines.map((line) => most(line.values)));
   if (low === high) [low, high] = [low - (Math.abs(low) || 1), high + (Math.abs(high) || 1)];
   const x = (index) => left + (index / Math.max(steps, 1)) * (width - left - right);
-  const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
+  const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom - gapBelow);
   const marks = [];
   const levels = ticks(low, high, 4), gap = levels.length > 1 ? levels[1] - levels[0] : high - low;
   for (const value of levels) {
