@@ -1,12 +1,12 @@
 // The list: only what is near the window is in the document, in blocks that keep their height when emptied.
 const BLOCK = 30, NEAR = "1500px", GUESS = 75; // items, distance, height of a closed card in px
 const list = byId("list");
-let items = [], draw;
+let items = [], draw, firstOpen;
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) (isIntersecting ? fill : empty)(target);
 }, { rootMargin: `${NEAR} 0px` });
 
-const isOpen = (item, at) => item.open ?? (at === 0 && !item.error);
+const isOpen = (item, at) => item.open ?? at === firstOpen;
 function cardAt(at, options) {
   const node = draw(items[at], isOpen(items[at], at), options);
   node.setAttribute("role", node.localName === "details" ? "group" : "note");
@@ -29,6 +29,7 @@ function empty(block) {
 function show(found, card) {
   watcher.disconnect();
   [items, draw] = [found, card];
+  firstOpen = items.findIndex((item) => !item.error);
   const blocks = [];
   for (let first = 0; first < items.length; first += BLOCK) {
     const block = el("div", { class: "block", "data-first": first });
