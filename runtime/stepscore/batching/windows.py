@@ -26,6 +26,7 @@ class PlannedItem(Generic[T]):
     """One input: the caller's key, and the encoded prompt or the error that prevents it.
 
     `tokens`: whether its result has the log-prob of every token. `of_ids`: whether it is a TokenRecord.
+    `steps`: the texts of the steps, for the result.
     """
 
     key: T
@@ -33,6 +34,7 @@ class PlannedItem(Generic[T]):
     tokens: bool = False
     of_ids: bool = False
     num_chars: int = 0  # of the record that has the error
+    steps: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -157,7 +159,7 @@ class WindowPlanner:
             prompt = self.encoder.encode(
                 record.problem, record.steps, self.convention, unfinished=record.unfinished
             )
-            return PlannedItem(key, prompt, tokens=tokens or self.tokens)
+            return PlannedItem(key, prompt, tokens=tokens or self.tokens, steps=record.steps)
         except InputError as error:
             return PlannedItem(key, error.untraced(), num_chars=num_chars)
 
