@@ -153,8 +153,8 @@ class Counting(PromptEncoder):
 @pytest.mark.parametrize(
     "ending", [".", ")", " ", " \n", "é", "e\u0301", "\\]", "<tool_call>", "</tool_call> "]
 )
-def test_work_is_linear_in_ten_thousand_steps(convention: Convention, ending: str) -> None:
-    steps = [f"step {k} is done{ending}" for k in range(10_000)]
+def test_work_is_linear_in_thousands_of_steps(convention: Convention, ending: str) -> None:
+    steps = [f"step {k} is done{ending}" for k in range(2_000)]
     counting = Counting(trained().to_str(), CHATML, max_tokens=10**6)
     encoded = counting.encode("?", steps, convention)
     assert all(a < b for a, b in pairwise(encoded.step_ends.tolist()[:-1]))
