@@ -10,7 +10,7 @@ from parity_tests.support.batches import batches, few_examples, flat, sequences,
 from parity_tests.support.fp64_reference import Tokens
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import TIED, UNTIED, Models
-from parity_tests.support.storage_forms import FP32, INT8_INT8, UNCODED, Storage
+from parity_tests.support.storage_forms import FP16, FP32, INT4, INT8, INT8_INT8, Storage
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
@@ -21,16 +21,19 @@ def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
 
 
-@each((*UNCODED, INT8_INT8))
+@each((FP16, INT8, INT4, INT8_INT8))
 def test_identical_models_agree_to_the_bit(workshop: Workshop, storage: Storage) -> None:
-    """So every reward is exactly 0; tests/export/weights/test_difference.py holds the other coded forms."""
+    """So every reward is exactly 0.
+
+    Other coded forms: tests/export/weights/test_difference.py; fp32: tests/runtime/test_scorer.py.
+    """
     models = workshop.models(TIED)
     engine = workshop.engine(Models(models.reference, models.reference), storage.options)
     policy, reference = flat(engine.logprobs(TIED.sequences()))
     assert np.array_equal(policy, reference)
 
 
-@each(UNCODED)
+@each((FP16, INT4))
 def test_swapped_roles_swap_the_log_probs_to_the_bit(workshop: Workshop, storage: Storage) -> None:
     """So every reward changes its sign and nothing else."""
     models = workshop.models(TIED)
