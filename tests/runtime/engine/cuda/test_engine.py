@@ -289,6 +289,7 @@ def streamed_as_partial(settings: Settings) -> Settings:
     return replace(settings, residency=Residency.PARTIAL)
 
 
+@pytest.mark.slow
 def test_precisions_compute_in_their_type(pair_of: PairOf) -> None:
     types = {form: compute_type(Pair.open(pair_of.form(CUDA_FORMS[form][0])).manifest) for form in CUDA_FORMS}
     assert {form for form, kind in types.items() if kind == BFLOAT16} == {"bf16"}
