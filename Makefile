@@ -20,7 +20,7 @@ OUT ?= out/pair
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-transformers5 lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
-    bench-exporters bench-matrix bench-beam-search bench-gpu bench-report docs docs-check browser report-picture \
+    bench-exporters bench-matrix bench-beam-search bench-gpu bench-serve bench-report docs docs-check browser report-picture \
     example clean
 
 help: ## print this list
@@ -90,6 +90,9 @@ bench-beam-search: $(VENV)/.done ## beam search with and without prefix sharing 
 
 bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory against cuBLAS, PyTorch, bitsandbytes [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.gpu $(FLAGS)
+
+bench-serve: $(VENV)/.done ## the server under load, on the loopback interface [FLAGS=--quick]
+	$(BIN)/python -m benchmarks.serve $(FLAGS)
 
 bench-report: $(VENV)/.done ## all results as one HTML page, out/benchmarks.html [FLAGS=--quick]
 	$(BIN)/python -m benchmarks.reporting.report $(FLAGS)

@@ -10,6 +10,7 @@ from typing import Any
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TITLES = {
     "input": "Input line",
+    "header": "First line of an output",
     "scored": "Output line of a scored record",
     "error": "Output line of a record with an error",
     "manifest": "manifest.json of a pair",

@@ -33,7 +33,7 @@ def main() -> None:
     beta = json.loads((EXAMPLES / "training.json").read_text())["recipes"]["policy"]["beta"]
     models = (f"--{name}={EXAMPLES / 'pair' / name}" for name in ("policy", "reference"))
     _stepscore("export", *models, "--output", str(pair), "--beta", str(beta), "--force")
-    records = [json.loads(line) for line in _scored(pair, "threshold").read_text().splitlines()]
+    _, *records = map(json.loads, _scored(pair, "threshold").read_text().splitlines())  # behind the header
     rewards, labels = ([record[name] for record in records] for name in ("step_rewards", "label"))
     threshold = round(choose_threshold(rewards, labels), 4)
     page = OUTPUT / "report.html"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
+from testing.outputs import answers
 
 from stepscore import Scorer
 from stepscore.cli.main import main
@@ -66,7 +67,7 @@ def test_scoring_needs_pytorch_and_neither_the_export_stage_nor_onnxruntime(pair
 
 
 def results(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return answers(path.read_bytes())
 
 
 def test_bad_lines_become_error_records_and_the_run_goes_on(pair: Path, tmp_path: Path) -> None:

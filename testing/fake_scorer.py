@@ -19,7 +19,7 @@ import numpy as np
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, NonFinite, NoSteps, TooLong
-from stepscore.records import Record
+from stepscore.records import AnyRecord, Record, TokenRecord, TokenResult
 from stepscore.scorer import Scorer
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class FakeResult:
     step_ends: list[int]
     special_text: bool = False
     response_start: int = 1
+    first_summed: int = 0
     token_ids: Any = None
     policy_logprobs: Any = None
     reference_logprobs: Any = None
@@ -49,7 +50,7 @@ class FakeScorer:
     tokens: bool = False
     max_tokens: int = 4096
     seconds: float = 0.0
-    scored: list[Record] = field(default_factory=list)
+    scored: list[AnyRecord] = field(default_factory=list)
 
     @classmethod
     def load(cls, pair: object, **options: Any) -> FakeScorer:
@@ -74,22 +75,24 @@ class FakeScorer:
         return {"pair": self.pair, "beta": repr(self.beta), "convention": self.convention}
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]]
-    ) -> Iterator[tuple[T, FakeResult | InputError | NonFinite]]:
-        waiting: list[tuple[T, Record | InputError]] = []
+        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+    ) -> Iterator[tuple[T, FakeResult | TokenResult | InputError | NonFinite]]:
+        waiting: list[tuple[T, AnyRecord | InputError]] = []
         valid = 0
         for key, record in items:
             checked = self._check(record)
             waiting.append((key, checked))
-            valid += isinstance(checked, Record)
+            valid += not isinstance(checked, InputError)
             if valid == self.window:
                 yield from self._flush(waiting)
                 waiting, valid = [], 0
         yield from self._flush(waiting)
 
-    def _check(self, record: Record | InputError) -> Record | InputError:
+    def _check(self, record: AnyRecord | InputError) -> AnyRecord | InputError:
         if isinstance(record, InputError):
             return record
+        if isinstance(record, TokenRecord):
+            return TooLong("too many ids") if record.num_tokens > self.max_tokens else record
         if not record.steps:
             return NoSteps("there are no steps")
         if len(record.problem) + sum(map(len, record.steps)) > self.max_tokens:
@@ -97,11 +100,31 @@ class FakeScorer:
         return record
 
     def _flush(
-        self, waiting: list[tuple[T, Record | InputError]]
-    ) -> Iterator[tuple[T, FakeResult | InputError | NonFinite]]:
+        self, waiting: list[tuple[T, AnyRecord | InputError]]
+    ) -> Iterator[tuple[T, FakeResult | TokenResult | InputError | NonFinite]]:
         time.sleep(self.seconds)
         for key, item in waiting:
-            yield key, item if isinstance(item, InputError) else self._result(item)
+            if isinstance(item, TokenRecord):
+                yield key, self._token_result(item)
+            else:
+                yield key, item if isinstance(item, InputError) else self._result(item)
+
+    def _token_result(self, record: TokenRecord) -> TokenResult:
+        """Each token has its id as its log-ratio; a step ends where it is told, or at the last token."""
+        self.scored.append(record)
+        ratios = np.array(record.response_token_ids, np.float64)
+        ends = list(record.step_ends or [len(ratios) - 1])
+        cumulative = self.beta * np.cumsum(ratios)[ends]
+        reference = np.full(len(ratios), -0.1, np.float32)
+        return TokenResult(
+            policy_logprobs=(reference + ratios).astype(np.float32),
+            reference_logprobs=reference,
+            token_rewards=(self.beta * ratios).astype(np.float32),
+            step_ends=ends,
+            cumulative_rewards=cumulative.tolist(),
+            step_rewards=np.diff(cumulative, prepend=0.0).tolist(),
+            outcome_reward=float(cumulative[-1]),
+        )
 
     def _result(self, record: Record) -> FakeResult | NonFinite:
         self.scored.append(record)

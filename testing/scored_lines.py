@@ -23,6 +23,7 @@ def scored(step_rewards: Sequence[float], **fields: Any) -> dict[str, Any]:
         "num_tokens": 9,
         "response_start": 1,
         "step_ends": list(range(len(cumulative))),
+        "first_summed": 0,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ class WatchedEngine(Engine):
     def check(cls, pair: Pair) -> None:
         pass
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
+    def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         if self.error is not None:
             raise self.error
         self.windows.append(list(batches))

@@ -20,7 +20,9 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
     "stepscore": (
         ("cli",),
         ("report", "evaluation", "selection", "bench"),
-        ("jobs", "server", "integrations"),
+        ("server", "integrations"),
+        ("jobs",),
+        ("scheduling",),
         ("scorer",),
         ("engine",),
         ("memory",),

@@ -15,6 +15,7 @@ from benchmarks.reporting.fidelity_tables import checkpoint_fidelity, fidelity, 
 from benchmarks.reporting.gpu_estimate_tables import gpu_cards, gpu_memory
 from benchmarks.reporting.gpu_tables import gpu
 from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
+from benchmarks.reporting.serve_tables import serve
 from benchmarks.reporting.table import Results, Table, markdown
 from benchmarks.reporting.throughput_tables import profile, sharing, throughput, verdicts
 
@@ -34,6 +35,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "checkpoint_fidelity": checkpoint_fidelity,
     "beam_search": beam_search,
     "matrix": matrix,
+    "serve": serve,
     "gpu": gpu,
     "gpu_memory": gpu_memory,
     "gpu_cards": gpu_cards,

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from stepscore.records import Result as Result
     from stepscore.records import TokenRecord as TokenRecord
     from stepscore.records import TokenResult as TokenResult
+    from stepscore.rewards import aggregate as aggregate
+    from stepscore.rewards import probability as probability
+    from stepscore.scheduling.async_scorer import AsyncScorer as AsyncScorer
     from stepscore.scorer import Scorer as Scorer
-    from stepscore.selection.rules import aggregate as aggregate
     from stepscore.selection.rules import best_of_n as best_of_n
     from stepscore.selection.rules import majority as majority
     from stepscore.selection.rules import weighted_best_of_n as weighted_best_of_n
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "AsyncScorer": "scheduling.async_scorer",
     "Convention": "enums",
     "Provider": "enums",
     "Record": "records",
@@ -43,11 +46,12 @@ _HOMES = {
     "StepscoreError": "errors",
     "TokenRecord": "records",
     "TokenResult": "records",
-    "aggregate": "selection.rules",
+    "aggregate": "rewards",
     "best_of_n": "selection.rules",
     "choose_threshold": "evaluation.first_error",
     "first_error": "evaluation.first_error",
     "majority": "selection.rules",
+    "probability": "rewards",
     "processbench_f1": "evaluation.first_error",
     "weighted_best_of_n": "selection.rules",
 }

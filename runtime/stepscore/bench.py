@@ -30,6 +30,7 @@ from stepscore.jobs.jsonl import not_empty, parse_line
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
+from stepscore.records import of_texts
 from stepscore.system import available_cores
 
 RANDOM_LENGTHS = (128, 512, 2048)
@@ -228,7 +229,7 @@ def peak_mb() -> float:
 
 
 def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:
-    record = parse_line(line, number - 1).record
+    record = of_texts(parse_line(line, number - 1).record)
     try:
         if isinstance(record, InputError):
             raise record

@@ -25,7 +25,16 @@ class Series(enum.StrEnum):
     CUMULATIVE = "cumulative"
     """`cumulative_rewards`."""
     STEP = "step"
-    """`step_rewards`."""
+    """`step_rewards`: first differences of the cumulative rewards."""
+    MEAN = "mean"
+    """Cumulative rewards over the number of tokens summed: length-normalized."""
+    MEAN_DIFFERENCE = "mean-difference"
+    """First differences of `mean`."""
+
+    @property
+    def is_normalized(self) -> bool:
+        """Return whether the reading needs the number of tokens up to each step."""
+        return self in (Series.MEAN, Series.MEAN_DIFFERENCE)
 
 
 class Reducer(enum.StrEnum):

@@ -18,19 +18,25 @@
     │   ├── TooLong                  too_long
     │   ├── NoSteps                  no_steps
     │   ├── NoAnswer                 no_answer (voting)
-    │   └── DuplicateId              duplicate_id
+    │   ├── DuplicateId              duplicate_id
+    │   └── UnknownModel             unknown_model (a call to the server)
     ├── SourceError          an input file as a whole
     │   ├── NoRecords                no_records
     │   └── IdsRepeat                ids_repeat
     ├── NumericalError
     │   └── NonFinite                non_finite (per record, like InputError)
     ├── ScorerClosed                 scorer_closed (use after `close`)
+    ├── SchedulingError      a request that was not computed; it may be sent again
+    │   ├── Overloaded               overloaded (it was not accepted)
+    │   └── DeadlineExceeded         deadline_exceeded
     ├── InputUnreadable              input_unreadable
     ├── ResumeError
-    │   └── ResumeMismatch           resume_mismatch
+    │   ├── ResumeMismatch           resume_mismatch
+    │   └── ShardMismatch            shard_mismatch
     ├── EvaluationError      scored files that cannot be selected from or evaluated
     │   ├── NotScored                not_scored
     │   ├── NotComparable            not_comparable
+    │   ├── HeaderInvalid            header_invalid
     │   └── ExtraMissing             extra_missing
     ├── ExportError          a checkpoint or export that is rejected
     │   ├── CheckpointUnsafe         checkpoint_unsafe
@@ -175,6 +181,12 @@ class DuplicateId(InputError):
     code = "duplicate_id"
 
 
+class UnknownModel(InputError):
+    """A call names a model that the server does not serve."""
+
+    code = "unknown_model"
+
+
 class SourceError(StepscoreError):
     """An input file, as a whole, is not what a job reads; nothing is written."""
 
@@ -212,6 +224,32 @@ class ScorerClosed(StepscoreError):
     code = "scorer_closed"
 
 
+class SchedulingError(StepscoreError):
+    """A request was not computed; it may be sent again."""
+
+    code = "scheduling"
+
+
+class Overloaded(SchedulingError):
+    """Too much waits: the call was not accepted. What waits takes about `retry_after` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+    def untraced(self) -> Self:
+        """Return an equal error without the traceback."""
+        return type(self)(self.message, hint=self.hint, retry_after=self.retry_after)
+
+
+class DeadlineExceeded(SchedulingError):
+    """The request was not answered before its deadline."""
+
+    code = "deadline_exceeded"
+
+
 class InputUnreadable(StepscoreError):
     """An input file cannot be read to its end."""
 
@@ -231,6 +269,12 @@ class ResumeMismatch(ResumeError):
     code = "resume_mismatch"
 
 
+class ShardMismatch(ResumeError):
+    """Shards do not make up one run: one is missing, given twice, unfinished, or of another run or input."""
+
+    code = "shard_mismatch"
+
+
 class EvaluationError(StepscoreError):
     """Scored files cannot be selected from or evaluated."""
 
@@ -247,6 +291,12 @@ class NotComparable(EvaluationError):
     """Files were scored with different options, so one threshold does not apply to all."""
 
     code = "not_comparable"
+
+
+class HeaderInvalid(EvaluationError):
+    """The header of a scored file is damaged, or of a newer version of stepscore."""
+
+    code = "header_invalid"
 
 
 class ExtraMissing(EvaluationError):

@@ -2,7 +2,8 @@
 
 By default a record is read by any of the accepted field names. An `answer` or `solution` that is no list is,
 next to another field of steps, a final answer or a gold solution. `completions` are steps in TRL's data sets;
-whole answers, as in files of best-of-N samples, are rejected. jobs/schema.py defines the lines of a job.
+whole answers, as in files of best-of-N samples, are rejected. A record holds texts or token ids, not both.
+jobs/schema.py defines the lines of a job.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PROBLEM_NAMES = ("problem", "question", "query", "prompt")
 STEPS_NAMES = ("steps", "solution", "answer", "completions")
 MESSAGES = "messages"
 """Name of a conversation: read for what no other field gives."""
+IDS_NAMES = ("prompt_token_ids", "response_token_ids")
 
 OTHER_TEXTS = ("answer", "solution")
 """Names of steps that are something else where they hold no list: a final answer, a gold solution."""
@@ -55,12 +57,21 @@ class Reading:
     steps_field: str | None = None
     split: bool = False
 
-    def record(self, fields: Mapping[str, Any]) -> Record:
-        """Return the record of a mapping; raise InvalidRecord.
+    def record(self, fields: Mapping[str, Any]) -> AnyRecord:
+        """Return the record of a mapping, of texts or of token ids; raise InvalidRecord, also for both.
 
         >>> Reading(steps_field="out", split=True).record({"question": "1+1?", "out": "Add.\\n\\nSo 2."})
         Record(problem='1+1?', steps=('Add.', 'So 2.'), unfinished=False)
         """
+        ids = [name for name in IDS_NAMES if fields.get(name) is not None]
+        if ids:
+            texts = [name for name in self._texts_names(fields) if fields[name] is not None]
+            if texts:
+                raise InvalidRecord(
+                    f"`{texts[0]}` and `{ids[0]}` are both given: a record holds texts or token ids; remove "
+                    "or rename one of them"
+                )
+            return TokenRecord.of(fields)
         problems = {name: _problem(name, fields[name]) for name in self._problem_names(fields)}
         steps_names = self._steps_names(fields)
         if self.steps_field is None and steps_names == ["completions"]:
@@ -103,6 +114,15 @@ class Reading:
             return given[:1]  # `solution` before `answer`, which beside it is the final answer
         return []
 
+    def _texts_names(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return the fields that hold a text to score, not a final answer or a gold solution."""
+        names = (
+            name
+            for name in ((self.steps_field,) if self.steps_field else (*STEPS_NAMES, MESSAGES))
+            if name == self.steps_field or name not in OTHER_TEXTS or isinstance(fields.get(name), list)
+        )
+        return [*self._problem_names(fields), *(name for name in names if name in fields)]
+
     def _steps(self, name: str, value: object) -> tuple[str, ...]:
         if isinstance(value, str):
             if self.split:
@@ -137,12 +157,17 @@ class TokenRecord:
         >>> TokenRecord.of({"prompt_token_ids": [1, 2], "response_token_ids": [3]})
         TokenRecord(prompt_token_ids=(1, 2), response_token_ids=(3,), step_ends=None)
         """
+        prompt, response = (_integers(name, fields.get(name)) for name in IDS_NAMES)
         ends = fields.get("step_ends")
-        return cls(
-            _integers("prompt_token_ids", fields.get("prompt_token_ids")),
-            _integers("response_token_ids", fields.get("response_token_ids")),
-            None if ends is None else _integers("step_ends", ends),
-        )
+        return cls(prompt, response, None if ends is None else _integers("step_ends", ends))
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens of prompt and response."""
+        return len(self.prompt_token_ids) + len(self.response_token_ids)
+
+
+AnyRecord = Record | TokenRecord
 
 
 def _integers(name: str, value: object) -> tuple[int, ...]:
@@ -153,6 +178,8 @@ def _integers(name: str, value: object) -> tuple[int, ...]:
     for position, each in enumerate(value):
         if not isinstance(each, int | np.integer) or isinstance(each, bool):
             raise InvalidRecord(f"`{name}[{position}]` must be an integer, not {_json_type(each)}")
+        if not -(2**63) <= each < 2**63:
+            raise InvalidRecord(f"`{name}[{position}]` is not a 64-bit integer")
     if not value:
         raise InvalidRecord(f"`{name}` is empty")
     return tuple(int(each) for each in value)
@@ -163,19 +190,32 @@ _WRITTEN = Reading(problem_field="problem", steps_field="steps")
 
 
 def record_from(fields: Mapping[str, Any]) -> Record:
-    """Return the record of a mapping, by any of the accepted names; raise InvalidRecord.
+    """Return the record of a mapping of texts, by any of the accepted names; raise InvalidRecord.
 
     >>> record_from({"query": "1+1?", "answer": ["2"]})
     Record(problem='1+1?', steps=('2',), unfinished=False)
     """
-    return BY_ACCEPTED_NAMES.record(fields)
+    record = of_texts(BY_ACCEPTED_NAMES.record(fields))
+    if isinstance(record, InputError):
+        raise record
+    return record
 
 
-def record_of_output(fields: Mapping[str, Any]) -> Record:
+def of_texts(record: AnyRecord | InputError) -> Record | InputError:
+    """Return the record where only texts can be used; InvalidRecord instead of one of token ids."""
+    if not isinstance(record, TokenRecord):
+        return record
+    return InvalidRecord(
+        "the record holds token ids, but texts are needed here: `problem` and `steps`",
+        hint="score token ids with `stepscore score` or Scorer.score_ids",
+    )
+
+
+def record_of_output(fields: Mapping[str, Any]) -> AnyRecord:
     """Return the record that an output line answers: `problem` and `steps` decide, where both are there.
 
-    >>> record_of_output({"problem": "1+1?", "steps": ["2"], "question": "1-1?"}).problem
-    '1+1?'
+    >>> record_of_output({"problem": "1+1?", "steps": ["2"], "question": "1-1?"})
+    Record(problem='1+1?', steps=('2',), unfinished=False)
     """
     both = "problem" in fields and isinstance(fields.get("steps"), list)
     return (_WRITTEN if both else BY_ACCEPTED_NAMES).record(fields)

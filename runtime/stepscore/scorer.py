@@ -7,18 +7,18 @@ with Scorer.load("pair") as scorer:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.prefetch import prefetch
-from stepscore.batching.windows import Input, Window, WindowPlanner
+from stepscore.batching.windows import Input, PlannedItem, Window, WindowPlanner
 from stepscore.engine import free_memory, open_engine
 from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
@@ -29,7 +29,6 @@ from stepscore.records import Outcome, Result, TokenOutcome, TokenRecord, TokenR
 from stepscore.rewards import Rewards, rewards
 
 T = TypeVar("T")
-R = TypeVar("R")
 Logprobs = NDArray[np.float32]
 TokenInput = TokenRecord | Mapping[str, Any]
 """Token ids to score; a mapping has the fields of a TokenRecord."""
@@ -96,6 +95,7 @@ class Scorer:
             Convention(convention),
             settings.max_batch_tokens,
             settings.window_tokens,
+            opened.manifest.architecture.vocab_size,
             tokens=tokens,
             share=share,
             materializes_scores=settings.materializes_scores,
@@ -123,53 +123,91 @@ class Scorer:
             results.append(outcome)
         return results
 
-    def stream(self, items: Iterable[tuple[T, Input | InputError]]) -> Iterator[tuple[T, Outcome]]:
+    @overload
+    def stream(  # type: ignore[overload-overlap]  # items that are all errors fit both
+        self, items: Iterable[tuple[T, Input | InputError]]
+    ) -> Iterator[tuple[T, Outcome]]: ...
+
+    @overload
+    def stream(
+        self, items: Iterable[tuple[T, TokenRecord | InputError]]
+    ) -> Iterator[tuple[T, TokenOutcome]]: ...
+
+    @overload
+    def stream(
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
+    ) -> Iterator[tuple[T, Outcome | TokenOutcome]]: ...
+
+    def stream(
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
+    ) -> Iterator[tuple[T, Outcome | TokenOutcome]]:
         """Score (key, record) items window by window; yield (key, outcome) in input order.
 
-        An outcome is yielded as soon as it and all before it are computed. While a window is computed, a
-        thread reads `items`, at most one window ahead. An InputError among them is yielded at its position.
-        Windows are filled with valid records only, so an invalid one changes no bit of another's rewards.
-        Raises ScorerClosed after `close`.
+        A TokenRecord gives a TokenResult, any other record a Result. An outcome is yielded as soon as it and
+        all before it are computed. While a window is computed, a thread reads `items`, at most one window
+        ahead. An InputError among them is yielded at its position. Windows are filled with valid records
+        only, so an invalid one changes no bit of another's rewards. Raises ScorerClosed after `close`.
         """
-        yield from self._stream(items, self._result)
+        self._check_open()
+        with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
+            for window in windows:
+                outcomes = self._in_order(window)
+                for item in window.items:
+                    yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
 
     def score_ids(self, records: Iterable[TokenInput]) -> list[TokenResult]:
         """Score responses given as token ids: a log-prob of both models and a reward for each token.
 
         An item is a TokenRecord or a mapping with `prompt_token_ids`, `response_token_ids` and, if they are
-        known, `step_ends`. Raises the first InputError or NonFinite, with the item's position; `stream_ids`
-        gives an error as that item's outcome.
+        known, `step_ends`. Raises the first InputError or NonFinite, with the item's position; `stream` gives
+        an error as that item's outcome.
         """
         results = []
-        for position, outcome in self.stream_ids(enumerate(records)):
+        items = ((position, _token_record(item)) for position, item in enumerate(records))
+        for position, outcome in self.stream(items):
             if not isinstance(outcome, TokenResult):
                 raise type(outcome)(f"item {position}: {outcome.message}", hint=outcome.hint)
             results.append(outcome)
         return results
 
-    def stream_ids(self, items: Iterable[tuple[T, TokenInput]]) -> Iterator[tuple[T, TokenOutcome]]:
-        """Score (key, item) pairs of token ids window by window, as `stream` does records."""
-        yield from self._stream(((key, self._encoded_ids(item)) for key, item in items), self._token_result)
+    # The parts of `stream`, for a caller that forms windows itself, such as scheduling/.
 
-    def _stream(
-        self,
-        items: Iterable[tuple[T, Input | EncodedPrompt | InputError]],
-        result: Callable[[EncodedPrompt, Logprobs, Logprobs], R],
-    ) -> Iterator[tuple[T, R | InputError]]:
+    def encoded(
+        self, key: T, record: Input | TokenRecord | InputError, *, tokens: bool = False
+    ) -> PlannedItem[T]:
+        """Return a record's token ids with its key; with `tokens` its result has every log-prob."""
+        return self._windows.encoded(key, record, tokens=tokens)
+
+    def planned(self, items: Sequence[PlannedItem[T]]) -> Window[T]:
+        """Plan one window and have the engine prepare it; another window may be running meanwhile."""
+        window = self._windows.planned(items)
+        self._engine.prepare([group.batch for group in window.groups])
+        return window
+
+    def outcomes(self, window: Window[T]) -> Generator[Sequence[tuple[int, Outcome | TokenOutcome]]]:
+        """Run a window; yield, batch by batch, (index into its valid items, outcome).
+
+        One window runs at a time. Closing the iterator leaves out the batches that have not run.
+        """
         self._check_open()
-        with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
-            for window in windows:
-                outcomes = self._outcomes(window, result)
-                for item in window.items:
-                    yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
+        with closing(self._engine.run([group.batch for group in window.groups])) as scored:
+            for group, logprobs in zip(window.groups, scored, strict=True):
+                self._check_open()
+                done = []
+                for member, targets in zip(group.members, group.batch.target_of, strict=True):
+                    policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
+                    done.append((member, self._outcome(window.valid[member], policy, reference)))
+                yield done
 
-    def _encoded_ids(self, item: TokenInput) -> EncodedPrompt | InputError:
-        try:
-            record = item if isinstance(item, TokenRecord) else TokenRecord.of(item)
-            vocab_size = self.pair.manifest.architecture.vocab_size
-            return self._windows.encoder.encode_ids(record, vocab_size)
-        except InputError as error:
-            return error.untraced()
+    @property
+    def window_tokens(self) -> int:
+        """Most tokens of a window, prefixes counted as often as they occur."""
+        return self._windows.window_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one record: the context length of the models."""
+        return self._windows.encoder.max_tokens
 
     def fingerprint(self) -> dict[str, str]:
         """Return what the rewards depend on, as text: pair, beta, convention."""
@@ -202,25 +240,21 @@ class Scorer:
             self._engine.prepare([group.batch for group in window.groups])
             yield window
 
-    def _outcomes(
-        self, window: Window[T], result: Callable[[EncodedPrompt, Logprobs, Logprobs], R]
-    ) -> Iterator[R]:
-        """Compute the batches of a window; yield one outcome per prompt, in order, as soon as possible."""
-        done: dict[int, R] = {}
+    def _in_order(self, window: Window[T]) -> Iterator[Outcome | TokenOutcome]:
+        """Yield one outcome per valid item, in order, as soon as possible."""
+        done: dict[int, Outcome | TokenOutcome] = {}
         position = 0
-        scored = self._engine.run([group.batch for group in window.groups])
-        for group, logprobs in zip(window.groups, scored, strict=True):
-            self._check_open()
-            for member, targets in zip(group.members, group.batch.target_of, strict=True):
-                policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
-                done[member] = result(window.prompts[member], policy, reference)
+        for outcomes in self.outcomes(window):
+            done.update(outcomes)
             while position in done:
                 yield done.pop(position)
                 position += 1
 
-    def _rewards(self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs) -> Rewards | NonFinite:
-        """Return the rewards of a prompt from its computed log-probs."""
-        start = self._windows.first_computed(prompt)
+    def _outcome(
+        self, item: PlannedItem[T], policy: Logprobs, reference: Logprobs
+    ) -> Result | TokenResult | NonFinite:
+        """Return the result of an item from its computed log-probs."""
+        prompt, start = item.encoded, item.first_computed
         finite = np.isfinite(policy) & np.isfinite(reference)
         if not finite.all():
             return NonFinite(
@@ -230,14 +264,15 @@ class Scorer:
         ratios = policy.astype(np.float64) - reference
         ends, first = prompt.step_ends - start, prompt.first_summed - start
         try:
-            return rewards(ratios, ends, beta=self.beta, start=first)
+            values = rewards(ratios, ends, beta=self.beta, start=first)
         except NonFinite as error:
             return error
+        if item.of_ids:
+            return self._token_result(prompt, values, policy[first:], reference[first:])
+        return self._result(item, values, policy, reference)
 
-    def _result(self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs) -> Result | NonFinite:
-        values = self._rewards(prompt, policy, reference)
-        if isinstance(values, NonFinite):
-            return values
+    def _result(self, item: PlannedItem[T], values: Rewards, policy: Logprobs, reference: Logprobs) -> Result:
+        prompt = item.encoded
         return Result(
             cumulative_rewards=values.cumulative_rewards.tolist(),
             step_rewards=values.step_rewards.tolist(),
@@ -247,20 +282,15 @@ class Scorer:
             first_summed=prompt.first_summed,
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
-            token_ids=prompt.token_ids if self._windows.tokens else None,
-            token_texts=self._windows.texts(prompt) if self._windows.tokens else None,
-            policy_logprobs=policy if self._windows.tokens else None,
-            reference_logprobs=reference if self._windows.tokens else None,
+            token_ids=prompt.token_ids if item.tokens else None,
+            token_texts=self._windows.encoder.texts(prompt.token_ids.tolist()) if item.tokens else None,
+            policy_logprobs=policy if item.tokens else None,
+            reference_logprobs=reference if item.tokens else None,
         )
 
     def _token_result(
-        self, prompt: EncodedPrompt, policy: Logprobs, reference: Logprobs
-    ) -> TokenResult | NonFinite:
-        values = self._rewards(prompt, policy, reference)
-        if isinstance(values, NonFinite):
-            return values
-        first = prompt.first_summed - self._windows.first_computed(prompt)
-        policy, reference = policy[first:], reference[first:]
+        self, prompt: EncodedPrompt, values: Rewards, policy: Logprobs, reference: Logprobs
+    ) -> TokenResult:
         return TokenResult(
             policy_logprobs=policy,
             reference_logprobs=reference,
@@ -270,3 +300,10 @@ class Scorer:
             step_rewards=values.step_rewards.tolist(),
             outcome_reward=values.outcome_reward,
         )
+
+
+def _token_record(item: TokenInput) -> TokenRecord | InputError:
+    try:
+        return item if isinstance(item, TokenRecord) else TokenRecord.of(item)
+    except InputError as error:
+        return error.untraced()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from testing.outputs import answers
 from testing.pairs import export_unmeasured
 
 from stepscore.cli.main import main
@@ -50,7 +50,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_the_thresholds_of_the_pages_lie_within_the_rewards_of_the_bundled_pair(scored: Path) -> None:
-    rewards = [json.loads(line)["step_rewards"] for line in scored.read_text().splitlines()]
+    rewards = [answer["step_rewards"] for answer in answers(scored.read_bytes())]
     found = [match.groups() for page in PAGES for match in EXAMPLE.finditer(page.read_text(encoding="utf-8"))]
     assert len(found) >= 2
     for nats, value in found:

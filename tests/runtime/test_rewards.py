@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepscore.enums import Series
 from stepscore.errors import NonFinite
-from stepscore.rewards import rewards
+from stepscore.rewards import probability, read_series, rewards
 
 RATIO = st.floats(-50, 50, width=32)
 
@@ -115,3 +116,55 @@ def test_a_beta_that_makes_a_reward_infinite_is_an_error_never_a_value() -> None
 def test_end_outside_the_summed_log_ratios_is_an_error(ends: list[int], start: int) -> None:
     with pytest.raises(ValueError, match="are not within"):
         rewards(np.zeros(3), np.array(ends, dtype=np.int64), beta=1, start=start)
+
+
+# Readings
+
+
+@given(records())
+def test_a_mean_is_that_of_the_log_ratios_summed_and_its_differences_sum_to_it(
+    record: tuple[np.ndarray, np.ndarray, int],
+) -> None:
+    ratios, ends, start = record
+    got = rewards(ratios, ends, beta=0.5, start=start)
+    given = got.cumulative_rewards, got.step_rewards, ends - start + 1
+    mean = read_series(Series.MEAN, *given)
+    plain = [0.5 * float(np.mean(ratios[start : end + 1], dtype=np.float64)) for end in ends]
+    np.testing.assert_allclose(mean, plain, rtol=1e-9, atol=1e-12)
+    differences = read_series(Series.MEAN_DIFFERENCE, *given)
+    np.testing.assert_allclose(np.cumsum(differences), mean, rtol=0, atol=1e-12)
+    assert read_series(Series.CUMULATIVE, *given) is got.cumulative_rewards
+    assert read_series(Series.STEP, *given) is got.step_rewards
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"), [([3], "2 step rewards, 1 counts"), ([3, 0], r"\[3, 0\]; each must be at least 1")]
+)
+def test_a_mean_over_no_tokens_is_an_error(counts: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_series(Series.MEAN, [1.0, 2.0], [1.0, 1.0], counts)
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1), st.floats(1e-3, 1e3))
+def test_the_log_odds_of_a_probability_are_the_value(values: list[float], temperature: float) -> None:
+    scaled = np.array(values) * temperature
+    found = probability(scaled, temperature)
+    assert ((found > 0) & (found < 1)).all()
+    np.testing.assert_allclose(np.log(found) - np.log1p(-found), values, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found + probability(-scaled, temperature), 1, rtol=1e-15)
+    assert [probability(float(value), temperature) for value in scaled] == found.tolist()
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=2))
+def test_probabilities_keep_the_order_and_never_overflow(values: list[float]) -> None:
+    found = probability(sorted(values))
+    assert (np.diff(found) >= 0).all()
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "temperature"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan)]
+)
+def test_no_probability_of_what_is_no_number(value: float, temperature: float) -> None:
+    with pytest.raises(ValueError, match=r"NaN or infinite|above 0"):
+        probability(value, temperature)

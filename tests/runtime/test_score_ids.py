@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from testing.checkpoints import TINY
 from testing.solutions import SOLUTIONS
 
-from stepscore.errors import InvalidRecord, StepscoreError, TooLong
+from stepscore.cli.main import main
+from stepscore.errors import InvalidRecord, TooLong
 from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.scorer import Scorer
 
@@ -116,8 +119,6 @@ def test_results_do_not_depend_on_what_a_scorer_keeps(tiny_pair: Path, texts: li
 )
 def test_a_bad_item_is_an_error_of_its_own(scorer: Scorer, changed: dict[str, Any], said: str) -> None:
     good = {"prompt_token_ids": [5, 6], "response_token_ids": [7, 8]}
-    outcomes = [outcome for _, outcome in scorer.stream_ids(enumerate([good, good | changed, good]))]
-    assert [type(outcome) for outcome in outcomes] == [TokenResult, InvalidRecord, TokenResult]
     with pytest.raises(InvalidRecord, match=f"item 1: .*{said}"):
         scorer.score_ids([good, good | changed])
 
@@ -125,6 +126,39 @@ def test_a_bad_item_is_an_error_of_its_own(scorer: Scorer, changed: dict[str, An
 def test_an_item_that_is_too_long_is_its_error(scorer: Scorer) -> None:
     most = TINY.max_position_embeddings
     item = {"prompt_token_ids": [1], "response_token_ids": np.ones(most, np.int64)}
-    ((_, outcome),) = scorer.stream_ids([(0, item)])
-    assert isinstance(outcome, TooLong)
-    assert isinstance(outcome, StepscoreError)
+    with pytest.raises(TooLong):
+        scorer.score_ids([item])
+
+
+def test_texts_and_ids_are_scored_in_one_stream(scorer: Scorer, texts: list[Result]) -> None:
+    ids = TokenRecord.of(ids_of(texts[0]))
+    outside = TokenRecord((5, 6), (7, TINY.vocab_size))
+    outcomes = [outcome for _, outcome in scorer.stream(enumerate([ids, SOLUTIONS[0], outside, ids]))]
+    first, text, error, last = outcomes
+    assert isinstance(first, TokenResult)
+    assert isinstance(text, Result)
+    assert isinstance(error, InvalidRecord)
+    assert isinstance(last, TokenResult)
+    assert text.policy_logprobs is not None
+    for found in (first, last):
+        np.testing.assert_array_equal(found.policy_logprobs, text.policy_logprobs[text.response_start - 1 :])
+
+
+def test_the_command_writes_what_score_ids_returns(
+    tiny_pair: Path, tmp_path: Path, texts: list[Result]
+) -> None:
+    """Bit for bit; an id outside the vocabulary is that line's error."""
+    records = [ids_of(text) for text in texts]
+    records[1]["step_ends"] = [0, 3]
+    bad = {"prompt_token_ids": [1], "response_token_ids": [TINY.vocab_size]}
+    (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in [*records, bad]))
+    done = CliRunner().invoke(main, ["score", str(tiny_pair), str(tmp_path / "in"), "--tokens"])
+    *lines, error = (json.loads(line) for line in done.stdout.splitlines())
+    assert (done.exit_code, error["error"]["code"]) == (1, "invalid_record")
+    assert f"outside the vocabulary of {TINY.vocab_size} tokens" in error["error"]["message"]
+    with Scorer.load(tiny_pair, tokens=True) as scorer:
+        for line, found in zip(lines, scorer.score_ids(records), strict=True):
+            for name in ("policy_logprobs", "reference_logprobs", "token_rewards"):
+                np.testing.assert_array_equal(np.array(line[name], np.float32), getattr(found, name))
+            for name in ("step_ends", "cumulative_rewards", "step_rewards", "outcome_reward"):
+                assert line[name] == getattr(found, name)

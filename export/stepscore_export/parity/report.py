@@ -13,6 +13,7 @@ from stepscore.artifact.manifest import MANIFEST, Source
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
+from stepscore.jobs.provenance import Provenance
 from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
@@ -52,6 +53,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     have one by PyTorch.
     """
 
+    stepscore: Provenance
     pair: PairSide
     pytorch: PytorchSide
     data: str

@@ -22,8 +22,9 @@ from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
-from stepscore.records import Result
+from stepscore.records import Result, of_texts
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.pair import check_pair, cut_padding
@@ -74,6 +75,7 @@ class _Scored:
     """Lines that the pair could score, and how long it took."""
 
     solutions: list[ScoredSolution]
+    provenance: Provenance
     beta: float
     provider: Provider
     seconds: float
@@ -117,6 +119,7 @@ def run_parity(
     left_out.close()
     comparison = compare(solutions, truth, beta=scored.beta)
     report = ParityReport(
+        stepscore=scored.provenance,
         pair=PairSide(
             path=str(path),
             fingerprint=pair.fingerprint,
@@ -194,17 +197,18 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
         _bar("stepscore", len(lines)) as bar,
     ):
         for line in lines:
-            ((_, outcome),) = scorer.stream([(None, line.record)])
+            ((_, outcome),) = scorer.stream([(None, of_texts(line.record))])
             if isinstance(outcome, Result):
                 break
         started = time.perf_counter()
-        for line, outcome in scorer.stream((line, line.record) for line in lines):
+        for line, outcome in scorer.stream((line, of_texts(line.record)) for line in lines):
             bar.update()
             if isinstance(outcome, StepscoreError):
                 left_out.add(line.number, outcome)
             else:
                 solutions.append(ScoredSolution.of(line.number, outcome, outcome.first_summed))
-        return _Scored(solutions, scorer.beta, scorer.provider, time.perf_counter() - started)
+        provenance = Provenance.of_run(scorer.fingerprint())
+        return _Scored(solutions, provenance, scorer.beta, scorer.provider, time.perf_counter() - started)
 
 
 def _score_in_pytorch(

@@ -13,7 +13,7 @@ from stepscore.enums import Convention
 from stepscore.errors import ExportError, InputError, TooLong
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
-from stepscore.records import Record
+from stepscore.records import Record, of_texts
 
 BUNDLED = "bundled"
 CALIBRATION_TOKENS = 8_000
@@ -102,9 +102,10 @@ def _lines(source: BinaryIO) -> Iterator[ParsedLine]:
 
 
 def _record(parsed: ParsedLine, name: str) -> Record:
-    if isinstance(parsed.record, InputError):
-        raise _fault(f"{name}, line {parsed.number}", parsed.record)
-    return parsed.record
+    record = of_texts(parsed.record)
+    if isinstance(record, InputError):
+        raise _fault(f"{name}, line {parsed.number}", record)
+    return record
 
 
 def _fault(place: str, error: InputError) -> ExportError:

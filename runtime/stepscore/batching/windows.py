@@ -12,7 +12,7 @@ from stepscore.batching.planner import plan
 from stepscore.enums import Convention
 from stepscore.errors import InputError
 from stepscore.prompt.encoder import EncodedPrompt, PromptEncoder
-from stepscore.records import Record, record_from
+from stepscore.records import Record, TokenRecord, record_from
 
 T = TypeVar("T")
 
@@ -22,10 +22,15 @@ Input = Record | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PlannedItem(Generic[T]):
-    """One input: the caller's key, and the encoded prompt or the error that prevents it."""
+    """One input: the caller's key, and the encoded prompt or the error that prevents it.
+
+    `tokens`: whether its result has the log-prob of every token. `of_ids`: whether it is a TokenRecord.
+    """
 
     key: T
     prompt: EncodedPrompt | InputError
+    tokens: bool = False
+    of_ids: bool = False
     num_chars: int = 0  # of the record that has the error
 
     @property
@@ -33,14 +38,30 @@ class PlannedItem(Generic[T]):
         """Return the number of tokens of the prompt, 0 for an error."""
         return 0 if isinstance(self.prompt, InputError) else len(self.prompt.token_ids)
 
+    @property
+    def encoded(self) -> EncodedPrompt:
+        """Return the prompt of an item that has no error."""
+        assert isinstance(self.prompt, EncodedPrompt)
+        return self.prompt
+
+    @property
+    def first_computed(self) -> int:
+        """Return the index of the first log-prob that is computed."""
+        return 0 if self.tokens else self.encoded.first_summed
+
 
 @dataclass(frozen=True, slots=True)
 class Window(Generic[T]):
-    """Consecutive inputs, the valid prompts among them, and the batches planned from these."""
+    """Consecutive inputs, the valid ones among them, and the batches planned from these."""
 
     items: Sequence[PlannedItem[T]]
-    prompts: Sequence[EncodedPrompt]
+    valid: Sequence[PlannedItem[T]]
     groups: Sequence[BatchGroup]
+
+    @property
+    def num_computed(self) -> int:
+        """Return the number of packed tokens of all batches: each prefix counts once a batch."""
+        return sum(len(group.batch.input_ids) for group in self.groups)
 
 
 HELD_CHARS = 1 << 22
@@ -88,61 +109,63 @@ class WindowPlanner:
     """Turns inputs into planned windows.
 
     A window has up to `window_tokens` tokens (at least one record), a batch `max_batch_tokens` packed tokens.
-    With `tokens` every log-prob is computed, else those that the convention sums. `share` computes common
-    prefixes of a window once; `materializes_scores` is passed to `plan`.
+    With `tokens` every log-prob of a record of texts is computed, else those that the convention sums. Ids
+    outside a vocabulary of `vocab_size` are errors. `share` computes common prefixes of a window once;
+    `materializes_scores` is passed to `plan`.
     """
 
     encoder: PromptEncoder
     convention: Convention
     max_batch_tokens: int
     window_tokens: int
+    vocab_size: int
     tokens: bool = False
     share: bool = True
     materializes_scores: bool = True
     given: GivenRows = NO_ROWS
 
-    def of(self, items: Iterable[tuple[T, Input | EncodedPrompt | InputError]]) -> Iterator[Window[T]]:
-        """Encode records that are not yet, fill windows and plan each; an error takes no room in a window.
+    def of(self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]) -> Iterator[Window[T]]:
+        """Encode records, fill windows and plan each; an error takes no room in a window.
 
         So an invalid record changes no other record's batch, unless thousands wait behind a record.
         """
-        encoded = (self._encode(key, record) for key, record in items)
+        encoded = (self.encoded(key, record) for key, record in items)
         sizes = (lambda item: item.num_tokens), (lambda item: item.num_chars)
         for window in fill_windows(encoded, self.window_tokens, *sizes):
-            yield self._planned(window)
+            yield self.planned(window)
 
-    def first_computed(self, prompt: EncodedPrompt) -> int:
-        """Return the index of the first log-prob that is computed."""
-        return 0 if self.tokens else prompt.first_summed
+    def encoded(
+        self, key: T, given: Input | TokenRecord | InputError, *, tokens: bool = False
+    ) -> PlannedItem[T]:
+        """Return a record's token ids, or the error that prevents them, with its key; may run in any thread.
 
-    def texts(self, prompt: EncodedPrompt) -> list[str]:
-        """Return the text that each token of a prompt adds."""
-        return self.encoder.texts(prompt.token_ids.tolist())
-
-    def _encode(self, key: T, given: Input | EncodedPrompt | InputError) -> PlannedItem[T]:
-        if isinstance(given, InputError | EncodedPrompt):
+        `tokens` asks for every log-prob of this record, as the planner's own `tokens` does for all.
+        """
+        if isinstance(given, InputError):
             return PlannedItem(key, given)
         num_chars = 0
         try:
+            if isinstance(given, TokenRecord):
+                prompt = self.encoder.encode_ids(given, self.vocab_size)
+                return PlannedItem(key, prompt, of_ids=True)
             record = given if isinstance(given, Record) else record_from(given)
             num_chars = len(record.problem) + sum(map(len, record.steps))
             prompt = self.encoder.encode(
                 record.problem, record.steps, self.convention, unfinished=record.unfinished
             )
-            return PlannedItem(key, prompt)
+            return PlannedItem(key, prompt, tokens=tokens or self.tokens)
         except InputError as error:
-            return PlannedItem(key, error.untraced(), num_chars)
+            return PlannedItem(key, error.untraced(), num_chars=num_chars)
 
-    def _planned(self, items: Sequence[PlannedItem[T]]) -> Window[T]:
-        prompts = [item.prompt for item in items if not isinstance(item.prompt, InputError)]
-        sequences = [prompt.token_ids for prompt in prompts]
-        starts = [self.first_computed(prompt) for prompt in prompts]
+    def planned(self, items: Sequence[PlannedItem[T]]) -> Window[T]:
+        """Plan the batches of one window."""
+        valid = [item for item in items if not isinstance(item.prompt, InputError)]
         groups = plan(
-            sequences,
-            starts,
+            [item.encoded.token_ids for item in valid],
+            [item.first_computed for item in valid],
             self.max_batch_tokens,
             share=self.share,
             materializes_scores=self.materializes_scores,
             given=self.given,
         )
-        return Window(items, prompts, groups)
+        return Window(items, valid, groups)

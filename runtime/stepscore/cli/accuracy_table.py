@@ -12,6 +12,7 @@ from rich.text import Text
 
 from stepscore.cli.tables import console
 from stepscore.enums import Equality, Method
+from stepscore.jobs.provenance import Provenance, document
 from stepscore.jobs.schema import ErrorLine
 from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
@@ -37,6 +38,7 @@ class SelectionReport(msgspec.Struct, frozen=True):
 
 
 def as_json(
+    origin: Provenance,
     problems: Sequence[Problem],
     rule: SelectionMethod,
     equality: Equality,
@@ -49,7 +51,7 @@ def as_json(
     report = SelectionReport(
         method=rule.method,
         score_name=rule.score_name,
-        temperature=rule.temperature if rule.method is Method.WEIGHTED else None,
+        temperature=rule.vote_temperature if rule.method is Method.WEIGHTED else None,
         equality=equality,
         num_samples=sum(len(problem.ids) for problem in problems),
         num_problems=len(problems),
@@ -61,7 +63,7 @@ def as_json(
         accuracies=accuracies,
         errors=errors,
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return document(report, origin).decode()
 
 
 def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> None:
@@ -99,7 +101,7 @@ def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence
 def _name(rule: SelectionMethod) -> str:
     if rule.method is Method.MAJORITY:
         return "majority"
-    temperature = f", temperature {rule.temperature:g}" if rule.method is Method.WEIGHTED else ""
+    temperature = f", temperature {rule.vote_temperature:g}" if rule.method is Method.WEIGHTED else ""
     return f"{rule.method} by {rule.score_name}{temperature}"
 
 

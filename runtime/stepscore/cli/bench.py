@@ -64,12 +64,11 @@ def bench(
       stepscore bench PAIR
       stepscore bench PAIR solutions.jsonl --limit 64 --json | jq .timings
     """
-    import msgspec
-
     from stepscore.artifact.pair import Pair
     from stepscore.bench import BenchOptions, facts, measure
     from stepscore.cli.streams import print_data
     from stepscore.cli.tables import console, print_facts
+    from stepscore.jobs.provenance import Provenance, document
 
     if limit is not None and data is None:
         raise click.UsageError("--limit needs DATA.jsonl")
@@ -77,7 +76,7 @@ def bench(
     opened = Pair.open(pair)
     report = measure(opened, _workloads(opened, data, limit), options)
     if as_json:
-        print_data(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        print_data(document(report, Provenance.of_pair(opened.fingerprint)))
     else:
         print_facts(console(sys.stdout), facts(report))
 

@@ -17,7 +17,6 @@ from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.enums import Convention, Residency
 from stepscore.errors import InputError
 from stepscore.jobs.job import JobOptions
-from stepscore.jobs.source import parsed_lines
 from stepscore.memory.cards import described, expectations
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
@@ -65,12 +64,13 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
         Convention(load["convention"]),
         settings.max_batch_tokens,
         settings.window_tokens,
+        pair.manifest.architecture.vocab_size,
         tokens=load["tokens"],
         materializes_scores=settings.materializes_scores,
         given=GivenRows.of(pair.prefix()),
     )
     tally = _Tally()
-    parsed = ((line, line.record) for line in parsed_lines(lines, options.limit, options.reading))
+    parsed = ((line, line.record) for line in options.lines(lines))
     most = PeakLoad.of(tally.add(window) for window in windows.of(parsed))
     bad = "".join(f", {count:,} {code}" for code, count in sorted(tally.errors.items()))
     yield "records", f"{tally.records:,}{bad}"

@@ -14,7 +14,6 @@ from click.core import ParameterSource
 
 from stepscore.cli.group import INTERRUPTED, name_failures
 from stepscore.cli.load_options import (
-    Words,
     json_option,
     load_options,
     output_folder_option,
@@ -23,20 +22,22 @@ from stepscore.cli.load_options import (
     reading_options,
 )
 from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
-from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
+from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
 from stepscore.enums import Series
-from stepscore.errors import InputError, NotComparable, NotScored, OutputExists, OutputUnwritable
+from stepscore.errors import InputError, NotScored, OutputUnwritable
 
 if TYPE_CHECKING:
     from stepscore.evaluation.processbench import LabelledSolution, Threshold
     from stepscore.jobs.job import JobOptions
+    from stepscore.jobs.provenance import Provenance
     from stepscore.jobs.schema import ErrorLine
+    from stepscore.jobs.scored_records import ScoredFile
     from stepscore.scorer import Scorer
 
 THRESHOLD_SUBSET = "gsm8k"
 SCORED_SUFFIX = ".scored.jsonl"
-_PLURALS = {"pair": "pairs", "convention": "conventions", "beta": "betas"}
 
 
 @click.group()
@@ -60,13 +61,7 @@ def evaluate() -> None:
 @output_folder_option(
     "Write SUBSET_error.jsonl and SUBSET_correct.jsonl to this folder; with --pair, the scored files too."
 )
-@click.option(
-    "--series",
-    type=Words(Series, case_sensitive=False),
-    default="step",
-    show_default=True,
-    help="Rewards to compare with the threshold.",
-)
+@series_option(Series.STEP, "Compare with the threshold")
 @click.option(
     "--threshold-from",
     metavar="SUBSET",
@@ -106,9 +101,9 @@ def processbench(
     subset of a record is the prefix of its id (gsm8k of gsm8k-17), else the name of its file.
 
     The threshold is the best one on one subset, found exactly, or --threshold, a reward, or --threshold-nats:
-    reward / beta. Beta is read from the fingerprint that `score` writes next to its output; give --beta where
-    that is missing. A threshold outside of what the rewards span is warned of. The "upper bound" uses an
-    oracle threshold, chosen for each subset on its own labels: not a reportable result.
+    reward / beta. Beta is read from the header of each file; give --beta where that is missing. A threshold
+    outside of what the rewards span is warned of. The "upper bound" uses an oracle threshold, chosen for each
+    subset on its own labels: not a reportable result.
 
     With --pair, FILES are scored first; with -o, into DIR/NAME.scored.jsonl, which a second run resumes.
     Records with errors are skipped; their number and ids are printed, and the exit code is 1.
@@ -121,6 +116,8 @@ def processbench(
     """
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
     from stepscore.jobs.job import JobOptions
+    from stepscore.jobs.provenance import Command, document
+    from stepscore.jobs.scored_records import origin_of_all, read_all
     from stepscore.records import Reading
 
     if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
@@ -136,22 +133,24 @@ def processbench(
                 for job in zip(sources, targets, strict=True):
                     _score(ctx, scorer, job, options, quiet=quiet)
             sources = targets
-        beta = _beta(sources, load["beta"])
         files = [stack.enter_context(path.open("rb")) for path in sources]
-        samples, failed = _samples(files, sources, series)
+        names = [str(path) for path in sources]
+        scored = [read_all(file, name, series) for file, name in zip(files, names, strict=True)]
+        origin = origin_of_all(zip(names, scored, strict=True))
+        beta = _beta(origin, load["beta"])
+        samples, failed = _samples(scored, sources, series)
         given = threshold_as_reward(threshold, threshold_nats, beta)
         if given is None:
             limit = best_threshold(samples, threshold_from or THRESHOLD_SUBSET, beta)
         else:
             limit = Threshold.of(given, beta, chosen_on=None)
         warn_outside(limit.reward, [sample.scores for sample in samples])
+        derived = origin.derived_by(Command.EVALUATE)
         verdict = evaluate_processbench(samples, limit, series=series, beta=beta, errors=failed)
         if output is not None:
-            _write(output, files, samples, limit)
+            _write(output, files, samples, limit, derived)
     if as_json:
-        import msgspec
-
-        print_data(msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n")
+        print_data(document(verdict, derived))
     else:
         from stepscore.cli.processbench_table import print_verdict
 
@@ -185,42 +184,26 @@ def _score(
             ctx.exit(INTERRUPTED)
 
 
-def _beta(sources: Sequence[Path], given: float | None) -> float | None:
-    """Return the beta of the run that scored the files; raise NotComparable if there were several."""
-    from stepscore.jobs.resume import read_fingerprint
-
-    runs = []
-    for path in sources:
-        with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint
-            runs.append((path, read_fingerprint(path)))
-    for path, run in runs[1:]:
-        for name, plural in _PLURALS.items():
-            if run.get(name) != runs[0][1].get(name):
-                raise NotComparable(
-                    f"{runs[0][0]} and {path} were scored with different {plural}: "
-                    f"{runs[0][1].get(name)} and {run.get(name)}",
-                    hint="one threshold does not fit both: score them with the same options",
-                )
-    beta = known_beta(runs[0][1]) if runs else None
-    if given is not None and beta is not None and given != beta:
-        raise click.UsageError(f"--beta is {given:g}, but {runs[0][0]} was scored with {beta:g}")
-    return beta if given is None else given
+def _beta(origin: Provenance, given: float | None) -> float | None:
+    """Return the beta that the files were scored with, where it is known, else the given one."""
+    if given is not None and origin.beta is not None and given != origin.beta:
+        raise click.UsageError(f"--beta is {given:g}, but the files were scored with {origin.beta:g}")
+    return given if origin.beta is None else origin.beta
 
 
 def _samples(
-    files: Sequence[BinaryIO], sources: Sequence[Path], series: Series
+    scored: Sequence[ScoredFile], sources: Sequence[Path], series: Series
 ) -> tuple[list[LabelledSolution], list[ErrorLine]]:
     from stepscore.evaluation.processbench import labelled
     from stepscore.jobs.schema import ErrorLine
-    from stepscore.jobs.scored_records import read_all
 
     samples, failed = [], []
-    for index, (file, path) in enumerate(zip(files, sources, strict=True)):
-        records, bad = read_all(file)
-        failed += bad
-        for record in records:
+    for index, (file, path) in enumerate(zip(scored, sources, strict=True)):
+        warn_of_prompts(series, file.records)
+        failed += file.failed
+        for record in file.records:
             try:
-                samples.append(labelled(record, index, path.name, series))
+                samples.append(labelled(record, index, path.name))
             except InputError as error:
                 failed.append(ErrorLine.of(record.id, error))
     if not samples:
@@ -232,18 +215,24 @@ def _samples(
 
 
 def _write(
-    folder: Path, files: Sequence[BinaryIO], samples: Sequence[LabelledSolution], threshold: Threshold
+    folder: Path,
+    files: Sequence[BinaryIO],
+    samples: Sequence[LabelledSolution],
+    threshold: Threshold,
+    derived: Provenance,
 ) -> None:
-    """Write two files per subset, in the names and format of ProcessBench's own script."""
+    """Write two files per subset, in the names and fields of ProcessBench's own script, behind headers."""
     from stepscore.evaluation.first_error import first_error
     from stepscore.fileio import write_atomically
+    from stepscore.jobs.provenance import HeaderLine
     from stepscore.jobs.scored_records import line_with
 
     _make(folder)
+    header = HeaderLine(derived).encode()
     lines: dict[str, list[bytes]] = {}
     for sample in samples:
         for kind in ("error", "correct"):
-            lines.setdefault(f"{sample.subset}_{kind}.jsonl", [])
+            lines.setdefault(f"{sample.subset}_{kind}.jsonl", [header])
         prediction = first_error(sample.scores, threshold.reward)
         name = f"{sample.subset}_{'correct' if sample.label == -1 else 'error'}.jsonl"
         added = {"prediction": prediction, "match": prediction == sample.label}

@@ -20,7 +20,7 @@ from stepscore.system import available_cores
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Parse 4GB, 4.5 GB or 900MB, in powers of ten."""
     if value is None:
         return None
@@ -96,7 +96,7 @@ residency_option = click.option(
 memory_limit_option = click.option(
     "--memory-limit",
     metavar="SIZE",
-    callback=_size,
+    callback=size,
     help="Limit memory to this size, such as 4GB.  [default: free memory, on the CPU]",
 )
 max_batch_tokens_option = click.option(

@@ -17,9 +17,11 @@ from stepscore.cli.bench import bench
 from stepscore.cli.evaluate import evaluate
 from stepscore.cli.group import Commands
 from stepscore.cli.inspect_pair import inspect, verify
+from stepscore.cli.merge import merge
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
+from stepscore.cli.serve import serve
 from stepscore.errors import ProviderUnavailable
 
 
@@ -32,7 +34,7 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, report, inspect, verify):
+for command in (score, select, evaluate, bench, merge, report, serve, inspect, verify):
     main.add_command(command)
 
 

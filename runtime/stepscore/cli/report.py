@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import msgspec
 
 from stepscore.cli.load_options import output_file_option
 from stepscore.cli.streams import is_standard_output, print_data
-from stepscore.cli.thresholds import known_beta, threshold_as_reward, threshold_options, warn_outside
+from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
 from stepscore.errors import OutputExists, OutputUnwritable
 from stepscore.fileio import write_atomically
 from stepscore.visible import one_line
@@ -50,21 +49,20 @@ def report(scored: Path, output: str | None, threshold: float | None, threshold_
 
 
 def _page(scored: Path, threshold: float | None, nats: float | None) -> Page:
-    from stepscore.jobs.resume import read_fingerprint
+    from stepscore.jobs.provenance import Headers
+    from stepscore.jobs.scored_records import origin
     from stepscore.report.page import Page
     from stepscore.report.solutions import solutions
 
+    headers = Headers(str(scored))
     with scored.open("rb") as file:
-        records = solutions(_whole(file))
-    basis: dict[str, str] = {}
-    with contextlib.suppress(OutputExists):  # an output that was piped or moved has no fingerprint
-        basis = read_fingerprint(scored)
-    limit = threshold_as_reward(threshold, nats, known_beta(basis))
+        records = solutions(headers.without(_whole(file)))
+    basis = origin(headers, str(scored))
+    limit = threshold_as_reward(threshold, nats, basis.beta)
     if limit is not None:
         warn_outside(limit, [record.step_rewards for record in records])
-    return Page(
-        one_line(scored.name, MOST_NAME_CHARS), records, basis.get("convention"), basis.get("beta"), limit
-    )
+    beta = None if basis.beta is None else repr(basis.beta)
+    return Page(one_line(scored.name, MOST_NAME_CHARS), records, basis.convention, beta, limit)
 
 
 def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:

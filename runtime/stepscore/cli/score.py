@@ -29,7 +29,19 @@ from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
     from stepscore.jobs.job import JobOptions, Tally
+    from stepscore.jobs.shards import Shard
     from stepscore.scorer import Scorer
+
+
+def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Shard | None:
+    if value is None:
+        return None
+    from stepscore.jobs.shards import Shard
+
+    try:
+        return Shard.of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -52,8 +64,14 @@ if TYPE_CHECKING:
 @threshold_options("Highlight", "the lowest negative reward")
 @reading_options
 @load_options
-@click.option("--tokens", is_flag=True, help="Add token_ids, token_texts and the log-probs of both models.")
+@click.option("--tokens", is_flag=True, help="Add the log-probs of both models for every token.")
 @limit_option("Score", least=0)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard,
+    help="Score part I of N, whole problems; `stepscore merge` puts the parts together.",
+)
 @overwrite_option
 @click.option(
     "--dry-run", is_flag=True, help="Print token counts, batches and estimated memory; load no model."
@@ -75,6 +93,7 @@ def score(
     steps_field: str | None,
     split: bool,
     limit: int | None,
+    shard: Shard | None,
     overwrite: bool,
     dry_run: bool,
     quiet: bool,
@@ -83,23 +102,33 @@ def score(
     """Score a file of solutions, or one solution given as options.
 
     A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
-    fields; the same line of OUT.jsonl adds the rewards. Other names are accepted for both (question, query,
-    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. Run the
-    same command again to resume an interrupted run.
+    fields; the same line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both
+    (question, query, prompt; solution, answer, completions; messages), or named by --problem-field and
+    --steps-field. A line of token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored
+    without tokenizing. Run the same command again to resume an interrupted run.
 
     \b
     Examples:
       stepscore score PAIR solutions.jsonl -o rewards.jsonl
       stepscore score PAIR answers.jsonl --problem-field task --steps-field output --split -o rewards.jsonl
-      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c .step_rewards
+      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c '.step_rewards // empty'
       stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
     """
     if problem is not None or steps:
-        of_files = (source, output, limit, problem_field, steps_field, split or None, overwrite or None)
+        of_files = (
+            source,
+            output,
+            limit,
+            shard,
+            problem_field,
+            steps_field,
+            split or None,
+            overwrite or None,
+        )
         if any(option is not None for option in of_files):
             raise click.UsageError(
                 "--problem and --step score one solution: drop IN.jsonl and the options for files, such as "
-                "--output, --limit and --split"
+                "--output, --limit, --shard and --split"
             )
         if problem is None or not steps:
             raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
@@ -116,7 +145,7 @@ def score(
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
-    options = JobOptions(limit, load["tokens"], Reading(problem_field, steps_field, split), overwrite)
+    options = JobOptions(limit, load["tokens"], Reading(problem_field, steps_field, split), overwrite, shard)
     if dry_run:
         with unbuffered_input(source) as lines:
             _print_dry_run(pair, lines, options, load)
@@ -159,7 +188,7 @@ def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *
     started = time.monotonic()
     resumable = _is_resumable(output)
     try:
-        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options.limit), sys.stderr):
+        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options), sys.stderr):
             if resumable:
                 run_to_file(scorer, lines, Path(output), tally, options)
             else:
@@ -200,10 +229,16 @@ def _is_resumable(output: str) -> bool:
     return not is_standard_output(output) and (path.is_file() or path.is_dir() or not path.exists())
 
 
-def _total(lines: BinaryIO, limit: int | None) -> int | None:
-    """Return the number of records of a regular file, at most `limit`; of a pipe, the limit."""
+def _total(lines: BinaryIO, options: JobOptions) -> int | None:
+    """Return the number of records of a regular file, at most the limit; of a pipe, the limit.
+
+    That of a shard is not known before all lines are parsed.
+    """
     from stepscore.jobs.jsonl import not_empty, read_lines
 
+    if options.shard is not None:
+        return None
+    limit = options.limit
     try:
         if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
             return limit

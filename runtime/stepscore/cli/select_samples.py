@@ -11,6 +11,7 @@ import click
 
 from stepscore.cli.group import name_failures
 from stepscore.cli.load_options import Words, json_option, output_file_option, positive
+from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import is_standard_output
 from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
@@ -53,13 +54,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     help="Select by the best score, the answer with the most weight (sigmoid of scores), or the most common "
     "answer.",
 )
-@click.option(
-    "--series",
-    type=click.Choice(Series, case_sensitive=False),
-    default="cumulative",
-    show_default=True,
-    help="Rewards that the score is computed from.",
-)
+@series_option(Series.CUMULATIVE, "Compute the score from")
 @click.option(
     "--reducer",
     type=_Reducers(Reducer, case_sensitive=False),
@@ -71,7 +66,8 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     "--temperature",
     type=float,
     callback=positive,
-    help="Temperature of the sigmoid of --method weighted: sigmoid(score / temperature).  [default: 1]",
+    help="Add `probability`, sigmoid(score / temperature) of the selected sample; the votes of --method "
+    "weighted have this weight.  [default: no probability; weighted: 1]",
 )
 @click.option(
     "--n",
@@ -130,10 +126,11 @@ def select(
     Examples:
       stepscore select rewards.jsonl -o chosen.jsonl
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
-      stepscore score PAIR samples.jsonl | stepscore select - --series step --reducer min | jq .selection
+      stepscore score PAIR samples.jsonl | stepscore select - --reducer min | jq '.selection // empty'
     """
     from stepscore.cli.comparing import shown
     from stepscore.cli.selection_remarks import remarks
+    from stepscore.jobs.provenance import Command, HeaderLine
     from stepscore.jobs.scored_records import open_scored, read_all
     from stepscore.selection.answers import Comparer
     from stepscore.selection.best_of_n import (
@@ -146,20 +143,24 @@ def select(
     )
     from stepscore.selection.sample_answers import examine
 
-    if temperature is not None and method is not Method.WEIGHTED:
-        raise click.UsageError("--temperature needs --method weighted")
+    if temperature is not None and method is Method.MAJORITY:
+        raise click.UsageError("--temperature needs --method best-of-n or weighted")
     if output is not None and is_standard_output(output):
         output = "-"
     _refuse_input(source, output)
-    rule = SelectionMethod(method, series, reducer, 1.0 if temperature is None else temperature, seed)
+    rule = SelectionMethod(method, series, reducer, temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
-        records, failed = read_all(file)
-        groups = group(records)
+        scored = read_all(file, source, series)
+        failed = scored.failed
+        warn_of_prompts(series, scored.records)
+        derived = scored.provenance.derived_by(Command.SELECT)
+        groups = group(scored.records)
         problems: list[Problem] = []
         with shown(comparer, problems, len(groups.samples), sys.stderr):
             field = examine(groups.samples, comparer.same) if needs_answers(groups, rule) else None
             problems.extend(judged(samples, rule, field, comparer.same) for samples in groups.samples)
-        lines, unanswered = _chosen(file, problems, rule)
+        chosen, unanswered = _chosen(file, problems, rule)
+        lines = [HeaderLine(derived).encode(), *chosen]
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
     if output is not None and output != "-":
         from stepscore.fileio import write_atomically
@@ -173,7 +174,7 @@ def select(
         from stepscore.cli.accuracy_table import as_json as text_of
 
         undecided = comparer.undecided
-        text = text_of(problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+        text = text_of(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
         click.echo(text, file=stream, nl=False)
     elif table:
         from stepscore.cli.accuracy_table import print_accuracies

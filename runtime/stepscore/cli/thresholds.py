@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stepscore.cli.group import say
 from stepscore.cli.load_options import finite
-from stepscore.errors import OutputExists
 
 if TYPE_CHECKING:
     from stepscore.rewards import Scores
@@ -49,27 +47,10 @@ def threshold_as_reward(threshold: float | None, nats: float | None, beta: float
         return threshold
     if beta is None:
         raise click.UsageError(
-            "--threshold-nats needs the beta of the rewards: no .fingerprint.json is next to the file; give "
-            "--threshold, a reward, instead"
+            "--threshold-nats needs the beta of the rewards: the file has no header; give --threshold, a "
+            "reward, instead"
         )
     return nats * beta
-
-
-def known_beta(fingerprint: Mapping[str, str]) -> float | None:
-    """Return the beta in the fingerprint of a scored file, None where it has none."""
-    text = fingerprint.get("beta")
-    if text is None:
-        return None
-    try:
-        beta = float(text)
-    except ValueError:
-        beta = math.nan
-    if not 0 < beta < math.inf:
-        raise OutputExists(
-            f"the fingerprint of the scored file gives the beta {text[:80]!r}, expected a positive number",
-            hint="score the file again, or delete its .fingerprint.json",
-        )
-    return beta
 
 
 def warn_outside(threshold: float, solutions: Iterable[Scores]) -> None:

@@ -7,7 +7,7 @@ Another engine is passed to `Scorer.load`, or registered by its package in the e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +65,11 @@ class Engine(ABC):
         """Do what a window needs before it runs, while another one runs; called from another thread."""
 
     @abstractmethod
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
-        """Yield the log-probs (nats, float32 [g + t], see Batch) of each batch, by model, in order."""
+    def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
+        """Yield the log-probs (nats, float32 [g + t], see Batch) of each batch, by model, in order.
+
+        Closing the generator leaves out the batches that have not run.
+        """
 
     @abstractmethod
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:

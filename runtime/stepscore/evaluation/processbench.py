@@ -87,9 +87,9 @@ def subset_of(record_id: str | int, file_name: str) -> str:
     return found[1] if found else file_name.partition(".")[0]
 
 
-def labelled(record: Scored, file: int, file_name: str, series: Series) -> LabelledSolution:
+def labelled(record: Scored, file: int, file_name: str) -> LabelledSolution:
     """Return a record's rewards and label; raise InvalidRecord where the label is missing or out of range."""
-    scores = record.series(series)
+    scores = record.scores
     if record.label is None:
         raise InvalidRecord("`label` is missing: the 0-based index of the first wrong step, or -1")
     if not -1 <= record.label < scores.size:

@@ -12,20 +12,18 @@ Common prefixes within one call, such as those of beams, are computed once.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence, Sized
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeGuard, TypeVar, overload
+from typing import TypeGuard, TypeVar, overload
 
 from stepscore.enums import Series
-from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.prompt.template import split_steps
+from stepscore.errors import InputError, InvalidRecord
+from stepscore.integrations.conversations import Conversations, Messages, as_list, as_text, record_of_text
 from stepscore.records import Record, Result
+from stepscore.rewards import read_series
 from stepscore.scorer import Scorer
 
 T = TypeVar("T")
-Messages = Sequence[Mapping[str, Any]]
-SHOWN_CHARS = 60
 
 
 class _Raise(enum.Enum):
@@ -39,13 +37,15 @@ class RewardModel:
 
     `cumulative` (the default) is the sum up to each step: its last value is the outcome reward, by which the
     authors of EurusPRM-Stage2 select and by which a search ranks beams of equal depth. `step` is the reward
-    of each step. Both are signed, in units of beta times nats, and not probabilities: aggregate them by last,
-    min or mean, never by a product.
+    of each step, `mean` the cumulative reward over the number of tokens summed, `mean-difference` its first
+    differences (see rewards.read_series). All are signed, in units of beta times nats, and not probabilities,
+    which `stepscore.probability` gives: aggregate them by last, min or mean, never by a product.
     """
 
     def __init__(self, scorer: Scorer, series: Series | str = Series.CUMULATIVE) -> None:
         self.scorer = scorer
         self.series = Series(series)
+        self._conversations = Conversations(scorer.pair)
 
     @overload
     def score(
@@ -70,16 +70,16 @@ class RewardModel:
         None or [-1.0]. Without a default the first one raises its InputError or NonFinite, with its position:
         `outputs[1][0]: ...`. Arguments of another shape or type always raise InvalidRecord.
         """
-        _list("questions", questions)
-        _list("outputs", outputs)
+        as_list("questions", questions)
+        as_list("outputs", outputs)
         if len(questions) != len(outputs):
             raise InvalidRecord(f"{len(questions)} questions, but outputs for {len(outputs)}")
         items: dict[str, Record | InputError] = {}
         for index, (question, texts) in enumerate(zip(questions, outputs, strict=True)):
-            problem = _text(f"questions[{index}]", question)
-            for place, text in enumerate(_list(f"outputs[{index}]", texts)):
+            problem = as_text(f"questions[{index}]", question)
+            for place, text in enumerate(as_list(f"outputs[{index}]", texts)):
                 name = f"outputs[{index}][{place}]"
-                items[name] = _record(problem, _text(name, text))
+                items[name] = record_of_text(problem, as_text(name, text))
         rewards = iter(self._rewards(items, default))
         return [list(islice(rewards, len(texts))) for texts in outputs]
 
@@ -99,8 +99,8 @@ class RewardModel:
         The last step of an unfinished solution is scored at the blank line that terminates it. `default` is
         as in `score`.
         """
-        texts = tuple(_text(f"steps[{index}]", step) for index, step in enumerate(_list("steps", steps)))
-        record = Record(_text("prompt", prompt), texts, unfinished=not finished)
+        texts = tuple(as_text(f"steps[{index}]", step) for index, step in enumerate(as_list("steps", steps)))
+        record = Record(as_text("prompt", prompt), texts, unfinished=not finished)
         (rewards,) = self._rewards({"": record}, default)
         return rewards
 
@@ -126,13 +126,15 @@ class RewardModel:
         in `score`, and `default` is as there. A message with more than role and content, such as
         `reasoning_content` or `tool_calls`, is an InvalidRecord: chat templates would render it too.
         """
-        if not _list("messages", messages):
+        if not as_list("messages", messages):
             return []
         if _is_one(messages):
-            (rewards,) = self._rewards({"messages[-1]": self._conversation("messages", messages)}, default)
+            (rewards,) = self._rewards(
+                {"messages[-1]": self._conversations.record("messages", messages)}, default
+            )
             return rewards
         named = ((f"messages[{index}]", each) for index, each in enumerate(messages))
-        items = {f"{name}[-1]": self._conversation(name, each) for name, each in named}
+        items = {f"{name}[-1]": self._conversations.record(name, each) for name, each in named}
         return self._rewards(items, default)
 
     def _rewards(
@@ -142,8 +144,9 @@ class RewardModel:
         rewards: list[list[float] | T] = []
         for name, outcome in self.scorer.stream(items.items()):
             if isinstance(outcome, Result):
-                of_steps = self.series is Series.STEP
-                rewards.append(outcome.step_rewards if of_steps else outcome.cumulative_rewards)
+                counts = [end - outcome.first_summed + 1 for end in outcome.step_ends]
+                given = outcome.cumulative_rewards, outcome.step_rewards, counts
+                rewards.append(read_series(self.series, *given).tolist())
             elif isinstance(default, _Raise):
                 place = f"{name}: " if name else ""
                 raise type(outcome)(f"{place}{outcome.message}", hint=outcome.hint)
@@ -151,70 +154,6 @@ class RewardModel:
                 rewards.append(default)
         return rewards
 
-    def _conversation(self, name: str, messages: object) -> Record | InputError:
-        given = enumerate(_list(name, messages))
-        turns = [_turn(f"{name}[{index}]", message) for index, message in given]
-        if turns and turns[0][0] == "system":
-            self._check_system(f"{name}[0]", turns[0][1])
-            turns = turns[1:]
-        roles = [role for role, _ in turns]
-        if roles != ["user", "assistant"]:
-            raise InvalidRecord(
-                f"{name} must be one user and one assistant message, not {', '.join(roles)[:100] or 'none'}"
-            )
-        return _record(turns[0][1], turns[1][1])
-
-    def _check_system(self, name: str, text: str) -> None:
-        own = self._system_message
-        if text != own:
-            of_template = "has none" if own is None else f"has {_beginning(own)}"
-            raise InvalidRecord(
-                f"{name} differs from the system message in the pair's chat template: it is "
-                f"{_beginning(text)}, the template {of_template}",
-                hint="omit it: the template adds its own",
-            )
-
-    @cached_property
-    def _system_message(self) -> str | None:
-        return self.scorer.pair.encoder().system_message()
-
-
-def _beginning(text: str) -> str:
-    return repr(text) if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]!r}..."
-
-
-def _record(problem: str, text: str) -> Record | NoSteps:
-    steps, unfinished = split_steps(text)
-    if not steps:
-        return NoSteps(f"the text is {'white space' if text else 'empty'}: nothing to score")
-    return Record(problem, steps, unfinished)
-
-
-def _turn(name: str, message: object) -> tuple[str, str]:
-    """Return the role and the content of a message; other keys must be null or empty."""
-    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise InvalidRecord(f"{name} must be a message: an object with a role and content")
-    for key, value in message.items():
-        empty = value is None or (isinstance(value, Sized) and not len(value))
-        if key not in {"role", "content"} and not empty:
-            raise InvalidRecord(
-                f"{name} has {_beginning(str(key))}: only role and content are scored",
-                hint="put what is to be scored into content, and drop the rest",
-            )
-    return _text(f"{name}.role", message["role"]), _text(f"{name}.content", message["content"])
-
 
 def _is_one(messages: Messages | Sequence[Messages]) -> TypeGuard[Messages]:
     return isinstance(messages[0], Mapping)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidRecord(f"{name} must be a string, not {type(value).__name__}")
-    return value
-
-
-def _list(name: str, value: object) -> Sequence[Any]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise InvalidRecord(f"{name} must be a list, not {type(value).__name__}")
-    return value

@@ -1,9 +1,10 @@
 """Score JSONL into JSONL: one output line per input line, in order; an interrupted run can be resumed.
 
-The output is append-only and written a whole line at a time. OUT.fingerprint.json in the same folder, written
-before the first line, records what the numbers depend on. Running the same command again (see resume.py)
-continues after the last whole line. Each line is flushed to the operating system, so a killed process loses
-at most a torn line; fsync is called once, at the end. Empty lines of the input are skipped.
+The output is append-only and written a whole line at a time. Its first line, a header (provenance.py),
+records what the numbers depend on. Running the same command again (see resume.py) continues after the last
+whole line, wherever the output was moved. Each line is flushed to the operating system, so a killed process
+loses at most a torn line; fsync is called once, at the end. Empty lines of the input and headers
+are skipped.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from stepscore.errors import InputError, NonFinite, OutputUnwritable, StepscoreError
+from stepscore.errors import InputError, NonFinite, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
-from stepscore.jobs.resume import claim, refuse_same_file, seal
+from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions
+from stepscore.jobs.resume import append, claim, refuse_same_file
+from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import parsed_lines
-from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
 
 if TYPE_CHECKING:
     from stepscore.records import Result
@@ -35,19 +38,29 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, Record | InputError]]
-    ) -> Iterator[tuple[T, Result | InputError | NonFinite]]:
+        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+    ) -> Iterator[tuple[T, Result | TokenResult | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """Options of a job: at most `limit` records; `overwrite` replaces the output of an earlier job."""
+    """Options of a job: at most `limit` lines; of them a `shard`; `overwrite` replaces an earlier output."""
 
     limit: int | None = None
     tokens: bool = False
     reading: Reading = BY_ACCEPTED_NAMES
     overwrite: bool = False
+    shard: Shard | None = None
+
+    def lines(self, source: BinaryIO) -> Iterator[ParsedLine]:
+        """Parse the lines of an input that the job answers."""
+        return parsed_lines(source, self.limit, self.reading, self.shard)
+
+    def provenance(self, scorer: StreamScorer) -> Provenance:
+        """Return the provenance of a job that begins now."""
+        options = ScoringOptions.of(tokens=self.tokens, reading=self.reading, shard=self.shard)
+        return Provenance.of_run(scorer.fingerprint(), options)
 
 
 DEFAULT_OPTIONS = JobOptions()
@@ -66,9 +79,11 @@ class Tally:
 def run_to_stream(
     scorer: StreamScorer, source: BinaryIO, out: BinaryIO, tally: Tally, options: JobOptions = DEFAULT_OPTIONS
 ) -> None:
-    """Score `source` and write one line per record to `out`; raise SourceError before the first."""
+    """Score `source`; write a header and one line per record to `out`; raise SourceError before the first."""
     refuse_same_file(out, source)
-    _score(scorer, parsed_lines(source, options.limit, options.reading), out, tally)
+    lines = options.lines(source)
+    append(out, HeaderLine(options.provenance(scorer)).encode())
+    _score(scorer, lines, out, tally, tokens=options.tokens)
 
 
 def run_to_file(
@@ -80,21 +95,19 @@ def run_to_file(
     job wrote it, OutputUnwritable where it cannot be written. None of them changes the file. A limit is no
     part of a job: a run with a larger one continues.
     """
-    lines = parsed_lines(source, options.limit, options.reading)
-    job = {"tokens": "yes" if options.tokens else "no"} | options.reading.options()
-    fingerprint = scorer.fingerprint() | job
-    with claim(path, source, fingerprint, overwrite=options.overwrite) as output:
-        earlier = earlier_answers(path, lines, scorer.stream)
+    lines = options.lines(source)
+    with claim(path, source, options.provenance(scorer), overwrite=options.overwrite) as output:
+        earlier = earlier_answers(output, lines, scorer.stream)
         if earlier.torn:
-            output.truncate(earlier.num_bytes)
+            output.file.truncate(earlier.num_bytes)
         tally.records = tally.resumed = earlier.num_lines
         tally.errors.update(earlier.errors)
         try:
-            _score(scorer, lines, output, tally, earlier.digest.update)
+            _score(scorer, lines, output.file, tally, earlier.digest.update, tokens=options.tokens)
         finally:
             if tally.records > earlier.num_lines:
-                seal(path, fingerprint, tally.records, earlier.digest.hexdigest())
-        os.fsync(output.fileno())
+                output.seal(tally.records, earlier.digest.hexdigest())
+        os.fsync(output.file.fileno())
 
 
 def _score(
@@ -103,28 +116,18 @@ def _score(
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
+    *,
+    tokens: bool,
 ) -> None:
     """Score lines and append the answers; `written` is called with each that is out."""
     for line, outcome in scorer.stream((line, line.record) for line in lines):
-        answer = output_line(line, outcome)
-        _append(out, answer)
+        answer = output_line(line, outcome, tokens=tokens)
+        append(out, answer)
         written(answer)
         tally.records += 1
         if isinstance(outcome, StepscoreError):
             tally.errors[outcome.code] += 1
-        else:
+        elif isinstance(line.record, TokenRecord):
+            tally.tokens += line.record.num_tokens
+        elif not isinstance(outcome, TokenResult):
             tally.tokens += outcome.num_tokens
-
-
-def _append(out: BinaryIO, data: bytes) -> None:
-    try:
-        while data:
-            data = data[out.write(data) :]
-        out.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputUnwritable(
-            f"cannot write the output: {error.strerror}",
-            hint="lines already written stay valid: free space and run the same command again to resume",
-        ) from error

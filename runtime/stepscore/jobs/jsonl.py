@@ -22,8 +22,18 @@ from stepscore.errors import (
     StepscoreError,
     TooLarge,
 )
+from stepscore.jobs.provenance import is_header
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
-from stepscore.records import MESSAGES, Record, Result, record_from, record_of_output
+from stepscore.records import (
+    BY_ACCEPTED_NAMES,
+    MESSAGES,
+    AnyRecord,
+    Record,
+    Result,
+    TokenRecord,
+    TokenResult,
+    record_of_output,
+)
 
 MAX_LINE_BYTES = 4 << 20
 
@@ -32,13 +42,14 @@ MAX_LINE_BYTES = 4 << 20
 class ParsedLine:
     """One parsed input line: a record to score or an error, and the fields to pass through.
 
-    `index` counts the lines before it that are not empty, `number` is its 1-based number in the file.
+    `index` counts the lines before it that are neither empty nor headers, `number` is its 1-based number in
+    the file.
     """
 
     index: int
     number: int
     given_id: str | int | None
-    record: Record | InputError
+    record: AnyRecord | InputError
     passthrough: Mapping[str, msgspec.Raw]
 
     @property
@@ -75,14 +86,18 @@ def _readline(lines: BinaryIO, most: int) -> bytes:
 
 
 def not_empty(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that hold more than white space, each with its 1-based number."""
-    return ((number, line) for number, line in enumerate(lines, 1) if line and not line.isspace())
+    """Yield the lines that hold more than white space and are not headers, each with its 1-based number."""
+    return (
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line and not line.isspace() and not is_header(line)
+    )
 
 
 def parse_line(
     line: bytes,
     index: int,
-    read: Callable[[Mapping[str, Any]], Record] = record_from,
+    read: Callable[[Mapping[str, Any]], AnyRecord] = BY_ACCEPTED_NAMES.record,
     *,
     number: int | None = None,
 ) -> ParsedLine:
@@ -100,18 +115,24 @@ def parse_line(
     except InputError as error:
         return ParsedLine(index, number, given_id, error.untraced(), {})
     passed = {name: value for name, value in raw.items() if name not in OUTPUT_NAMES}
-    if not _gives(fields, record):
+    if isinstance(record, Record) and not _gives(fields, record):
         passed |= {"problem": _raw(record.problem), "steps": _raw(record.steps)}
     return ParsedLine(index, number, given_id, record, passed)
 
 
-def output_line(line: ParsedLine, outcome: Result | InputError | NonFinite) -> bytes:
+def output_line(
+    line: ParsedLine, outcome: Result | TokenResult | InputError | NonFinite, *, tokens: bool = False
+) -> bytes:
     """Return the output line that answers `line`, line feed included.
 
-    Rewards are float64 and log-probs float32, printed as the shortest decimal that reads back equal.
+    Rewards are float64, log-probs and token rewards float32, printed as the shortest decimal that reads back
+    equal. `tokens` writes the token-level values of a TokenResult, which always has them.
     """
     if isinstance(outcome, StepscoreError):
         return msgspec.json.encode(ErrorLine.of(line.id, outcome)) + b"\n"
+    if isinstance(outcome, TokenResult):
+        assert isinstance(line.record, TokenRecord)  # a result of token ids answers a record of them
+        return scored_line(line, ScoredLine.of_ids(line.id, line.record, outcome, tokens=tokens))
     return scored_line(line, ScoredLine.of(line.id, outcome))
 
 

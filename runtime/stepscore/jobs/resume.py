@@ -1,9 +1,9 @@
-"""Claim an output for a job: its fingerprint, its lock, and what must not be written over.
+"""Claim an output for a job: its header, its lock, its seal, and what must not be written over.
 
-The fingerprint of the run that began an output must equal this job's; earlier_answers.py compares the lines.
-The first batch of a resumed run begins where the output ends, so its log-probs may differ by 1e-5 from those
-of an uninterrupted run (another batch composition); the records before it and, as a rule, after it are equal
-to the bit.
+The header of the run that began an output must agree with this job's; earlier_answers.py compares the lines.
+An output of before headers is continued by the fingerprint beside it. The first batch of a resumed run begins
+where the output ends, so its log-probs may differ by 1e-5 from those of an uninterrupted run (another batch
+composition); the records before it and, as a rule, after it are equal to the bit.
 """
 
 from __future__ import annotations
@@ -13,31 +13,58 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
+from stepscore.errors import HeaderInvalid, OutputExists, OutputUnwritable, ResumeMismatch
+from stepscore.fileio import append_regular
+from stepscore.jobs.provenance import HEADER_START, HeaderLine, Provenance, is_header, read_header
+from stepscore.jobs.seal import (
+    DIGEST,
+    LINES,
+    not_written,
+    read_fingerprint,
+    read_seal,
+    seal_identity,
+    write_seal,
+)
 
-from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch
-from stepscore.fileio import append_regular, read_regular, write_atomically
-
-LINES, DIGEST = "lines", "sha256"
-"""Names of the seal in a fingerprint: the number of lines that a run left, and their digest."""
+MOST_HEADER_BYTES = 1 << 20
 
 
-def fingerprint_path(output: Path) -> Path:
-    """Return the path of an output's fingerprint, in the same folder."""
-    return output.with_name(output.name + ".fingerprint.json")
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An output that this process writes: its file, its header, and what its seal names it by.
+
+    The header is empty in an output of before headers, whose seal is a part of its fingerprint.
+    """
+
+    path: Path
+    file: BinaryIO
+    header: bytes
+    identity: dict[str, str]
+
+    def seal(self, num_lines: int, digest: str) -> None:
+        """Put beside the output how many lines a run leaves, and the SHA-256 of header and lines.
+
+        Then no edit of them is unseen. A run that is killed or has no space leaves an earlier seal, or none.
+        """
+        write_seal(self.path, self.identity, num_lines, digest)
+
+    def read_seal(self) -> tuple[str, str] | None:
+        """Return number of lines and digest of this output's seal, None where there is none."""
+        return read_seal(self.path, self.identity)
 
 
 @contextmanager
 def claim(
-    path: Path, source: BinaryIO, fingerprint: dict[str, str], *, overwrite: bool = False
-) -> Iterator[BinaryIO]:
-    """Open an output for appending, locked for this process; write its fingerprint, or check the one there.
+    path: Path, source: BinaryIO, provenance: Provenance, *, overwrite: bool = False
+) -> Iterator[Claim]:
+    """Open an output for appending, locked for this process; write its header, or compare the one there.
 
     With `overwrite`, the output of an earlier job is emptied first. Raises OutputExists for a file that no
-    job wrote, ResumeMismatch for one of another job, OutputUnwritable.
+    job wrote, ResumeMismatch for one of another job, HeaderInvalid, OutputUnwritable.
     """
     try:
         is_new = not path.exists()
@@ -47,20 +74,51 @@ def claim(
     with output:
         _lock(output, path)
         refuse_same_file(output, source)
-        if os.fstat(output.fileno()).st_size:
-            earlier = read_fingerprint(path)
-            if overwrite:
-                output.truncate(0)
-            else:
-                _compare(earlier, fingerprint, path)
-        if not os.fstat(output.fileno()).st_size:
+        header = _first_line(path)
+        if overwrite and header:
+            require_output(path)
+        if overwrite or _is_torn(header):
+            output.truncate(0)
+            header = b""
+        if not header:
+            header = HeaderLine(provenance).encode()
             try:
-                _write_fingerprint(fingerprint, path)
+                append(output, header)
             except OutputUnwritable:
                 if is_new:
                     path.unlink(missing_ok=True)
                 raise
-        yield output
+        elif not is_header(header):
+            header = b""
+        yield Claim(path, output, header, _compared(path, header, provenance))
+
+
+def _compared(path: Path, header: bytes, now: Provenance) -> dict[str, str]:
+    """Return what names the seal of an output; raise where it is not a part of this job's."""
+    if not header:
+        identity = {
+            name: text for name, text in read_fingerprint(path).items() if name not in {LINES, DIGEST}
+        }
+        _compare(identity, now, path)
+        return identity
+    earlier = read_header(header)
+    if earlier.derived:
+        raise OutputExists(
+            f"{path} is what `stepscore {earlier.derived[-1].command}` wrote", hint="give another output"
+        )
+    _compare(earlier.fingerprint(), now, path)
+    return seal_identity(earlier)
+
+
+def _compare(earlier: dict[str, str], job: Provenance, output: Path) -> None:
+    now = job.fingerprint()
+    differences = [
+        f"{name} was {earlier.get(name, 'not given')}, now {now.get(name, 'not given')}"
+        for name in sorted({*earlier, *now})
+        if earlier.get(name) != now.get(name)
+    ]
+    if differences:
+        raise resume_mismatch(output, "; ".join(differences))
 
 
 def resume_mismatch(path: Path, fault: str) -> ResumeMismatch:
@@ -71,53 +129,44 @@ def resume_mismatch(path: Path, fault: str) -> ResumeMismatch:
     )
 
 
-def read_fingerprint(output: Path) -> dict[str, str]:
-    """Return the fingerprint of a job's output; raise OutputExists where it is missing or invalid."""
-    place = fingerprint_path(output)
-    try:
-        return msgspec.json.decode(read_regular(place), type=dict[str, str])
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise OutputUnwritable(
-                f"cannot read {place}: {error.strerror}", hint="remove it, or give another output"
-            ) from None
-        raise _not_written(output) from None
-    except (ValueError, RecursionError):
-        raise _not_written(output) from None
+def require_output(path: Path) -> None:
+    """Raise OutputExists where the file at `path` is not the output of a job."""
+    header = _first_line(path)
+    if not is_header(header) and not _is_torn(header):
+        read_fingerprint(path)
+    elif is_header(header):
+        with suppress(HeaderInvalid):
+            if read_header(header).derived:
+                raise not_written(path)
 
 
-def _not_written(output: Path) -> OutputExists:
-    return OutputExists(
-        f"{output} was not written by stepscore: {fingerprint_path(output).name} is missing or invalid",
-        hint="give another output, or delete it",
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline(MOST_HEADER_BYTES)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether a first line is a header whose end is missing: nothing was answered behind it."""
+    return (
+        0 < len(line) < MOST_HEADER_BYTES
+        and not line.endswith(b"\n")
+        and (line.startswith(HEADER_START) or HEADER_START.startswith(line))
     )
 
 
-def seal(path: Path, fingerprint: dict[str, str], num_lines: int, digest: str) -> None:
-    """Add to the fingerprint how many lines a run leaves, and their SHA-256: then no edit of them is unseen.
-
-    A run that is killed or has no space leaves an earlier seal, or none.
-    """
-    with suppress(OutputUnwritable):
-        _write_fingerprint({**fingerprint, LINES: str(num_lines), DIGEST: digest}, path)
-
-
-def _compare(earlier: dict[str, str], now: dict[str, str], output: Path) -> None:
-    differences = [
-        f"{name} was {earlier.get(name, 'not given')}, now {now.get(name, 'not given')}"
-        for name in sorted({*earlier, *now} - {LINES, DIGEST})
-        if earlier.get(name) != now.get(name)
-    ]
-    if differences:
-        raise resume_mismatch(output, "; ".join(differences))
-
-
-def _write_fingerprint(fingerprint: dict[str, str], output: Path) -> None:
-    text = msgspec.json.format(msgspec.json.encode(fingerprint), indent=2)
-    place = fingerprint_path(output)
-    if os.path.lexists(place) and not os.path.isfile(place):  # a FIFO would be waited for
-        raise OutputUnwritable(f"cannot write {place}: it is not a regular file", hint="remove it")
-    write_atomically(place, [text, b"\n"])
+def append(out: BinaryIO, data: bytes) -> None:
+    """Write bytes to an unbuffered output, all of them."""
+    try:
+        while data:
+            data = data[out.write(data) :]
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputUnwritable(
+            f"cannot write the output: {error.strerror}",
+            hint="lines already written stay valid: free space and run the same command again to resume",
+        ) from error
 
 
 def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:

@@ -11,7 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
-from stepscore.records import MESSAGES, OTHER_TEXTS, PROBLEM_NAMES, STEPS_NAMES, Result
+from stepscore.jobs.input_schema import input_schema
+from stepscore.jobs.provenance import HeaderLine
+from stepscore.records import Result, TokenRecord, TokenResult
 from stepscore.visible import one_line
 
 MAX_ID_CHARS = 1000
@@ -42,7 +44,11 @@ class ErrorLine(msgspec.Struct, frozen=True):
 
 
 class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields that scoring adds to a line of n steps and L tokens; all other input fields pass through."""
+    """Fields that scoring adds to a line of n steps and L tokens; all other input fields pass through.
+
+    Log-prob j is that of token j + 1 of all L; in a line of token ids it is that of token j of the response,
+    which has R tokens.
+    """
 
     id: Annotated[Id, Meta(description="id of the input line, else its 0-based index")]
     cumulative_rewards: Annotated[
@@ -65,12 +71,16 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ]
     step_ends: Annotated[
-        list[int],
-        Meta(
-            description="n indices into the log-probs, where j is that of token j + 1: the last one "
-            "summed for each step"
-        ),
+        list[int], Meta(description="n indices into the log-probs: the last one summed for each step")
     ]
+    first_summed: Annotated[
+        int | None,
+        Meta(
+            description="index of the first log-prob summed, so that step_ends[k] - first_summed + 1 are "
+            "summed up to step k: 0 by the convention `card` and in a line of token ids, else "
+            "response_start - 1; absent in lines of earlier versions",
+        ),
+    ] = None
     special_text: Annotated[
         bool, Meta(description="true if problem or steps spell a control token, which was encoded as text")
     ] = False
@@ -79,10 +89,19 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         list[str] | None, Meta(description="L texts: what each token adds (with --tokens)")
     ] = None
     policy_logprobs: Annotated[
-        list[float] | None, Meta(description="L - 1 log-probs of the policy, nats (with --tokens)")
+        list[float] | None,
+        Meta(description="L - 1 log-probs of the policy, nats; R in a line of token ids (with --tokens)"),
     ] = None
     reference_logprobs: Annotated[
-        list[float] | None, Meta(description="L - 1 log-probs of the reference, nats (with --tokens)")
+        list[float] | None,
+        Meta(description="L - 1 log-probs of the reference, nats; R in a line of token ids (with --tokens)"),
+    ] = None
+    token_rewards: Annotated[
+        list[float] | None,
+        Meta(
+            description="R rewards: beta times policy_logprobs minus reference_logprobs (with --tokens, in a "
+            "line of token ids)"
+        ),
     ] = None
 
     @classmethod
@@ -96,6 +115,7 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             num_tokens=result.num_tokens,
             response_start=result.response_start,
             step_ends=result.step_ends,
+            first_summed=result.first_summed,
             special_text=result.special_text,
             token_ids=None if result.token_ids is None else result.token_ids.tolist(),
             token_texts=result.token_texts,
@@ -103,12 +123,32 @@ class ScoredLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             reference_logprobs=_shortest(result.reference_logprobs),
         )
 
+    @classmethod
+    def of_ids(cls, line_id: Id, record: TokenRecord, result: TokenResult, *, tokens: bool) -> ScoredLine:
+        """Return the line of a result of token ids, with one value per token where `tokens` asks for them."""
+        return cls(
+            id=line_id,
+            cumulative_rewards=result.cumulative_rewards,
+            step_rewards=result.step_rewards,
+            outcome_reward=result.outcome_reward,
+            num_tokens=record.num_tokens,
+            response_start=len(record.prompt_token_ids),
+            step_ends=result.step_ends,
+            first_summed=0,
+            policy_logprobs=_shortest(result.policy_logprobs) if tokens else None,
+            reference_logprobs=_shortest(result.reference_logprobs) if tokens else None,
+            token_rewards=_shortest(result.token_rewards) if tokens else None,
+        )
+
 
 class RewardsLine(msgspec.Struct, frozen=True):
-    """The rewards of a line, which are all that choosing and evaluating need."""
+    """The rewards of a line and where they are summed, which is all that choosing and evaluating need."""
 
     cumulative_rewards: Rewards
     step_rewards: Rewards
+    step_ends: list[int] | None = None
+    first_summed: int | None = None
+    response_start: int | None = None
 
 
 OUTPUT_NAMES = (*ScoredLine.__struct_fields__, "error")
@@ -160,67 +200,16 @@ def _decode(text: bytes, scored: msgspec.json.Decoder[T]) -> T | ErrorLine:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Return JSON Schema (2020-12) of the lines: `input`, `scored` and `error`.
+    """Return JSON Schema (2020-12) of the lines: `header`, `input`, `scored` and `error`.
 
     >>> sorted(json_schemas())
-    ['error', 'input', 'scored']
+    ['error', 'header', 'input', 'scored']
     """
     return {
-        "input": _input_schema(),
+        "input": input_schema(MAX_ID_CHARS),
+        "header": msgspec.json.schema(HeaderLine),
         "scored": msgspec.json.schema(ScoredLine),
         "error": msgspec.json.schema(ErrorLine),
-    }
-
-
-def _input_schema() -> dict[str, Any]:
-    """Describe what `records.record_from` accepts, which no struct says: a problem and steps by any name."""
-    steps = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    properties: dict[str, Any] = {
-        "id": {
-            "description": "unique in the file; default: the 0-based index of the line",
-            "anyOf": [
-                {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
-                {"type": "string", "maxLength": MAX_ID_CHARS},
-                {"type": "null"},
-            ],
-        }
-    }
-    for name in PROBLEM_NAMES:
-        alias = "" if name == PROBLEM_NAMES[0] else f"; another name of `{PROBLEM_NAMES[0]}`"
-        properties[name] = {"type": "string", "description": f"text of the problem{alias}"}
-    for name in STEPS_NAMES:
-        alias = "" if name == STEPS_NAMES[0] else f"; another name of `{STEPS_NAMES[0]}`"
-        properties[name] = {"description": f"steps of the solution, in order{alias}"}
-        if name not in OTHER_TEXTS:
-            properties[name] |= steps
-    properties["solution"]["description"] += "; beside another name of them, anything else is a gold solution"
-    properties["answer"]["description"] += "; beside another name of them, anything else is the final answer"
-    turn = {
-        "type": "object",
-        "properties": {"role": {"type": "string"}, "content": {"type": "string"}},
-        "required": ["role", "content"],
-    }
-    conversation = {"type": "array", "items": turn, "minItems": 2}
-    of_messages = {"required": [MESSAGES], "properties": {MESSAGES: conversation}}
-    properties[MESSAGES] = {
-        "description": "one user and one assistant message: problem and solution, which is split at blank "
-        "lines; read for what no other field gives"
-    }
-    return {
-        "title": "InputLine",
-        "description": "One solution to score. Fields that are names of the same thing must be equal; every "
-        "other field passes through unchanged.",
-        "type": "object",
-        "properties": properties,
-        "allOf": [
-            {"anyOf": [*({"required": [name]} for name in PROBLEM_NAMES), of_messages]},
-            {
-                "anyOf": [
-                    *({"required": [name], "properties": {name: steps}} for name in STEPS_NAMES),
-                    of_messages,
-                ]
-            },
-        ],
     }
 
 

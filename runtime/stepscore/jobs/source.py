@@ -19,16 +19,27 @@ from typing import BinaryIO
 from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
 from stepscore.jobs.foreign_format import foreign_format
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
-from stepscore.records import BY_ACCEPTED_NAMES, Reading, Record
+from stepscore.jobs.shards import Shard, shard_index
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
 
 
+ReadLine = tuple[ParsedLine, bytes]
+"""A parsed line, and the bytes that it was read from."""
+
+
 def parsed_lines(
-    source: BinaryIO, limit: int | None = None, reading: Reading = BY_ACCEPTED_NAMES
+    source: BinaryIO,
+    limit: int | None = None,
+    reading: Reading = BY_ACCEPTED_NAMES,
+    shard: Shard | None = None,
 ) -> Iterator[ParsedLine]:
     """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
+
+    Headers of scored files are skipped as empty lines are. Of a shard, the whole input is parsed, so that its
+    lines have the indices and the errors that they have without it.
 
     Ids that print the same (7 and "7") are the same. A valid record without an id claims its index; an
     invalid line claims an id only if one could be read.
@@ -37,17 +48,32 @@ def parsed_lines(
     first record. Raises NoRecords where none of them is a record, IdsRepeat where the samples of a problem
     share its id.
     """
+    lines = _checked_lines(source, limit, reading)
+    return (
+        line
+        for line, text in lines
+        if shard is None or shard.index == shard_index(line.record, text, shard.count)
+    )
+
+
+def lines_by_shard(source: BinaryIO, reading: Reading, count: int) -> Iterator[tuple[int, ParsedLine]]:
+    """Parse an input as `parsed_lines` does; yield each line with the number of its shard of `count`."""
+    lines = _checked_lines(source, None, reading)
+    return ((shard_index(line.record, text, count), line) for line, text in lines)
+
+
+def _checked_lines(source: BinaryIO, limit: int | None, reading: Reading) -> Iterator[ReadLine]:
     ids = _Ids()
     texts = islice(not_empty(read_lines(source)), limit)
     first = next(texts, None)
     lines = _parsed(texts if first is None else chain([first], texts), reading, ids)
-    head: list[ParsedLine] = []
-    for line in islice(lines, FIRST_LINES):
-        head.append(line)
-        if isinstance(line.record, Record) and not _is_file(source):
+    head: list[ReadLine] = []
+    for line, text in islice(lines, FIRST_LINES):
+        head.append((line, text))
+        if not (isinstance(line.record, InputError) or _is_file(source)):
             break
     if first is not None:
-        _check(first[1], head, ids.of_samples)
+        _check(first[1], [line for line, _ in head], ids.of_samples)
     return chain(head, lines)
 
 
@@ -63,10 +89,10 @@ class _Ids:
 
     def checked(self, line: ParsedLine) -> ParsedLine:
         """Return the line, with DuplicateId where an earlier one has its id."""
-        record = line.record if isinstance(line.record, Record) else None
+        record = None if isinstance(line.record, InputError) else line.record
         if line.given_id is None and record is None:
             return line
-        problem, steps = (_digest(record.problem), _digest(*record.steps)) if record else (b"", b"")
+        problem, steps = _digests(record) if record else (b"", b"")
         earlier = self._claimed((str(line.id), problem, steps))
         if earlier is None:
             return line
@@ -91,14 +117,22 @@ class _Ids:
         return problem, steps
 
 
+def _digests(record: AnyRecord) -> tuple[bytes, bytes]:
+    """Return the digests of problem and steps, or of prompt and response."""
+    if isinstance(record, TokenRecord):
+        prompt, response = (map(str, ids) for ids in (record.prompt_token_ids, record.response_token_ids))
+        return _digest(*prompt), _digest(*response)
+    return _digest(record.problem), _digest(*record.steps)
+
+
 def _digest(*texts: str) -> bytes:
     return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ParsedLine]:
+def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ReadLine]:
     with closing(ids.seen):
         for index, (number, text) in enumerate(texts):
-            yield ids.checked(parse_line(text, index, reading.record, number=number))
+            yield ids.checked(parse_line(text, index, reading.record, number=number)), text
 
 
 def _is_file(source: BinaryIO) -> bool:
@@ -110,7 +144,7 @@ def _is_file(source: BinaryIO) -> bool:
 
 def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:
     """Raise NoRecords or IdsRepeat where the first lines show what is wrong with the whole file."""
-    if not any(isinstance(line.record, Record) for line in head):
+    if all(isinstance(line.record, InputError) for line in head):
         raise _no_records(first, head)
     if 4 * of_samples >= len(head):
         raise IdsRepeat(
@@ -125,7 +159,7 @@ def _no_records(first: bytes, head: list[ParsedLine]) -> NoRecords:
     if found is not None:
         return NoRecords(f"the input is {found.name}, not JSON Lines: one object a line", hint=found.remedy)
     line = head[0]
-    assert isinstance(line.record, InputError)  # none is a Record
+    assert isinstance(line.record, InputError)  # all are
     return NoRecords(
         f"none of the first {len(head)} lines is a record; line {line.number}: {line.record.message}",
         hint='write lines such as {"problem": "...", "steps": ["...", "..."]}',

@@ -204,9 +204,42 @@ class PromptEncoder:
         """
         return np.array([*self._lead, *self._encode(self._problem_head).ids], dtype=np.int64)
 
+    def prompt_ids(self, problem: str) -> np.ndarray:
+        """Return the tokens that a model continues for a problem, int64 [h]: the render up to the response.
+
+        Raises InvalidRecord for a lone surrogate or a text that the tokenizer fails on; TooLong only where a
+        glance shows it.
+        """
+        _check_unicode("problem", problem)
+        turn = self._problem_head + problem + self._problem_tail
+        with tokenizer_faults_as(
+            InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
+        ):
+            self._refuse_long(turn)
+            parts = (self._lead, self._encode(turn).ids, self._middle, self._encode(self._response_head).ids)
+        return np.array([*chain.from_iterable(parts)], dtype=np.int64)
+
     def system_message(self) -> str | None:
         """Return the text of the system message that the template itself adds, None if it adds none."""
         return system_message(self.template.prefix, self._special)
+
+    def rendered_ids(self, text: str) -> list[int]:
+        """Return the token ids of a prompt that is written out, template and all; nothing is added.
+
+        Control tokens in it are matched, as transformers, vLLM and SGLang do: a text from elsewhere belongs
+        into a record, where it is data. Raises InvalidRecord for a lone surrogate or a text that the
+        tokenizer fails on; TooLong for one that is far too long.
+        """
+        _check_unicode("the prompt", text)
+        with tokenizer_faults_as(
+            InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
+        ):
+            self._refuse_long(*self._special.split(text))
+            return self._literal_ids(text)
+
+    def control_tokens(self, text: str) -> list[str]:
+        """Return the control tokens that a text spells, in their order."""
+        return self._special.findall(text)
 
     def texts(self, token_ids: Sequence[int]) -> list[str]:
         """Return the text that each token adds; a character of several tokens comes with the last one."""

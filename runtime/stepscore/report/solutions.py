@@ -10,7 +10,7 @@ import msgspec
 from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.jsonl import parse_line
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, LineError, ScoredLine, decode_line
-from stepscore.records import PROBLEM_NAMES, record_of_output
+from stepscore.records import PROBLEM_NAMES, of_texts, record_of_output
 
 MAX_FIELD_CHARS = 200
 
@@ -49,13 +49,14 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 def solutions(lines: Iterable[bytes]) -> list[ReportRecord]:
     """Read the output of `stepscore score`; an invalid line becomes a record with its error.
 
-    Raises NotScored where no record has rewards.
+    Raises NotScored where no record has rewards and texts.
     """
     found = [_read(line, index) for index, line in enumerate(lines) if line.strip()]
     if not any(each.step_rewards for each in found):
         first = next((f": {each.error.message}" for each in found if each.error), "")
         raise NotScored(
-            f"no record has rewards{first}", hint="give the output of `stepscore score`, not its input"
+            f"no record has rewards and texts{first}",
+            hint="give the output of `stepscore score` for texts, not its input",
         )
     return found
 
@@ -72,7 +73,9 @@ def _read(text: bytes, index: int) -> ReportRecord:
 
 
 def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
-    record = record_of_output(fields)
+    record = of_texts(record_of_output(fields))
+    if isinstance(record, InputError):
+        raise record
     if not len(record.steps) == len(scored.step_rewards) == len(scored.cumulative_rewards):
         raise InvalidRecord(
             f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards and "

@@ -19,6 +19,7 @@ import numpy as np
 from stepscore.enums import Method, Reducer, Series
 from stepscore.errors import NoAnswer
 from stepscore.jobs.scored_records import Scored
+from stepscore.rewards import aggregate, probability
 from stepscore.selection.answers import Same, group_answers
 from stepscore.selection.expected_accuracy import (
     MOST_SUBSETS,
@@ -29,19 +30,28 @@ from stepscore.selection.expected_accuracy import (
     subsets,
     voting_accuracy,
 )
-from stepscore.selection.rules import aggregate, answer_codes, best_of_n, elect, vote_weights
+from stepscore.selection.rules import answer_codes, best_of_n, elect, vote_weights
 from stepscore.selection.sample_answers import AnswerField, refuse_two_truths
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionMethod:
-    """How one sample is selected; `seed` is that of random subsets and of the bootstrap."""
+    """How one sample is selected; `seed` is that of random subsets and of the bootstrap.
+
+    A `temperature` that is given also asks for the probability of the selected sample; None weighs votes
+    with 1.
+    """
 
     method: Method = Method.BEST_OF_N
     series: Series = Series.CUMULATIVE
     reducer: Reducer = Reducer.LAST
-    temperature: float = 1.0
+    temperature: float | None = None
     seed: int = 0
+
+    @property
+    def vote_temperature(self) -> float:
+        """Return the temperature of the weights of votes."""
+        return 1.0 if self.temperature is None else self.temperature
 
     @property
     def score_name(self) -> str:
@@ -68,6 +78,8 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
     score_name: str
     score: float
     num_samples: int
+    probability: float | None = None
+    """sigmoid(score / temperature), where a temperature was given."""
     answer: str | None = None
     votes: int | None = None
     """Number of samples with an equal answer."""
@@ -138,7 +150,7 @@ def judged(
     return Problem(
         ids=tuple(sample.id for sample in samples),
         offsets=tuple(sample.offset for sample in samples),
-        scores=np.array([aggregate(sample.series(rule.series), rule.reducer) for sample in samples]),
+        scores=np.array([aggregate(sample.scores, rule.reducer) for sample in samples]),
         answers=tuple(answers),
         codes=answer_codes(answers),
         correct=correct,
@@ -159,12 +171,13 @@ def select_sample(problem: Problem, rule: SelectionMethod) -> int:
 
 def selection(problem: Problem, at: int, rule: SelectionMethod) -> Selection:
     """Return the score, answer and votes of sample `at`, the selected one."""
-    answer = problem.answers[at]
+    answer, score = problem.answers[at], float(problem.scores[at])
     return Selection(
         method=rule.method,
         score_name=rule.score_name,
-        score=float(problem.scores[at]),
+        score=score,
         num_samples=len(problem.ids),
+        probability=None if rule.temperature is None else probability(score, rule.temperature),
         answer=answer,
         votes=None if answer is None else problem.answers.count(answer),
     )
@@ -232,7 +245,7 @@ def _figures(problem: Problem, rule: SelectionMethod, n: int) -> tuple[float, fl
 
 def _weights(problem: Problem, rule: SelectionMethod) -> np.ndarray:
     if rule.method is Method.WEIGHTED:
-        return vote_weights(problem.scores, problem.codes, rule.temperature)
+        return vote_weights(problem.scores, problem.codes, rule.vote_temperature)
     return np.ones(len(problem.ids), dtype=np.int64)
 
 

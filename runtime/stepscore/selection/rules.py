@@ -1,4 +1,4 @@
-"""Reduce step rewards to one score, and select one of several samples: best-of-N, voting. Pure."""
+"""Select one of several samples by their scores: best-of-N, voting. Pure."""
 
 from __future__ import annotations
 
@@ -6,38 +6,11 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from stepscore.enums import Reducer
-from stepscore.rewards import Scores
+from stepscore.rewards import Scores, finite_scores
 
 Answers = Sequence[Hashable] | np.ndarray
 
 _WEIGHT_UNIT = 2.0**40  # weights are integer multiples of 2^-40 of the largest: their sums are exact
-
-
-def aggregate(scores: Scores, reducer: Reducer | str) -> float:
-    """Reduce the scores of the steps to one score of the solution: last, lowest, mean, sum or highest.
-
-    scores: float [n], n >= 1, any unit: cumulative or step rewards. The result is called <series>-<reducer>:
-    `cumulative-last` is the outcome reward, and so is `step-sum`. Raises ValueError when there is no score,
-    one is not finite, or the reducer is unknown; `prod` is rejected, since the product of two negative
-    rewards is positive. Source: the best-of-N evaluation of EurusPRM (the minimum for Stage 1, the
-    cumulative rewards for Stage 2).
-
-    >>> [aggregate([0.5, -1.0, 0.25], reducer) for reducer in ("last", "min", "mean", "sum", "max")]
-    [0.25, -1.0, -0.08333333333333333, -0.25, 0.5]
-    """
-    values = _finite_scores(scores)
-    match Reducer(reducer):
-        case Reducer.LAST:
-            return float(values[-1])
-        case Reducer.MIN:
-            return float(values.min())
-        case Reducer.MEAN:
-            return float(values.mean())
-        case Reducer.SUM:
-            return float(values.sum())
-        case Reducer.MAX:
-            return float(values.max())
 
 
 def best_of_n(scores: Scores) -> int:
@@ -48,7 +21,7 @@ def best_of_n(scores: Scores) -> int:
     >>> best_of_n([0.1, 0.7, 0.7])
     1
     """
-    return int(_finite_scores(scores).argmax())
+    return int(finite_scores(scores).argmax())
 
 
 def weighted_best_of_n(scores: Scores, answers: Answers, *, temperature: float = 1.0) -> int:
@@ -103,7 +76,7 @@ def vote_weights(scores: Scores, codes: np.ndarray, temperature: float) -> np.nd
     """Return sigmoid(scores / temperature) in units of 2^-40 of the largest with an answer; int64 [N]."""
     if not 0 < temperature < np.inf:
         raise ValueError(f"the temperature is {temperature}; it must be a finite number above 0")
-    values = _finite_scores(scores)
+    values = finite_scores(scores)
     if values.shape != codes.shape:
         raise ValueError(f"{values.size} scores, but {codes.size} answers")
     voting = codes >= 0
@@ -135,12 +108,3 @@ def _elected(weights: np.ndarray, codes: np.ndarray) -> int:
     if not (codes >= 0).any():
         raise ValueError("no sample has an answer")
     return int(elect(weights, codes, np.arange(codes.size)[None])[0])
-
-
-def _finite_scores(scores: Scores) -> np.ndarray:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError("needs at least one score, in one dimension")
-    if not np.isfinite(values).all():
-        raise ValueError("a score is NaN or infinite")
-    return values

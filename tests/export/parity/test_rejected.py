@@ -37,6 +37,9 @@ def test_bad_lines_are_named_and_counted_and_the_rest_is_compared(int8: Path, tm
     found = json.loads(done.stdout)
     assert found["left_out"] == {"invalid_json": 1, "no_steps": 1}
     assert (found["num_lines"], found["fidelity"]["num_sequences"]) == (4, 2)
+    origin = found["stepscore"]
+    assert (origin["pair"], origin["beta"]) == (found["pair"]["fingerprint"], found["beta"])
+    assert (origin["convention"], origin["version"]) == (found["convention"], found["pair"]["stepscore"])
 
 
 def test_first_ten_bad_lines_are_named(int8: Path, tmp_path: Path) -> None:

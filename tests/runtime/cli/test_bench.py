@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ def test_bench_json_has_the_numbers_of_the_table(tiny_pair: Path, data: Path) ->
     assert timing["sharing"] is not None
     assert (report["provider"], report["threads"]) == ("cpu", 1)
     assert report["peak_mb"] > 0
+    origin = report["stepscore"]
+    assert (origin["pair"], origin["beta"]) == (Pair.open(tiny_pair).fingerprint, None)
+    assert origin["version"] == version("stepscore")
+    assert origin["date"]
 
 
 def test_the_limit_takes_the_first_lines(tiny_pair: Path, data: Path) -> None:

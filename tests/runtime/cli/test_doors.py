@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -15,12 +16,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
+from testing.outputs import answers, lines_of
 
 import stepscore.jobs.source as source_module
 from stepscore.cli.group import MOST_CHARS
 from stepscore.cli.main import main
 from stepscore.errors import StepscoreError
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.scorer import Scorer
 from stepscore.visible import one_line, printable, printable_json
 
@@ -68,32 +70,28 @@ def _as_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [_as_fifo, _as_folder])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["score", "pair", "in.jsonl", "-o", "scored.jsonl"],
-        ["report", "scored.jsonl"],
-        ["evaluate", "processbench", "scored.jsonl", "--threshold", "0"],
-    ],
-)
-def test_what_stands_in_place_of_a_fingerprint_is_not_waited_for(
-    folder: Path, put: Any, command: list[str]
-) -> None:
+def test_what_stands_in_place_of_a_seal_is_not_waited_for(folder: Path, put: Any) -> None:
     place = fingerprint_path(folder / "scored.jsonl")
     place.unlink()
     put(place)
     before = (folder / "scored.jsonl").read_bytes()
-    refused(invoke(*command), f"cannot read {place.name}: it is not a regular file")
-    assert (folder / "scored.jsonl").read_bytes() == before
+    again = ("score", "pair", "in.jsonl", "-o", "scored.jsonl")
+    refused(invoke(*again), f"cannot read {place.name}: it is not a regular file")
+    assert invoke("report", "scored.jsonl").exit_code == 0  # the header is enough
+    (folder / "scored.jsonl").write_bytes(b"".join(lines_of(before)))
+    for command in (again, ("report", "scored.jsonl"), ("select", "scored.jsonl")):
+        refused(invoke(*command), f"cannot read {place.name}: it is not a regular file")
+    assert (folder / "scored.jsonl").read_bytes() == b"".join(lines_of(before))
 
 
-def test_a_new_output_whose_fingerprint_cannot_be_written_is_not_left_behind(folder: Path) -> None:
-    os.mkfifo(folder / "new.jsonl.fingerprint.json")
-    refused(invoke("score", "pair", "in.jsonl", "-o", "new.jsonl"), "it is not a regular file")
-    name = "n" * 250  # the name of its fingerprint is too long
-    refused(invoke("score", "pair", "in.jsonl", "-o", name), "File name too long")
-    assert not (folder / "new.jsonl").exists()
-    assert not (folder / name).exists()
+@pytest.mark.parametrize("name", ["new.jsonl", "n" * 250])  # the name of its seal would be too long
+def test_an_output_whose_seal_cannot_be_written_has_none(folder: Path, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.mkfifo(folder / f"{name}.fingerprint.json")
+    for _ in range(2):
+        done = invoke("score", "pair", "in.jsonl", "-o", name, "--overwrite")
+        assert done.exit_code == 0, done.output
+    assert lines_of((folder / name).read_bytes()) == lines_of((folder / "scored.jsonl").read_bytes())
 
 
 @pytest.mark.usefixtures("folder")
@@ -209,7 +207,8 @@ def test_output_that_is_lost_is_an_error(folder: Path, command: str, where: str,
 def test_a_file_is_the_same_whatever_streams_are_closed(folder: Path, closed: str) -> None:
     """A closed descriptor is the number of the next file that is opened."""
     assert shell(folder, f"$S score pair in.jsonl -o other.jsonl {closed}").returncode == 0
-    assert (folder / "other.jsonl").read_bytes() == (folder / "scored.jsonl").read_bytes()
+    other, scored = ((folder / name).read_bytes() for name in ("other.jsonl", "scored.jsonl"))
+    assert lines_of(other) == lines_of(scored)
 
 
 @pytest.mark.slow
@@ -224,9 +223,9 @@ def test_standard_input_that_is_closed_is_an_error(folder: Path) -> None:
 @pytest.mark.parametrize("to", ["| cat > out", "> out"])
 def test_standard_output_may_be_given_by_its_name(folder: Path, name: str, to: str) -> None:
     for command, expected in (
-        ("$S score pair in.jsonl --quiet", (folder / "scored.jsonl").read_text()),
+        ("$S score pair in.jsonl --quiet", '{"stepscore":{'),
         ("$S report scored.jsonl", "<!doctype html>"),
-        ("$S select scored.jsonl", '{"problem":"p"'),
+        ("$S select scored.jsonl", '{"stepscore":{'),
     ):
         assert shell(folder, f"{command} -o {name} {to}").returncode == 0
         assert (folder / "out").read_text().startswith(expected)
@@ -287,7 +286,7 @@ def test_what_a_message_quotes_is_printable(command: list[str]) -> None:
 
 
 def test_ids_of_strangers_are_printable(folder: Path) -> None:
-    good = json.loads((folder / "scored.jsonl").read_text()) | {"label": 0}
+    good = answers((folder / "scored.jsonl").read_bytes())[0] | {"label": 0}
     bad = {"id": HOSTILE, "problem": "p", "steps": "no"}
     (folder / "scored.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (good, bad)))
     done = invoke("evaluate", "processbench", "scored.jsonl", "--threshold", "0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeResult, FakeScorer
+from testing.outputs import answers
 
 from stepscore.cli import group as shell
 from stepscore.cli.main import main
@@ -95,7 +95,7 @@ def test_colour_is_for_terminals_and_no_color_is_honoured(monkeypatch: pytest.Mo
 def test_the_commands_work_on_a_real_pair(tiny_pair: Path) -> None:
     done = invoke("score", tiny_pair, "-", "--tokens", stdin=GOOD)
     assert done.exit_code == 0
-    answer = json.loads(done.stdout)
+    (answer,) = answers(done.stdout)
     assert len(answer["cumulative_rewards"]) == len(answer["step_ends"]) == 2
     assert len(answer["policy_logprobs"]) == answer["num_tokens"] - 1
     assert "outcome" in invoke("score", tiny_pair, "--problem", "1+1?", "--step", "2").stdout

@@ -14,13 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from testing import scored_lines
 from testing.fake_scorer import FakeScorer
+from testing.outputs import lines_of
 from testing.scored_records import scored
 
 from stepscore.cli.main import main
 from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
-from stepscore.jobs.resume import fingerprint_path
 from stepscore.jobs.schema import LineError
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.report.page import Page, inert_json, render
 from stepscore.report.solutions import ReportRecord, solutions
 from stepscore.scorer import Scorer
@@ -167,7 +169,7 @@ def invoke(*arguments: object) -> Result:
 
 @pytest.fixture
 def scored_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `score --tokens` writes, with its fingerprint."""
+    """What `score --tokens` writes."""
     monkeypatch.setattr(Scorer, "load", FakeScorer.load)
     source = tmp_path / "in.jsonl"
     source.write_text('{"problem": "1 + 1?", "steps": ["2", "So 2."]}\n{\n')
@@ -190,6 +192,7 @@ def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path
 def test_a_threshold_in_nats_is_a_reward_on_the_page(scored_file: Path, tmp_path: Path) -> None:
     page = data_of(invoke(scored_file, "--threshold-nats", "-500").stdout)
     assert page["threshold"] == -0.5
+    scored_file.write_bytes(b"".join(lines_of(scored_file.read_bytes())))
     fingerprint_path(scored_file).unlink()
     done = invoke(scored_file, "--threshold-nats", "-500")
     assert done.exit_code == 2
@@ -226,8 +229,24 @@ def test_a_file_that_was_not_scored_is_refused_with_a_hint(tmp_path: Path) -> No
     (tmp_path / "in.jsonl").write_text('{"problem": "p", "steps": ["s"]}\n')
     done = invoke(tmp_path / "in.jsonl", "-o", tmp_path / "report.html")
     assert done.exit_code == 3
-    assert "hint: give the output of `stepscore score`, not its input" in done.stderr
+    assert "hint: give the output of `stepscore score` for texts, not its input" in done.stderr
     assert not (tmp_path / "report.html").exists()
+
+
+def test_token_ids_have_no_text_to_show(scored_file: Path, tmp_path: Path) -> None:
+    ids = {"prompt_token_ids": [1], "response_token_ids": [2]}
+    line = scored_lines.scored([0.1], problem=None, steps=None, id="ids", **ids)
+    path = scored_lines.write(tmp_path / "ids.jsonl", line)
+    done = invoke(path)
+    assert done.exit_code == 3
+    assert (
+        "no record has rewards and texts: the record holds token ids, but texts are needed here"
+        in done.stderr
+    )
+    with path.open("ab") as file:
+        file.write(scored_file.read_bytes())
+    shown = data_of(invoke(path).stdout)["records"]
+    assert (shown[0]["id"], shown[0]["error"]["code"], len(shown)) == ("ids", "invalid_record", 3)
 
 
 def test_report_accepts_an_unfinished_run(scored_file: Path) -> None:

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeScorer
+from testing.outputs import answers, lines_of, stop_clock
 from testing.uninstalled import uninstall
 
 from stepscore.cli import load_options
 from stepscore.cli.main import main
 from stepscore.errors import NotFound
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.scorer import Scorer
 
 FAKE = Path(__file__).parents[3] / "testing" / "fake_scorer.py"
@@ -32,6 +33,7 @@ GOOD = '{"id": "a", "problem": "p", "steps": ["1", "2"]}\n'
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    stop_clock(monkeypatch)
     if "tiny_pair" not in request.fixturenames:
         monkeypatch.setattr(Scorer, "load", FakeScorer.load)
 
@@ -52,7 +54,7 @@ def cli(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
 def test_score_writes_to_stdout_by_default_and_talks_on_stderr() -> None:
     done = invoke("score", "pair", "-", stdin=GOOD)
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["id"] == "a"
+    assert [answer["id"] for answer in answers(done.stdout)] == ["a"]
     assert re.match(r"1 records in \d+\.\d s: 1 scored", done.stderr)
 
 
@@ -60,14 +62,14 @@ def test_score_reads_and_writes_files(tmp_path: Path) -> None:
     (tmp_path / "in").write_text(GOOD)
     done = invoke("score", "pair", tmp_path / "in", "-o", tmp_path / "out")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert json.loads((tmp_path / "out").read_text())["id"] == "a"
+    assert [answer["id"] for answer in answers((tmp_path / "out").read_bytes())] == ["a"]
     assert fingerprint_path(tmp_path / "out").exists()
 
 
 def test_score_exits_1_when_records_have_errors_and_counts_them() -> None:
     done = invoke("score", "pair", "-", stdin=GOOD + "{\n{\n")
     assert done.exit_code == 1
-    assert len(done.stdout.splitlines()) == 3
+    assert len(answers(done.stdout)) == 3
     assert "2 with errors (invalid_json 2)" in done.stderr
 
 
@@ -110,7 +112,7 @@ def test_an_input_that_changed_exits_4_and_overwrite_starts_anew(tmp_path: Path,
     assert "--overwrite" in done.stderr
     assert scored.read_bytes() == before
     assert invoke(*arguments, "--overwrite").exit_code == 0
-    assert json.loads(scored.read_bytes().splitlines()[0])["label"] == 1
+    assert answers(scored.read_bytes())[0]["label"] == 1
     assert invoke(*arguments).exit_code == 0
 
 
@@ -119,7 +121,7 @@ def test_a_larger_limit_continues(tmp_path: Path) -> None:
     arguments = ["score", "pair", tmp_path / "in", "-o", tmp_path / "out", "--limit"]
     assert "3 scored" in invoke(*arguments, 3).stderr
     assert "3 of the records by an earlier run" in invoke(*arguments, 7).stderr
-    assert len((tmp_path / "out").read_text().splitlines()) == 7
+    assert len(lines_of((tmp_path / "out").read_bytes())) == 7
     assert invoke(*arguments, 5).exit_code == 4
 
 
@@ -141,9 +143,9 @@ def test_fields_are_named_and_a_text_is_split_on_request() -> None:
         *("score", "pair", "-", "--problem-field", "task", "--steps-field", "text", "--split"), stdin=line
     )
     assert done.exit_code == 0
-    answer = json.loads(done.stdout)
+    (answer,) = answers(done.stdout)
     assert answer.items() >= {"task": "p", "text": "1\n\n2", "problem": "p", "steps": ["1", "2"]}.items()
-    (expected,) = map(json.loads, invoke("score", "pair", "-", stdin=GOOD).stdout.splitlines())
+    (expected,) = answers(invoke("score", "pair", "-", stdin=GOOD).stdout)
     assert answer["step_rewards"] == expected["step_rewards"]
 
 
@@ -177,11 +179,11 @@ def test_score_quiet_says_nothing() -> None:
 
 
 def test_score_limit_ends_early() -> None:
-    assert len(invoke("score", "pair", "-", "--limit", 2, stdin=GOOD * 5).stdout.splitlines()) == 2
+    assert len(answers(invoke("score", "pair", "-", "--limit", 2, stdin=GOOD * 5).stdout)) == 2
 
 
 def test_score_tokens_adds_the_arrays() -> None:
-    answer = json.loads(invoke("score", "pair", "-", "--tokens", stdin=GOOD).stdout)
+    (answer,) = answers(invoke("score", "pair", "-", "--tokens", stdin=GOOD).stdout)
     assert len(answer["token_ids"]) == len(answer["policy_logprobs"]) + 1 == answer["num_tokens"]
     assert len(answer["token_texts"]) == answer["num_tokens"]
 
@@ -356,7 +358,7 @@ def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
     lines = "".join(f'{{"id": {index}, "problem": "p", "steps": ["{index}"]}}\n' for index in range(60))
     source.write_text(lines)
     process = cli("score", "pair", source, "-o", path, env=os.environ | {"FAKE_SECONDS": "0.1"})
-    while process.poll() is None and (not path.exists() or not path.read_bytes()):
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 2):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
@@ -364,7 +366,7 @@ def test_interrupted_job_exits_130_and_resumes(tmp_path: Path) -> None:
     assert b"run the same command again to resume" in stderr
     assert b"Traceback" not in stderr
     assert invoke("score", "pair", source, "-o", path).exit_code == 0
-    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == list(range(60))
+    assert [answer["id"] for answer in answers(path.read_bytes())] == list(range(60))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -431,12 +433,12 @@ def test_every_residency_gives_the_same_numbers(tiny_pair: Path, residency: str)
     def scored(*options: str) -> list[dict[str, Any]]:
         done = invoke("score", tiny_pair, "-", "--tokens", *options, stdin=SAMPLES)
         assert done.exit_code == 0
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return answers(done.stdout)
 
     cut = ("--max-batch-tokens", "150", "--window-tokens", "400")
-    expected, answers = scored("--residency", "resident"), scored("--residency", residency, *cut)
-    assert [answer["id"] for answer in answers] == [answer["id"] for answer in expected]
-    for one, other in zip(expected, answers, strict=True):
+    expected, found = scored("--residency", "resident"), scored("--residency", residency, *cut)
+    assert [answer["id"] for answer in found] == [answer["id"] for answer in expected]
+    for one, other in zip(expected, found, strict=True):
         assert one["token_ids"] == other["token_ids"]
         for model in ("policy_logprobs", "reference_logprobs"):
             assert np.allclose(one[model], other[model], rtol=0, atol=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from testing.fake_scorer import FakeScorer
+from testing.outputs import answers, lines_of, stop_clock
 from testing.scored_lines import failed, scored, write
 from testing.shared_data import SHARED_DATA
 
@@ -22,8 +23,9 @@ def select(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(main, ["select", *map(str, arguments)], input=stdin)
 
 
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_clock(monkeypatch)
 
 
 def sample(at: str, score: float, answer: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def test_one_record_a_problem_in_the_order_of_the_first_samples(
 ) -> None:
     done = select(two_problems, *options)
     assert done.exit_code == 0
-    assert [line["id"] for line in lines(done.stdout)] == chosen
+    assert [line["id"] for line in answers(done.stdout)] == chosen
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_a_score_is_named_for_its_series_and_reducer(
     tmp_path: Path, series: str, reducer: str, chosen: str
 ) -> None:
     path = write(tmp_path / "s", scored([0.2, 0.2], id="even"), scored([-1.0, 1.5], id="late"))
-    (line,) = lines(select(path, "--series", series, "--reducer", reducer).stdout)
+    (line,) = answers(select(path, "--series", series, "--reducer", reducer).stdout)
     assert (line["id"], line["selection"]["score_name"]) == (chosen, f"{series}-{reducer}")
 
 
@@ -92,7 +94,7 @@ def test_samples_without_problem_id_are_grouped_by_problem_text(tmp_path: Path) 
         scored([0.3], id=2, problem="y"),
         scored([0.2], id=3, problem="x"),
     )
-    assert [line["id"] for line in lines(select(path).stdout)] == [3, 2]
+    assert [line["id"] for line in answers(select(path).stdout)] == [3, 2]
 
 
 def test_an_answer_is_what_is_boxed_else_the_field(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_an_answer_is_what_is_boxed_else_the_field(tmp_path: Path) -> None:
         scored([0.1], id=3, steps=["So 6."], answer="6"),
         scored([0.1], id=4, steps=["So 5."]),
     )
-    (line,) = lines(select(path, "--method", "majority", "--equality", "exact").stdout)
+    (line,) = answers(select(path, "--method", "majority", "--equality", "exact").stdout)
     assert line["selection"] | {"score": 0} == {
         "method": "majority",
         "score_name": "cumulative-last",
@@ -125,7 +127,7 @@ def test_a_field_that_is_the_same_for_all_samples_is_not_their_answer(tmp_path: 
     """MATH-500: `answer` is the data set's."""
     path = write(tmp_path / "s", *boxes("3", "3", "2", answer="2"), sample("x", 0.9, "2"))
     done = select(path, "--method", "majority")
-    (line,) = lines(done.stdout)
+    (line,) = answers(done.stdout)
     assert (line["selection"]["answer"], line["selection"]["votes"]) == ("3", 2)
     assert (
         "`answer` differs from the last \\boxed{} in 2 of 3 samples (first: 0): the box counts" in done.stderr
@@ -142,7 +144,7 @@ def test_a_sample_is_right_by_its_box_and_not_by_the_data_sets_answer(tmp_path: 
 def test_a_field_that_varies_is_the_samples_own_and_stands_for_a_missing_box(tmp_path: Path) -> None:
     own = [record | {"answer": text} for record, text in zip(boxes(*"3345"), "3346", strict=True)]
     done = select(write(tmp_path / "s", *own, sample("x", 0.9, "4")), "--method", "majority")
-    (line,) = lines(done.stdout)
+    (line,) = answers(done.stdout)
     assert line["selection"]["votes"] == 2
     assert "in 1 of 4 samples (first: 3)" in done.stderr
     assert "1 samples have no \\boxed{}: their `answer` counts" in done.stderr
@@ -182,7 +184,7 @@ def test_one_problem_id_of_two_problems_is_two_problems(tmp_path: Path) -> None:
         *boxes("1", problem=" One?", problem_id=1),
     )
     done = select(path)
-    assert [line["selection"]["num_samples"] for line in lines(done.stdout)] == [2, 2, 3]
+    assert [line["selection"]["num_samples"] for line in answers(done.stdout)] == [2, 2, 3]
     assert "1 values of `problem_id` have several problem texts (first: 0)" in done.stderr
 
 
@@ -191,7 +193,7 @@ def test_a_line_needs_only_its_rewards(tmp_path: Path) -> None:
         {"problem": "p", "steps": ["s"], "cumulative_rewards": [score], "step_rewards": [score]}
         for score in (0.1, 0.2)
     ]
-    (line,) = lines(select(write(tmp_path / "s", *bare)).stdout)
+    (line,) = answers(select(write(tmp_path / "s", *bare)).stdout)
     assert line["selection"]["score"] == 0.2
 
 
@@ -203,8 +205,8 @@ def test_select_keeps_passed_through_fields_byte_for_byte(
     given = b'{"problem":"p","steps":["1","2"],' + other + b"}\n"
     (tmp_path / "in").write_bytes(given)
     CliRunner().invoke(main, ["score", "pair", str(tmp_path / "in"), "-o", str(tmp_path / "scored")])
-    rewards = (tmp_path / "scored").read_bytes()
-    chosen = select(tmp_path / "scored").stdout_bytes
+    (rewards,) = lines_of((tmp_path / "scored").read_bytes())
+    (chosen,) = lines_of(select(tmp_path / "scored").stdout_bytes)
     assert other in rewards
     assert chosen.startswith(rewards.rstrip(b"}\n") + b',"selection":{')
 
@@ -212,7 +214,7 @@ def test_select_keeps_passed_through_fields_byte_for_byte(
 def test_a_selection_can_be_selected_from_again(two_problems: Path, tmp_path: Path) -> None:
     select(two_problems, "-o", tmp_path / "chosen")
     again = select(tmp_path / "chosen")
-    assert [line["id"] for line in lines(again.stdout)] == ["a1", "b0"]
+    assert [line["id"] for line in answers(again.stdout)] == ["a1", "b0"]
 
 
 def test_standard_input_can_be_selected_from(two_problems: Path) -> None:
@@ -261,7 +263,7 @@ def test_a_problem_with_fewer_samples_is_left_out_of_that_n(tmp_path: Path) -> N
 
 def test_select_without_truth_gives_choices_and_no_accuracies(tmp_path: Path) -> None:
     done = select(write(tmp_path / "s", sample("a", 0.1, "7")))
-    assert len(lines(done.stdout)) == 1
+    assert len(answers(done.stdout)) == 1
     assert "1 problems are not evaluated" in done.stderr
     assert "accuracy" not in done.stderr
 
@@ -290,7 +292,7 @@ def test_problems_with_one_sample_are_said(tmp_path: Path) -> None:
 def test_accuracies_go_where_the_choices_do_not(two_problems: Path, tmp_path: Path) -> None:
     alone = select(two_problems)
     assert "accuracy in %" in alone.stderr
-    assert len(lines(alone.stdout)) == 2
+    assert len(answers(alone.stdout)) == 2
     beside = select(two_problems, "-o", tmp_path / "chosen")
     assert "accuracy in %" in beside.stdout
     assert (tmp_path / "chosen").read_bytes() == alone.stdout_bytes
@@ -315,7 +317,7 @@ def test_a_link_to_the_output_stays_one(two_problems: Path, tmp_path: Path) -> N
     (tmp_path / "link").symlink_to(tmp_path / "real")
     select(two_problems, "-o", tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
-    assert len((tmp_path / "real").read_text().splitlines()) == 2
+    assert len(answers((tmp_path / "real").read_bytes())) == 2
 
 
 def test_the_output_is_not_the_input(two_problems: Path) -> None:
@@ -339,7 +341,7 @@ def test_records_with_errors_are_counted_named_and_left_out(tmp_path: Path) -> N
         file.write('{"id": "torn')
     done = select(path)
     assert done.exit_code == 1
-    assert len(lines(done.stdout)) == 1
+    assert len(answers(done.stdout)) == 1
     assert "4 records with errors (invalid_json 1, invalid_record 2, too_long 1): b, c, d, 4" in done.stderr
     errors = json.loads(select(path, "--json").stdout)["errors"]
     assert [error["id"] for error in errors] == ["b", "c", "d", 4]
@@ -350,7 +352,7 @@ def test_a_problem_without_answers_is_an_error_record_when_there_is_a_vote(tmp_p
     path = write(tmp_path / "s", sample("a", 0.1, problem="x"), sample("b", 0.1, "7", problem="y"))
     done = select(path, "--method", "majority")
     assert done.exit_code == 1
-    bad, good = lines(done.stdout)
+    bad, good = answers(done.stdout)
     assert (bad["id"], bad["error"]["code"], good["id"]) == ("a", "no_answer", "b")
     assert "1 samples have no answer" in done.stderr
     assert json.loads(select(path, "--json").stdout)["num_without_answer"] == 1
@@ -372,7 +374,7 @@ def test_a_file_that_was_not_scored_is_refused(tmp_path: Path) -> None:
     [
         (["--reducer", "prod"], "prod is not supported: rewards are signed"),
         (["--reducer", "median"], "is not one of"),
-        (["--temperature", "2"], "needs --method weighted"),
+        (["--method", "majority", "--temperature", "2"], "needs --method best-of-n or weighted"),
         (["--method", "weighted", "--temperature", "0"], "above 0"),
         (["--n", "1,x"], "invalid list of sample counts"),
         (["--n", "0"], "invalid list of sample counts"),

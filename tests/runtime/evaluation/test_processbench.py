@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
+from testing.outputs import answers, stop_clock
 from testing.scored_lines import failed, scored, write
 from testing.shared_data import SHARED_DATA
 
@@ -19,9 +21,17 @@ from stepscore.cli.main import main
 from stepscore.enums import Series
 from stepscore.evaluation.processbench import best_threshold, evaluate_processbench, labelled
 from stepscore.evaluation.threshold import outside_of
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.provenance import Headers
 from stepscore.jobs.scored_records import Scored, read_scored
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.scorer import Scorer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clock() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_clock(patch)
+        yield
 
 
 def evaluate(*arguments: object) -> Result:
@@ -35,7 +45,7 @@ def figures(*arguments: object) -> dict[str, Any]:
 
 
 def run_of(path: Path, *, beta: str = "0.001", convention: str = "card") -> Path:
-    """Put the fingerprint of a run beside a scored file."""
+    """Put the fingerprint of a run beside a scored file, as it was before there were headers."""
     fingerprint = {"pair": "p", "beta": beta, "convention": convention, "limit": "none", "tokens": "no"}
     fingerprint_path(path).write_text(json.dumps(fingerprint))
     return path
@@ -173,7 +183,7 @@ def test_the_two_files_a_subset_are_the_official_scripts(both: tuple[Path, Path]
     assert evaluate(*both, "-o", tmp_path / "out").exit_code == 0
     names = ["gsm8k_correct", "gsm8k_error", "math_correct", "math_error"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name}.jsonl" for name in names]
-    wrong = [json.loads(line) for line in (tmp_path / "out" / "math_error.jsonl").read_text().splitlines()]
+    wrong = answers((tmp_path / "out" / "math_error.jsonl").read_bytes())
     assert wrong == [
         MATH[0] | {"prediction": 1, "match": True},
         MATH[1] | {"prediction": -1, "match": False},
@@ -253,7 +263,7 @@ def test_an_unknown_subset_is_answered_with_those_there_are(both: tuple[Path, Pa
         (["--threshold", "1", "--threshold-nats", "1"], "not both"),
         (["--threshold-nats", "inf"], "finite"),
         (["--convention", "exact"], "--convention needs --pair"),
-        (["--beta", "0.05"], "was scored with 0.001"),
+        (["--beta", "0.05"], "were scored with 0.001"),
         (["--threshold", "nan"], "finite"),
     ],
 )
@@ -289,8 +299,8 @@ def test_an_oracles_scores_find_every_wrong_step_of_the_real_subset(tmp_path: Pa
     noise = [scored([rng.gauss(0, 1) for _ in record["steps"]], **record) for record in records]
     with write(tmp_path / "noise.jsonl", *noise).open("rb") as file:
         samples = [
-            labelled(record, 0, "noise.jsonl", Series.STEP)
-            for record in read_scored(file)
+            labelled(record, 0, "noise.jsonl")
+            for record in read_scored(file, Series.STEP, Headers("noise"))
             if isinstance(record, Scored)
         ]
     verdict = evaluate_processbench(

@@ -56,6 +56,15 @@ def test_a_finished_text_is_the_record_of_its_steps(scorer: Scorer) -> None:
     assert prm(QUESTION, ["3 * 4 = 12.", "So \\boxed{12}."]) == result.cumulative_rewards
 
 
+def test_a_mean_divides_by_the_tokens_of_the_response(exact: RewardModel) -> None:
+    (result,) = exact.scorer.score([Record(QUESTION, ("3 * 4 = 12.", "So \\boxed{12}."))])
+    counts = [end - (result.response_start - 1) + 1 for end in result.step_ends]
+    means = [total / count for total, count in zip(result.cumulative_rewards, counts, strict=True)]
+    assert RewardModel(exact.scorer, "mean").score([QUESTION], [[FINISHED]]) == [[means]]
+    (differences,) = RewardModel(exact.scorer, "mean-difference").score([QUESTION], [[FINISHED]])[0]
+    assert differences == [means[0], means[1] - means[0]]
+
+
 def test_the_series_is_cumulative_unless_told_otherwise(exact: RewardModel) -> None:
     assert exact.series is Series.CUMULATIVE
     with pytest.raises(ValueError, match="nonsense"):

@@ -14,11 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
 from testing.hypothesis_profiles import examples
+from testing.outputs import answers, header_of, stop_clock
 
 from stepscore.errors import ResumeMismatch
 from stepscore.jobs.job import JobOptions, Tally, run_to_file
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.records import Reading
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_clock(monkeypatch)
+
 
 ONE_RUN = settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 Fields = dict[str, Any]
@@ -45,7 +52,7 @@ def run(path: Path, data: bytes, **options: Any) -> Tally:
 
 
 def refused(path: Path, data: bytes, message: str, **options: Any) -> None:
-    """Check that a run is refused with a way out, and that neither output nor fingerprint is touched."""
+    """Check that a run is refused with a way out, and that neither output nor seal is touched."""
     files = [path, fingerprint_path(path)]
     before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
     with pytest.raises(ResumeMismatch, match=re.escape(message)) as raised:
@@ -80,10 +87,10 @@ def test_an_input_line_that_changed_is_refused_by_its_number(tmp_path: Path, dat
     if (
         anew.read_bytes() == path.read_bytes()
     ):  # a field of a line with an error, which its answer does not hold
-        assert "error" in json.loads(path.read_bytes().splitlines()[index])
+        assert "error" in answers(path.read_bytes())[index]
         run(path, later)
     else:
-        refused(path, later, f"its line {index + 1} does not answer line {index + 1} of the input")
+        refused(path, later, f"its line {index + 2} does not answer line {index + 1} of the input")
 
 
 CHANGES: dict[str, tuple[Callable[[list[Fields]], list[Fields]], str]] = {
@@ -99,7 +106,7 @@ CHANGES: dict[str, tuple[Callable[[list[Fields]], list[Fields]], str]] = {
     "a line that has been broken": (lambda lines: [lines[0] | {"problem": 1}], "invalid_record"),
     "a line removed": (
         lambda lines: [lines[0], *lines[2:]],
-        "its line 2 does not answer line 2 of the input",
+        "its line 3 does not answer line 2 of the input",
     ),
 }
 
@@ -120,7 +127,7 @@ def test_the_number_of_a_line_counts_empty_ones(tmp_path: Path) -> None:
     refused(
         path,
         b"\n\n" + as_input([RECORDS[0] | {"label": 1}]),
-        "its line 1 does not answer line 3 of the input: `label` was -1, now 1",
+        "its line 2 does not answer line 3 of the input: `label` was -1, now 1",
     )
 
 
@@ -152,11 +159,11 @@ def test_lines_that_were_read_by_a_field_or_split_are_compared_too(tmp_path: Pat
 
 
 def edited(path: Path, index: int, **fields: Any) -> None:
-    """Change fields of a line of the output, in stepscore's spelling."""
-    lines = path.read_bytes().splitlines(keepends=True)
+    """Change fields of a line behind the header, in stepscore's spelling."""
+    header, *lines = path.read_bytes().splitlines(keepends=True)
     answer = json.loads(lines[index]) | fields
     lines[index] = json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    path.write_bytes(b"".join(lines))
+    path.write_bytes(header + b"".join(lines))
 
 
 EDITS: dict[str, Fields] = {
@@ -176,16 +183,16 @@ def test_an_output_line_that_was_edited_is_refused(tmp_path: Path, fields: Field
     record = {"problem": "p", "steps": ["1", "2"]}
     run(path, as_input([record, record]))
     edited(path, 1, **fields)
-    refused(path, as_input([record, record]), "its line 2 does not answer line 2 of the input: ")
+    refused(path, as_input([record, record]), "its line 3 does not answer line 2 of the input: ")
 
 
 @pytest.mark.parametrize("index", [2, 3, 4, 5])
 def test_an_error_line_that_was_edited_is_refused(tmp_path: Path, index: int) -> None:
     path = tmp_path / "out"
     run(path, as_input(RECORDS))
-    code = json.loads(path.read_bytes().splitlines()[index])["error"]["code"]
+    code = answers(path.read_bytes())[index]["error"]["code"]
     edited(path, index, error={"code": code, "message": "fine"})
-    refused(path, as_input(RECORDS), f"its line {index + 1} does not answer line {index + 1} of the input: ")
+    refused(path, as_input(RECORDS), f"its line {index + 2} does not answer line {index + 1} of the input: ")
 
 
 @pytest.mark.parametrize(
@@ -196,15 +203,15 @@ def test_an_output_line_that_is_no_answer_is_refused(tmp_path: Path, line: bytes
     run(path, as_input(RECORDS[:1]))
     with path.open("ab") as file:
         file.write(line)
-    refused(path, as_input(RECORDS), "its line 2")
+    refused(path, as_input(RECORDS), "its line 3")
 
 
 def test_the_first_line_that_differs_is_named_though_it_has_to_be_scored_again(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, as_input(RECORDS))
     changed = [*RECORDS[:2], RECORDS[2] | {"problem": "p"}, *RECORDS[3:6], RECORDS[6] | {"answer": "9"}]
-    refused(path, as_input(changed), "its line 3 does not answer line 3")
-    refused(path, as_input([*RECORDS[:6], changed[6]]), "its line 7 does not answer line 7")
+    refused(path, as_input(changed), "its line 4 does not answer line 3")
+    refused(path, as_input([*RECORDS[:6], changed[6]]), "its line 8 does not answer line 7")
 
 
 @ONE_RUN
@@ -216,8 +223,8 @@ def test_no_byte_of_an_output_changes_unseen_but_within_a_number(tmp_path: Path,
     record = {"id": "a", "problem": "p", "steps": ["1", "2"], "label": -1}
     run(path, as_input([record]))
     text = path.read_bytes()
-    end = text.index(b',"num_tokens"')
-    at = data.draw(st.integers(0, end - 1))
+    start, end = text.index(b"\n") + 1, text.index(b',"num_tokens"')
+    at = data.draw(st.integers(start, end - 1))
     other = data.draw(st.integers(32, 126).filter(lambda byte: byte != text[at]))
     path.write_bytes(text[:at] + bytes([other]) + text[at + 1 :])
     if not text[at : at + 1].isdigit():
@@ -258,7 +265,7 @@ def test_overwrite_scores_everything_anew(tmp_path: Path) -> None:
     run(path, as_input(RECORDS), limit=3)
     changed = as_input([RECORDS[0] | {"problem": "P"}])
     assert run(path, changed, overwrite=True, tokens=False).resumed == 0
-    assert [json.loads(line)["problem"] for line in path.read_bytes().splitlines()] == ["P"]
+    assert [answer["problem"] for answer in answers(path.read_bytes())] == ["P"]
     assert run(path, changed).resumed == 1
 
 
@@ -267,4 +274,4 @@ def test_overwrite_replaces_the_output_of_other_options(tmp_path: Path) -> None:
     run(path, as_input(RECORDS))
     beta = FakeScorer(beta=0.05)
     run_to_file(beta, io.BytesIO(as_input(RECORDS)), path, Tally(), JobOptions(overwrite=True))
-    assert json.loads(fingerprint_path(path).read_bytes())["beta"] == "0.05"
+    assert header_of(path.read_bytes()).beta == 0.05

@@ -22,15 +22,22 @@ from hypothesis import strategies as st
 from testing.fake_scorer import FakeScorer
 from testing.hypothesis_profiles import examples
 from testing.input_lines import BAD_LINES
+from testing.outputs import answers, header_of, lines_of, stop_clock
 from testing.shared_data import SHARED_DATA
 
 from stepscore.errors import OutputExists, OutputUnwritable, ResumeMismatch, StepscoreError
 from stepscore.jobs.job import JobOptions, Tally, run_to_file, run_to_stream
 from stepscore.jobs.progress import progress_line, shown
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.jobs.source import parsed_lines
 from stepscore.records import Reading
 from stepscore.scorer import Scorer
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_clock(monkeypatch)
+
 
 FAKE = Path(__file__).parents[3] / "testing" / "fake_scorer.py"
 
@@ -72,10 +79,6 @@ def run(path: Path, data: bytes, scorer: FakeScorer | None = None, **options: An
     return tally
 
 
-def answers(output: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines()]
-
-
 def command(source: Path, path: Path) -> list[str]:
     return [sys.executable, str(FAKE), "score", "fake", str(source), "-o", str(path)]
 
@@ -95,11 +98,11 @@ def test_every_line_is_answered_once_and_in_order() -> None:
 
 def test_bad_lines_change_no_other_line() -> None:
     bad = {2, 4, 6, 7, 8, 10}
-    with_bad = [line for index, line in enumerate(streamed(as_input(MIXED)).splitlines()) if index not in bad]
+    with_bad = [line for index, line in enumerate(lines_of(streamed(as_input(MIXED)))) if index not in bad]
     lines = [line for line in MIXED if line]
     good = as_input([line for index, line in enumerate(lines) if index not in bad])
     renumbered = [line.replace(b'"id":5', b'"id":3') for line in with_bad]
-    assert renumbered == streamed(good).splitlines()
+    assert renumbered == lines_of(streamed(good))
 
 
 @pytest.mark.parametrize("empty", ["", " \t", "\r", "\v\f "])
@@ -109,13 +112,13 @@ def test_an_empty_line_is_skipped_wherever_it_is(empty: str, at: int) -> None:
 
 
 def test_the_limit_counts_lines_that_are_not_empty() -> None:
-    assert streamed(as_input(MIXED), limit=3) == b"".join(streamed(as_input(MIXED)).splitlines(True)[:3])
-    assert streamed(as_input(MIXED), limit=0) == b""
+    assert lines_of(streamed(as_input(MIXED), limit=3)) == lines_of(streamed(as_input(MIXED)))[:3]
+    assert lines_of(streamed(as_input(MIXED), limit=0)) == []
 
 
-def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
+def test_an_empty_input_gives_a_header_alone(tmp_path: Path) -> None:
     assert run(tmp_path / "out", b"").records == 0
-    assert (tmp_path / "out").read_bytes() == b""
+    assert lines_of((tmp_path / "out").read_bytes()) == []
 
 
 def test_the_tally_counts_records_errors_and_tokens(tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_an_output_cut_anywhere_is_completed_to_the_same_bytes(
     scorer = FakeScorer(window=window)
     tally = run(path, as_input(MIXED), scorer)
     assert path.read_bytes() == whole
-    assert tally.resumed == whole[:cut].count(b"\n")
+    assert tally.resumed == max(0, whole[:cut].count(b"\n") - 1)  # the first line is the header
     assert tally.errors.total() == 7
     codes = [answer.get("error", {}).get("code") for answer in answers(whole)]
     again = codes.count("non_finite")  # such a line does not say what was scored
@@ -219,13 +222,13 @@ def test_an_input_that_grew_is_continued(tmp_path: Path) -> None:
     assert path.read_bytes() == streamed(as_input(MIXED))
 
 
-def test_the_fingerprint_stands_before_the_first_line(tmp_path: Path) -> None:
+def test_the_header_stands_before_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     class Looking(FakeScorer):
         def stream(self, items: Any) -> Any:
-            assert json.loads(fingerprint_path(path).read_bytes())["pair"] == "fake"
-            assert path.read_bytes() == b""
+            assert header_of(path.read_bytes()).pair == "fake"
+            assert lines_of(path.read_bytes()) == []
             return super().stream(items)
 
     run(path, as_input(MIXED), Looking())
@@ -237,7 +240,7 @@ def test_each_line_reaches_the_file_before_the_next_is_scored(tmp_path: Path) ->
     class Stopping(FakeScorer):
         def stream(self, items: Any) -> Any:
             for count, outcome in enumerate(super().stream(items)):
-                assert path.read_bytes().count(b"\n") == count
+                assert len(lines_of(path.read_bytes())) == count
                 yield outcome
 
     run(path, as_input(MIXED), Stopping())
@@ -270,7 +273,7 @@ def refused(
     scorer: FakeScorer | None = None,
     **options: Any,
 ) -> None:
-    """Check that a run is refused and that neither output nor fingerprint is touched."""
+    """Check that a run is refused and that neither output nor seal is touched."""
     files = [path, fingerprint_path(path)]
     before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files if file.exists()]
     scorer = scorer or FakeScorer()
@@ -348,7 +351,7 @@ def test_full_disk_is_an_error_and_the_job_resumes_later(tmp_path: Path) -> None
     assert done.returncode == 3
     assert path.stat().st_size == 1024
     assert subprocess.run(command(source, path), capture_output=True, check=False).returncode == 1
-    assert path.read_bytes() == streamed(as_input(MIXED))
+    assert lines_of(path.read_bytes()) == lines_of(streamed(as_input(MIXED)))
 
 
 # Kill
@@ -369,7 +372,7 @@ def test_job_killed_repeatedly_answers_every_id_once(tmp_path: Path) -> None:
         kills += process.wait() == -signal.SIGKILL
     assert kills
     subprocess.run(command(source, path), env=slow, check=True, capture_output=True)
-    assert path.read_bytes() == streamed(as_input(lines))
+    assert lines_of(path.read_bytes()) == lines_of(streamed(as_input(lines)))
 
 
 # Progress
@@ -417,9 +420,9 @@ def test_no_bad_line_changes_a_bit_of_another_lines_answer(tiny_pair: Path) -> N
         alone, among = io.BytesIO(), io.BytesIO()
         run_to_stream(scorer, io.BytesIO(b"\n".join(good)), alone, Tally())
         run_to_stream(scorer, io.BytesIO(b"\n".join(mixed)), among, Tally())
-    lines = among.getvalue().splitlines(keepends=True)
+    lines = lines_of(among.getvalue())
     assert len(lines) == sum(1 for line in mixed if line.strip())
-    assert [line for line in lines if b'"error"' not in line] == alone.getvalue().splitlines(keepends=True)
+    assert [line for line in lines if b'"error"' not in line] == lines_of(alone.getvalue())
 
 
 def test_the_real_scorer_is_resumed_too(tiny_pair: Path, tmp_path: Path) -> None:
@@ -456,6 +459,7 @@ def test_interrupt_during_silent_input_ends_the_run(tiny_pair: Path, tmp_path: P
         assert process.stderr is not None
         silent.write(as_input([record()]))
         silent.flush()
+        assert b"stepscore" in process.stdout.readline()
         assert b"outcome_reward" in process.stdout.readline()  # the reader waits for the next line
         process.send_signal(signal.SIGINT)
         try:

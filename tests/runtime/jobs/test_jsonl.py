@@ -129,6 +129,7 @@ def test_output_fields_replace_input_fields_of_the_same_name() -> None:
         "num_tokens": 9,
         "response_start": 1,
         "step_ends": [3, 7],
+        "first_summed": 0,
     }
 
 
@@ -137,7 +138,7 @@ def test_the_fields_come_in_a_fixed_order_after_those_passed_through() -> None:
     assert list(json.loads(output_line(parsed, RESULT))) == [
         *("label", "problem", "steps"),
         *("id", "cumulative_rewards", "step_rewards", "outcome_reward"),
-        *("num_tokens", "response_start", "step_ends"),
+        *("num_tokens", "response_start", "step_ends", "first_summed"),
     ]
 
 

@@ -21,7 +21,7 @@ from stepscore.jobs.schema import (
     decode_line,
     json_schemas,
 )
-from stepscore.records import MESSAGES, PROBLEM_NAMES, STEPS_NAMES, Record, Result
+from stepscore.records import IDS_NAMES, MESSAGES, PROBLEM_NAMES, STEPS_NAMES, AnyRecord, Result
 
 INPUT = {"id": "a", "problem": "p", "steps": ["x", "y"], "label": -1}
 
@@ -65,7 +65,7 @@ def test_a_written_error_is_read_back_as_it_was() -> None:
 
 def test_a_line_without_tokens_has_no_token_fields() -> None:
     line = json.loads(output_line(parse_line(json.dumps(INPUT).encode(), 0), result()))
-    assert set(OUTPUT_NAMES) - line.keys() == {"error", "special_text", *TOKENS}
+    assert set(OUTPUT_NAMES) - line.keys() == {"error", "special_text", "token_rewards", *TOKENS}
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
@@ -97,7 +97,9 @@ def test_a_line_that_score_did_not_write_is_an_error(
         decode_line(text)
 
 
-@pytest.mark.parametrize("missing", [name for name in scored([0.1]) if name not in {"problem", "steps"}])
+@pytest.mark.parametrize(
+    "missing", [name for name in scored([0.1]) if name not in {"problem", "steps", "first_summed"}]
+)
 def test_every_field_but_those_of_tokens_is_required(missing: str) -> None:
     line = scored([0.1])
     del line[missing]
@@ -128,10 +130,12 @@ def test_every_output_field_is_described() -> None:
 
 def test_the_input_is_described_by_every_accepted_name() -> None:
     described = definition("input")
-    assert set(described["properties"]) == {"id", *PROBLEM_NAMES, *STEPS_NAMES, MESSAGES}
+    names = {"id", *PROBLEM_NAMES, *STEPS_NAMES, MESSAGES, *IDS_NAMES, "step_ends"}
+    assert set(described["properties"]) == names
     json.dumps(json_schemas())
 
 
+IDS = {"prompt_token_ids": [5, 6], "response_token_ids": [7, 8]}
 CONVERSATION = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a\n\nb"}]
 ACCEPTED = [
     *({problem: "p", steps: ["s"]} for problem in PROBLEM_NAMES for steps in STEPS_NAMES),
@@ -141,6 +145,11 @@ ACCEPTED = [
     {"problem": "p", "steps": ["s"], "solution": "gold", "messages": "any"},
     {"messages": CONVERSATION},
     {"question": "p", "solution": "one text", "messages": CONVERSATION},
+    IDS,
+    IDS | {"step_ends": [0, 1], "id": 7},
+    IDS | {"step_ends": None, "problem": None, "steps": None, "messages": None},
+    IDS | {"answer": "420", "solution": "gold", "label": 0},
+    {"problem": "p", "steps": ["s"], "prompt_token_ids": None, "step_ends": "any"},
 ]
 REJECTED = [
     {"steps": ["s"]},
@@ -154,13 +163,21 @@ REJECTED = [
     {"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]},
     {"problem": "p", "steps": ["s"], "id": 1.5},
     {"problem": "p", "steps": ["s"], "id": "x" * 1001},
+    {"prompt_token_ids": [1]},
+    IDS | {"response_token_ids": []},
+    IDS | {"response_token_ids": [1.5]},
+    IDS | {"step_ends": "1"},
+    IDS | {"problem": "p"},
+    IDS | {"messages": CONVERSATION},
+    IDS | {"answer": ["s"]},
+    {"problem": "p", "steps": ["s"], "prompt_token_ids": [1]},
     [],
 ]
 
 
 @pytest.mark.parametrize(("line", "valid"), [(a, True) for a in ACCEPTED] + [(r, False) for r in REJECTED])
 def test_the_schema_of_the_input_accepts_what_the_parser_does(line: Any, valid: bool) -> None:
-    assert isinstance(parse_line(json.dumps(line).encode(), 0).record, Record) is valid
+    assert isinstance(parse_line(json.dumps(line).encode(), 0).record, AnyRecord) is valid
     assert validates(line, json_schemas()["input"]) is valid
 
 
@@ -184,6 +201,7 @@ def validates(value: Any, schema: dict[str, Any]) -> bool:
         "required": lambda names: all(name in value for name in names),
         "anyOf": lambda several: any(validates(value, each) for each in several),
         "allOf": lambda several: all(validates(value, each) for each in several),
+        "not": lambda other: not validates(value, other),
     }
     order = ["type", *(keyword for keyword in schema if keyword != "type")]
     return all(checks[keyword](schema[keyword]) for keyword in order if keyword in schema)

@@ -15,7 +15,7 @@ from testing.fake_scorer import FakeScorer
 
 from stepscore.errors import DuplicateId, IdsRepeat, NoRecords
 from stepscore.jobs.job import Tally, run_to_file
-from stepscore.jobs.resume import fingerprint_path
+from stepscore.jobs.seal import fingerprint_path
 from stepscore.jobs.source import FIRST_LINES, parsed_lines
 from stepscore.records import Record
 

@@ -13,7 +13,7 @@ On the CPU provider the same code runs the fp32 variants of the graphs: host mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -81,7 +81,7 @@ class CudaEngine(Engine):
         for unit in self._units:
             unit.embedding.look_up(batches)
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
+    def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         """Yield the log-probs (nats, float32 [g + t]) of each batch, by model, in order."""
         for _, logprobs in self._run(batches):
             yield logprobs

@@ -16,7 +16,7 @@ weights of a floating-point GEMM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ class OrtEngine(Engine):
             needs_unsigned_weights()
         check_graphs(pair.path, pair.manifest)
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
+    def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         """Yield the log-probs (nats, float32 [t]) of each batch's targets, by model, in order.
 
         With residency `resident` a batch is yielded as soon as it is computed, else after the whole window.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +76,7 @@ class TorchEngine(Engine):
                         f"{name} is not in the manifest, and transformers might read it", hint="remove it"
                     )
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[PairLogprobs]:
+    def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         """Yield the log-probs of each batch's targets, by model; if resident, as soon as it is computed."""
         windows = [[batch] for batch in batches] if self._kept else [batches]
         for window in windows:

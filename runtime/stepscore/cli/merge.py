@@ -1,0 +1,65 @@
+"""The command `stepscore merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stepscore.cli.group import say
+from stepscore.cli.load_options import quiet_option
+
+
+@click.command()
+@click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "shards",
+    metavar="SHARD.jsonl...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT.jsonl",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Output file.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.jsonl if a job wrote it.")
+@quiet_option
+@click.pass_context
+def merge(
+    ctx: click.Context,
+    /,
+    *,
+    source: Path,
+    shards: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Merge the outputs of all shards of an input.
+
+    OUT.jsonl has the lines of IN.jsonl in order, as one run of `stepscore score` would have written them.
+    Every line is compared with the input. A shard that is missing, given twice, unfinished, edited, or of
+    another pair, beta, convention or input is named, and nothing is written (exit code 4).
+
+    Exit code 1: some records have errors. No model is run.
+
+    \b
+    Examples:
+      stepscore score PAIR in.jsonl --shard 1/2 -o shard-1.jsonl
+      stepscore score PAIR in.jsonl --shard 2/2 -o shard-2.jsonl
+      stepscore merge in.jsonl shard-1.jsonl shard-2.jsonl -o rewards.jsonl
+    """
+    from stepscore.cli.score import unbuffered_input
+    from stepscore.jobs.merge import merge_to_file
+
+    with unbuffered_input(str(source)) as lines:
+        tally = merge_to_file(lines, shards, output, overwrite=overwrite)
+    if not quiet:
+        errors = f", {tally.errors:,} of them with errors" if tally.errors else ""
+        say(f"{tally.records:,} records of {len(shards):,} shards{errors}")
+    ctx.exit(1 if tally.errors else 0)

@@ -1,0 +1,1 @@
+"""Scheduling: requests of many callers meet in the windows of one engine."""

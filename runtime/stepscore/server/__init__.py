@@ -1,0 +1,1 @@
+"""HTTP server of one pair: routes, limits, keys, metrics and the life of the process."""
