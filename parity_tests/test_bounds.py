@@ -61,7 +61,7 @@ class Bench:
     @cached_property
     def threshold(self) -> float:
         """Chosen in fp64, on other problems, in nats."""
-        return fp64_threshold(self._models, limit=150)
+        return fp64_threshold(self._models, limit=60)
 
     def _scored(self, storage: Storage, residency: Residency, count: int) -> Scores:
         def scores() -> Scores:
