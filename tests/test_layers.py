@@ -31,7 +31,8 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("prompt",),
         ("records", "rewards", "fileio"),
         ("extras",),
-        ("errors", "enums", "system", "visible"),
+        ("result_view",),
+        ("errors", "enums", "system", "visible", "sizes", "forks", "bar"),
     ),
     "stepscore_export": (
         ("cli",),

@@ -43,7 +43,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.argument(
     "source",
     metavar="SCORED.jsonl|-",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
 @output_file_option("CHOSEN.jsonl")
 @click.option(
