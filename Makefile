@@ -7,8 +7,9 @@ DEMO := .venv-demo
 VENV_T5 := .venv-t5
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 # One thread a worker: two that wait for each other's BLAS threads take ten times as long for small products.
+# Compiled files are kept whatever the shell says: rewriting the asserts of all tests takes 3 s of each worker.
 PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
 
 POLICY ?= examples/pair/policy
