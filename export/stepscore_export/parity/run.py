@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from stepscore.artifact.manifest import Architecture, Source
 from stepscore.artifact.pair import Pair
-from stepscore.cli.tables import console, print_facts
+from stepscore.cli.formats import TableFormat, print_table
 from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
@@ -24,6 +24,7 @@ from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
 from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
+from stepscore.machine import Machine
 from stepscore.records import Result, of_texts
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
@@ -93,7 +94,7 @@ def run_parity(
     options: ParityOptions,
     *,
     output: Path | None,
-    as_json: bool,
+    table_format: TableFormat,
 ) -> int:
     """Compare, print, write; return the number of skipped lines. `data` is a file, - is standard input."""
     loading.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
@@ -145,13 +146,14 @@ def run_parity(
         num_lines=len(lines),
         left_out=dict(left_out.counts),
         fidelity=comparison.fidelity,
+        machine=Machine.of_this(scored.provider),
     )
     if output is not None:
         write_report(output, report, comparison)
-    if as_json:
+    if table_format is TableFormat.JSON:
         click.echo(report.encode(), nl=False)
     else:
-        print_facts(console(sys.stdout), report.facts())
+        print_table(sys.stdout, report.table(), table_format)
     return left_out.counts.total()
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from stepscore.cli.formats import TableFormat, format_option, print_table
 from stepscore.cli.group import name_failures
-from stepscore.cli.load_options import Words, json_option, output_file_option, positive
+from stepscore.cli.load_options import Words, output_file_option, positive
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import is_standard_output
 from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
@@ -90,7 +91,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     show_default=True,
     help="Random seed for bootstrap and subset sampling.",
 )
-@json_option
+@format_option
 @click.pass_context
 def select(
     ctx: click.Context,
@@ -105,7 +106,7 @@ def select(
     sizes: list[int] | None,
     equality: Equality,
     seed: int,
-    as_json: bool,
+    table_format: TableFormat,
 ) -> None:
     """Select one solution per problem by reward.
 
@@ -118,7 +119,7 @@ def select(
     accuracies are printed too: of the method with n samples, of majority voting, of a random sample, and
     pass@n. Each is the mean over all subsets of n samples (for voting, over 1,000 random subsets where there
     are more), with 95 % confidence intervals from 2,000 bootstrap resamples of the problems. They go to
-    standard output when the selected records do not.
+    standard output when the selected records do not: with -o, and without it in every --format but table.
 
     Exit code 1: some records have errors, or a problem has no answer to vote for. No model is run.
 
@@ -126,8 +127,10 @@ def select(
     Examples:
       stepscore select rewards.jsonl -o chosen.jsonl
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
+      stepscore select rewards.jsonl --series step --reducer min --format latex > accuracies.tex
       stepscore score PAIR samples.jsonl | stepscore select - --reducer min | jq '.selection // empty'
     """
+    from stepscore.cli.accuracy_table import accuracy_table, as_json
     from stepscore.cli.comparing import shown
     from stepscore.cli.selection_remarks import remarks
     from stepscore.jobs.provenance import Command, HeaderLine
@@ -162,25 +165,21 @@ def select(
         chosen, unanswered = _chosen(file, problems, rule)
         lines = [HeaderLine(derived).encode(), *chosen]
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
+    undecided = comparer.undecided
+    for_people = table_format is TableFormat.TABLE
     if output is not None and output != "-":
         from stepscore.fileio import write_atomically
 
         write_atomically(Path(output), lines)
-    elif not as_json or output == "-":
+    elif for_people or output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
-    stream = sys.stderr if output == "-" or (output is None and not as_json) else sys.stdout
-    if as_json:
-        from stepscore.cli.accuracy_table import as_json as text_of
-
-        undecided = comparer.undecided
-        text = text_of(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+    stream = sys.stderr if output == "-" or (output is None and for_people) else sys.stdout
+    if table_format is TableFormat.JSON:
+        text = as_json(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
         click.echo(text, file=stream, nl=False)
     elif table:
-        from stepscore.cli.accuracy_table import print_accuracies
-
-        print_accuracies(stream, rule, table)
-    undecided = comparer.undecided
+        print_table(stream, accuracy_table(derived, rule, table), table_format)
     for line in remarks(problems, groups, field, table, sizes, undecided=undecided, unanswered=unanswered):
         click.echo(line, err=True)
     name_failures(failed)
