@@ -5,39 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from stepscore.cli.formats import TableFormat, format_option, print_table
 from stepscore.cli.group import name_failures
-from stepscore.cli.load_options import Words, output_file_option, positive
+from stepscore.cli.load_options import output_file_option, positive
+from stepscore.cli.selection_options import (
+    equality_option,
+    method_option,
+    reducer_option,
+    seed_option,
+    sizes_option,
+)
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import is_standard_output
-from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
+from stepscore.enums import Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
 
 if TYPE_CHECKING:
     from stepscore.selection.best_of_n import Problem, SelectionMethod
-
-
-class _Reducers(Words):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "prod":
-            self.fail(PROD_UNSUPPORTED, param, ctx)
-        return super().convert(value, param, ctx)
-
-
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
-    if value is None:
-        return None
-    try:
-        sizes = sorted({int(part) for part in value.split(",")})
-    except ValueError:
-        sizes = [0]
-    if sizes[0] < 1:
-        raise click.BadParameter(f"invalid list of sample counts {value[:40]!r}; use e.g. 1,2,4,8")
-    return sizes
 
 
 @click.command()
@@ -47,22 +35,9 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
 )
 @output_file_option("CHOSEN.jsonl")
-@click.option(
-    "--method",
-    type=Words(Method, case_sensitive=False),
-    default="best-of-n",
-    show_default=True,
-    help="Select by the best score, the answer with the most weight (sigmoid of scores), or the most common "
-    "answer.",
-)
+@method_option
 @series_option(Series.CUMULATIVE, "Compute the score from")
-@click.option(
-    "--reducer",
-    type=_Reducers(Reducer, case_sensitive=False),
-    default="last",
-    show_default=True,
-    help="Reduction of step rewards to one score; cumulative-last is outcome_reward.",
-)
+@reducer_option
 @click.option(
     "--temperature",
     type=float,
@@ -70,27 +45,9 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     help="Add `probability`, sigmoid(score / temperature) of the selected sample; the votes of --method "
     "weighted have this weight.  [default: no probability; weighted: 1]",
 )
-@click.option(
-    "--n",
-    "sizes",
-    metavar="1,2,4,...",
-    callback=_sizes,
-    help="Numbers of samples to report accuracy for.  [default: powers of 2, and all]",
-)
-@click.option(
-    "--equality",
-    type=click.Choice(Equality, case_sensitive=False),
-    default="math",
-    show_default=True,
-    help="Equality of answers: mathematical, by rules and math-verify (stepscore[select]), or exact text.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Random seed for bootstrap and subset sampling.",
-)
+@sizes_option
+@equality_option
+@seed_option
 @format_option
 @click.pass_context
 def select(
