@@ -25,6 +25,9 @@ from stepscore.selection.answers import Comparer
 from stepscore.selection.best_of_n import Problem, SelectionMethod, group, judged
 from stepscore.selection.sample_answers import examine
 from stepscore.tabular.renderers import as_csv
+from stepscore.visible import one_line
+
+MOST_NAME_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,8 @@ def read_sources(paths: Sequence[Path], names: Sequence[str], series: Series, mo
         raise click.UsageError(f"{len(paths)} files, but a figure of this kind takes at most {most}")
     if names and len(names) != len(paths):
         raise click.UsageError(f"{len(names)} names for {len(paths)} files: give --name once for each")
-    shown_names = list(names) or [path.name.partition(".")[0] for path in paths]
+    given = names or [path.name.partition(".")[0] or path.name for path in paths]
+    shown_names = [one_line(name, MOST_NAME_CHARS) for name in given]
     if len({*shown_names}) < len(paths):
         raise click.UsageError(f"files have one name ({', '.join(shown_names)}): tell them apart by --name")
     sources = []

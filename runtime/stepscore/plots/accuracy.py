@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stepscore.plots.canvas import BASELINES, STYLES, LineStyle, legend_above
+from stepscore.plots.canvas import BASELINES, STYLES, LineStyle, legend_above, legend_text
 from stepscore.plots.plot import SERIES, Kind, Origin
 from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, RESAMPLES
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DODGE = 1.035
-"""Factor by which neighbouring curves are apart on the axis of n, so that no interval covers another."""
+DODGE = 1.025
+"""Factor by which points of one n are apart on its axis, so that no interval covers another."""
 FIGURES = ("chosen", "majority", "random", "pass_at_n")
 COLUMNS = (
     SERIES,
@@ -123,12 +123,16 @@ def _curve(rows: Sequence[Accuracy], name: str) -> Curve:
 
 
 def _draw_curve(axes: Axes, name: str, curve: Curve, style: LineStyle, shift: float) -> None:
-    at = [n * shift for n, _ in curve]
+    """Draw the line at n itself, so that no curve seems to cross another, and the points beside n."""
+    sizes, at = [n for n, _ in curve], [n * shift for n, _ in curve]
+    means = [100 * value.mean for _, value in curve]
     low, high = [100 * value.low for _, value in curve], [100 * value.high for _, value in curve]
     axes.vlines(at, low, high, color=style.color, linewidth=0.6)
     for ends in (low, high):
         axes.plot(at, ends, linestyle="", marker="_", color=style.color, markersize=3, markeredgewidth=0.6)
-    axes.plot(at, [100 * value.mean for _, value in curve], label=name, **style.of_line())
+    axes.plot(sizes, means, linestyle=style.dashes, color=style.color)
+    axes.plot(at, means, linestyle="", **style.of_markers())
+    axes.plot([], [], label=legend_text(name), **style.of_line())
 
 
 def _row(origin: Origin, accuracy: Accuracy) -> tuple[Cell, ...]:

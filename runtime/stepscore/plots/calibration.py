@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stepscore.plots.canvas import BAND, STYLES, LineStyle, legend_above
+from stepscore.plots.canvas import BAND, STYLES, LineStyle, legend_above, legend_text
 from stepscore.plots.plot import SERIES, Kind, Origin
 from stepscore.tabular.table import Cell, Column, Fact, Table
 
@@ -203,4 +203,4 @@ def _draw_reliability(axes: Axes, bins: Sequence[Bin], label: str, style: LineSt
         )
     )
     axes.vlines(at, low, high, color=style.color, linewidth=0.6)
-    axes.plot(at, shares, label=label, **style.of_line())
+    axes.plot(at, shares, label=legend_text(label), **style.of_line())

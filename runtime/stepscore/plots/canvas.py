@@ -25,6 +25,10 @@ BAND = "#d9d9d9"
 """Fill behind lines: light enough for black on it."""
 
 
+MARKER_DISTANCE = 0.13
+"""Distance of markers on a curve of many points, as a share of the diagonal of the axes."""
+
+
 class ImageFormat(StrEnum):
     """Format of a figure."""
 
@@ -116,8 +120,13 @@ def render(plot: Plot, image: ImageFormat, width: float = ONE_COLUMN) -> bytes:
     return buffer.getvalue()
 
 
-MARKER_DISTANCE = 0.13
-"""Distance of markers on a curve of many points, as a share of the diagonal of the axes."""
+def legend_text(name: str) -> str:
+    r"""Return a name as matplotlib shows it: no mathematics, and not hidden for a leading underscore.
+
+    >>> legend_text("_a $b$")
+    ' _a \\$b\\$'
+    """
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int = 2) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stepscore.enums import Series
 from stepscore.evaluation.first_error import Labels
-from stepscore.plots.canvas import MARKER_DISTANCE, STYLES, legend_above
+from stepscore.plots.canvas import MARKER_DISTANCE, STYLES, legend_above, legend_text
 from stepscore.plots.plot import SERIES, Kind, Origin
 from stepscore.rewards import Scores
 from stepscore.tabular.table import Cell, Column, Fact, Table
@@ -162,7 +162,7 @@ class FirstErrorPlot:
                 values = [100 * getattr(one, name) for one in drawn]
                 at = [one.threshold for one in drawn]
                 style = next(styles).of_line()
-                axes.plot(at, values, label=f"{of}{name}", markevery=MARKER_DISTANCE, **style)
+                axes.plot(at, values, label=legend_text(f"{of}{name}"), markevery=MARKER_DISTANCE, **style)
         axes.set_xlim(*self._limits())
         axes.set_ylim(-2, 102)
         axes.set_xlabel(f"threshold ({self.series} reward)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stepscore.enums import Series
-from stepscore.plots.canvas import BAND, STYLES, legend_above
+from stepscore.plots.canvas import BAND, STYLES, legend_above, legend_text
 from stepscore.plots.plot import SERIES, Kind, Origin
 from stepscore.rewards import Scores
 from stepscore.tabular.table import Cell, Column, Fact, Table
@@ -165,7 +165,7 @@ class PositionPlot:
         for axes, (origin, truth, solutions) in zip(panels, self.panels, strict=True):
             self._draw_panel(axes, truth, solutions)
             if len(self.panels) > 1:
-                axes.set_title(origin.name, fontsize=7, loc="left")
+                axes.set_title(legend_text(origin.name), fontsize=7, loc="left")
         what = "step" if self.axis is Axis.STEP else "share of the solution"
         panels[-1].set_xlabel(what)
         if self.axis is Axis.STEP:

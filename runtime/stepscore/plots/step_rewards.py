@@ -10,7 +10,7 @@ import numpy as np
 
 from stepscore.enums import Series
 from stepscore.evaluation.first_error import Labels
-from stepscore.plots.canvas import BAND, MARKER_DISTANCE, STYLES, legend_above
+from stepscore.plots.canvas import BAND, STYLES, legend_above, legend_text
 from stepscore.plots.plot import SERIES, Kind, Origin
 from stepscore.rewards import Scores
 from stepscore.tabular.table import Cell, Column, Fact, Table
@@ -24,6 +24,8 @@ GROUPS = (CORRECT, WRONG, AFTER)
 TAIL = 0.5
 """Percent of the rewards at either end that the axis leaves out."""
 BINS = 40
+MARKED_BINS = 6
+"""Bins from one marker to the next."""
 COLUMNS = (
     SERIES,
     Column.of("steps", is_text=True),
@@ -94,7 +96,7 @@ class StepRewardPlot:
             rows = []
             for name, values in groups.items():
                 counts = _counts(values, edges)
-                for low, high, count in zip(ends, ends[1:], counts, strict=True):
+                for low, high, count in zip(ends[:-1], ends[1:], counts, strict=True):
                     share = count / values.size if values.size else None
                     rows.append((origin.cell, Cell.of(name), *map(Cell.of, (low, high, count, share))))
             facts = (Fact.of("rewards", "rewards", self.series.value), *origin.facts())
@@ -116,20 +118,22 @@ class StepRewardPlot:
         for axes, (origin, groups) in zip(panels, self.panels, strict=True):
             self._draw_panel(axes, groups)
             if len(self.panels) > 1:
-                axes.set_title(origin.name, fontsize=7, loc="left")
+                axes.set_title(legend_text(origin.name), fontsize=7, loc="left")
         panels[-1].set_xlabel(f"{self.series} reward")
         legend_above(figure, panels[0], columns=3)
 
     def _draw_panel(self, axes: Axes, groups: Mapping[str, np.ndarray]) -> None:
         edges = bin_edges(np.concatenate(list(groups.values())))
+        offsets = iter((0, 2, 4))
         for (name, values), style in zip(groups.items(), STYLES, strict=False):
             if not values.size:
                 continue
             shares = 100 * np.array(_counts(values, edges)[1:-1]) / values.size
             if name == CORRECT:
                 axes.stairs(shares, edges, fill=True, color=BAND)
-            outline = np.repeat(edges, 2)[1:-1], np.repeat(shares, 2)
-            axes.plot(*outline, label=name, markevery=MARKER_DISTANCE, **style.of_line())
+            steps = np.column_stack([edges[:-1], (edges[:-1] + edges[1:]) / 2, edges[1:]]).ravel()
+            marked = slice(3 * next(offsets) + 1, None, 3 * MARKED_BINS)
+            axes.plot(steps, np.repeat(shares, 3), label=name, markevery=marked, **style.of_line())
         axes.set_ylim(bottom=0)
         axes.set_ylabel("share of the steps (%)")
 
