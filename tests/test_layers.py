@@ -32,8 +32,8 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("prompt",),
         ("records", "rewards", "fileio", "machine"),
         ("extras",),
-        ("tabular",),
-        ("errors", "enums", "system", "visible"),
+        ("result_view", "tabular"),
+        ("errors", "enums", "system", "visible", "sizes", "forks", "bar"),
     ),
     "stepscore_export": (
         ("cli",),

@@ -177,6 +177,12 @@ def test_rewards_follow_from_the_logprobs(tiny_pair: Path, convention: Conventio
             assert np.allclose(result.cumulative_rewards, expected, rtol=0, atol=1e-12)
 
 
+def test_a_result_has_the_texts_of_its_steps(scorer: Scorer) -> None:
+    as_mapping = {"query": "1 + 1?", "completions": ["1 + 1 = 2.", "So 2."]}
+    for record, result in zip(SOLUTIONS, scorer.score([as_mapping, *SOLUTIONS[1:]]), strict=True):
+        assert result.steps == record.steps
+
+
 def test_arrays_are_given_only_when_asked_for(scorer: Scorer) -> None:
     result = alone(scorer, SOLUTIONS[0])
     assert (result.token_ids, result.policy_logprobs, result.reference_logprobs) == (None, None, None)

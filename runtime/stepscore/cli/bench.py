@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "data",
     metavar="[DATA.jsonl]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
 )
 @limit_option("Use")
 @click.option(
@@ -84,12 +84,13 @@ def bench(
 
 def _workloads(pair: Pair, data: Path | None, limit: int | None) -> list[Workload]:
     from stepscore.bench import random_workloads, text_workload
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.jsonl import read_lines
 
     shape = pair.manifest.architecture
     if data is None:
         return random_workloads(shape.vocab_size, shape.max_position_embeddings)
-    with data.open("rb") as file:
+    with open_input(data) as file:
         workload = text_workload(data.name, itertools.islice(read_lines(file), limit), pair.encoder())
     if not workload.sequences:
         raise click.UsageError(f"{data} is empty")

@@ -21,7 +21,7 @@ from stepscore.cli.load_options import (
     quiet_option,
     reading_options,
 )
-from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.score import load_scorer, run_job
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
@@ -51,7 +51,7 @@ def evaluate() -> None:
     metavar="FILES...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
 )
 @click.option(
     "--pair",
@@ -117,7 +117,7 @@ def processbench(
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
     from stepscore.jobs.job import JobOptions
     from stepscore.jobs.provenance import Command, document
-    from stepscore.jobs.scored_records import origin_of_all, read_all
+    from stepscore.jobs.scored_records import open_scored, origin_of_all, read_all
     from stepscore.records import Reading
 
     if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
@@ -133,7 +133,7 @@ def processbench(
                 for job in zip(sources, targets, strict=True):
                     _score(ctx, scorer, job, options, quiet=quiet)
             sources = targets
-        files = [stack.enter_context(path.open("rb")) for path in sources]
+        files = [stack.enter_context(open_scored(path)) for path in sources]
         names = [str(path) for path in sources]
         scored = [read_all(file, name, series) for file, name in zip(files, names, strict=True)]
         origin = origin_of_all(zip(names, scored, strict=True))
@@ -179,7 +179,9 @@ def _score(
 ) -> None:
     """Score a file into another, or resume an earlier run."""
     source, target = job
-    with unbuffered_input(str(source)) as lines:
+    from stepscore.jobs.inputs.opening import open_input
+
+    with open_input(source) as lines:
         if run_job(scorer, lines, str(target), options, quiet=quiet) == INTERRUPTED:
             ctx.exit(INTERRUPTED)
 

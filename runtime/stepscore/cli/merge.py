@@ -11,7 +11,7 @@ from stepscore.cli.load_options import quiet_option
 
 
 @click.command()
-@click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
 @click.argument(
     "shards",
     metavar="SHARD.jsonl...",
@@ -42,7 +42,7 @@ def merge(
 ) -> None:
     """Merge the outputs of all shards of an input.
 
-    OUT.jsonl has the lines of IN.jsonl in order, as one run of `stepscore score` would have written them.
+    OUT.jsonl has the lines of IN in order, as one run of `stepscore score` would have written them.
     Every line is compared with the input. A shard that is missing, given twice, unfinished, edited, or of
     another pair, beta, convention or input is named, and nothing is written (exit code 4).
 
@@ -54,10 +54,10 @@ def merge(
       stepscore score PAIR in.jsonl --shard 2/2 -o shard-2.jsonl
       stepscore merge in.jsonl shard-1.jsonl shard-2.jsonl -o rewards.jsonl
     """
-    from stepscore.cli.score import unbuffered_input
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.merge import merge_to_file
 
-    with unbuffered_input(str(source)) as lines:
+    with open_input(source) as lines:
         tally = merge_to_file(lines, shards, output, overwrite=overwrite)
     if not quiet:
         errors = f", {tally.errors:,} of them with errors" if tally.errors else ""

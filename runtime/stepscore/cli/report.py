@@ -23,9 +23,7 @@ MOST_NAME_CHARS = 300
 
 
 @click.command()
-@click.argument(
-    "scored", metavar="SCORED.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("scored", metavar="SCORED.jsonl", type=click.Path(exists=True, path_type=Path))
 @output_file_option("REPORT.html")
 @threshold_options("Highlight", "the lowest negative reward")
 def report(scored: Path, output: str | None, threshold: float | None, threshold_nats: float | None) -> None:
@@ -50,12 +48,12 @@ def report(scored: Path, output: str | None, threshold: float | None, threshold_
 
 def _page(scored: Path, threshold: float | None, nats: float | None) -> Page:
     from stepscore.jobs.provenance import Headers
-    from stepscore.jobs.scored_records import origin
+    from stepscore.jobs.scored_records import open_scored, origin
     from stepscore.report.page import Page
     from stepscore.report.solutions import solutions
 
     headers = Headers(str(scored))
-    with scored.open("rb") as file:
+    with open_scored(scored) as file:
         records = solutions(headers.without(_whole(file)))
     basis = origin(headers, str(scored))
     limit = threshold_as_reward(threshold, nats, basis.beta)

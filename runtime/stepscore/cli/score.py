@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import stat
 import sys
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -48,11 +45,11 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Sha
 @click.argument("pair", type=click.Path(path_type=Path))
 @click.argument(
     "source",
-    metavar="[IN.jsonl|-]",
+    metavar="[IN|-]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
-@output_file_option("OUT.jsonl")
+@output_file_option("OUT.jsonl|OUT.parquet")
 @click.option("--problem", metavar="TEXT", help="Score one solution of this problem and print a table.")
 @click.option(
     "--step",
@@ -101,17 +98,18 @@ def score(
 ) -> None:
     """Score a file of solutions, or one solution given as options.
 
-    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
-    fields; the same line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both
-    (question, query, prompt; solution, answer, completions; messages), or named by --problem-field and
-    --steps-field. A line of token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored
-    without tokenizing. Run the same command again to resume an interrupted run.
+    IN is JSON Lines, also as .gz or .zst, Parquet, Arrow, or a folder of `datasets`, found by content. A line
+    or row is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other fields; the same
+    line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both (question, query,
+    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. A line of
+    token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored without tokenizing. Run the
+    same command again to resume an interrupted run.
 
     \b
     Examples:
       stepscore score PAIR solutions.jsonl -o rewards.jsonl
       stepscore score PAIR answers.jsonl --problem-field task --steps-field output --split -o rewards.jsonl
-      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c '.step_rewards // empty'
+      stepscore score PAIR solutions.parquet | jq -c '.step_rewards // empty'
       stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
     """
     if problem is not None or steps:
@@ -127,30 +125,31 @@ def score(
         )
         if any(option is not None for option in of_files):
             raise click.UsageError(
-                "--problem and --step score one solution: drop IN.jsonl and the options for files, such as "
+                "--problem and --step score one solution: drop IN and the options for files, such as "
                 "--output, --limit, --shard and --split"
             )
         if problem is None or not steps:
             raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
         if dry_run:
-            raise click.UsageError("--dry-run needs IN.jsonl")
+            raise click.UsageError("--dry-run needs IN")
         with load_scorer(pair, load) as scorer:
             below = threshold_as_reward(threshold, threshold_nats, scorer.beta)
             _print_problem(scorer, problem, steps, below)
         return
     if source is None:
-        raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
+        raise click.UsageError("give IN, - for standard input, or --problem and --step")
     if threshold is not None or threshold_nats is not None:
         raise click.UsageError("--threshold and --threshold-nats need --problem")
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
     options = JobOptions(limit, load["tokens"], Reading(problem_field, steps_field, split), overwrite, shard)
     if dry_run:
-        with unbuffered_input(source) as lines:
+        with open_input(source) as lines:
             _print_dry_run(pair, lines, options, load)
         return
-    with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
+    with open_input(source) as lines, load_scorer(pair, load) as scorer:
         ctx.exit(run_job(scorer, lines, output or "-", options, quiet=quiet))
 
 
@@ -182,6 +181,7 @@ def _print_dry_run(pair: Path, lines: BinaryIO, options: JobOptions, load: dict[
 def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *, quiet: bool) -> int:
     """Run a job and return its exit code."""
     from stepscore.jobs.job import Tally, run_to_file, run_to_stream
+    from stepscore.jobs.parquet.job import is_parquet, run_to_parquet
     from stepscore.jobs.progress import shown
 
     tally = Tally()
@@ -190,7 +190,8 @@ def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *
     try:
         with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options), sys.stderr):
             if resumable:
-                run_to_file(scorer, lines, Path(output), tally, options)
+                run = run_to_parquet if is_parquet(output) else run_to_file
+                run(scorer, lines, Path(output), tally, options)
             else:
                 with _unbuffered(output) as out:
                     run_to_stream(scorer, lines, out, tally, options)
@@ -209,20 +210,6 @@ def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
     return standard_output() if is_standard_output(output) else open(output, "wb", buffering=0)
 
 
-def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open the input unbuffered; the thread that reads it adds the buffer.
-
-    A thread waiting for a line holds the lock of its buffer. Closing that buffer, here or at exit, would wait
-    for the line as well; without it, an interrupted run ends at once.
-    """
-    if source != "-":
-        return cast(BinaryIO, open(source, "rb", buffering=0))
-    stdin = sys.stdin.buffer
-    return contextlib.nullcontext(
-        cast(BinaryIO, stdin.raw) if isinstance(stdin, io.BufferedReader) else stdin
-    )
-
-
 def _is_resumable(output: str) -> bool:
     """Return whether the output is a file, not a pipe or a device."""
     path = Path(output)
@@ -230,19 +217,20 @@ def _is_resumable(output: str) -> bool:
 
 
 def _total(lines: BinaryIO, options: JobOptions) -> int | None:
-    """Return the number of records of a regular file, at most the limit; of a pipe, the limit.
+    """Return the number of records of a plain file or a table, at most the limit; of a pipe, the limit.
 
     That of a shard is not known before all lines are parsed.
     """
+    from stepscore.jobs.inputs.opening import is_file
     from stepscore.jobs.jsonl import not_empty, read_lines
 
     if options.shard is not None:
         return None
     limit = options.limit
-    try:
-        if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
-            return limit
-    except OSError:  # a stream in memory
+    known: int | None = getattr(lines, "num_rows", None)  # of a table
+    if known is not None:
+        return known if limit is None else min(known, limit)
+    if not is_file(lines) or not lines.seekable():
         return limit
     start, count = lines.tell(), 0
     with contextlib.suppress(StepscoreError):  # the run itself names an input that cannot be read

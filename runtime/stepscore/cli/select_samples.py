@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.argument(
     "source",
     metavar="SCORED.jsonl|-",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
 @output_file_option("CHOSEN.jsonl")
 @method_option
