@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
@@ -21,6 +22,7 @@ from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
+from stepscore.extras import naming_extras
 from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
@@ -97,7 +99,10 @@ def run_parity(
     table_format: TableFormat,
 ) -> int:
     """Compare, print, write; return the number of skipped lines. `data` is a file, - is standard input."""
-    loading.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
+    loading.require("torch", "transformers")
+    if output is not None:
+        with naming_extras():
+            import_module("matplotlib")
     device = loading.resolve(options.device)
     if output is not None:
         check_output(output)
