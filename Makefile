@@ -103,7 +103,7 @@ peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp 
 browser: ## install Debian's chromium, for the tests of the report (needs root)
 	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
 
-report-picture: $(VENV)/.done ## take docs/report.png: the bundled pair's report, in chromium
+report-picture: $(VENV)/.done ## take docs/report*.png: reports of the bundled pair, in chromium
 	$(BIN)/python -m examples.report_picture
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
