@@ -11,7 +11,7 @@ from stepscore.cli.load_options import quiet_option
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", metavar="IN|-", type=click.Path(exists=True, allow_dash=True))
 @click.argument(
     "shards",
     metavar="SHARD.jsonl...",
@@ -22,19 +22,19 @@ from stepscore.cli.load_options import quiet_option
 @click.option(
     "-o",
     "--output",
-    metavar="OUT.jsonl",
+    metavar="OUT.jsonl|OUT.parquet",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="Output file.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT.jsonl if a job wrote it.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if a job wrote it.")
 @quiet_option
 @click.pass_context
 def merge(
     ctx: click.Context,
     /,
     *,
-    source: Path,
+    source: str,
     shards: tuple[Path, ...],
     output: Path,
     overwrite: bool,
@@ -42,7 +42,7 @@ def merge(
 ) -> None:
     """Merge the outputs of all shards of an input.
 
-    OUT.jsonl has the lines of IN in order, as one run of `stepscore score` would have written them.
+    The output has the lines of IN in order, as one run of `stepscore score` would have written them.
     Every line is compared with the input. A shard that is missing, given twice, unfinished, edited, or of
     another pair, beta, convention or input is named, and nothing is written (exit code 4).
 
@@ -56,9 +56,11 @@ def merge(
     """
     from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.merge import merge_to_file
+    from stepscore.jobs.parquet.job import is_parquet, merge_to_parquet
 
+    write = merge_to_parquet if is_parquet(str(output)) else merge_to_file
     with open_input(source) as lines:
-        tally = merge_to_file(lines, shards, output, overwrite=overwrite)
+        tally = write(lines, shards, output, overwrite=overwrite)
     if not quiet:
         errors = f", {tally.errors:,} of them with errors" if tally.errors else ""
         say(f"{tally.records:,} records of {len(shards):,} shards{errors}")

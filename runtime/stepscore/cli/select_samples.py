@@ -107,6 +107,8 @@ def select(
         raise click.UsageError("--temperature needs --method best-of-n or weighted")
     if output is not None and is_standard_output(output):
         output = "-"
+    if output is not None and Path(output).suffix.lower() == ".parquet":
+        raise click.BadParameter("select writes JSON Lines: name it .jsonl", param_hint="--output")
     _refuse_input(source, output)
     rule = SelectionMethod(method, series, reducer, temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:

@@ -59,16 +59,20 @@ class ParsedLine:
 
 
 def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
-    """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes."""
+    """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes.
+
+    A line is yielded once all of it is read, so that `source.tell()` is then where the next one begins.
+    """
     lines = io.BufferedReader(source) if isinstance(source, io.RawIOBase) else source
     try:
         while line := _readline(lines, max_bytes + 1):
             if line.endswith(b"\n"):
                 yield line[:-1]
                 continue
+            rest = line
+            while len(rest) > max_bytes and not rest.endswith(b"\n"):
+                rest = _readline(lines, max_bytes + 1)
             yield line
-            while len(line) > max_bytes and not line.endswith(b"\n"):
-                line = _readline(lines, max_bytes + 1)
     finally:
         if lines is not source:
             with contextlib.suppress(ValueError):  # the source has been closed

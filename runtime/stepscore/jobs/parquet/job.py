@@ -6,6 +6,7 @@ OUT.parquet, which is there as a whole or not at all, and is removed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ import msgspec
 from stepscore.errors import OutputExists
 from stepscore.extras import naming_extras
 from stepscore.jobs.job import DEFAULT_OPTIONS, JobOptions, StreamScorer, Tally, run_to_file
+from stepscore.jobs.merge import Tally as MergeTally
+from stepscore.jobs.merge import already_exists, merge_to_file
 from stepscore.jobs.provenance import is_header
 from stepscore.jobs.resume import locked, refuse_same_file
 from stepscore.jobs.seal import fingerprint_path
@@ -44,8 +47,7 @@ def run_to_parquet(
     input has more lines than a finished output, OutputExists where no job wrote the file, ExtraMissing.
     """
     with naming_extras():
-        from stepscore.jobs.parquet.finished import FACTS, JobFacts, check_finished, require_parquet  # noqa: PLC0415
-        from stepscore.jobs.parquet.writing import answers, write_parquet  # noqa: PLC0415
+        from stepscore.jobs.parquet.finished import check_finished, require_parquet  # noqa: PLC0415
     journal = journal_path(path)
     if path.exists() and path.stat().st_size:
         with path.open("rb") as output:
@@ -58,6 +60,36 @@ def run_to_parquet(
             tally.errors.update(errors)
             return
     run_to_file(scorer, source, journal, tally, options)
+    _finish(journal, path)
+
+
+def merge_to_parquet(
+    source: BinaryIO, shards: Sequence[Path], path: Path, *, overwrite: bool = False
+) -> MergeTally:
+    """Merge the outputs of all shards into the Parquet file at `path`, which one run would have written.
+
+    Raises as `merge_to_file` does, and ExtraMissing.
+    """
+    with naming_extras():
+        from stepscore.jobs.parquet.finished import require_parquet  # noqa: PLC0415
+    if path.exists():
+        if not overwrite:
+            raise already_exists(path)
+        with path.open("rb") as output:
+            refuse_same_file(output, source)
+        if path.stat().st_size:
+            require_parquet(path)
+    journal = journal_path(path)
+    tally = merge_to_file(source, shards, journal, overwrite=overwrite)
+    _finish(journal, path)
+    return tally
+
+
+def _finish(journal: Path, path: Path) -> None:
+    """Write the lines of a finished job as Parquet, and remove them."""
+    with naming_extras():
+        from stepscore.jobs.parquet.finished import FACTS, JobFacts  # noqa: PLC0415
+        from stepscore.jobs.parquet.writing import answers, write_parquet  # noqa: PLC0415
     with journal.open("rb") as file:
         locked(file, path)
         header = file.readline()

@@ -188,6 +188,30 @@ def table_of_somebody() -> Any:
     return pa.table({"problem": ["p"], "steps": [["s"]]})
 
 
+def test_shards_merge_into_the_table_of_one_run() -> None:
+    shards = ["1.jsonl", "2.jsonl"]
+    for at, shard in enumerate(shards, 1):
+        score("--shard", f"{at}/2", out=shard)
+    assert score(out="whole.parquet").exit_code == 0
+    assert invoke("merge", "in.jsonl", *shards, "-o", OUT).exit_code == 0
+    assert pq.read_table(OUT).equals(pq.read_table("whole.parquet"))
+    assert "is already complete" in score().stderr
+    assert not {OUT + ".jsonl", OUT + ".jsonl.fingerprint.json"} & names()
+    again = invoke("merge", "in.jsonl", *shards, "-o", OUT)
+    assert (again.exit_code, "already exists" in again.stderr) == (3, True)
+    assert invoke("merge", "in.jsonl", *shards, "-o", OUT, "--overwrite").exit_code == 0
+    Path("mine.parquet").write_bytes(b"PAR1")
+    assert invoke("merge", "in.jsonl", *shards, "-o", "mine.parquet", "--overwrite").exit_code == 3
+    assert Path("mine.parquet").read_bytes() == b"PAR1"
+
+
+def test_a_shard_that_is_no_text_is_named() -> None:
+    score("--shard", "1/1", out="shard.parquet")
+    done = invoke("merge", "in.jsonl", "shard.parquet", "-o", OUT)
+    assert (done.exit_code, names()) == (4, {"shard.parquet"})
+    assert "it is a table or compressed, and lines are compared" in done.stderr
+
+
 def test_the_output_is_not_the_input() -> None:
     score()
     done = score("--overwrite", source=OUT)
