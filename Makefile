@@ -99,7 +99,7 @@ bench-report: $(VENV)/.done ## all results as one HTML page, out/benchmarks.html
 
 peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
-	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,optimum,dev,peers]'
+	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,plots,torch,optimum,dev,peers]'
 
 browser: ## install Debian's chromium, for the tests of the report (needs root)
 	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
@@ -116,7 +116,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,data,ray,torch,optimum,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,data,plots,ray,torch,optimum,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt
@@ -129,5 +129,5 @@ $(VENV_T5)/.done: pyproject.toml constraints.txt constraints-transformers5.txt
 	awk -F== 'NR == FNR { pinned[$$1]; print; next } !($$1 in pinned)' constraints-transformers5.txt constraints.txt \
 	    > $(VENV_T5)/constraints.txt
 	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt torch
-	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt --editable '.[cpu,export,torch,dev]'
+	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt --editable '.[cpu,export,plots,torch,dev]'
 	touch $@

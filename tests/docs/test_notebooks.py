@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib", reason="notebooks plot with matplotlib, of the extra [torch]")
+pytest.importorskip("matplotlib", reason="notebooks plot with matplotlib, of the extra [plots]")
 
 from matplotlib import image
 from testing import notebooks

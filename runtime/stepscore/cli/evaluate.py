@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 from click.core import ParameterSource
 
+from stepscore.cli.formats import TableFormat, format_option, print_table
 from stepscore.cli.group import INTERRUPTED, name_failures
 from stepscore.cli.load_options import (
-    json_option,
     load_options,
     output_folder_option,
     overwrite_option,
@@ -68,7 +68,7 @@ def evaluate() -> None:
     help=f"Choose the threshold on this subset and use it for all.  [default: {THRESHOLD_SUBSET}]",
 )
 @threshold_options("Count as wrong", None)
-@json_option
+@format_option
 @quiet_option
 @overwrite_option
 @reading_options
@@ -85,7 +85,7 @@ def processbench(
     threshold_from: str | None,
     threshold: float | None,
     threshold_nats: float | None,
-    as_json: bool,
+    table_format: TableFormat,
     quiet: bool,
     overwrite: bool,
     problem_field: str | None,
@@ -149,12 +149,12 @@ def processbench(
         verdict = evaluate_processbench(samples, limit, series=series, beta=beta, errors=failed)
         if output is not None:
             _write(output, files, samples, limit, derived)
-    if as_json:
+    if table_format is TableFormat.JSON:
         print_data(document(verdict, derived))
     else:
-        from stepscore.cli.processbench_table import print_verdict
+        from stepscore.cli.processbench_table import processbench_table
 
-        print_verdict(sys.stdout, verdict)
+        print_table(sys.stdout, processbench_table(verdict, derived), table_format)
     name_failures(failed)
     ctx.exit(1 if failed else 0)
 

@@ -18,6 +18,7 @@ from stepscore.cli.evaluate import evaluate
 from stepscore.cli.group import Commands
 from stepscore.cli.inspect_pair import inspect, verify
 from stepscore.cli.merge import merge
+from stepscore.cli.plot import plot
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
@@ -34,7 +35,7 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, merge, report, serve, inspect, verify):
+for command in (score, select, evaluate, bench, merge, plot, report, serve, inspect, verify):
     main.add_command(command)
 
 

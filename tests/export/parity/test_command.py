@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from testing.pairs import export_unmeasured
 from testing.parity_command import REFERENCE, arguments, parity, problem, report
 
+from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention, Precision
 from stepscore_export.options import ExportOptions
 
@@ -65,32 +68,41 @@ def test_pytorch_at_bf16_is_further_from_the_pair_than_at_fp32(fp32: Path) -> No
 # What it prints and writes
 
 
-def test_parity_prints_a_table_on_stdout_and_nothing_on_stderr(
-    int8: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the folder of the pair: a long path would go on in a second line."""
-    monkeypatch.chdir(int8.parent)
-    done = parity(Path(int8.name))
+def test_parity_prints_a_table_on_stdout_and_nothing_on_stderr(int8: Path) -> None:
+    done = parity(int8)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "own rounding" not in done.stdout
-    names = [re.split(r"\s{2,}", line)[0] for line in done.stdout.splitlines()]
-    assert names == [
-        "pair",
-        "PyTorch",
-        "compared",
-        "log-prob error",
+    title, _, _, _, *lines = done.stdout.splitlines()
+    assert title.strip() == "stepscore int8 on cpu against PyTorch fp32 on cpu"
+    names = [re.split(r"\s{2,}", line.strip())[0] for line in lines]
+    assert names[: names.index("")] == [
+        "solutions compared",
+        "steps compared",
+        "tokens compared",
+        "log-prob error, RMS",
+        "log-prob error, largest",
+        "log-ratio, RMS",
         "log-ratio error",
         "log-ratio correlation",
         "step reward error",
         "cumulative reward error",
         "same sign of step reward",
         "same first error",
-        "speed",
+        "tokens/s, stepscore",
+        "tokens/s, PyTorch",
     ]
 
 
+def test_csv_has_a_number_for_every_figure_and_the_machine(int8: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(parity(int8, "--format", "csv", limit=1).stdout)))
+    values = {row["figure"]: float(row["value"]) for row in rows}
+    assert values["solutions compared"] == 1
+    assert 0 < values["log-ratio error"] < 1
+    assert rows[0]["pair"] == Pair.open(int8).fingerprint
+    assert int(rows[0]["cores"]) >= 1
+
+
 def test_the_table_says_when_the_rounding_of_pytorch_counts(int8: Path) -> None:
-    assert "PyTorch's own rounding is part of every error below" in parity(int8, "--dtype", "bf16").stdout
+    assert "PyTorch's own rounding is part of every error above" in parity(int8, "--dtype", "bf16").stdout
 
 
 def test_json_says_what_was_compared_with_what(int8: Path) -> None:

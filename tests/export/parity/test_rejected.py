@@ -126,7 +126,7 @@ def test_matplotlib_is_needed_for_output_only(
     assert parity(int8).exit_code == 0
     done = parity(int8, "--output", tmp_path / "out")
     assert done.exit_code == 3
-    assert "error: matplotlib is not installed\n" in done.stderr
+    assert "error: matplotlib is not installed\nhint: pip install 'stepscore[plots]'\n" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
