@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import msgspec
@@ -27,6 +27,7 @@ from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
 from stepscore.jobs.jsonl import not_empty, parse_line
+from stepscore.machine import Machine
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
@@ -71,6 +72,7 @@ class BenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="bench")
     first_result_seconds: float
     peak_mb: float
     timings: list[Timing]
+    machine: Machine
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -157,29 +159,8 @@ def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) ->
         first_result_seconds=first_result - loaded,
         peak_mb=peak_mb(),
         timings=timings,
+        machine=Machine.of_this(Provider(provider)),
     )
-
-
-def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a two-column table."""
-    yield "pair", report.pair
-    yield (
-        "runs on",
-        f"{report.provider}, {report.threads} threads, {report.residency}, batches of "
-        f"{report.max_batch_tokens:,} tokens",
-    )
-    yield "loading", f"{report.load_seconds:.2f} s"
-    yield "first result", f"{report.first_result_seconds:.2f} s after that"
-    for timing in report.timings:
-        speed = timing.speed
-        spread = f"{speed.slowest:,.0f} to {speed.fastest:,.0f}, n = {speed.n}"
-        sequences = f"{timing.sequences:,} sequences, " if timing.sequences > 1 else ""
-        sharing = "" if timing.sharing is None else f"; {timing.sharing:.2f} x from prefix sharing"
-        yield (
-            timing.name,
-            f"{speed.median:,.0f} tokens/s ({spread}; {sequences}{timing.tokens:,} tokens){sharing}",
-        )
-    yield "peak memory", f"{report.peak_mb:,.0f} MB resident"
 
 
 def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:

@@ -17,8 +17,9 @@ from stepscore.cli.results import AnyResult, Failure
 PAGE = (Path(__file__).parents[2] / "docs" / "machine-readable.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.partition(" | ")[0]
-    for block in re.findall(r"^```\n(.*?)^```\n", PAGE, re.MULTILINE | re.DOTALL)
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```\n", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
+    if not kind
 ]
 
 

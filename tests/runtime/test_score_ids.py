@@ -153,7 +153,7 @@ def test_the_command_writes_what_score_ids_returns(
     bad = {"prompt_token_ids": [1], "response_token_ids": [TINY.vocab_size]}
     (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in [*records, bad]))
     done = CliRunner().invoke(main, ["score", str(tiny_pair), str(tmp_path / "in"), "--tokens"])
-    *lines, error = (json.loads(line) for line in done.stdout.splitlines())
+    _header, *lines, error = (json.loads(line) for line in done.stdout.splitlines())
     assert (done.exit_code, error["error"]["code"]) == (1, "invalid_record")
     assert f"outside the vocabulary of {TINY.vocab_size} tokens" in error["error"]["message"]
     with Scorer.load(tiny_pair, tokens=True) as scorer:

@@ -19,6 +19,7 @@ from stepscore.cli.group import Commands
 from stepscore.cli.inspect_pair import inspect, verify
 from stepscore.cli.load_options import json_option
 from stepscore.cli.merge import merge
+from stepscore.cli.plot import plot
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 for command in (
-    *(score, select, evaluate, bench, merge, report, serve, inspect, verify),
+    *(score, select, evaluate, bench, merge, plot, report, serve, inspect, verify),
     *(version, help_command, completion),
 ):
     main.add_command(command)

@@ -214,6 +214,14 @@ class MergeResult(CommandResult, frozen=True, kw_only=True, tag="merge"):
     errors: Annotated[Count, Meta(description="records with errors")]
 
 
+class PlotResult(CommandResult, frozen=True, kw_only=True, tag="plot"):
+    """Figures and numbers that were written."""
+
+    kind: Annotated[str, Meta(description="command behind `plot`, such as `accuracy`")]
+    outputs: list[str]
+    errors: Annotated[Count, Meta(description="records with errors")]
+
+
 class ReportResult(CommandResult, frozen=True, kw_only=True, tag="report"):
     """A page that was written."""
 
@@ -268,6 +276,7 @@ AnyResult = (
     | ExportPlanResult
     | DoctorResult
     | MergeResult
+    | PlotResult
     | ReportResult
     | ServeResult
     | VersionResult

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import stat
 import sys
@@ -11,7 +10,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stepscore.cli.group import Interrupted, say
 from stepscore.cli.streams import is_standard_output, standard_output
@@ -66,6 +65,7 @@ def run_job(
 ) -> Finished:
     """Run a job; show its progress unless `quiet`, and with `summary` a closing line. Raises Interrupted."""
     from stepscore.jobs.job import Tally, run_to_file, run_to_stream
+    from stepscore.jobs.parquet.job import is_parquet, run_to_parquet
     from stepscore.jobs.progress import Progress, shown
 
     tally = Tally()
@@ -80,7 +80,8 @@ def run_job(
             else shown(tally, total, sys.stderr, in_lines=in_lines)
         ) as progress:
             if resumable:
-                run_to_file(scorer, lines, Path(output), tally, options)
+                run = run_to_parquet if is_parquet(output) else run_to_file
+                run(scorer, lines, Path(output), tally, options)
             else:
                 with _unbuffered(output) as out:
                     run_to_stream(scorer, lines, progress.beside(out), tally, options)
@@ -97,20 +98,6 @@ def run_job(
 def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open a pipe or a device unbuffered: closing a buffer would flush, and fail a second time."""
     return standard_output() if is_standard_output(output) else open(output, "wb", buffering=0)
-
-
-def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open the input unbuffered; the thread that reads it adds the buffer.
-
-    A thread waiting for a line holds the lock of its buffer. Closing that buffer, here or at exit, would wait
-    for the line as well; without it, an interrupted run ends at once.
-    """
-    if source != "-":
-        return cast(BinaryIO, open(source, "rb", buffering=0))
-    stdin = sys.stdin.buffer
-    return contextlib.nullcontext(
-        cast(BinaryIO, stdin.raw) if isinstance(stdin, io.BufferedReader) else stdin
-    )
 
 
 def _is_resumable(output: str) -> bool:
@@ -133,19 +120,23 @@ def _is_shown_or_kept(output: str) -> bool:
 
 
 def total_of(lines: BinaryIO, options: JobOptions) -> int | None:
-    """Return the number of records that a job answers: of a regular file; of a pipe the limit, if any."""
+    """Return the number of records that a job answers: of a plain file or a table; of a pipe the limit.
+
+    That of a shard of anything but a plain file is not known before all lines are parsed.
+    """
+    from stepscore.jobs.inputs.opening import is_file
     from stepscore.jobs.jsonl import not_empty, read_lines
 
-    limit = options.limit
-    try:
-        if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
-            return None if options.shard else limit
-    except OSError:  # a stream in memory
-        return None if options.shard else limit
+    limit, shard = options.limit, options.shard
+    known: int | None = getattr(lines, "num_rows", None)  # of a table
+    if known is not None and shard is None:
+        return known if limit is None else min(known, limit)
+    if known is not None or not is_file(lines) or not lines.seekable():
+        return limit if shard is None else None
     start, count = lines.tell(), 0
-    counted = not_empty(read_lines(lines)) if options.shard is None else options.lines(lines)
+    counted = islice(not_empty(read_lines(lines)), limit) if shard is None else options.lines(lines)
     with contextlib.suppress(StepscoreError):  # the run itself names an input that cannot be read
-        for _ in islice(counted, limit):
+        for _ in counted:
             count += 1
     lines.seek(start)
     return count

@@ -18,7 +18,7 @@ from stepscore.cli.load_options import (
     quiet_option,
     reading_options,
 )
-from stepscore.cli.run_job import load_scorer, run_job, unbuffered_input
+from stepscore.cli.run_job import load_scorer, run_job
 from stepscore.cli.streams import is_standard_output
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options
 from stepscore.errors import StepscoreError
@@ -43,11 +43,11 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Sha
 @click.argument("pair", type=click.Path(path_type=Path))
 @click.argument(
     "source",
-    metavar="[IN.jsonl|-]",
+    metavar="[IN|-]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
-@output_file_option("OUT.jsonl")
+@output_file_option("OUT.jsonl|OUT.parquet")
 @click.option("--problem", metavar="TEXT", help="Score one solution of this problem and print a table.")
 @click.option(
     "--step",
@@ -100,17 +100,18 @@ def score(
 ) -> None:
     """Score a file of solutions, or one solution given as options.
 
-    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
-    fields; the same line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both
-    (question, query, prompt; solution, answer, completions; messages), or named by --problem-field and
-    --steps-field. A line of token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored
-    without tokenizing. Run the same command again to resume an interrupted run.
+    IN is JSON Lines, also as .gz or .zst, Parquet, Arrow, or a folder of `datasets`, found by content. A line
+    or row is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other fields; the same
+    line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both (question, query,
+    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. A line of
+    token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored without tokenizing. Run the
+    same command again to resume an interrupted run.
 
     \b
     Examples:
       stepscore score PAIR solutions.jsonl -o rewards.jsonl
       stepscore score PAIR answers.jsonl --problem-field task --steps-field output --split -o rewards.jsonl
-      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c '.step_rewards // empty'
+      stepscore score PAIR solutions.parquet | jq -c '.step_rewards // empty'
       stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
       stepscore score PAIR solutions.jsonl -o rewards.jsonl --json | jq .errors
     """
@@ -127,21 +128,22 @@ def score(
         )
         if any(option is not None for option in of_files):
             raise click.UsageError(
-                "--problem and --step score one solution: drop IN.jsonl and the options for files, such as "
+                "--problem and --step score one solution: drop IN and the options for files, such as "
                 "--output, --limit, --shard and --split"
             )
         if problem is None or not steps:
             raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
         if dry_run:
-            raise click.UsageError("--dry-run needs IN.jsonl")
+            raise click.UsageError("--dry-run needs IN")
         with load_scorer(pair, load) as scorer:
             below = threshold_as_reward(threshold, threshold_nats, scorer.beta)
             _print_problem(scorer, problem, steps, below, as_json=as_json)
         return
     if source is None:
-        raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
+        raise click.UsageError("give IN, - for standard input, or --problem and --step")
     if threshold is not None or threshold_nats is not None:
         raise click.UsageError("--threshold and --threshold-nats need --problem")
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
@@ -149,11 +151,11 @@ def score(
     if dry_run:
         from stepscore.cli.dry_run import print_dry_run
 
-        with unbuffered_input(source) as lines:
+        with open_input(source) as lines:
             print_dry_run(pair, lines, options, load, quiet=quiet, as_json=as_json)
         return
     target = output or "-"
-    with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
+    with open_input(source) as lines, load_scorer(pair, load) as scorer:
         done = run_job(scorer, lines, target, options, quiet=quiet, summary=not (quiet or as_json))
     if as_json:
         print_result(done.result(source, target), data_on_stdout=is_standard_output(target))

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from stepscore.scorer import Scorer
     from stepscore.server.routes import Context
 
+MOST_DRAIN_SECONDS = 86_400
+
+
+def _drain_seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Raise BadParameter for NaN, infinity and more than a day: no lock waits so long."""
+    if not 0 <= value <= MOST_DRAIN_SECONDS:
+        raise click.BadParameter(f"must be a number of seconds from 0 to {MOST_DRAIN_SECONDS}")
+    return value
+
 
 @click.command()
 @click.argument("pair", type=click.Path(path_type=Path))
@@ -72,9 +81,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--drain-seconds",
-    type=click.FloatRange(min=0),
+    type=float,
     default=30.0,
     show_default=True,
+    callback=_drain_seconds,
     help="Time to finish accepted calls after SIGTERM or SIGINT.",
 )
 @json_option

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from stepscore.errors import InputError, NonFinite, StepscoreError
+from stepscore.batching.pace import STEADY, Pace
+from stepscore.errors import InputError, InputUnreadable, NonFinite, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
 from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions, read_header
 from stepscore.jobs.resume import append, claim, refuse_same_file
 from stepscore.jobs.shards import Shard
-from stepscore.jobs.source import parsed_lines
+from stepscore.jobs.source import Lines, parsed_lines
 from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+        self, items: Iterable[tuple[T, AnyRecord | InputError]], pace: Pace = STEADY
     ) -> Iterator[tuple[T, Result | TokenResult | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
@@ -53,7 +54,7 @@ class JobOptions:
     overwrite: bool = False
     shard: Shard | None = None
 
-    def lines(self, source: BinaryIO) -> Iterator[ParsedLine]:
+    def lines(self, source: BinaryIO) -> Lines:
         """Parse the lines of an input that the job answers."""
         return parsed_lines(source, self.limit, self.reading, self.shard)
 
@@ -117,15 +118,27 @@ def run_to_file(
 
 def _score(
     scorer: StreamScorer,
-    lines: Iterator[ParsedLine],
+    lines: Lines,
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
     *,
     tokens: bool,
 ) -> None:
-    """Score lines and append the answers; `written` is called with each that is out."""
-    for line, outcome in scorer.stream((line, line.record) for line in lines):
+    """Score lines and append the answers; `written` is called with each that is out.
+
+    Raises InputUnreadable, where the input is damaged, behind the answers to all lines before that.
+    """
+    damage: list[InputUnreadable] = []
+
+    def readable() -> Iterator[tuple[ParsedLine, AnyRecord | InputError]]:
+        try:
+            for line in lines:
+                yield line, line.record
+        except InputUnreadable as error:
+            damage.append(error)
+
+    for line, outcome in scorer.stream(readable(), lines.pace):
         answer = output_line(line, outcome, tokens=tokens)
         append(out, answer)
         written(answer)
@@ -136,3 +149,5 @@ def _score(
             tally.tokens += line.record.num_tokens
         elif not isinstance(outcome, TokenResult):
             tally.tokens += outcome.num_tokens
+    if damage:
+        raise damage[0]

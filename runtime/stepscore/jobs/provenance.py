@@ -230,13 +230,13 @@ def combined(parts: Mapping[str, Provenance]) -> Provenance | None:
 
 
 def document(report: msgspec.Struct, provenance: Provenance) -> bytes:
-    """Return a report as indented JSON, line feed included: command, version and provenance first.
+    """Return a report as a line of JSON: command, version and provenance first.
 
     The command is the tag of the report's struct.
     """
     head = {"command": report.__struct_config__.tag, "schema_version": RESULT_VERSION, KEY: provenance}
     fields = {name: getattr(report, name) for name in report.__struct_fields__}
-    return msgspec.json.format(msgspec.json.encode(head | fields), indent=2) + b"\n"
+    return msgspec.json.encode(head | fields) + b"\n"
 
 
 def document_schema(report: type[msgspec.Struct]) -> type[msgspec.Struct]:

@@ -195,6 +195,7 @@ POOLING = Route(
     body=Pooling,
     requests=_pooling_requests,
     answer=_pooling_answer,
+    lists=("input",),
     summary="vLLM's pooling: a row [1 - p, p] for each step of a text, or for each token of token ids.",
 )
 CLASSIFY = Route(
@@ -202,6 +203,7 @@ CLASSIFY = Route(
     body=Pooling,
     requests=_classify_requests,
     answer=_classify_answer,
+    lists=("input",),
     summary="vLLM's classification: the outcome reward of a solution, or its sigmoid.",
 )
 ROUTES = (POOLING, CLASSIFY)
