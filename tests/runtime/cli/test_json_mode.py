@@ -134,6 +134,19 @@ def test_figures_of_scored_files_have_command_and_version(command: list[str], tm
     assert (found["command"], found["schema_version"]) == (" ".join(command), RESULT_VERSION)
 
 
+def test_select_that_prints_records_prints_its_figures_as_the_last_line_of_stderr(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.jsonl", scored([0.1], final_answer_correct=True))
+    done = invoke("select", path, "-o", "-")
+    assert len(answers(done.stdout)) == 1
+    assert json.loads(done.stderr.splitlines()[-1])["command"] == "select"
+
+
+def test_plot_names_the_files_that_it_wrote(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.jsonl", *(scored([0.1], id=k, final_answer_correct=True) for k in range(2)))
+    found = result_of(invoke("plot", "accuracy", path, "-o", tmp_path / "a.csv"))
+    assert (found.kind, found.outputs, found.errors) == ("accuracy", [str(tmp_path / "a.csv")], 0)
+
+
 # Errors
 
 
