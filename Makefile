@@ -10,6 +10,8 @@ PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
+PORTABLE_TESTS := $(addprefix tests/runtime/,test_scorer.py test_rewards.py batching memory prompt \
+    jobs/test_job.py jobs/test_shards.py)
 
 POLICY ?= examples/pair/policy
 REFERENCE ?= examples/pair/reference
@@ -17,7 +19,7 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-transformers5 lint types ci export peers \
+.PHONY: help setup demo check test test-transformers5 test-portable lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
     bench-exporters bench-matrix bench-beam-search bench-gpu bench-serve bench-report docs docs-check browser report-picture \
     example clean
@@ -38,6 +40,9 @@ test: $(VENV)/.done ## all tests
 
 test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
 	OMP_NUM_THREADS=1 $(VENV_T5)/bin/python $(PYTEST_OPTIONS) $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
+
+test-portable: $(VENV)/.done ## the core's tests with everything hidden that only Linux or POSIX has
+	$(PYTEST) -q -p testing.without_linux -m "not slow" $(or $(TESTS),$(PORTABLE_TESTS))
 
 lint: $(VENV)/.done ## ruff, rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
