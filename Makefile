@@ -11,6 +11,8 @@ PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
+PORTABLE_TESTS := $(addprefix tests/runtime/,test_scorer.py test_rewards.py batching memory prompt \
+    jobs/test_job.py jobs/test_shards.py)
 
 POLICY ?= examples/pair/policy
 REFERENCE ?= examples/pair/reference
@@ -18,7 +20,7 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-transformers5 lint types ci export peers \
+.PHONY: help setup demo check test test-transformers5 test-portable lint types ci export peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
     bench-exporters bench-matrix bench-beam-search bench-gpu bench-serve bench-report docs docs-check browser report-picture \
     example clean
@@ -40,6 +42,9 @@ test: $(VENV)/.done ## all tests
 test-transformers5: $(VENV_T5)/.done ## the tests that import transformers, with transformers 5
 	OMP_NUM_THREADS=1 $(VENV_T5)/bin/python $(PYTEST_OPTIONS) $(or $(TESTS),parity_tests tests/export/parity tests/benchmarks/test_peers.py)
 
+test-portable: $(VENV)/.done ## the core's tests with everything hidden that only Linux or POSIX has
+	$(PYTEST) -q -p testing.without_linux -m "not slow" $(or $(TESTS),$(PORTABLE_TESTS))
+
 lint: $(VENV)/.done ## ruff, rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -58,44 +63,44 @@ export: $(VENV)/.done ## POLICY=... REFERENCE=... PRECISION=int8 OUT=... [FLAGS=
 	$(BIN)/stepscore export --policy "$(POLICY)" --reference "$(REFERENCE)" --precision $(PRECISION) --output "$(OUT)" $(FLAGS)
 
 bench-throughput: $(VENV)/.done ## throughput against peers: transformers, llama.cpp, optimum [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.throughput $(or $(FLAGS),--shape 0.5b)
-	$(if $(FLAGS),,$(BIN)/python -m benchmarks.throughput --shape 1.5b --layers 8)
+	$(BIN)/python -m benchmarks throughput $(or $(FLAGS),--shape 0.5b)
+	$(if $(FLAGS),,$(BIN)/python -m benchmarks throughput --shape 1.5b --layers 8)
 
 bench-latency: $(VENV)/.done ## seconds per solution of 64 to 4,096 tokens, loading, cold start [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.latency $(FLAGS)
+	$(BIN)/python -m benchmarks latency $(FLAGS)
 
 bench-memory: $(VENV)/.done ## peak memory of an export, and of scoring one long sequence [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.memory $(FLAGS)
+	$(BIN)/python -m benchmarks memory $(FLAGS)
 
 bench-residency: $(VENV)/.done ## peak memory, its estimate and speed by residency [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.residency $(FLAGS)
+	$(BIN)/python -m benchmarks residency $(FLAGS)
 
 bench-full-size: $(VENV)/.done ## export and scoring of a 2 x 7.6 B pair: memory and time [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.full_size $(FLAGS)
+	$(BIN)/python -m benchmarks full_size $(FLAGS)
 
 bench-fidelity: $(VENV)/.done ## error of every form and of PyTorch against fp64 [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.fidelity $(FLAGS)
+	$(BIN)/python -m benchmarks fidelity $(FLAGS)
 
 bench-products: $(VENV)/.done ## share of each operator in the time of a coded int8 pair [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.operator_profile $(FLAGS)
+	$(BIN)/python -m benchmarks operator_profile $(FLAGS)
 
 bench-exporters: $(VENV)/.done ## stepscore's exporter against optimum's: memory, size, tokens/s [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.exporter_comparison $(FLAGS)
+	$(BIN)/python -m benchmarks exporter_comparison $(FLAGS)
 
 bench-matrix: $(VENV)/.done ## every format and precision: disk, memory, speed, fidelity [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.format_matrix $(FLAGS)
+	$(BIN)/python -m benchmarks format_matrix $(FLAGS)
 
 bench-beam-search: $(VENV)/.done ## beam search with and without prefix sharing [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.beam_search $(FLAGS)
+	$(BIN)/python -m benchmarks beam_search $(FLAGS)
 
 bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory against cuBLAS, PyTorch, bitsandbytes [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.gpu $(FLAGS)
+	$(BIN)/python -m benchmarks gpu $(FLAGS)
 
 bench-serve: $(VENV)/.done ## the server under load, on the loopback interface [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.serve $(FLAGS)
+	$(BIN)/python -m benchmarks serve $(FLAGS)
 
 bench-report: $(VENV)/.done ## all results as one HTML page, out/benchmarks.html [FLAGS=--quick]
-	$(BIN)/python -m benchmarks.reporting.report $(FLAGS)
+	$(BIN)/python -m benchmarks reporting.report $(FLAGS)
 
 peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \

@@ -5,14 +5,13 @@
 
 The trace has the shape of search-and-learn's beam search: N beams per problem, of which N / WIDTH survive a
 round and are continued in WIDTH ways; every call scores the whole text of every beam. The steps are those of
-real solutions of the problem (math_best_of_8), or of the bundled problems if the shared data is not here. A
+solutions of the problem (math_best_of_8), or of the bundled samples if the shared data is not here. A
 seed draws the survivors, and a beam may mix steps of several solutions, since the time depends only on
 lengths and shared prefixes. Engines with and without sharing score the same calls and alternate.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -28,8 +27,7 @@ from benchmarks.support.options import benchmark_parser
 from benchmarks.support.rates import rounded
 from benchmarks.support.results import write_result
 from benchmarks.support.shapes import ModelShape, shape_facts, write_models
-from benchmarks.support.workloads import BEST_OF_8, records
-from testing.shared_data import SHARED_DATA
+from benchmarks.support.workloads import BEST_OF_8, records, text_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
@@ -44,7 +42,6 @@ from stepscore_export.pipeline.export import export_pair
 BEAMS, WIDTH = 8, 4
 THREADS = 2
 SEED = 0
-EXAMPLES = Path(__file__).parents[1] / "examples" / "problems.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +75,13 @@ def main() -> None:
         form = FORMS[Provider.CPU][DEFAULT]
         pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form)
         measured = measure(pair, rounds, repeats)
-    text = "real solutions of math_best_of_8" if SHARED_DATA is not None else "the bundled problems"
     result = {
         "quick": options.quick,
         "form": DEFAULT,
         "threads": THREADS,
         **shape_facts(shape, config),
         "trace": f"beam search of {len(problems)} problems at once, {BEAMS} beams each, {BEAMS // WIDTH} of "
-        f"them continued in {WIDTH} ways, steps of {text}",
+        f"them continued in {WIDTH} ways, steps of {text_of(BEST_OF_8)}",
         **measured,
     }
     print(write_result("beam_search", result, quick=options.quick))
@@ -93,14 +89,7 @@ def main() -> None:
 
 def sampled(count: int) -> list[tuple[str, list[list[str]]]]:
     """Return problems, evenly spread over their file, each with the steps of BEAMS solutions."""
-    if SHARED_DATA is None:
-        lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
-        loaded = [json.loads(line) for line in lines]
-        groups = [loaded[first : first + BEAMS] for first in range(0, len(loaded), BEAMS)]
-    else:
-        groups = [
-            list(group) for _, group in groupby(records(BEST_OF_8), key=lambda each: each["problem_id"])
-        ]
+    groups = [list(group) for _, group in groupby(records(BEST_OF_8), key=lambda each: each["problem_id"])]
     chosen = [groups[index * len(groups) // count] for index in range(count)]
     return [(group[0]["problem"], [list(each["steps"]) for each in group]) for group in chosen]
 

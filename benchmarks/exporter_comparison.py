@@ -4,7 +4,7 @@
     make bench-exporters FLAGS=--quick    a tiny model
 
 Memory is the peak resident set (VmHWM) of a separate process, mapped pages included. For speed the two pairs
-alternate on the same real solutions, run as `Scorer` runs them.
+alternate on the same solutions, run as `Scorer` runs them.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def main() -> None:
         workloads = [solution(encoder, config.vocab_size, SOLUTION_TOKENS), best_of_8(encoder, 1)]
         speeds = [logged(row) for each in workloads for row in _speeds(models, pairs, each, options.repeats)]
     result = {
+        "quick": options.quick,
         "layers": options.layers,
         "threads": THREADS,
         "batch_tokens": BATCH_TOKENS,

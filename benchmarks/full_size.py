@@ -2,7 +2,7 @@
 
     make bench-full-size                    46 GB of disk, about 75 minutes on two cores
     make bench-full-size FLAGS="--layers 4" fewer layers, to see what depends on depth
-    make bench-full-size FLAGS=--quick      two layers
+    make bench-full-size FLAGS=--quick      a tiny model
 
 Checkpoints of Qwen2.5-7B's shape are made from a seed (bf16, the policy half a percent off) and removed
 afterwards. Each step is a separate process; its figures are the peak resident set (VmHWM, mapped pages
@@ -30,8 +30,8 @@ from typing import Any
 from benchmarks.support.machine import status_mb
 from benchmarks.support.options import add_child, benchmark_parser
 from benchmarks.support.results import logged, measured_in_child, write_result
-from benchmarks.support.shapes import QWEN_7B, write_models
-from benchmarks.support.workloads import BEST_OF_8, opening
+from benchmarks.support.shapes import QUICK, QWEN_7B, write_models
+from benchmarks.support.workloads import BEST_OF_8, opening, text_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
@@ -41,6 +41,7 @@ from stepscore.enums import Coding, DifferencePrecision, Precision, Products, Re
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.peak import PeakLoad
+from stepscore_export.families.base import DecoderConfig
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
@@ -82,21 +83,23 @@ def main() -> None:
             row = {"export": _export, "score": _score}[kind](*rest)
         print(json.dumps({**row, "anonymous_peak_mb": peak[0]}))
         return
-    layers = 2 if options.quick else options.layers
+    shape = QUICK if options.quick else replace(QWEN_7B, num_hidden_layers=options.layers)
+    layers = shape.num_hidden_layers
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        rows = _steps(Path(scratch), options.models, options.tokens, layers, export_only=options.export_only)
+        rows = _steps(Path(scratch), options.models, options.tokens, shape, export_only=options.export_only)
     name = "full_size" if layers == QWEN_7B.num_hidden_layers else f"full_size_{layers}_layers"
     name += "_export" * options.export_only
-    result = {"tokens": options.tokens, "layers": layers, "rows": rows}
+    text = text_of(BEST_OF_8)
+    result = {"quick": options.quick, "tokens": options.tokens, "text": text, "layers": layers, "rows": rows}
     print(write_result(name, result, quick=options.quick))
 
 
 def _steps(
-    scratch: Path, given: Path | None, tokens: int, layers: int, *, export_only: bool
+    scratch: Path, given: Path | None, tokens: int, shape: DecoderConfig, *, export_only: bool
 ) -> list[dict[str, Any]]:
     models = given or scratch
     if given is None:
-        write_models(models, replace(QWEN_7B, num_hidden_layers=layers))
+        write_models(models, shape)
     rows = []
 
     def step(name: str, *arguments: object) -> None:
@@ -154,7 +157,7 @@ def _export(policy: str, reference: str, target: str, form: str) -> dict[str, An
 
 
 def _score(folder: str, residency: str, tokens: str) -> dict[str, Any]:
-    """Score real solutions of about `tokens` tokens as one window."""
+    """Score solutions of about `tokens` tokens as one window."""
     pair = Pair.open(folder)
     settings = fit_settings(pair.manifest, residency=Residency(residency), max_batch_tokens=1024)
     sequences = opening(pair.encoder(), BEST_OF_8, int(tokens)).sequences

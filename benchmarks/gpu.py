@@ -3,7 +3,7 @@
     make bench-gpu                        Qwen2.5-7B shape, 28 layers, about 10 minutes on one H100 or H200
     make bench-gpu FLAGS="--seconds 400"  start no part after 400 seconds; the next run goes on there
     make bench-gpu FLAGS="--only floor engine --forms fp16"
-    make bench-gpu FLAGS="--device cpu --quick"    the whole plan without a GPU: no number means a thing
+    make bench-gpu FLAGS=--quick          a tiny model; without a GPU on the CPU, to see that it works
 
 Pairs are hollow (support/hollow.py): work and memory are real, weights and rewards are not. `engine` runs
 windows of 512 random ids a sequence without shared prefixes, so that a speed can be compared with the floor
@@ -42,7 +42,9 @@ from benchmarks.support.options import add_child, benchmark_parser
 from benchmarks.support.results import QUICK_RESULTS, RESULTS
 from benchmarks.support.shapes import QUICK, QWEN_7B
 
+from stepscore.engine.ort.provider_checks import run_tiny_model
 from stepscore.enums import Provider
+from stepscore.errors import StepscoreError
 
 
 def main() -> None:
@@ -65,7 +67,9 @@ def parsed_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = benchmark_parser(__doc__)
     add_child(parser)
     names, devices = list(PartName), [Provider.CUDA, Provider.CPU]
-    parser.add_argument("--device", type=Provider, choices=devices, default=Provider.CUDA)
+    parser.add_argument(
+        "--device", type=Provider, choices=devices, help="default: cuda, with --quick what runs"
+    )
     parser.add_argument("--layers", type=int, help="use fewer layers than the shape has")
     parser.add_argument(
         "--only", nargs="*", type=PartName, choices=names, default=names, help="run these parts"
@@ -77,9 +81,20 @@ def parsed_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--results", type=Path, help="append lines to a file in this folder; those of results/ count as run"
     )
     options = parser.parse_args(arguments)
+    if options.device is None:
+        options.device = _runs_here() if options.quick else Provider.CUDA
     if options.device is Provider.CPU and not options.quick:
         parser.error("--device cpu requires --quick: nothing is measured on a CPU")
     return options
+
+
+def _runs_here() -> Provider:
+    try:
+        run_tiny_model(Provider.CUDA)
+    except StepscoreError as error:
+        print(f"{error.message}: the plan runs on the CPU, and no number means a thing", file=sys.stderr)
+        return Provider.CPU
+    return Provider.CUDA
 
 
 def run_plan(bench: Bench, parts: list[Part], options: argparse.Namespace) -> None:

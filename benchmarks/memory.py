@@ -1,7 +1,7 @@
 """Measure peak memory of an export, and of scoring one long sequence over a large vocabulary.
 
     make bench-memory                   Qwen2.5-1.5B shape, 12 GB of disk, 10 minutes on two cores
-    make bench-memory FLAGS=--quick     layers of a tenth of the size
+    make bench-memory FLAGS=--quick     a tiny model
 
 Checkpoints are random from a seed (bf16, the policy 1 % from the reference), made in a temporary folder and
 removed. Every figure is the peak resident set (VmHWM) of a separate process, file-mapped pages included.
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.support.machine import status_mb
 from benchmarks.support.options import add_child, benchmark_parser
 from benchmarks.support.results import logged, measured_in_child, write_result
-from benchmarks.support.shapes import QWEN_1_5B
+from benchmarks.support.shapes import QUICK, QWEN_1_5B
 from testing.checkpoints import TINY, write_checkpoint
 
 from stepscore.artifact.pair import Pair
@@ -33,6 +33,7 @@ from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
 
 LONG = replace(TINY, hidden_size=256, intermediate_size=512, vocab_size=151_936, max_position_embeddings=4096)
+QUICK_LONG = replace(LONG, hidden_size=64, intermediate_size=96)
 LONG_TOKENS = 4096
 MODULE = "benchmarks.memory"
 
@@ -48,12 +49,11 @@ def main() -> None:
         kind, *rest = options.child
         print(json.dumps({"export": _export_here, "score": _score_here}[kind](*rest)))
         return
-    full = QWEN_1_5B
-    if options.quick:
-        full = replace(full, hidden_size=512, intermediate_size=2048, num_attention_heads=4)
+    full, long = (QUICK, QUICK_LONG) if options.quick else (QWEN_1_5B, LONG)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         if options.only != "export":
-            print(write_result("memory_score", {"rows": _scoring(Path(scratch))}, quick=options.quick))
+            rows = _scoring(Path(scratch), long)
+            print(write_result("memory_score", {"quick": options.quick, "rows": rows}, quick=options.quick))
         if options.only != "score":
             exports = _exports(Path(scratch), full, options.precision)
             result = {"quick": options.quick, "rows": exports}
@@ -71,8 +71,8 @@ def _exports(scratch: Path, full: DecoderConfig, precisions: list[str]) -> list[
     return rows
 
 
-def _scoring(scratch: Path) -> list[dict[str, Any]]:
-    folders = _checkpoints(scratch / "long", LONG)
+def _scoring(scratch: Path, shape: DecoderConfig) -> list[dict[str, Any]]:
+    folders = _checkpoints(scratch / "long", shape)
     rows = []
     for precision in (Precision.FP32, Precision.INT8):
         target = scratch / f"long-{precision}"

@@ -2,6 +2,7 @@
 
     make bench-products                             Qwen2.5-1.5B shape, 4 layers, 3 GB of disk, 8 minutes
     make bench-products FLAGS=--without-amx         as on a CPU with VNNI
+    make bench-products FLAGS=--quick               a tiny model
 
 ONNX Runtime's profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8 activations,
 and int8 + int4 with exact ones, merged and separate. --without-amx has the kernel deny AMX to this process,
@@ -53,21 +54,22 @@ def main() -> None:
     parser.add_argument("--without-amx", action="store_true", help="measure as on a CPU with VNNI only")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, help="runs of each form (default: 5, with --quick 1)")
     parser.add_argument("--pair", type=Path, nargs="*", help="use these pairs of the same shape")
     options = parser.parse_args()
+    repeats = options.repeats or (1 if options.quick else 5)
     if options.without_amx:
         restart_without_amx()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         pairs = options.pair or _exported(
             Path(scratch), QUICK if options.quick else QWEN_1_5B, options.layers
         )
-        rows = [_measure(pair, Path(scratch), options.tokens, options.repeats) for pair in pairs]
+        rows = [_measure(pair, Path(scratch), options.tokens, repeats) for pair in pairs]
     result = {
         "quick": options.quick,
         "tokens": options.tokens,
         "threads": THREADS,
-        "repeats": options.repeats,
+        "repeats": repeats,
         "rows": rows,
     }
     name = f"products_{integer_unit(cpu_features(), amx=not options.without_amx).lower()}"
@@ -108,8 +110,10 @@ def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, 
 
 
 def _run(pair: Path, tokens: int, repeats: int) -> list[float]:
-    engine = OrtEngine(Pair.open(pair), EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
-    batch = pack([np.random.default_rng(0).integers(0, QWEN_1_5B.vocab_size, tokens)], [0])
+    opened = Pair.open(pair)
+    vocab_size = opened.manifest.architecture.vocab_size
+    engine = OrtEngine(opened, EngineOptions(threads=THREADS, head_rows=HEAD_ROWS))
+    batch = pack([np.random.default_rng(0).integers(0, vocab_size, tokens)], [0])
     list(engine.run([batch]))  # warm-up: the arena grows
     seconds = []
     for _ in range(repeats):

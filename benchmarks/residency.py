@@ -4,7 +4,7 @@
     make bench-residency FLAGS="--provider cuda"
     make bench-residency FLAGS=--quick    a tiny model
 
-Every row of `peaks` is a separate process that scores real solutions as one window: its peak resident set
+Every row of `peaks` is a separate process that scores solutions as one window: its peak resident set
 (VmHWM, mapped pages included; with CUDA the GPU memory that the driver reports) and the estimate made before
 (stepscore.memory.estimate). In `windows` a resident and a streaming engine alternate over windows of several
 sizes, which shows the cost of reading all weights per window.
@@ -32,8 +32,8 @@ from benchmarks.support.options import (
     measured_provider,
 )
 from benchmarks.support.results import logged, measured_in_child, write_result
-from benchmarks.support.shapes import ModelShape, write_models
-from benchmarks.support.workloads import opening
+from benchmarks.support.shapes import ModelShape, shape_facts, write_models
+from benchmarks.support.workloads import opening, text_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
@@ -72,7 +72,8 @@ def main() -> None:
         print(json.dumps(_peak(*options.child)))
         return
     provider = measured_provider(options)
-    config = chosen_shape(options).with_layers(options.layers)
+    shape = chosen_shape(options)
+    config = shape.with_layers(options.layers)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         models = write_models(Path(folder), config)
         peaks: list[dict[str, Any]] = []
@@ -84,7 +85,15 @@ def main() -> None:
             peaks += [logged({"form": name, **row}) for row in _peaks(pair)]
             if name == default_form(provider):
                 windows += [logged({"form": name, **row}) for row in _windows(pair, options.repeats)]
-    result = {"layers": options.layers, "threads": THREADS, "peaks": peaks, "windows": windows}
+    result = {
+        "quick": options.quick,
+        "text": text_of(TEXT),
+        **shape_facts(shape, config),
+        "layers": options.layers,
+        "threads": THREADS,
+        "peaks": peaks,
+        "windows": windows,
+    }
     name = "residency" + ("_cuda" if provider is Provider.CUDA else "")
     print(write_result(name, provider_facts(provider) | result, quick=options.quick))
 
@@ -151,7 +160,7 @@ def _engine(pair: Pair, settings: Settings) -> OrtEngine:
 
 
 def _window(pair: Pair, tokens: int) -> tuple[list[Batch], int]:
-    """Return the first real solutions of about `tokens` tokens, in batches, and their number of tokens."""
+    """Return the first solutions of about `tokens` tokens, in batches, and their number of tokens."""
     sequences = opening(pair.encoder(), TEXT, tokens).sequences
     groups = plan(sequences, [0] * len(sequences), BATCH_TOKENS)
     return [group.batch for group in groups], sum(map(len, sequences))

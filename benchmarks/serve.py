@@ -4,7 +4,7 @@
     make bench-serve FLAGS="--pair PAIR"                another pair
     make bench-serve FLAGS=--quick                      a few seconds of each part
 
-Calls hold one sample each, in the order of math_best_of_8, or of the bundled problems where the shared data
+Calls hold one sample each, in the order of math_best_of_8, or of the bundled samples where the shared data
 is not here. Rewards are compared with those of `Scorer.score`, which also gives the offline speed, before and
 after the load. Every part is bounded in count and time.
 """
@@ -28,8 +28,7 @@ from benchmarks.support.forms import DEFAULT, FORMS
 from benchmarks.support.options import add_child, benchmark_parser
 from benchmarks.support.results import logged, measured_in_child, write_result
 from benchmarks.support.served import HOST, Served, body_of, killed_clients, posted, served
-from benchmarks.support.workloads import BEST_OF_8, records
-from testing.shared_data import SHARED_DATA
+from benchmarks.support.workloads import BEST_OF_8, records, text_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention, Provider
@@ -63,7 +62,12 @@ def main() -> None:
         pair = options.pair or bundled(Path(folder))
         seconds = 3.0 if options.quick else options.seconds
         result = measured(pair, options.samples, seconds, Path(folder))
-    facts = {"quick": options.quick, "pair": options.name, "text": text_name(), "clients": CLIENTS}
+    facts = {
+        "quick": options.quick,
+        "pair": options.name,
+        "text": f"{text_of(BEST_OF_8)}, in its order",
+        "clients": CLIENTS,
+    }
     name = f"serve_{options.name}"
     print(write_result(name, {**facts, **result}, quick=options.quick))
 
@@ -76,24 +80,11 @@ def bundled(folder: Path) -> Path:
     ).path
 
 
-def text_name() -> str:
-    """Return what is posted."""
-    return f"{BEST_OF_8}, in its order" if SHARED_DATA is not None else "the bundled problems"
-
-
-def samples(count: int) -> list[dict[str, Any]]:
-    """Return the samples to post, in the order of their file."""
-    if SHARED_DATA is not None:
-        return list(itertools.islice(records(BEST_OF_8), count))
-    lines = (EXAMPLES / "problems.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[:count]]
-
-
 def fitting(pair: Path, count: int, most: int) -> tuple[list[dict[str, Any]], list[int]]:
     """Return the first samples, at most `most`, that the models have positions for, and their tokens."""
     encoder = Pair.open(pair).encoder()
     fits, tokens = [], []
-    for each in samples(count):
+    for each in itertools.islice(records(BEST_OF_8), count):
         with contextlib.suppress(InputError):
             prompt = encoder.encode(each["problem"], each["steps"], Convention.CARD)
             fits.append(each)

@@ -42,7 +42,7 @@ from benchmarks.support.rates import ratio_error, rounded, verdict
 from benchmarks.support.results import logged, write_result
 from benchmarks.support.shapes import ModelShape, shape_facts, write_models
 from benchmarks.support.worker import Skipped, Turns, take_turns
-from benchmarks.support.workloads import Workload, best_of_8, opening, solution
+from benchmarks.support.workloads import BEST_OF_8, Workload, best_of_8, opening, solution
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.pair import Pair
@@ -52,7 +52,7 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import NO_TEXTS
 
-SHARING = ("math_best_of_8", "gsm8k_solutions", "processbench_gsm8k")
+SHARING = (BEST_OF_8, "gsm8k_solutions", "processbench_gsm8k")
 SOLUTION_TOKENS = 512
 
 
@@ -104,11 +104,10 @@ def main() -> None:
             profile = {
                 "profile": measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
             }
-        sharing: list[dict[str, Any]] = []
-        if SHARED_DATA is not None:
-            measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
-            texts = [opening(encode, name, size.sharing_tokens) for name in SHARING]
-            sharing = [bench.shared(text, size.text_repeats) for text in texts]
+        measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
+        names = SHARING if SHARED_DATA is not None else (BEST_OF_8,)
+        texts = [opening(encode, name, size.sharing_tokens) for name in names]
+        sharing = [bench.shared(text, size.text_repeats) for text in texts]
     result = {
         "quick": options.quick,
         **provider_facts(provider),
@@ -116,7 +115,7 @@ def main() -> None:
         "threads": options.threads,
         **shape_facts(shape, config),
         "workloads": measured,
-        "sharing": sharing or {"skipped": "the shared data is not here"},
+        "sharing": sharing,
         **profile,
     }
     unit = integer_unit(cpu_features(), amx=not options.without_amx)

@@ -1,7 +1,7 @@
 """Shapes that benchmarks measure, and synthetic checkpoints of them.
 
 Checkpoints have random bf16 weights from a seed; the policy is half a percent from the reference. With the
-real tokenizer (../shared/data) they read real text.
+real tokenizer (../shared/data) they read real text, else they have that of the bundled pair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.contender import Checkpoints
-from testing.checkpoints import TINY, write_checkpoint, write_tokenizer
+from testing.checkpoints import TINY, write_checkpoint
 from testing.shared_data import SHARED_DATA
 
 from stepscore.artifact.manifest import ModelName
@@ -22,6 +22,7 @@ from stepscore_export.families.base import DecoderConfig
 SEED = 1
 DISTANCE = 0.005
 TOKENIZER = "qwen2.5-math-tokenizer"
+BUNDLED = Path(__file__).parents[2] / "examples" / "pair" / "reference"
 
 QWEN_0_5B = replace(
     TINY,
@@ -52,7 +53,12 @@ QWEN_7B = replace(
     vocab_size=152_064,
     tie_word_embeddings=False,
 )
-QUICK = replace(TINY, vocab_size=151_936, max_position_embeddings=4096, tie_word_embeddings=True)
+QUICK = replace(
+    TINY,
+    vocab_size=151_936 if SHARED_DATA is not None else 16_384,  # two tiles of the head
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+)
 
 
 class ModelShape(enum.StrEnum):
@@ -90,7 +96,7 @@ def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
 
 
 def write_models(folder: Path, shape: DecoderConfig) -> Checkpoints:
-    """Write policy and reference, with the real tokenizer if the shared data is here."""
+    """Write policy and reference, with the real tokenizer or the bundled one."""
     return Checkpoints(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)
 
 
@@ -103,9 +109,8 @@ def write_model(folder: Path, name: ModelName, shape: DecoderConfig) -> Path:
 
 
 def write_tokenizer_of(checkpoint: Path) -> None:
-    """Write the real tokenizer if the shared data is here, else a tiny one."""
-    if SHARED_DATA is None:
-        write_tokenizer(checkpoint)
-        return
-    for file in (SHARED_DATA / TOKENIZER).iterdir():
-        shutil.copyfile(file, checkpoint / file.name)
+    """Write the real tokenizer if the shared data is here, else that of the bundled pair."""
+    folder = BUNDLED if SHARED_DATA is None else SHARED_DATA / TOKENIZER
+    for file in folder.iterdir():
+        if SHARED_DATA is not None or file.name.startswith("tokenizer"):  # not the model beside it
+            shutil.copyfile(file, checkpoint / file.name)

@@ -1,7 +1,7 @@
 """Workloads: token ids of one solution, of best-of-8 samples, of other real solutions.
 
 Real text comes from ../shared/data, encoded with the pair's own tokenizer and template. Without that folder
-one solution has random ids, and the text workloads are skipped.
+one solution has random ids, the bundled samples stand in for the best-of-8 ones, and results say so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from stepscore.prompt.encoder import PromptEncoder
 from stepscore.records import record_from
 
 BEST_OF_8 = "math_best_of_8"
+BUNDLED_SAMPLES = Path(__file__).parents[2] / "examples" / "samples.jsonl"
 PADDED_BATCH = 8
 LONGEST_PADDED = 1200
 """Tokens: the logits of eight such sequences over a vocabulary of 151,936 are 5.8 GB."""
@@ -101,8 +103,9 @@ def best_of_8(encode: PromptEncoder, num_problems: int) -> Workload:
     of_sample, of_file = (
         ", ".join(f"{share:.2f}" for share in each) for each in (shares_of(samples[chosen]), whole)
     )
+    file = text_of(BEST_OF_8)
     sample = (
-        f"{count} of {len(problems)} problems of {BEST_OF_8}, evenly spread from the one at {chosen}; padded "
+        f"{count} of {len(problems)} problems of {file}, evenly spread from the one at {chosen}; padded "
         f"positions and distinct prefixes per token {of_sample}, in the whole file {of_file}"
     )
     return Workload("best of 8", sample, samples[chosen])
@@ -129,14 +132,22 @@ def opening(encode: PromptEncoder, name: str, max_tokens: int) -> Workload:
         if chosen and total > max_tokens:
             break
         chosen.append(ids)
-    return Workload(name, f"the first {len(chosen)} records", chosen)
+    return Workload(text_of(name), f"the first {len(chosen)} records", chosen)
+
+
+def text_of(name: str) -> str:
+    """Return the file that `records` reads, as a result names it."""
+    return (
+        name if SHARED_DATA is not None else f"the bundled samples, as the shared data ({name}) is not here"
+    )
 
 
 def records(name: str) -> Iterator[dict[str, Any]]:
-    """Read a file of the shared data."""
-    if SHARED_DATA is None:
-        raise SystemExit("the shared data is not here: set STEPSCORE_SHARED_DATA to its folder")
-    with (SHARED_DATA / f"{name}.jsonl").open(encoding="utf-8") as lines:
+    """Read a file of the shared data; without it, the bundled samples in place of BEST_OF_8."""
+    if SHARED_DATA is None and name != BEST_OF_8:
+        raise SystemExit(f"{name} is in the shared data only: set STEPSCORE_SHARED_DATA to its folder")
+    path = BUNDLED_SAMPLES if SHARED_DATA is None else SHARED_DATA / f"{name}.jsonl"
+    with path.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from stepscore.artifact.graph_contract import PREFIX
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, UNIT_FOLDERS, FileEntry, Manifest
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.fileio import append_regular, os_errors_as_output_errors
+from stepscore.fileio import WAIT, append_regular, locked, os_errors_as_output_errors
 
 
 class Stage:
@@ -129,19 +129,20 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
             f"cannot lock {target} by {lock}: {error.strerror}",
             hint="check that its folder can be written to, and remove the lock if it is not a file",
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                raise FileNotFoundError  # its holder removed it after it was opened here
-        except (BlockingIOError, FileNotFoundError):
-            raise OutputUnwritable(
-                f"another export to {target} is running", hint="wait for it, or choose another --output"
-            ) from None
+    running = f"another export to {target} is running"
+    with file, locked(file, lock, running):
+        if not _is_the_one(file, lock):  # its holder removed it after it was opened here
+            raise OutputUnwritable(running, hint=WAIT)
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _is_the_one(file: BinaryIO, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _sync(path: Path) -> None:

@@ -7,8 +7,6 @@ part of the time.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -32,7 +30,7 @@ from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.records import of_texts
-from stepscore.system import available_cores
+from stepscore.system import available_cores, peak_memory_bytes
 
 RANDOM_LENGTHS = (128, 512, 2048)
 
@@ -59,6 +57,8 @@ class Timing(msgspec.Struct, frozen=True):
 class BenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="bench"):
     """Output of `stepscore bench`. Seconds are wall-clock time, `peak_mb` is the peak resident set.
 
+    It is null on systems that do not tell it.
+
     `first_result_seconds`, after loading, is the first run of the first workload's first sequence; it
     includes reading weights from disk that are not in memory yet.
     """
@@ -70,7 +70,7 @@ class BenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="bench")
     max_batch_tokens: int
     load_seconds: float
     first_result_seconds: float
-    peak_mb: float
+    peak_mb: float | None
     timings: list[Timing]
     machine: Machine
 
@@ -149,6 +149,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) ->
     timings = [timed(engine, workload, settings, options.repeats) for workload in workloads]
     provider = engine.provider.value
     engine.close()
+    peak = peak_memory_bytes()
     return BenchReport(
         pair=str(pair.path),
         provider=provider,
@@ -157,7 +158,7 @@ def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) ->
         max_batch_tokens=settings.max_batch_tokens,
         load_seconds=loaded - started,
         first_result_seconds=first_result - loaded,
-        peak_mb=peak_mb(),
+        peak_mb=None if peak is None else peak / 1e6,
         timings=timings,
         machine=Machine.of_this(Provider(provider)),
     )
@@ -201,12 +202,6 @@ def planned(
         materializes_scores=settings.materializes_scores,
         given=given,
     )
-
-
-def peak_mb() -> float:
-    """Return the peak resident set of this process in MB (10^6 bytes), file-mapped pages included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:

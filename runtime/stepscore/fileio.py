@@ -1,4 +1,4 @@
-"""Atomic writes, read-ahead, and errors of writing."""
+"""Atomic writes, locks, read-ahead, and errors of writing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 from stepscore.errors import OutputUnwritable
+
+NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+"""What flock fails with on file systems of clusters that are mounted without locks."""
+WAIT = "wait for it, or choose another --output"
 
 
 def read_ahead(descriptor: int, offset: int, size: int) -> None:
@@ -48,8 +52,7 @@ def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
     if os.path.exists(target) and not os.path.isfile(target):
         _write_into(target, parts)
         return
-    # Its name is short: that of the target may be as long as the file system allows.
-    staged = target.with_name(f".stepscore-{zlib.crc32(os.fsencode(target.name)):08x}-{os.getpid()}.tmp")
+    staged = _beside(target, f"-{os.getpid()}.tmp")
     try:
         with staged.open("wb") as file:
             file.writelines(parts)
@@ -61,6 +64,62 @@ def write_atomically(target: Path, parts: Iterable[bytes]) -> None:
     finally:
         if staged.exists():
             staged.unlink()
+
+
+def _beside(target: Path, end: str) -> Path:
+    """Return a short name in the same folder: that of the target may be as long as the file system allows."""
+    return target.with_name(f".stepscore-{zlib.crc32(os.fsencode(target.name)):08x}{end}")
+
+
+@contextmanager
+def locked(file: BinaryIO, path: Path, fault: str) -> Iterator[None]:
+    """Hold the lock of an open file; raise OutputUnwritable with `fault` where another process holds it.
+
+    It is one of the kernel (flock), which ends with the process, however that ends. Where the system or the
+    file system has none, it is a file beside the open one that one process alone can create. Only Windows
+    removes that of a process that was killed, so the hint names it.
+    """
+    try:
+        has_lock = _flock(file.fileno())
+    except BlockingIOError:
+        raise OutputUnwritable(fault, hint=WAIT) from None
+    with nullcontext() if has_lock else _lock_file(path, fault):
+        yield
+
+
+@contextmanager
+def _lock_file(path: Path, fault: str) -> Iterator[None]:
+    marker = _beside(path, ".lock")
+    deleted_on_close = getattr(os, "O_TEMPORARY", 0)
+    try:
+        descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | deleted_on_close)
+    except FileExistsError:
+        raise OutputUnwritable(
+            fault, hint=f"{WAIT}; if none is running, one was killed: delete {marker}"
+        ) from None
+    except OSError as error:
+        raise OutputUnwritable(f"cannot lock {path} by {marker}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        if not deleted_on_close:
+            marker.unlink(missing_ok=True)  # before it is closed: afterwards it may be another's
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool:
+    """Lock an open file for this process; return False where there are no such locks."""
+    try:
+        import fcntl  # noqa: PLC0415 - missing on Windows
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 def _write_into(device: Path, parts: Iterable[bytes]) -> None:

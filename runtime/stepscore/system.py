@@ -1,9 +1,10 @@
-"""This machine: available memory, usable cores, release of freed memory."""
+"""This machine: available memory, usable cores, limits, release of freed memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,29 @@ def available_bytes() -> int | None:
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the peak resident set of this process, file-mapped pages included; None without getrusage."""
+    try:
+        import resource  # noqa: PLC0415 - missing on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def allow_open_files(count: int | None = None) -> None:
+    """Raise this process's limit of open files to `count`, or as far as it may; no limit is lowered."""
+    try:
+        import resource  # noqa: PLC0415 - missing on Windows, whose limit is not raised
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if count is None or 0 <= hard < count else count
+    if soft != resource.RLIM_INFINITY and not 0 <= wanted <= soft:  # RLIM_INFINITY is negative
+        with suppress(ValueError, OSError):  # the system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def give_back_memory() -> None:

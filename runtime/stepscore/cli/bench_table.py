@@ -57,4 +57,6 @@ def _facts(report: BenchReport) -> Iterator[Fact]:
     yield Fact.of("loading", "load_seconds", report.load_seconds, f"{report.load_seconds:.2f} s")
     seconds = report.first_result_seconds
     yield Fact.of("first result", "first_result_seconds", seconds, f"{seconds:.2f} s after that")
-    yield Fact.of("peak memory", "peak_mb", report.peak_mb, f"{report.peak_mb:,.0f} MB resident")
+    known = report.peak_mb is not None
+    text = f"{report.peak_mb:,.0f} MB resident" if known else "not told by this system"
+    yield Fact.of("peak memory", "peak_mb", report.peak_mb, text)

@@ -7,7 +7,6 @@ shard's file must be the answer. Nothing is held in memory but one line of each 
 from __future__ import annotations
 
 import hashlib
-import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from stepscore.jobs.schema import ErrorLine, decode_line
 from stepscore.jobs.seal import read_seal, seal_identity, write_seal
 from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import lines_by_shard
+from stepscore.system import allow_open_files
 
 MOST_FAULTS = 8
 """Faults that an error names."""
@@ -158,7 +158,7 @@ def _refuse_existing(source: BinaryIO, shards: Sequence[Path], path: Path, *, ov
 
 def _opened(paths: Sequence[Path], stack: ExitStack) -> tuple[dict[int, _ShardFile], Provenance]:
     """Open all shards; return them by number, and the provenance of the whole."""
-    _allow_files(len(paths))
+    allow_open_files(len(paths) + OTHER_FILES)
     found: list[_ShardFile] = []
     faults = []
     for path in paths:
@@ -218,15 +218,6 @@ def _whole(files: Sequence[_ShardFile]) -> Provenance:
             faults.append(f"{path}: {'; '.join(different)}")
     _refuse(faults)
     return combined(parts) or first
-
-
-def _allow_files(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may, for one file a shard."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + OTHER_FILES
-    if soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _without_shard(provenance: Provenance) -> Provenance:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stepscore.errors import HeaderInvalid, OutputExists, OutputUnwritable, ResumeMismatch
-from stepscore.fileio import append_regular
+from stepscore.fileio import append_regular, locked
 from stepscore.jobs.provenance import HEADER_START, HeaderLine, Provenance, is_header, read_header
 from stepscore.jobs.seal import (
     DIGEST,
@@ -71,8 +70,7 @@ def claim(
         output = append_regular(path)
     except OSError as error:
         raise OutputUnwritable(f"cannot write {path}: {error.strerror}") from None
-    with output:
-        locked(output, path)
+    with output, locked(output, path, f"another run is writing {path}"):
         refuse_same_file(output, source)
         header = _first_line(path)
         if overwrite and header:
@@ -178,15 +176,3 @@ def refuse_same_file(output: BinaryIO, source: BinaryIO) -> None:
         return
     if stat.S_ISREG(statuses[0].st_mode) and os.path.samestat(*statuses):
         raise OutputExists("the output is the input file", hint="give another output")
-
-
-def locked(output: BinaryIO, path: Path) -> None:
-    """Lock the output for this process; the lock ends with the process, however it ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl  # noqa: PLC0415
-
-    try:
-        fcntl.flock(output.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputUnwritable(f"another run is writing {path}") from None

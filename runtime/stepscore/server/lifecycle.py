@@ -14,7 +14,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from stepscore.server.settings import (
     WRITE_OUT_SECONDS,
     Settings,
 )
+from stepscore.system import allow_open_files
 
 SELF_TEST = Record("1 + 1?", ("1 + 1 = 2.", "So 2."))
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -84,7 +84,7 @@ def serve(
     on_ready: Callable[[], None],
 ) -> bool:
     """Serve until a signal; return whether every accepted request was answered with its result in time."""
-    _raise_open_files()
+    allow_open_files()  # each connection is one
 
     async def run() -> bool:
         async with scorer:
@@ -151,13 +151,16 @@ class SignalledServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Drain at the first signal, instead of closing the address at once."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._signalled, number)
+
+        def wake(number: int, _frame: object) -> None:  # add_signal_handler of a loop is missing on Windows
+            loop.call_soon_threadsafe(self._signalled, number)
+
+        earlier = [signal.signal(number, wake) for number in SIGNALS]
         try:
             yield
         finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+            for number, handler in zip(SIGNALS, earlier, strict=True):
+                signal.signal(number, handler)
 
     def _signalled(self, number: int) -> None:
         if self._draining is not None:
@@ -169,10 +172,3 @@ class SignalledServer(uvicorn.Server):
             await self._drain.run()
         finally:
             self.should_exit = True
-
-
-def _raise_open_files() -> None:
-    """Allow as many open files, that is connections, as the system does."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

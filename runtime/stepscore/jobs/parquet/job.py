@@ -14,11 +14,12 @@ import msgspec
 
 from stepscore.errors import OutputExists
 from stepscore.extras import naming_extras
+from stepscore.fileio import locked
 from stepscore.jobs.job import DEFAULT_OPTIONS, JobOptions, StreamScorer, Tally, run_to_file
 from stepscore.jobs.merge import Tally as MergeTally
 from stepscore.jobs.merge import already_exists, merge_to_file
 from stepscore.jobs.provenance import is_header
-from stepscore.jobs.resume import locked, refuse_same_file
+from stepscore.jobs.resume import refuse_same_file
 from stepscore.jobs.seal import fingerprint_path
 
 SUFFIX = ".parquet"
@@ -90,8 +91,7 @@ def _finish(journal: Path, path: Path) -> None:
     with naming_extras():
         from stepscore.jobs.parquet.finished import FACTS, JobFacts  # noqa: PLC0415
         from stepscore.jobs.parquet.writing import answers, write_parquet  # noqa: PLC0415
-    with journal.open("rb") as file:
-        locked(file, path)
+    with journal.open("rb") as file, locked(file, path, f"another run is writing {path}"):
         header = file.readline()
         if not is_header(header):
             raise OutputExists(f"{journal} has no header", hint="delete it, or give another output")

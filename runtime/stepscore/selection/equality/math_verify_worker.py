@@ -54,15 +54,21 @@ def main() -> None:
     replies.write("ready\n")
     for line in sys.stdin:
         seconds, operation, *texts = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process, in C code too
+        _limit_seconds(seconds)
         try:
             reply = _value(*texts) if operation == "value" else _equal(*texts)
         except MemoryError:
             os._exit(1)  # the caller sees an answer that cannot be computed
         except Exception:  # the parser raises anything on text that is not mathematics
             reply = None if operation == "value" else False
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _limit_seconds(0)
         replies.write(json.dumps(reply) + "\n")
+
+
+def _limit_seconds(seconds: float) -> None:
+    """End this process, in C code too, after so much processor time; 0 for no limit."""
+    if hasattr(signal, "setitimer"):  # missing on Windows, where only the caller's time limit applies
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _limit_memory() -> None:
