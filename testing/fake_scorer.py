@@ -20,7 +20,8 @@ import numpy as np
 from stepscore.batching.pace import STEADY, Pace
 from stepscore.cli.main import main
 from stepscore.errors import InputError, NonFinite, NoSteps, TooLong
-from stepscore.records import AnyRecord, Record, TokenRecord, TokenResult
+from stepscore.records import AnyRecord, Record, TokenRecord
+from stepscore.results import TokenResult
 from stepscore.scorer import Scorer
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("batching",),
         ("artifact",),
         ("prompt",),
-        ("records", "rewards", "fileio", "machine"),
+        ("records", "results", "rewards", "fileio", "machine"),
         ("extras",),
         ("result_view", "tabular"),
         ("errors", "enums", "system", "visible", "sizes", "forks", "bar"),

@@ -30,7 +30,8 @@ from stepscore.errors import InputError, NonFinite, ScorerClosed
 from stepscore.forks import keep_in_forks
 from stepscore.memory.fit import fit_settings
 from stepscore.prompt.encoder import EncodedPrompt
-from stepscore.records import Outcome, Result, TokenOutcome, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Outcome, Result, TokenOutcome, TokenResult
 from stepscore.rewards import Rewards, rewards
 from stepscore.sizes import parse_size
 

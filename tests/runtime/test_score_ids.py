@@ -17,7 +17,8 @@ from testing.solutions import SOLUTIONS
 
 from stepscore.cli.main import main
 from stepscore.errors import InvalidRecord, TooLong
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scorer import Scorer
 
 IDS = st.lists(st.integers(0, TINY.vocab_size - 1), min_size=1, max_size=40)

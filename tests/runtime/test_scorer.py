@@ -23,7 +23,8 @@ from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, PairLogprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, ScorerClosed, TooLong
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module

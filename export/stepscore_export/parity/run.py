@@ -27,7 +27,8 @@ from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
 from stepscore.machine import Machine
-from stepscore.records import Result, of_texts
+from stepscore.records import of_texts
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.pair import check_pair, cut_padding

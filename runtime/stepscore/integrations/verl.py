@@ -18,7 +18,7 @@ from stepscore.enums import Reducer, Series
 from stepscore.errors import InvalidRecord
 from stepscore.integrations.answers import Value, scalars, score
 from stepscore.integrations.rollouts import Rollout, RolloutReader
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Answer
 

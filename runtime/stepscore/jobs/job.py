@@ -24,10 +24,11 @@ from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions, re
 from stepscore.jobs.resume import append, claim, refuse_same_file
 from stepscore.jobs.shards import Shard
 from stepscore.jobs.source import Lines, parsed_lines
-from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
+from stepscore.results import TokenResult
 
 if TYPE_CHECKING:
-    from stepscore.records import Result
+    from stepscore.results import Result
 
 T = TypeVar("T")
 

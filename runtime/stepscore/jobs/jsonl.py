@@ -24,16 +24,8 @@ from stepscore.errors import (
 )
 from stepscore.jobs.provenance import is_header
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
-from stepscore.records import (
-    BY_ACCEPTED_NAMES,
-    MESSAGES,
-    AnyRecord,
-    Record,
-    Result,
-    TokenRecord,
-    TokenResult,
-    record_of_output,
-)
+from stepscore.records import BY_ACCEPTED_NAMES, MESSAGES, AnyRecord, Record, TokenRecord, record_of_output
+from stepscore.results import Result, TokenResult
 
 MAX_LINE_BYTES = 4 << 20
 

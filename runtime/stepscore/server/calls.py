@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from stepscore.errors import DeadlineExceeded, InputError, RunFailed, ScorerClosed, StepscoreError, TooLarge
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Request
 from stepscore.server.body import BodyReader, decode

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from stepscore.enums import Convention
 from stepscore.errors import InputError, StepscoreError
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.requests import Request
 
 Body = TypeVar("Body")

@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from stepscore.errors import InputError, InvalidRecord, StepscoreError
 from stepscore.jobs.schema import MAX_ID_CHARS
-from stepscore.records import (
-    BY_ACCEPTED_NAMES,
-    MESSAGES,
-    PROBLEM_NAMES,
-    STEPS_NAMES,
-    Record,
-    Result,
-    TokenRecord,
-    TokenResult,
-)
+from stepscore.records import BY_ACCEPTED_NAMES, MESSAGES, PROBLEM_NAMES, STEPS_NAMES, Record, TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols.floats import base64_of, shortest
 from stepscore.server.routes import Context, Outcome, Route

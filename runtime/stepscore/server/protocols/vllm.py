@@ -18,7 +18,8 @@ import numpy as np
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import SEPARATOR
-from stepscore.records import Record, Result, TokenResult
+from stepscore.records import Record
+from stepscore.results import Result, TokenResult
 from stepscore.rewards import probability
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols import logprobs
