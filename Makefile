@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 VENV_T5 := .venv-t5
+VENV_SBOM := .venv-sbom
+SBOM ?= dist/sbom.json
+SBOM_EXTRAS := cpu,export,select,server,data
+PYTHONS ?= $(PYTHON)
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 # One thread a worker: two that wait for each other's BLAS threads take ten times as long for small products.
 # Compiled files are kept whatever the shell says: rewriting the asserts of all tests takes 3 s of each worker.
@@ -20,9 +24,9 @@ PRECISION ?= int8
 OUT ?= out/pair
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-transformers5 test-portable lint types ci export peers \
+.PHONY: help setup demo check test test-transformers5 test-portable lint types ci export dist check-wheel sbom peers \
     bench-throughput bench-latency bench-memory bench-residency bench-full-size bench-fidelity bench-products \
-    bench-exporters bench-matrix bench-beam-search bench-gpu bench-serve bench-report docs docs-check browser report-picture \
+    bench-exporters bench-matrix bench-beam-search bench-gpu bench-serve bench-extras bench-report docs docs-check browser report-picture \
     example clean
 
 help: ## print this list
@@ -99,8 +103,32 @@ bench-gpu: $(VENV)/.done ## on a GPU: tokens/s and memory against cuBLAS, PyTorc
 bench-serve: $(VENV)/.done ## the server under load, on the loopback interface [FLAGS=--quick]
 	$(BIN)/python -m benchmarks serve $(FLAGS)
 
+bench-extras: $(VENV)/.done ## what stepscore and each extra take on disk, in clean environments [FLAGS=--quick]
+	$(BIN)/python -m benchmarks extra_sizes $(FLAGS)
+
 bench-report: $(VENV)/.done ## all results as one HTML page, out/benchmarks.html [FLAGS=--quick]
 	$(BIN)/python -m benchmarks reporting.report $(FLAGS)
+
+dist: $(VENV)/.done ## build dist/: the sdist, the wheel from it, and their SHA-256
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target sdist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
+	cd dist && sha256sum *.tar.gz *.whl > SHA256SUMS
+
+check-wheel: dist ## install the wheel in a clean environment of each Python and score there [PYTHONS="python3.11 ..."]
+	mkdir -p out
+	$(BIN)/stepscore export --quiet --force --policy $(POLICY) --reference $(REFERENCE) --output out/wheel-pair
+	head -n 40 examples/problems.jsonl > out/wheel-input.jsonl
+	$(BIN)/stepscore score out/wheel-pair out/wheel-input.jsonl --overwrite --output out/wheel-expected.jsonl
+	$(BIN)/python tools/check_wheel.py dist/*.whl out/wheel-pair out/wheel-expected.jsonl out/wheel-input.jsonl \
+	    --python $(PYTHONS)
+
+sbom: dist ## write dist/sbom.json (CycloneDX): what a user's environment has, at the versions of constraints.txt
+	rm -rf $(VENV_SBOM) && $(PYTHON) -m venv --without-pip $(VENV_SBOM)
+	$(BIN)/python -m pip --python $(VENV_SBOM)/bin/python install --quiet --constraint constraints.txt \
+	    "$$(echo dist/*.whl)[$(SBOM_EXTRAS)]"
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type library \
+	    --spec-version 1.6 --output-file $(SBOM) $(VENV_SBOM)/bin/python
 
 peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
@@ -116,7 +144,7 @@ example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
 	$(BIN)/python examples/train.py --output examples
 
 clean: ## remove environments, caches and outputs
-	rm -rf $(VENV) $(DEMO) $(VENV_T5) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(VENV_T5) $(VENV_SBOM) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -43,7 +43,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     add_child(parser)
     parser.add_argument("--only", choices=["export", "score"])
-    parser.add_argument("--precision", nargs="*", default=["int8", "int4", "fp16", "fp32"])
+    parser.add_argument("--precision", nargs="*", help="export these (default: all, with --quick int8)")
     options = parser.parse_args()
     if options.child:
         kind, *rest = options.child
@@ -55,7 +55,8 @@ def main() -> None:
             rows = _scoring(Path(scratch), long)
             print(write_result("memory_score", {"quick": options.quick, "rows": rows}, quick=options.quick))
         if options.only != "score":
-            exports = _exports(Path(scratch), full, options.precision)
+            usual = ["int8"] if options.quick else ["int8", "int4", "fp16", "fp32"]
+            exports = _exports(Path(scratch), full, options.precision or usual)
             result = {"quick": options.quick, "rows": exports}
             print(write_result("memory_export", result, quick=options.quick))
 

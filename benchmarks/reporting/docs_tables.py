@@ -14,6 +14,7 @@ from benchmarks.reporting.cpu_tables import beam_search, latency, operators
 from benchmarks.reporting.fidelity_tables import checkpoint_fidelity, fidelity, matrix, summary
 from benchmarks.reporting.gpu_estimate_tables import gpu_cards, gpu_memory
 from benchmarks.reporting.gpu_tables import gpu
+from benchmarks.reporting.install_tables import extra_sizes
 from benchmarks.reporting.memory_tables import full_size, full_size_scoring, memory, residency
 from benchmarks.reporting.serve_tables import serve
 from benchmarks.reporting.table import Results, Table, markdown
@@ -39,6 +40,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "gpu": gpu,
     "gpu_memory": gpu_memory,
     "gpu_cards": gpu_cards,
+    "extra_sizes": extra_sizes,
 }
 MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
