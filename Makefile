@@ -11,8 +11,9 @@ SBOM_EXTRAS := cpu,export,select,server,data
 PYTHONS ?= $(PYTHON)
 PIP_INSTALL := -m pip install --quiet --constraint constraints.txt
 # One thread a worker: two that wait for each other's BLAS threads take ten times as long for small products.
+# Compiled files are kept whatever the shell says: rewriting the asserts of all tests takes 3 s of each worker.
 PYTEST_OPTIONS := -m pytest -n 2 --dist worksteal
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 export OMP_NUM_THREADS ?= 2
 PORTABLE_TESTS := $(addprefix tests/runtime/,test_scorer.py test_rewards.py batching memory prompt \
     jobs/test_job.py jobs/test_shards.py)
@@ -131,12 +132,12 @@ sbom: dist ## write dist/sbom.json (CycloneDX): what a user's environment has, a
 
 peers: $(VENV)/.done ## install the peers of bench-throughput; builds llama.cpp (5 to 10 minutes)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/peers/tile_config.h'" \
-	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,torch,optimum,dev,peers]'
+	    $(BIN)/python $(PIP_INSTALL) --no-cache-dir --editable '.[cpu,export,plots,torch,optimum,dev,peers]'
 
 browser: ## install Debian's chromium, for the tests of the report (needs root)
 	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium)
 
-report-picture: $(VENV)/.done ## take docs/report.png: the bundled pair's report, in chromium
+report-picture: $(VENV)/.done ## take docs/report*.png: reports of the bundled pair, in chromium
 	$(BIN)/python -m examples.report_picture
 
 example: $(VENV)/.done ## train the bundled pair again (up to 40 minutes)
@@ -148,7 +149,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,data,ray,torch,optimum,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,data,plots,ray,torch,optimum,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt
@@ -161,5 +162,5 @@ $(VENV_T5)/.done: pyproject.toml constraints.txt constraints-transformers5.txt
 	awk -F== 'NR == FNR { pinned[$$1]; print; next } !($$1 in pinned)' constraints-transformers5.txt constraints.txt \
 	    > $(VENV_T5)/constraints.txt
 	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt torch
-	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt --editable '.[cpu,export,torch,dev]'
+	$(VENV_T5)/bin/python -m pip install --quiet --constraint $(VENV_T5)/constraints.txt --editable '.[cpu,export,plots,torch,dev]'
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip the tests of optimum where it cannot be used, before a fixture tries to."""
     if item.get_closest_marker("optimum") and (reason := why_not()):
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_rendered_once() -> Iterator[None]:
+    from testing.templates import rendered_once  # noqa: PLC0415 - the process that only hands tests out needs none
+
+    with rendered_once():
+        yield

@@ -33,7 +33,7 @@ from benchmarks.support.workloads import BEST_OF_8, records, text_of
 from stepscore.artifact.pair import Pair
 from stepscore.enums import Convention, Provider
 from stepscore.errors import InputError
-from stepscore.records import Result
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.pipeline.export import export_pair
 

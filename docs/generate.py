@@ -24,6 +24,7 @@ import stepscore
 import stepscore_export
 from docs import api_page, cli_page, errors_page, schema_page
 from stepscore.artifact.manifest import Manifest
+from stepscore.cli.results import result_schemas
 from stepscore.jobs.schema import json_schemas
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ def main() -> None:
 def generated(root: Path) -> dict[str, str]:
     """Return the text of every generated file by its path in the repository."""
     results = read_results(RESULTS)
-    schemas = json_schemas() | {"manifest": msgspec.json.schema(Manifest)}
+    schemas = json_schemas() | result_schemas() | {"manifest": msgspec.json.schema(Manifest)}
     cleaned = {name: schema_page.cleaned(schema) for name, schema in schemas.items()}
     marked = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     pages = {path.relative_to(root).as_posix(): _read(path) for path in marked}

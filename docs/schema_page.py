@@ -13,6 +13,8 @@ TITLES = {
     "header": "First line of an output",
     "scored": "Output line of a scored record",
     "error": "Output line of a record with an error",
+    "result": "What --json prints",
+    "failure": "What --json prints of an error",
     "manifest": "manifest.json of a pair",
 }
 HEAD = """# JSON Schemas

@@ -23,7 +23,7 @@ from stepscore.artifact.pair import Pair
 from stepscore.cli.tables import console, print_steps
 from stepscore.enums import Precision
 from stepscore.evaluation.first_error import ProcessBench, choose_threshold, first_error, processbench_f1
-from stepscore.records import Result
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair

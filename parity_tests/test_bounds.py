@@ -18,9 +18,11 @@ from parity_tests.support.storage_forms import FP32, INT4, INT4_INT4, INT8, INT8
 from stepscore.enums import Residency
 from stepscore_export.fidelity import FidelityMetrics, Scores, fidelity
 
-# One token in a hundred holds most of the squared log-ratio: on fewer problems the figures are luck.
-NUM_PROBLEMS: dict[Source, int] = {EXAMPLE: 400, NEAR: 120, TUNED: 120}
-NUM_STREAMED = 48
+# One token in a hundred holds most of the squared log-ratio: on much fewer problems the figures are luck.
+# Calibrated, 400 of the example give 0.66 % (int8 + int4), 1.67 % (int8 activations) and 6.9 % (int4 + int4),
+# 150 of them 0.65, 1.59 and 5.8 %.
+NUM_PROBLEMS: dict[Source, int] = {EXAMPLE: 150, NEAR: 80, TUNED: 80}
+NUM_STREAMED = 24
 
 
 def each(*storages: Storage) -> pytest.MarkDecorator:
@@ -59,7 +61,7 @@ class Bench:
     @cached_property
     def threshold(self) -> float:
         """Chosen in fp64, on other problems, in nats."""
-        return fp64_threshold(self._models)
+        return fp64_threshold(self._models, limit=60)
 
     def _scored(self, storage: Storage, residency: Residency, count: int) -> Scores:
         def scores() -> Scores:

@@ -10,28 +10,30 @@ from parity_tests.support.batches import batches, few_examples, flat, sequences,
 from parity_tests.support.fp64_reference import Tokens
 from parity_tests.support.pair_cache import Workshop
 from parity_tests.support.random_pairs import TIED, UNTIED, Models
-from parity_tests.support.storage_forms import CODED, FP32, INTEGER, UNCODED, Storage
+from parity_tests.support.storage_forms import FP16, FP32, INT4, INT8, INT8_INT8, Storage
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.base import EngineOptions
 from stepscore.engine.ort.engine import OrtEngine
-from stepscore.enums import Residency
 
 
 def each(storages: tuple[Storage, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("storage", storages, ids=lambda storage: storage.name)
 
 
-@each((*UNCODED, *CODED))
+@each((FP16, INT8, INT4, INT8_INT8))
 def test_identical_models_agree_to_the_bit(workshop: Workshop, storage: Storage) -> None:
-    """So every reward is exactly 0."""
+    """So every reward is exactly 0.
+
+    Other coded forms: tests/export/weights/test_difference.py; fp32: tests/runtime/test_scorer.py.
+    """
     models = workshop.models(TIED)
     engine = workshop.engine(Models(models.reference, models.reference), storage.options)
     policy, reference = flat(engine.logprobs(TIED.sequences()))
     assert np.array_equal(policy, reference)
 
 
-@each(UNCODED)
+@each((FP16, INT4))
 def test_swapped_roles_swap_the_log_probs_to_the_bit(workshop: Workshop, storage: Storage) -> None:
     """So every reward changes its sign and nothing else."""
     models = workshop.models(TIED)
@@ -82,18 +84,6 @@ def test_common_prefix_changes_no_log_prob(
     together = flat(engine.logprobs(batch))
     alone = flat([engine.logprobs([tokens])[0] for tokens in batch])
     assert np.abs(np.asarray(together) - np.asarray(alone)).max() <= 1e-5
-
-
-@each(tuple(storage for storage in (*UNCODED, *CODED) if storage is not INTEGER))
-def test_streamed_layers_equal_the_whole_body(workshop: Workshop, storage: Storage) -> None:
-    """The same operators over the same weights, but for where the residual sum is closed.
-
-    Where activations are rounded, the last bit of that sum can move a code: see test_bounds.
-    """
-    models = workshop.models(UNTIED)
-    whole = flat(workshop.engine(models, storage.options).logprobs(UNTIED.sequences()))
-    layers = flat(workshop.engine(models, storage.options, Residency.STREAM).logprobs(UNTIED.sequences()))
-    assert np.abs(np.asarray(whole) - np.asarray(layers)).max() <= 1e-5
 
 
 def test_head_chunk_size_changes_no_log_prob(workshop: Workshop) -> None:

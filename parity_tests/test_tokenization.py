@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -68,11 +69,11 @@ def as_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("tokenizer", "cases"),
     [
-        pytest.param(trained(), 1500, id="trained"),
-        pytest.param(trained(added=FLAGGED), 2000, id="flagged added tokens"),
-        pytest.param(trained(added=(CROSSING,)), 500, id="added token across a separator"),
-        pytest.param(trained(size=2000), 500, id="large"),
-        pytest.param(bytes_and([("Ċ", "Ċ"), (".", "ĊĊ")]), 500, id="bytes"),
+        pytest.param(trained(), 400, id="trained"),
+        pytest.param(trained(added=FLAGGED), 600, id="flagged added tokens"),
+        pytest.param(trained(added=(CROSSING,)), 200, id="added token across a separator"),
+        pytest.param(trained(size=2000), 200, id="large"),
+        pytest.param(bytes_and([("Ċ", "Ċ"), (".", "ĊĊ")]), 200, id="bytes"),
     ],
 )
 def test_generated_text_is_encoded_as_transformers_and_the_card_do(tokenizer: Tokenizer, cases: int) -> None:
@@ -133,21 +134,23 @@ def solutions(name: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.shared_data
 @pytest.mark.skipif(SHARED_DATA is None, reason="no shared data")
 @pytest.mark.parametrize(
-    "name", ["math_best_of_8.jsonl", "gsm8k_solutions.jsonl", "processbench_gsm8k.jsonl"]
+    ("name", "one_in"),
+    [("math_best_of_8.jsonl", 1), ("gsm8k_solutions.jsonl", 4), ("processbench_gsm8k.jsonl", 1)],
 )
-def test_every_real_solution_is_encoded_as_transformers_and_the_card_do(
-    real: PreTrainedTokenizerBase, name: str
+def test_real_solutions_are_encoded_as_transformers_and_the_card_do(
+    real: PreTrainedTokenizerBase, name: str, one_in: int
 ) -> None:
     encoder, template = real_encoder(real)
     backend = real.backend_tokenizer
-    for at, record in enumerate(solutions(name)):
+    for at, record in enumerate(islice(solutions(name), 0, None, one_in)):
         problem, steps = record["problem"], record["steps"]
         encoded = encoder.encode(problem, steps, Convention.CARD)
-        # The ids through transformers for all; its slow way round every prefix for one in fifty.
         assert encoded.token_ids.tolist() == transformers_ids(real, problem, steps), record["id"]
-        renders = [template.render(problem, steps[:k]).strip() for k in range(1, len(steps) + 1)]
-        prefixes = [*(text + "\n\n" for text in renders[:-1]), renders[-1]]
-        counted = backend.encode_batch_fast(prefixes, add_special_tokens=False)
-        assert encoded.step_ends.tolist() == [len(prefix) - 2 for prefix in counted], record["id"]
+        # Every prefix again, which is quadratic: of one in four. By the card's own code: of one in fifty.
+        if at % 4 == 0:
+            renders = [template.render(problem, steps[:k]).strip() for k in range(1, len(steps) + 1)]
+            prefixes = [*(text + "\n\n" for text in renders[:-1]), renders[-1]]
+            counted = backend.encode_batch_fast(prefixes, add_special_tokens=False)
+            assert encoded.step_ends.tolist() == [len(prefix) - 2 for prefix in counted], record["id"]
         if at % 50 == 0:
             assert encoded.step_ends.tolist() == card_indices(real, problem, steps), record["id"]

@@ -207,6 +207,7 @@ def test_appended_tokens_keep_log_probs_of_the_prefix(
 def test_shared_prefix_is_computed_once(
     engine: Callable[[Precision], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = engine_path(engine)  # its export runs the engine too
     rows: list[int] = []
     product = torch_model._linear
 
@@ -217,7 +218,7 @@ def test_shared_prefix_is_computed_once(
     monkeypatch.setattr(torch_model, "_linear", counted)
     prefix = np.arange(40)
     batch = [np.concatenate([prefix, [end, end]]) for end in (50, 51, 52)]
-    shared = open_engine(Pair.open(engine_path(engine)))
+    shared = open_engine(Pair.open(folder))
     shared.logprobs(batch)
     assert set(rows) == {40 + 3 * 2}
 

@@ -9,6 +9,7 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from stepscore.prompt.encoder import PromptEncoder
 from stepscore.prompt.template import Template
 
 QWEN2_PATTERN = (
@@ -106,6 +107,7 @@ MARKS = (
 )
 SYMBOLS = ("😀", "👨\u200d👩\u200d👧", "🇫🇷", "\ufeff", "\x00", "\x7f", "\ufffd", "\uffff", "\U0010ffff", "𝟙")
 BROKEN_TOKENS = ("<|im_", "end|>", "<|im_end", "|im_end|>", "<|", "<tool_", "call>", "<é", "\u0301>")
+LINES = [("Ċ", "Ċ"), (".", "ĊĊ")]  # merges as in Qwen2: "\n\n" is a token, ".\n\n" is a token
 FRAGMENTS = (
     *(*WORDS, *NUMBERS, *MATHS, *PUNCTUATION, *SPACES, *RARE_SPACES),
     *(*MARKS, *SYMBOLS, *BROKEN_TOKENS, *PLAIN, CROSSING.content, *(token.content for token in FLAGGED)),
@@ -171,3 +173,13 @@ def _with_added_tokens(tokenizer: Tokenizer, more: Iterable[AddedToken] = ()) ->
     tokenizer.add_tokens([*(AddedToken(text, normalized=False, special=False) for text in PLAIN), *more])
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
     return tokenizer
+
+
+def encoder(tokenizer: Tokenizer, template: Template = CHATML, max_tokens: int = 100_000) -> PromptEncoder:
+    """Return the encoder of a tokenizer; the same one for the same tokenizer and template."""
+    return _encoder(tokenizer.to_str(), template, max_tokens)
+
+
+@cache
+def _encoder(tokenizer_json: str, template: Template, max_tokens: int) -> PromptEncoder:
+    return PromptEncoder(tokenizer_json, template, max_tokens=max_tokens)

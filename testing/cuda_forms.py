@@ -32,5 +32,9 @@ CUDA_FORMS: Mapping[str, tuple[ExportOptions, float]] = {
 LOSSLESS = ExportOptions(Precision.BF16, **_CODED)
 """For checkpoints in bf16."""
 
-every_cuda_form = pytest.mark.parametrize("form", list(CUDA_FORMS))
-a_cuda_form_of_each_kind = pytest.mark.parametrize("form", ["fp16", "int8-int4", "int4-int4"])
+_OF_EACH_KIND = ("fp16", "int8-int4", "int4-int4")
+a_cuda_form_of_each_kind = pytest.mark.parametrize("form", _OF_EACH_KIND)
+every_cuda_form = pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=() if form in _OF_EACH_KIND else pytest.mark.slow) for form in CUDA_FORMS],
+)

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from stepscore.batching.pace import STEADY, Pace
 from stepscore.cli.main import main
 from stepscore.errors import InputError, NonFinite, NoSteps, TooLong
-from stepscore.records import AnyRecord, Record, TokenRecord, TokenResult
+from stepscore.records import AnyRecord, Record, TokenRecord
+from stepscore.results import TokenResult
 from stepscore.scorer import Scorer
 
 T = TypeVar("T")
@@ -75,7 +77,7 @@ class FakeScorer:
         return {"pair": self.pair, "beta": repr(self.beta), "convention": self.convention}
 
     def stream(
-        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+        self, items: Iterable[tuple[T, AnyRecord | InputError]], pace: Pace = STEADY
     ) -> Iterator[tuple[T, FakeResult | TokenResult | InputError | NonFinite]]:
         waiting: list[tuple[T, AnyRecord | InputError]] = []
         valid = 0
@@ -83,7 +85,8 @@ class FakeScorer:
             checked = self._check(record)
             waiting.append((key, checked))
             valid += not isinstance(checked, InputError)
-            if valid == self.window:
+            pace.engine_waits(True)
+            if valid == self.window or pace.pauses():
                 yield from self._flush(waiting)
                 waiting, valid = [], 0
         yield from self._flush(waiting)

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from stepscore.enums import Convention
 from stepscore.errors import InputError
-from stepscore.records import Result
+from stepscore.results import Result
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Request
 from stepscore.scheduling.scheduler import Snapshot

@@ -38,6 +38,13 @@ def pair_of(tiny_checkpoints: Checkpoints, shared_folder: SharedFolder) -> PairO
 
 
 @pytest.fixture(scope="session")
+def identical_pair_of(tiny_checkpoints: Checkpoints, shared_folder: SharedFolder) -> PairOf:
+    """Pairs whose policy is the reference."""
+    model = tiny_checkpoints.reference
+    return PairOf(Checkpoints(model, model), shared_folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_pair(pair_of: PairOf) -> Path:
     """The fp32 pair for the CPU."""
     return pair_of()

@@ -19,6 +19,7 @@ PACKAGES = {"stepscore": RUNTIME, "stepscore_export": EXPORT}
 TIERS: Mapping[str, Sequence[Sequence[str]]] = {
     "stepscore": (
         ("cli",),
+        ("plots",),
         ("report", "evaluation", "selection", "bench"),
         ("server", "integrations"),
         ("jobs",),
@@ -29,9 +30,10 @@ TIERS: Mapping[str, Sequence[Sequence[str]]] = {
         ("batching",),
         ("artifact",),
         ("prompt",),
-        ("records", "rewards", "fileio"),
+        ("records", "results", "rewards", "fileio", "machine"),
         ("extras",),
-        ("errors", "enums", "system", "visible"),
+        ("result_view", "tabular"),
+        ("errors", "enums", "system", "visible", "sizes", "forks", "bar"),
     ),
     "stepscore_export": (
         ("cli",),

@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import stepscore
+from stepscore.report.page import SCRIPTS
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,8 @@ def test_wheel_holds_exactly_the_two_packages(tmp_path: Path) -> None:
     names = {name.partition("/")[0] for name in files}
     assert {name for name in names if not name.endswith(".dist-info")} == {"stepscore", "stepscore_export"}
     assert {"stepscore/py.typed", "stepscore_export/py.typed"} <= files
-    assert {f"stepscore/report/static/report.{kind}" for kind in ("html", "css", "js")} <= files
+    static = {f"stepscore/report/static/report.{kind}" for kind in ("html", "css")}
+    assert static | {f"stepscore/report/static/{name}.js" for name in SCRIPTS} <= files
     assert "stepscore/engine/cuda/kernels/lossless.cu" in files
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
     assert set(RUNTIME) <= modules

@@ -37,6 +37,7 @@ class RandomPair:
     shape: DecoderConfig
     perturb: float = 0.01
     dtype: DType = "float32"
+    lengths: tuple[int, ...] = LENGTHS
 
     def write(self, folder: Path) -> Models:
         def write(name: str, perturb: float) -> Path:
@@ -46,9 +47,9 @@ class RandomPair:
 
         return Models(write("policy", self.perturb), write("reference", 0.0))
 
-    def sequences(self, lengths: Sequence[int] = LENGTHS) -> list[Tokens]:
+    def sequences(self, lengths: Sequence[int] = ()) -> list[Tokens]:
         random = np.random.default_rng(7)
-        return [random.integers(0, self.shape.vocab_size, length) for length in lengths]
+        return [random.integers(0, self.shape.vocab_size, length) for length in lengths or self.lengths]
 
 
 def regular_step_ends(length: int) -> npt.NDArray[np.int64]:
@@ -80,5 +81,10 @@ ODD = RandomPair(
 WIDE = RandomPair(
     "152,064 columns, hidden 40",
     replace(_SHAPE, hidden_size=40, num_hidden_layers=1, vocab_size=152_064),
+    lengths=(
+        2,
+        17,
+        129,
+    ),  # its columns count, and in float64 every token costs as much as a hundred of others
 )
 RANDOM_PAIRS = (TIED, UNTIED, ODD, WIDE)

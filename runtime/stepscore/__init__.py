@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from stepscore.evaluation.first_error import processbench_f1 as processbench_f1
     from stepscore.integrations.reward_model import RewardModel as RewardModel
     from stepscore.records import Record as Record
-    from stepscore.records import Result as Result
     from stepscore.records import TokenRecord as TokenRecord
-    from stepscore.records import TokenResult as TokenResult
+    from stepscore.results import Result as Result
+    from stepscore.results import TokenResult as TokenResult
     from stepscore.rewards import aggregate as aggregate
     from stepscore.rewards import probability as probability
     from stepscore.scheduling.async_scorer import AsyncScorer as AsyncScorer
@@ -40,12 +40,12 @@ _HOMES = {
     "Convention": "enums",
     "Provider": "enums",
     "Record": "records",
-    "Result": "records",
+    "Result": "results",
     "RewardModel": "integrations.reward_model",
     "Scorer": "scorer",
     "StepscoreError": "errors",
     "TokenRecord": "records",
-    "TokenResult": "records",
+    "TokenResult": "results",
     "aggregate": "rewards",
     "best_of_n": "selection.rules",
     "choose_threshold": "evaluation.first_error",
@@ -70,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

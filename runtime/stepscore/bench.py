@@ -8,7 +8,7 @@ part of the time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import msgspec
@@ -25,6 +25,7 @@ from stepscore.engine.base import Engine, EngineOptions
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError
 from stepscore.jobs.jsonl import not_empty, parse_line
+from stepscore.machine import Machine
 from stepscore.memory.fit import fit_settings
 from stepscore.memory.settings import Settings
 from stepscore.prompt.encoder import PromptEncoder
@@ -53,7 +54,7 @@ class Timing(msgspec.Struct, frozen=True):
     sharing: float | None
 
 
-class BenchReport(msgspec.Struct, frozen=True):
+class BenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="bench"):
     """Output of `stepscore bench`. Seconds are wall-clock time, `peak_mb` is the peak resident set.
 
     It is null on systems that do not tell it.
@@ -71,6 +72,7 @@ class BenchReport(msgspec.Struct, frozen=True):
     first_result_seconds: float
     peak_mb: float | None
     timings: list[Timing]
+    machine: Machine
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -158,30 +160,8 @@ def measure(pair: Pair, workloads: Sequence[Workload], options: BenchOptions) ->
         first_result_seconds=first_result - loaded,
         peak_mb=None if peak is None else peak / 1e6,
         timings=timings,
+        machine=Machine.of_this(Provider(provider)),
     )
-
-
-def facts(report: BenchReport) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a two-column table."""
-    yield "pair", report.pair
-    yield (
-        "runs on",
-        f"{report.provider}, {report.threads} threads, {report.residency}, batches of "
-        f"{report.max_batch_tokens:,} tokens",
-    )
-    yield "loading", f"{report.load_seconds:.2f} s"
-    yield "first result", f"{report.first_result_seconds:.2f} s after that"
-    for timing in report.timings:
-        speed = timing.speed
-        spread = f"{speed.slowest:,.0f} to {speed.fastest:,.0f}, n = {speed.n}"
-        sequences = f"{timing.sequences:,} sequences, " if timing.sequences > 1 else ""
-        sharing = "" if timing.sharing is None else f"; {timing.sharing:.2f} x from prefix sharing"
-        yield (
-            timing.name,
-            f"{speed.median:,.0f} tokens/s ({spread}; {sequences}{timing.tokens:,} tokens){sharing}",
-        )
-    known = report.peak_mb is not None
-    yield "peak memory", f"{report.peak_mb:,.0f} MB resident" if known else "not told by this system"
 
 
 def timed(engine: Engine, workload: Workload, settings: Settings, repeats: int) -> Timing:

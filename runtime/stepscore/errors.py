@@ -219,7 +219,7 @@ class NonFinite(NumericalError):
 
 
 class ScorerClosed(StepscoreError):
-    """The scorer was closed before this call."""
+    """The scorer was closed before this call, or the call comes from a fork of its process."""
 
     code = "scorer_closed"
 

@@ -11,10 +11,11 @@ _LIBRARIES = {
     "data": ("pyarrow",),
     "export": ("huggingface_hub", "jinja2", "ml_dtypes", "onnx", "onnx_ir", "safetensors", "threadpoolctl"),
     "optimum": ("optimum",),
+    "plots": ("matplotlib",),
     "ray": ("ray",),
     "select": ("math_verify",),
     "server": ("prometheus_client", "starlette", "uvicorn"),
-    "torch": ("accelerate", "bitsandbytes", "matplotlib", "torch", "transformers"),
+    "torch": ("accelerate", "bitsandbytes", "torch", "transformers"),
     "tracing": ("opentelemetry",),
 }
 _EXTRA_OF = {library: extra for extra, libraries in _LIBRARIES.items() for library in libraries}

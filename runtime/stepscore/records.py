@@ -1,4 +1,4 @@
-"""Records to score, the ways to read one from the fields of a line, and the results of scoring.
+"""Records to score, and the ways to read one from the fields of a line.
 
 By default a record is read by any of the accepted field names. An `answer` or `solution` that is no list is,
 next to another field of steps, a final answer or a gold solution. `completions` are steps in TRL's data sets;
@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from stepscore.errors import InputError, InvalidRecord, NonFinite
+from stepscore.errors import InputError, InvalidRecord
 
 PROBLEM_NAMES = ("problem", "question", "query", "prompt")
 STEPS_NAMES = ("steps", "solution", "answer", "completions")
@@ -331,46 +329,3 @@ def _whole_answers(fields: Mapping[str, Any]) -> int:
 def _json_type(value: object) -> str:
     names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Rewards of one solution of L tokens and n steps, in units of beta times nats.
-
-    Log-prob j is that of token j + 1; `first_summed` and `step_ends` [n] are indices into the log-probs, the
-    first one summed and the last one of each step. `response_start` is the index of the first response token.
-    The last four are None unless the scorer was loaded with `tokens=True`: `token_ids` int64 [L], the text
-    that each of them adds, `policy_logprobs` and `reference_logprobs` float32 [L-1], nats.
-    """
-
-    cumulative_rewards: list[float]
-    step_rewards: list[float]
-    outcome_reward: float
-    num_tokens: int
-    response_start: int
-    first_summed: int
-    step_ends: list[int]
-    special_text: bool = False
-    token_ids: NDArray[np.int64] | None = None
-    token_texts: list[str] | None = None
-    policy_logprobs: NDArray[np.float32] | None = None
-    reference_logprobs: NDArray[np.float32] | None = None
-
-
-class TokenResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Log-probs and rewards of a response of R tokens, one for each of them, and of its n steps.
-
-    With p and q the log-probs of policy and reference, float32 [R], nats: token_rewards = beta * (p - q),
-    float32 [R], and cumulative_rewards[k] = beta * sum(p - q) up to the token step_ends[k], in float64.
-    """
-
-    policy_logprobs: NDArray[np.float32]
-    reference_logprobs: NDArray[np.float32]
-    token_rewards: NDArray[np.float32]
-    step_ends: list[int]
-    cumulative_rewards: list[float]
-    step_rewards: list[float]
-    outcome_reward: float
-
-
-Outcome = Result | InputError | NonFinite
-TokenOutcome = TokenResult | InputError | NonFinite

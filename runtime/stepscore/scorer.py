@@ -7,26 +7,33 @@ with Scorer.load("pair") as scorer:
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
+from stepscore.bar import with_bar
+from stepscore.batching.pace import STEADY, Pace
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, PlannedItem, Window, WindowPlanner
 from stepscore.engine import free_memory, open_engine
-from stepscore.engine.base import Engine, EngineOptions
+from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.enums import Convention, Provider, Residency
 from stepscore.errors import InputError, NonFinite, ScorerClosed
+from stepscore.forks import keep_in_forks
 from stepscore.memory.fit import fit_settings
 from stepscore.prompt.encoder import EncodedPrompt
-from stepscore.records import Outcome, Result, TokenOutcome, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Outcome, Result, TokenOutcome, TokenResult
 from stepscore.rewards import Rewards, rewards
+from stepscore.sizes import parse_size
 
 T = TypeVar("T")
 Logprobs = NDArray[np.float32]
@@ -35,7 +42,12 @@ TokenInput = TokenRecord | Mapping[str, Any]
 
 
 class Scorer:
-    """An open pair with a convention (of `windows`) and a scale of its rewards (`beta`)."""
+    """An open pair with a convention (of `windows`) and a scale of its rewards (`beta`).
+
+    Several threads may use one scorer, and several streams of it may be open: their batches alternate. Calls
+    of an AsyncScorer are computed together instead. A fork of the process cannot use it, and it cannot be
+    pickled: call `Scorer.load` in each process.
+    """
 
     def __init__(self, pair: Pair, engine: Engine, windows: WindowPlanner, *, beta: float) -> None:
         if not 0 < beta < float("inf"):
@@ -45,6 +57,9 @@ class Scorer:
         self._engine = engine
         self._windows = windows
         self._closed = False
+        self._process = os.getpid()
+        self._turn = threading.RLock()  # a signal handler may close what its own thread is running
+        keep_in_forks(engine)
 
     @classmethod
     def load(
@@ -55,7 +70,7 @@ class Scorer:
         convention: Convention | str = Convention.CARD,
         beta: float | None = None,
         residency: Residency | str = Residency.AUTO,
-        memory_limit: int | None = None,
+        memory_limit: int | str | None = None,
         max_batch_tokens: int | None = None,
         window_tokens: int | None = None,
         threads: int | None = None,
@@ -66,11 +81,13 @@ class Scorer:
         """Open the pair in folder `pair`.
 
         `beta` defaults to the pair's; `tokens` keeps the log-probs in the results. Residency, batch and
-        window that are not given are chosen by `memory_limit` (bytes) or free memory (see memory/); none
-        changes a log-prob by more than rounding. `share=False` disables prefix sharing, for benchmarks.
-        `engine` is an open engine of this pair, used instead of opening one with `provider`, `residency` and
-        `threads`; the scorer closes it.
+        window that are not given are chosen by `memory_limit` (bytes, or a text such as "4GB") or free memory
+        (see memory/); none changes a log-prob by more than rounding. `share=False` disables prefix sharing,
+        for benchmarks. `engine` is an open engine of this pair, used instead of opening one with `provider`,
+        `residency` and `threads`; the scorer closes it.
         """
+        if isinstance(memory_limit, str):
+            memory_limit = parse_size(memory_limit)
         opened = Pair.open(pair)
         settings = fit_settings(
             opened.manifest,
@@ -114,60 +131,69 @@ class Scorer:
         """Reward convention: where the sum starts and where a step ends."""
         return self._windows.convention
 
-    def score(self, records: Iterable[Input]) -> list[Result]:
-        """Score all records; raise the first InputError or NonFinite, with the record's position."""
+    def score(self, records: Iterable[Input], *, progress: bool = False) -> list[Result]:
+        """Score all records; raise the first InputError or NonFinite, with the record's position.
+
+        `progress` shows a bar in a notebook, or on standard error.
+        """
         results = []
-        for position, outcome in self.stream(enumerate(records)):
-            if not isinstance(outcome, Result):
-                raise type(outcome)(f"record {position}: {outcome.message}", hint=outcome.hint)
-            results.append(outcome)
+        outcomes = self.stream(enumerate(records))
+        with closing(with_bar(outcomes, records) if progress else outcomes) as shown:
+            for position, outcome in shown:
+                if not isinstance(outcome, Result):
+                    raise type(outcome)(f"record {position}: {outcome.message}", hint=outcome.hint)
+                results.append(outcome)
         return results
 
     @overload
     def stream(  # type: ignore[overload-overlap]  # items that are all errors fit both
-        self, items: Iterable[tuple[T, Input | InputError]]
-    ) -> Iterator[tuple[T, Outcome]]: ...
+        self, items: Iterable[tuple[T, Input | InputError]], pace: Pace = STEADY
+    ) -> Generator[tuple[T, Outcome]]: ...
 
     @overload
     def stream(
-        self, items: Iterable[tuple[T, TokenRecord | InputError]]
-    ) -> Iterator[tuple[T, TokenOutcome]]: ...
+        self, items: Iterable[tuple[T, TokenRecord | InputError]], pace: Pace = STEADY
+    ) -> Generator[tuple[T, TokenOutcome]]: ...
 
     @overload
     def stream(
-        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
-    ) -> Iterator[tuple[T, Outcome | TokenOutcome]]: ...
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY
+    ) -> Generator[tuple[T, Outcome | TokenOutcome]]: ...
 
     def stream(
-        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]
-    ) -> Iterator[tuple[T, Outcome | TokenOutcome]]:
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY
+    ) -> Generator[tuple[T, Outcome | TokenOutcome]]:
         """Score (key, record) items window by window; yield (key, outcome) in input order.
 
         A TokenRecord gives a TokenResult, any other record a Result. An outcome is yielded as soon as it and
         all before it are computed. While a window is computed, a thread reads `items`, at most one window
         ahead. An InputError among them is yielded at its position. Windows are filled with valid records
-        only, so an invalid one changes no bit of another's rewards. Raises ScorerClosed after `close`.
+        only, so an invalid one changes no bit of another's rewards. `pace` closes windows early where items
+        arrive one by one. Raises ScorerClosed in a fork, and after `close` where a batch is not computed yet.
         """
-        self._check_open()
-        with closing(prefetch(self._prepared(self._windows.of(items)))) as windows:
+        self.check_open()
+        prepared = self._prepared(self._windows.of(items, pace))
+        with closing(prefetch(prepared, waits=pace.engine_waits)) as windows:
             for window in windows:
                 outcomes = self._in_order(window)
                 for item in window.items:
                     yield item.key, item.prompt if isinstance(item.prompt, InputError) else next(outcomes)
+                self._check_process()  # a fork would wait for a window of a thread that it does not have
 
-    def score_ids(self, records: Iterable[TokenInput]) -> list[TokenResult]:
+    def score_ids(self, records: Iterable[TokenInput], *, progress: bool = False) -> list[TokenResult]:
         """Score responses given as token ids: a log-prob of both models and a reward for each token.
 
         An item is a TokenRecord or a mapping with `prompt_token_ids`, `response_token_ids` and, if they are
         known, `step_ends`. Raises the first InputError or NonFinite, with the item's position; `stream` gives
-        an error as that item's outcome.
+        an error as that item's outcome. `progress` is as in `score`.
         """
         results = []
-        items = ((position, _token_record(item)) for position, item in enumerate(records))
-        for position, outcome in self.stream(items):
-            if not isinstance(outcome, TokenResult):
-                raise type(outcome)(f"item {position}: {outcome.message}", hint=outcome.hint)
-            results.append(outcome)
+        outcomes = self.stream((position, _token_record(item)) for position, item in enumerate(records))
+        with closing(with_bar(outcomes, records) if progress else outcomes) as shown:
+            for position, outcome in shown:
+                if not isinstance(outcome, TokenResult):
+                    raise type(outcome)(f"item {position}: {outcome.message}", hint=outcome.hint)
+                results.append(outcome)
         return results
 
     # The parts of `stream`, for a caller that forms windows itself, such as scheduling/.
@@ -187,12 +213,12 @@ class Scorer:
     def outcomes(self, window: Window[T]) -> Generator[Sequence[tuple[int, Outcome | TokenOutcome]]]:
         """Run a window; yield, batch by batch, (index into its valid items, outcome).
 
-        One window runs at a time. Closing the iterator leaves out the batches that have not run.
+        Batches of several windows alternate. Closing the iterator leaves out the batches that have not run.
         """
-        self._check_open()
+        self.check_open()
         with closing(self._engine.run([group.batch for group in window.groups])) as scored:
-            for group, logprobs in zip(window.groups, scored, strict=True):
-                self._check_open()
+            for group in window.groups:
+                logprobs = self._next(scored)
                 done = []
                 for member, targets in zip(group.members, group.batch.target_of, strict=True):
                     policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
@@ -218,11 +244,28 @@ class Scorer:
         }
 
     def close(self) -> None:
-        """Close the engine, releasing the models; scoring after that is a ScorerClosed."""
+        """Close the engine, releasing the models; scoring after that is a ScorerClosed.
+
+        A batch that another thread is running is finished first. Does nothing in a fork of the process.
+        """
         self._closed = True
-        self._engine.close()
+        if not self.is_forked:
+            with self._turn:
+                self._engine.close()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a fork of the one that opened the pair."""
+        return os.getpid() != self._process
+
+    def check_open(self) -> None:
+        """Raise ScorerClosed after `close`, and in a fork of the process that opened the pair."""
+        self._check_process()
+        if self._closed:
+            raise ScorerClosed("the scorer is closed", hint="open the pair again with Scorer.load")
 
     def __enter__(self) -> Scorer:
+        self.check_open()
         return self
 
     def __exit__(
@@ -230,9 +273,26 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ScorerClosed("the scorer is closed", hint="open the pair again with Scorer.load")
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Scorer cannot be pickled or copied: it holds open models. Pass the path of the pair, and call "
+            "Scorer.load in each process"
+        )
+
+    def _check_process(self) -> None:
+        if self.is_forked:
+            raise ScorerClosed(
+                f"the scorer was opened in process {self._process}, of which this one is a fork: a fork has "
+                "none of the threads that compute",
+                hint="call Scorer.load in each process, after it was started; prefer the start method spawn",
+            )
+
+    def _next(self, scored: Iterator[PairLogprobs]) -> PairLogprobs:
+        """Run the next batch of a window, while no other thread or stream runs one."""
+        self._check_process()  # before the lock: in a fork it may be held by a thread that is not there
+        with self._turn:
+            self.check_open()
+            return next(scored)
 
     def _prepared(self, windows: Iterable[Window[T]]) -> Iterator[Window[T]]:
         """Have the engine prepare each window in the thread that plans it."""
@@ -282,6 +342,7 @@ class Scorer:
             first_summed=prompt.first_summed,
             step_ends=prompt.step_ends.tolist(),
             special_text=prompt.special_text,
+            steps=item.steps,
             token_ids=prompt.token_ids if item.tokens else None,
             token_texts=self._windows.encoder.texts(prompt.token_ids.tolist()) if item.tokens else None,
             policy_logprobs=policy if item.tokens else None,

@@ -10,7 +10,7 @@ from benchmarks.reporting.docs_tables import TABLES, regenerated
 from benchmarks.reporting.table import Table, markdown
 from benchmarks.support.results import RESULTS, read_results
 
-pytest.importorskip("matplotlib", reason="plots need the extra torch")
+pytest.importorskip("matplotlib", reason="figures need the extra plots")
 from benchmarks.reporting.plots import all_plots
 from benchmarks.reporting.report import page
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks.reporting.docs_tables import TABLES
 
-pytest.importorskip("matplotlib", reason="plots need the extra torch")
+pytest.importorskip("matplotlib", reason="figures need the extra plots")
 from docs.generate import ROOT, diff, generated, stale
 
 from docs import api_page, cli_page, errors_page, schema_page

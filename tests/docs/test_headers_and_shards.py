@@ -86,7 +86,7 @@ def test_the_slurm_scripts_score_and_merge(folder: Path, tiny_pair: Path) -> Non
     assert early.returncode == 4
     assert "of 2 shards 1 are missing: 2/2" in early.stderr
     assert bash("score.sbatch", SLURM_ARRAY_TASK_ID="2").returncode == 0
-    assert bash("merge.sbatch").returncode == 1  # the line that is no record
+    assert bash("merge.sbatch").returncode == 0  # although one line is no record
     found = answers((folder / "rewards.jsonl").read_bytes())
     assert len(found) == 41
     assert found[-1]["error"]["code"] == "invalid_json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,21 @@ def stand_ins(tmp_path: Path) -> Path:
     return folder
 
 
+def short_examples(folder: Path) -> None:
+    """The files of examples/, of each split the first 80 problems: `make demo` in CI scores all of them."""
+    (folder / "examples").mkdir()
+    for path in (ROOT / "examples").iterdir():
+        here = folder / "examples" / path.name
+        if path.name in ("problems.jsonl", "threshold.jsonl"):
+            with path.open(encoding="utf-8") as lines:
+                here.write_text("".join(islice(lines, 80)), encoding="utf-8")
+        else:
+            here.symlink_to(path)
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_works_and_prints_what_it_says(tmp_path: Path, stand_ins: Path) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    short_examples(tmp_path)
     for language, code, expected in blocks():
         printed = run(language, code, tmp_path, stand_ins)
         assert not expected or matches(expected, printed), printed

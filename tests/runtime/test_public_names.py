@@ -20,8 +20,8 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert stepscore.__version__ == version("stepscore")
 
 
-def test_dir_lists_every_public_name() -> None:
-    assert set(stepscore.__all__) <= set(dir(stepscore))
+def test_dir_lists_the_public_names_and_no_other() -> None:
+    assert dir(stepscore) == sorted(stepscore.__all__)
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -17,7 +17,8 @@ from testing.solutions import SOLUTIONS
 
 from stepscore.cli.main import main
 from stepscore.errors import InvalidRecord, TooLong
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scorer import Scorer
 
 IDS = st.lists(st.integers(0, TINY.vocab_size - 1), min_size=1, max_size=40)
@@ -153,7 +154,7 @@ def test_the_command_writes_what_score_ids_returns(
     bad = {"prompt_token_ids": [1], "response_token_ids": [TINY.vocab_size]}
     (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in [*records, bad]))
     done = CliRunner().invoke(main, ["score", str(tiny_pair), str(tmp_path / "in"), "--tokens"])
-    *lines, error = (json.loads(line) for line in done.stdout.splitlines())
+    _header, *lines, error = (json.loads(line) for line in done.stdout.splitlines())
     assert (done.exit_code, error["error"]["code"]) == (1, "invalid_record")
     assert f"outside the vocabulary of {TINY.vocab_size} tokens" in error["error"]["message"]
     with Scorer.load(tiny_pair, tokens=True) as scorer:

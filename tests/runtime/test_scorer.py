@@ -23,7 +23,8 @@ from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, PairLogprobs
 from stepscore.enums import Convention, Precision
 from stepscore.errors import InvalidRecord, NonFinite, NoSteps, ScorerClosed, TooLong
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline import export as pair_module
@@ -177,6 +178,12 @@ def test_rewards_follow_from_the_logprobs(tiny_pair: Path, convention: Conventio
             assert np.allclose(result.cumulative_rewards, expected, rtol=0, atol=1e-12)
 
 
+def test_a_result_has_the_texts_of_its_steps(scorer: Scorer) -> None:
+    as_mapping = {"query": "1 + 1?", "completions": ["1 + 1 = 2.", "So 2."]}
+    for record, result in zip(SOLUTIONS, scorer.score([as_mapping, *SOLUTIONS[1:]]), strict=True):
+        assert result.steps == record.steps
+
+
 def test_arrays_are_given_only_when_asked_for(scorer: Scorer) -> None:
     result = alone(scorer, SOLUTIONS[0])
     assert (result.token_ids, result.policy_logprobs, result.reference_logprobs) == (None, None, None)
@@ -309,11 +316,9 @@ with Scorer.load(sys.argv[1]) as scorer:
 def test_full_logits_never_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 tokens by 151,936 columns are 2.5 GB of fp32; 400 MB are the limit for everything.
 
-    int8 needs more than fp32 does: 211 MB and 128 MB were measured.
+    int8 needs more than fp32 does: 211 MB and 128 MB were measured with 128 hidden values, twice those here.
     """
-    shape = replace(
-        TINY, hidden_size=128, num_hidden_layers=1, vocab_size=151_936, max_position_embeddings=4096
-    )
+    shape = replace(TINY, num_hidden_layers=1, vocab_size=151_936, max_position_embeddings=4096)
     monkeypatch.setattr(pair_module, "run_selftest", lambda *_: Selftest("cpu", 1, 0.0, 0.0))
     model = write_checkpoint(tmp_path / "model", shape, seed=1)
     pair = export_unmeasured(model, model, tmp_path / "pair", ExportOptions(Precision.INT8))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 from stepscore import (
+    AsyncScorer,
     Convention,
     Provider,
     Record,
@@ -14,6 +15,7 @@ from stepscore import (
     RewardModel,
     Scorer,
     StepscoreError,
+    TokenResult,
     aggregate,
     best_of_n,
     choose_threshold,
@@ -34,6 +36,21 @@ def score(pair: Path, records: Iterable[Record]) -> list[list[float]]:
             if isinstance(outcome, StepscoreError):
                 assert_type(outcome.hint, str | None)
         return [result.step_rewards for result in results]
+
+
+def show(pair: Path, records: list[Record]) -> list[dict[str, Any]]:
+    with Scorer.load(pair, memory_limit="4GB") as scorer:
+        results = scorer.score(records, progress=True)
+        assert_type(results[0].steps, tuple[str, ...])
+        assert_type(results[0] == results[-1], bool)
+        of_ids = scorer.score_ids([{"prompt_token_ids": [1], "response_token_ids": [2]}], progress=True)
+        assert_type(of_ids, list[TokenResult])
+        return [*(each.to_dict() for each in results), *(each.to_dict() for each in of_ids)]
+
+
+async def serve(pair: Path, record: Record) -> Result:
+    async with AsyncScorer.load(pair, memory_limit="4GB") as scorer:
+        return await scorer.score(record, timeout=1.0)
 
 
 def search(scorer: Scorer, question: str, beams: list[str]) -> list[list[list[float]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from stepscore.cli.load_options import beta_option, output_folder_option, quiet_option
+from stepscore.cli.load_options import beta_option, json_option, output_folder_option, quiet_option
 from stepscore.enums import (
     DEFAULT_BETA,
     Activations,
@@ -119,6 +119,7 @@ from stepscore.enums import (
 @click.option("--force", is_flag=True, help="Overwrite an existing pair.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print what the export needs, write nothing.")
 @quiet_option
+@json_option
 @click.pass_context
 def export(
     ctx: click.Context,
@@ -137,6 +138,7 @@ def export(
     force: bool,
     dry_run: bool,
     quiet: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Export two checkpoints, policy and reference, as a pair for `stepscore score`.
@@ -173,6 +175,7 @@ def export(
         force=force,
         dry_run=dry_run,
         quiet=quiet,
+        as_json=as_json,
     )
 
 

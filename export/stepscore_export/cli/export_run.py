@@ -14,6 +14,9 @@ import click
 from tqdm import tqdm
 
 from stepscore.artifact.pair import Pair
+from stepscore.cli.inspect_pair import pair_facts
+from stepscore.cli.json_mode import print_result
+from stepscore.cli.results import ExportPlanResult, ExportResult
 from stepscore.enums import Coding, Precision
 from stepscore_export.backends.base import Backend
 from stepscore_export.options import Options
@@ -35,6 +38,7 @@ def run_export(
     force: bool,
     dry_run: bool,
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Export, or with `dry_run` check everything and print what an export would need."""
     check_output(output, force=force)
@@ -45,12 +49,18 @@ def run_export(
         open_plan(policy, reference, options, texts=texts, calibration=calibrated_on) as plan,
     ):
         if dry_run:
-            _print_plan(plan, output)
+            if as_json:
+                print_result(_planned(plan, output))
+            else:
+                _print_plan(plan, output)
             return
         started = time.monotonic()
         pair = _write_with_progress(plan, output, force=force, quiet=quiet)
-        if not quiet:
-            _print_summary(pair, plan.backend, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if as_json:
+            print_result(ExportResult(pair=pair_facts(pair), seconds=seconds, manifest=pair.manifest))
+        elif not quiet:
+            _print_summary(pair, plan.backend, seconds)
 
 
 @contextmanager
@@ -79,6 +89,23 @@ def _write_with_progress(plan: ExportPlan, output: Path, *, force: bool, quiet: 
             bar.update(parameters)
 
         return write_pair(plan, output, force=force, progress=progress)
+
+
+def _planned(plan: ExportPlan, output: Path) -> ExportPlanResult:
+    needs, texts = plan.needs, plan.calibration
+    return ExportPlanResult(
+        output=str(output),
+        description=plan.backend.describe(),
+        parameters=needs.parameters,
+        source_bytes=needs.source_bytes,
+        distance=plan.distance.overall,
+        calibration=None if texts is None else texts.name,
+        calibration_tokens=0 if texts is None else texts.num_tokens,
+        disk_bytes=needs.disk_bytes,
+        weight_bytes=needs.weight_bytes,
+        memory_bytes=needs.memory_bytes,
+        seconds=needs.seconds,
+    )
 
 
 def _print_plan(plan: ExportPlan, output: Path) -> None:

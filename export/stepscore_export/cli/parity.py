@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from stepscore.cli.formats import TableFormat, format_option
 from stepscore.cli.load_options import (
     beta_option,
     convention_option,
-    json_option,
     limit_option,
     output_folder_option,
 )
@@ -53,7 +53,7 @@ from stepscore_export.parity.pytorch import DType
 @convention_option
 @beta_option()
 @limit_option("Compare")
-@json_option
+@format_option
 @output_folder_option("Folder for parity.json and two plots (SVG).")
 @click.pass_context
 def parity(
@@ -68,7 +68,7 @@ def parity(
     convention: Convention,
     beta: float | None,
     limit: int | None,
-    as_json: bool,
+    table_format: TableFormat,
     output: Path | None,
 ) -> None:
     """Compare a PAIR with PyTorch on your own text and hardware.
@@ -79,5 +79,5 @@ def parity(
     from stepscore_export.parity.run import ParityOptions, run_parity
 
     options = ParityOptions(dtype, device, convention, beta, limit)
-    left_out = run_parity(pair, policy, reference, data, options, output=output, as_json=as_json)
+    left_out = run_parity(pair, policy, reference, data, options, output=output, table_format=table_format)
     ctx.exit(1 if left_out else 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.records import Result
+from stepscore.results import Result
 from stepscore_export.fidelity import (
     FidelityMetrics,
     Scores,

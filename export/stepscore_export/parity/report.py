@@ -13,7 +13,10 @@ from stepscore.artifact.manifest import MANIFEST, Source
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Coding, Convention, Precision, Provider
 from stepscore.errors import OutputExists, OutputUnwritable
-from stepscore.jobs.provenance import Provenance
+from stepscore.jobs.provenance import RESULT_VERSION, Provenance
+from stepscore.jobs.provenance_facts import provenance_facts
+from stepscore.machine import Machine
+from stepscore.tabular.table import Cell, Column, Fact, Table
 from stepscore_export.fidelity import FidelityMetrics
 from stepscore_export.parity.compare import Comparison
 from stepscore_export.parity.plots import error_plot, reward_plot
@@ -46,13 +49,14 @@ class PytorchSide(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
-class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="parity"):
     """parity.json: fidelity of the pair with PyTorch's numbers as the truth; null is infinite.
 
     A first error is the first step whose reward is below `threshold`, chosen so that half of the solutions
     have one by PyTorch.
     """
 
+    schema_version: int = RESULT_VERSION
     stepscore: Provenance
     pair: PairSide
     pytorch: PytorchSide
@@ -63,6 +67,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     num_lines: int
     left_out: dict[str, int]  # lines by the code of their error
     fidelity: FidelityMetrics
+    machine: Machine
 
     def encode(self) -> bytes:
         """Return the bytes of parity.json."""
@@ -73,32 +78,49 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         pair, pytorch = self.pair, self.pytorch
         return f"stepscore {pair.precision} on {pair.provider} against {_pytorch_name(pytorch)}"
 
-    def facts(self) -> Iterator[tuple[str, str]]:
-        """Give names and values for a person."""
-        pair, pytorch, found = self.pair, self.pytorch, self.fidelity
-        yield "pair", f"{pair.path}: {pair.precision}, {pair.coding}, on {pair.provider}"
-        yield "PyTorch", f"{pytorch.dtype} on {pytorch.device}, torch {pytorch.torch}"
-        if pytorch.dtype is not DType.FP32:
-            yield "", "PyTorch's own rounding is part of every error below"
+    def table(self) -> Table:
+        """Return one row per figure."""
+        pair, found = self.pair, self.fidelity
         of = "" if found.num_sequences == self.num_lines else f" of {self.num_lines:,}"
-        yield (
-            "compared",
-            f"{found.num_sequences:,}{of} solutions, {found.num_steps:,} steps, {found.num_tokens:,} tokens, "
-            f"{self.convention} convention",
-        )
-        yield "log-prob error", f"{found.logprob_rms:.2g} nats RMS, at most {found.logprob_max:.2g}"
-        yield "log-ratio error", f"{_percent(found.ratio_error)} of {found.ratio_rms:.2g} nats RMS"
-        yield "log-ratio correlation", f"{found.correlation:.6f}"
-        yield "step reward error", _percent(found.step_error)
-        yield "cumulative reward error", _percent(found.cumulative_error)
-        yield "same sign of step reward", _agreement(found.step_signs, found.num_steps)
         same = _agreement(found.first_errors, found.num_sequences)
-        yield "same first error", f"{same} (first reward below {self.threshold:.2g})"
-        yield (
-            "speed",
-            f"stepscore {pair.tokens_per_second:,.0f} tokens/s, "
-            f"PyTorch {pytorch.tokens_per_second:,.0f} (one sequence at a time)",
+        rows = (
+            _row("solutions compared", found.num_sequences, f"{found.num_sequences:,}{of}"),
+            _row("steps compared", found.num_steps, f"{found.num_steps:,}"),
+            _row("tokens compared", found.num_tokens, f"{found.num_tokens:,}"),
+            _row("log-prob error, RMS", found.logprob_rms, f"{found.logprob_rms:.2g} nats"),
+            _row("log-prob error, largest", found.logprob_max, f"{found.logprob_max:.2g} nats"),
+            _row("log-ratio, RMS", found.ratio_rms, f"{found.ratio_rms:.2g} nats"),
+            _row("log-ratio error", found.ratio_error, _percent(found.ratio_error)),
+            _row("log-ratio correlation", found.correlation, f"{found.correlation:.6f}"),
+            _row("step reward error", found.step_error, _percent(found.step_error)),
+            _row("cumulative reward error", found.cumulative_error, _percent(found.cumulative_error)),
+            _row("same sign of step reward", found.step_signs, _agreement(found.step_signs, found.num_steps)),
+            _row("same first error", found.first_errors, f"{same} (first reward below {self.threshold:.2g})"),
+            _row("tokens/s, stepscore", pair.tokens_per_second, f"{pair.tokens_per_second:,.0f}"),
+            _row(
+                "tokens/s, PyTorch",
+                self.pytorch.tokens_per_second,
+                f"{self.pytorch.tokens_per_second:,.0f} (one sequence at a time)",
+            ),
         )
+        rounded = self.pytorch.dtype is not DType.FP32
+        return Table(
+            title=self.title(),
+            columns=(Column.of("figure", is_text=True), Column.of("value", is_text=True)),
+            rows=rows,
+            notes=("PyTorch's own rounding is part of every error above",) if rounded else (),
+            facts=(*self._facts(), *self.machine.facts(), *provenance_facts(self.stepscore)),
+        )
+
+    def _facts(self) -> Iterator[Fact]:
+        pair, pytorch = self.pair, self.pytorch
+        yield Fact.of("path", "path", pair.path)
+        yield Fact.of("precision", "precision", pair.precision.value)
+        yield Fact.of("coding", "coding", pair.coding.value)
+        yield Fact.of("provider", "provider", pair.provider.value)
+        yield Fact.of("PyTorch", "pytorch", f"{pytorch.dtype} on {pytorch.device}")
+        yield Fact.of("transformers", "transformers", pytorch.transformers)
+        yield Fact.of("data", "data", self.data)
 
 
 def check_output(folder: Path) -> None:
@@ -133,6 +155,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise OutputUnwritable(
             f"cannot write {folder}: {error.strerror or error}", hint="free space or choose another --output"
         ) from None
+
+
+def _row(name: str, value: float, text: str) -> tuple[Cell, Cell]:
+    return Cell.of(name), Cell.of(value, text)
 
 
 def _pytorch_name(side: PytorchSide) -> str:

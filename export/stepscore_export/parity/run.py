@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
@@ -16,15 +17,18 @@ from tqdm import tqdm
 
 from stepscore.artifact.manifest import Architecture, Source
 from stepscore.artifact.pair import Pair
-from stepscore.cli.tables import console, print_facts
+from stepscore.cli.formats import TableFormat, print_table
 from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.loading import Device
 from stepscore.enums import Convention, Provider
 from stepscore.errors import NonFinite, PairIncompatible, StepscoreError
+from stepscore.extras import naming_extras
 from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.provenance import Provenance
 from stepscore.jobs.source import parsed_lines
-from stepscore.records import Result, of_texts
+from stepscore.machine import Machine
+from stepscore.records import of_texts
+from stepscore.results import Result
 from stepscore.scorer import Scorer
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.pair import check_pair, cut_padding
@@ -93,10 +97,13 @@ def run_parity(
     options: ParityOptions,
     *,
     output: Path | None,
-    as_json: bool,
+    table_format: TableFormat,
 ) -> int:
     """Compare, print, write; return the number of skipped lines. `data` is a file, - is standard input."""
-    loading.require("torch", "transformers", *(["matplotlib"] if output is not None else []))
+    loading.require("torch", "transformers")
+    if output is not None:
+        with naming_extras():
+            import_module("matplotlib")
     device = loading.resolve(options.device)
     if output is not None:
         check_output(output)
@@ -145,13 +152,14 @@ def run_parity(
         num_lines=len(lines),
         left_out=dict(left_out.counts),
         fidelity=comparison.fidelity,
+        machine=Machine.of_this(scored.provider),
     )
     if output is not None:
         write_report(output, report, comparison)
-    if as_json:
+    if table_format is TableFormat.JSON:
         click.echo(report.encode(), nl=False)
     else:
-        print_facts(console(sys.stdout), report.facts())
+        print_table(sys.stdout, report.table(), table_format)
     return left_out.counts.total()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -21,12 +21,15 @@ class _End:
     error: BaseException | None = None
 
 
-def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+def prefetch(
+    items: Iterable[T], depth: int = 1, waits: Callable[[bool], None] = lambda _: None
+) -> Generator[T, None, None]:
     """Yield the items in order while a daemon thread pulls the next ones, at most `depth` of them.
 
     Nothing is pulled before the first `next`. An exception of the iterator is raised at the position of its
     item. Closing the generator, or leaving the loop over it by an exception, does not wait for the thread: it
-    finishes its current item, drops it and ends. Raises ValueError for a depth under 1.
+    finishes its current item, drops it and ends. `waits` is told True when the reader begins to wait for an
+    item that is not there, and False when it has it. Raises ValueError for a depth under 1.
 
     >>> list(prefetch(iter("abc"), depth=2))
     ['a', 'b', 'c']
@@ -52,7 +55,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
 
     threading.Thread(target=pull, name="stepscore-prefetch", daemon=True).start()
     try:
-        while isinstance(got := handed.get(), _Item):
+        while isinstance(got := _next(handed, waits), _Item):
             room.release()
             yield got.value
         if got.error is not None:
@@ -60,3 +63,13 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     finally:
         stopped.set()
         room.release()
+
+
+def _next(handed: SimpleQueue[T], waits: Callable[[bool], None]) -> T:
+    try:
+        return handed.get_nowait()
+    except Empty:
+        waits(True)
+    got = handed.get()
+    waits(False)
+    return got

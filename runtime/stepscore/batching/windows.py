@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from stepscore.batching.batch import BatchGroup
 from stepscore.batching.given_rows import NO_ROWS, GivenRows
+from stepscore.batching.pace import STEADY, Pace
 from stepscore.batching.planner import plan
 from stepscore.enums import Convention
 from stepscore.errors import InputError
@@ -25,6 +26,7 @@ class PlannedItem(Generic[T]):
     """One input: the caller's key, and the encoded prompt or the error that prevents it.
 
     `tokens`: whether its result has the log-prob of every token. `of_ids`: whether it is a TokenRecord.
+    `steps`: the texts of the steps, for the result.
     """
 
     key: T
@@ -32,6 +34,7 @@ class PlannedItem(Generic[T]):
     tokens: bool = False
     of_ids: bool = False
     num_chars: int = 0  # of the record that has the error
+    steps: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -75,12 +78,13 @@ def fill_windows(
     window_tokens: int,
     num_tokens: Callable[[T], int],
     num_chars: Callable[[T], int] = lambda _: 0,
+    pauses: Callable[[], bool] = STEADY.pauses,
 ) -> Iterator[list[T]]:
     """Cut consecutive items into windows of at most `window_tokens` tokens; a longer item is a window alone.
 
     A window is emitted once it is full. An item of no tokens, an error, joins the window being filled; with
     no item in it, it is emitted at once. Where errors of HELD_CHARS characters (4,096 short ones) wait behind
-    a record, its window is emitted before it is full.
+    a record, its window is emitted before it is full; so it is where `pauses` says True after an item.
 
     >>> list(fill_windows(["abc", "", "abcd", "abcdefghi", "a", "b"], 7, len))
     [['abc', '', 'abcd'], ['abcdefghi'], ['a', 'b']]
@@ -97,7 +101,7 @@ def fill_windows(
         window.append(item)
         total += tokens
         held += 0 if tokens else CHARS_OF_ERROR + num_chars(item)
-        if not total or total >= window_tokens or held >= HELD_CHARS:
+        if not total or total >= window_tokens or held >= HELD_CHARS or pauses():
             yield window
             window, total, held = [], 0, 0
     if window:
@@ -124,14 +128,16 @@ class WindowPlanner:
     materializes_scores: bool = True
     given: GivenRows = NO_ROWS
 
-    def of(self, items: Iterable[tuple[T, Input | TokenRecord | InputError]]) -> Iterator[Window[T]]:
+    def of(
+        self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY
+    ) -> Iterator[Window[T]]:
         """Encode records, fill windows and plan each; an error takes no room in a window.
 
         So an invalid record changes no other record's batch, unless thousands wait behind a record.
         """
         encoded = (self.encoded(key, record) for key, record in items)
         sizes = (lambda item: item.num_tokens), (lambda item: item.num_chars)
-        for window in fill_windows(encoded, self.window_tokens, *sizes):
+        for window in fill_windows(encoded, self.window_tokens, *sizes, pace.pauses):
             yield self.planned(window)
 
     def encoded(
@@ -153,7 +159,7 @@ class WindowPlanner:
             prompt = self.encoder.encode(
                 record.problem, record.steps, self.convention, unfinished=record.unfinished
             )
-            return PlannedItem(key, prompt, tokens=tokens or self.tokens)
+            return PlannedItem(key, prompt, tokens=tokens or self.tokens, steps=record.steps)
         except InputError as error:
             return PlannedItem(key, error.untraced(), num_chars=num_chars)
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Iterator, Sequence
 
 import msgspec
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from stepscore.cli.tables import console
 from stepscore.enums import Equality, Method
 from stepscore.jobs.provenance import Provenance, document
+from stepscore.jobs.provenance_facts import provenance_facts
 from stepscore.jobs.schema import ErrorLine
 from stepscore.selection.best_of_n import Accuracy, MeanWithInterval, Problem, SelectionMethod
 from stepscore.selection.expected_accuracy import LEVEL, MOST_SUBSETS, RESAMPLES
+from stepscore.tabular.table import Cell, Column, Fact, Table
 
 
-class SelectionReport(msgspec.Struct, frozen=True):
+class SelectionReport(msgspec.Struct, frozen=True, tag_field="command", tag="select"):
     """Output of `stepscore select --json`; accuracies are fractions."""
 
     method: str
@@ -66,47 +63,59 @@ def as_json(
     return document(report, origin).decode()
 
 
-def print_accuracies(stream: TextIO, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> None:
-    """Print one row per n: percentages, with their confidence intervals below."""
-    screen = console(stream)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        safe_box=True,
-        title=f"accuracy in %, {_name(rule)}",
-        title_justify="left",
-    )
-    columns = ["n", "problems", str(rule.method), "random", "pass@n"]
+def accuracy_table(origin: Provenance, rule: SelectionMethod, accuracies: Sequence[Accuracy]) -> Table:
+    """Return one row per n: percentages, with their confidence intervals below; fractions in CSV."""
     compared = any(row.majority is not None for row in accuracies)
-    if compared:
-        columns[3:3] = ["majority", "minus majority"]
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        Column.of("n"),
+        Column.of("problems", "num_problems"),
+        Column.of_interval(str(rule.method), "chosen"),
+        *([Column.of_interval("majority", "majority")] if compared else []),
+        *([Column.of_interval("minus majority", "over_majority")] if compared else []),
+        Column.of_interval("random", "random"),
+        Column.of_interval("pass@n", "pass_at_n"),
+    ]
+    rows = []
     for row in accuracies:
-        cells = [f"{row.n:,}", f"{row.num_problems:,}", _percent(row.chosen)]
-        if compared:
-            cells += [_percent(row.majority), _percent(row.over_majority, sign="+")]
-        table.add_row(*cells, _percent(row.random), _percent(row.pass_at_n))
-    screen.print(table)
+        voting = [_percent(row.majority), _percent(row.over_majority, sign="+")] if compared else []
+        counts = [Cell.of(count, f"{count:,}") for count in (row.n, row.num_problems)]
+        rows.append((*counts, _percent(row.chosen), *voting, _percent(row.random), _percent(row.pass_at_n)))
     drawn = any(row.drawn_subsets is not None for row in accuracies)
     over = f"voting: {MOST_SUBSETS:,} random subsets where there are more" if drawn else "exact"
-    screen.print(
-        Text(
-            f"means over all subsets of n samples ({over}); below: {LEVEL:.0%} confidence intervals from "
-            f"{RESAMPLES:,} bootstrap resamples of the problems, seed {rule.seed}"
-        )
+    note = (
+        f"means over all subsets of n samples ({over}); below: {LEVEL:.0%} confidence intervals from "
+        f"{RESAMPLES:,} bootstrap resamples of the problems, seed {rule.seed}"
+    )
+    return Table(
+        title=f"accuracy in %, {name_of(rule)}",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=(note,),
+        facts=(*_facts(rule), *provenance_facts(origin)),
     )
 
 
-def _name(rule: SelectionMethod) -> str:
+def name_of(rule: SelectionMethod) -> str:
+    """Return method, score and temperature in words."""
     if rule.method is Method.MAJORITY:
         return "majority"
     temperature = f", temperature {rule.vote_temperature:g}" if rule.method is Method.WEIGHTED else ""
     return f"{rule.method} by {rule.score_name}{temperature}"
 
 
-def _percent(estimate: MeanWithInterval | None, sign: str = "") -> str:
+def _facts(rule: SelectionMethod) -> Iterator[Fact]:
+    """Yield what title and notes say, for CSV."""
+    yield Fact.of("method", "method", rule.method.value, "")
+    yield Fact.of("score", "score_name", rule.score_name, "")
+    temperature = rule.vote_temperature if rule.method is Method.WEIGHTED else None
+    yield Fact.of("temperature", "temperature", temperature, "")
+    yield Fact.of("confidence", "confidence", LEVEL, "")
+    yield Fact.of("seed", "seed", rule.seed, "")
+
+
+def _percent(estimate: MeanWithInterval | None, sign: str = "") -> Cell:
     if estimate is None:
-        return "-"
-    mean, low, high = (f"{100 * value:{sign}z.1f}" for value in (estimate.mean, estimate.low, estimate.high))
-    return f"{mean}\n{low} to {high}"
+        return Cell("-", (None, None, None))
+    values = (estimate.mean, estimate.low, estimate.high)
+    mean, low, high = (f"{100 * value:{sign}z.1f}" for value in values)
+    return Cell(f"{mean}\n{low} to {high}", values)

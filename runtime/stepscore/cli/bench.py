@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stepscore.cli.formats import TableFormat, format_option, print_table
 from stepscore.cli.load_options import (
-    json_option,
     limit_option,
     max_batch_tokens_option,
     provider_option,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "data",
     metavar="[DATA.jsonl]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
 )
 @limit_option("Use")
 @click.option(
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @residency_option
 @max_batch_tokens_option
 @threads_option
-@json_option
+@format_option
 def bench(
     *,
     pair: Path,
@@ -51,7 +51,7 @@ def bench(
     residency: Residency,
     max_batch_tokens: int | None,
     threads: int | None,
-    as_json: bool,
+    table_format: TableFormat,
 ) -> None:
     """Benchmark a PAIR on this machine.
 
@@ -65,9 +65,9 @@ def bench(
       stepscore bench PAIR solutions.jsonl --limit 64 --json | jq .timings
     """
     from stepscore.artifact.pair import Pair
-    from stepscore.bench import BenchOptions, facts, measure
+    from stepscore.bench import BenchOptions, measure
+    from stepscore.cli.bench_table import bench_table
     from stepscore.cli.streams import print_data
-    from stepscore.cli.tables import console, print_facts
     from stepscore.jobs.provenance import Provenance, document
 
     if limit is not None and data is None:
@@ -75,20 +75,22 @@ def bench(
     options = BenchOptions(provider, threads, residency, max_batch_tokens, repeats)
     opened = Pair.open(pair)
     report = measure(opened, _workloads(opened, data, limit), options)
-    if as_json:
-        print_data(document(report, Provenance.of_pair(opened.fingerprint)))
+    origin = Provenance.of_pair(opened.fingerprint)
+    if table_format is TableFormat.JSON:
+        print_data(document(report, origin))
     else:
-        print_facts(console(sys.stdout), facts(report))
+        print_table(sys.stdout, bench_table(report, origin), table_format)
 
 
 def _workloads(pair: Pair, data: Path | None, limit: int | None) -> list[Workload]:
     from stepscore.bench import random_workloads, text_workload
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.jsonl import read_lines
 
     shape = pair.manifest.architecture
     if data is None:
         return random_workloads(shape.vocab_size, shape.max_position_embeddings)
-    with data.open("rb") as file:
+    with open_input(data) as file:
         workload = text_workload(data.name, itertools.islice(read_lines(file), limit), pair.encoder())
     if not workload.sequences:
         raise click.UsageError(f"{data} is empty")

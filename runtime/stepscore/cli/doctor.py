@@ -1,4 +1,4 @@
-"""Checks of `stepscore doctor`: packages, CPU, memory, execution providers, and a pair."""
+"""The command `stepscore doctor`: packages, CPU, memory, execution providers, and a pair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from stepscore.system import available_bytes, available_cores
 
 if TYPE_CHECKING:
     from stepscore.artifact.pair import Pair
+    from stepscore.cli.results import Check, DoctorResult
 
 PACKAGES = (
     *("stepscore", "numpy", "tokenizers", "msgspec", "onnxruntime", "onnxruntime-gpu"),
@@ -32,31 +35,70 @@ CPU_FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact about the machine, with the error found there, if any."""
+    """One check: what was found, with the error found there, if any."""
 
     name: str
     value: str
     fault: StepscoreError | None = None
 
+    def as_check(self) -> Check:
+        """Return the check as a result has it."""
+        from stepscore.cli.results import Check, Fault
 
-def examine(pair: Path | None) -> tuple[list[Finding], bool]:
-    """Return the findings, and whether scoring works here: with any provider, or with this pair."""
-    machine = [
-        Finding("python", f"{platform.python_version()} on {platform.platform()}"),
-        Finding("packages", ", ".join(_versions())),
-        Finding(
-            "processor",
-            f"{available_cores()} cores usable; {', '.join(_cpu_features()) or 'features unknown'}",
-        ),
-        Finding("memory", _memory()),
-    ]
+        error = None if self.fault is None else Fault.of(self.fault)
+        return Check(name=self.name, works=error is None, value=self.value, error=error)
+
+
+def run_doctor(pair: Path | None, *, as_json: bool) -> int:
+    """Print what `doctor` finds; return the exit code."""
+    from stepscore.cli.json_mode import print_result
+    from stepscore.cli.tables import console, print_facts
+
+    found = examine(pair)
+    if as_json:
+        print_result(found)
+    else:
+        print_facts(console(sys.stdout), _facts(found))
+    return 0 if found.works else ProviderUnavailable.exit_code
+
+
+def examine(pair: Path | None) -> DoctorResult:
+    """Return what was found, and whether scoring works here: with any provider, or with this pair."""
+    from stepscore.cli.results import DoctorResult
+
     providers = {name: _try_provider(name) for name in PROVIDERS}
-    found = [*machine, *providers.values()]
-    if pair is None:
-        return found, any(provider.fault is None for provider in providers.values())
-    opened, target = _try_pair(pair)
-    works = opened.fault is None and (target is None or providers[target].fault is None)
-    return [*found, opened], works
+    checks = list(providers.values())
+    works = any(provider.fault is None for provider in checks)
+    if pair is not None:
+        opened, target = _try_pair(pair)
+        works = opened.fault is None and (target is None or providers[target].fault is None)
+        checks.append(opened)
+    return DoctorResult(
+        works=works,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=installed_versions(),
+        cores=available_cores(),
+        cpu_features=_cpu_features(),
+        available_bytes=available_bytes(),
+        total_bytes=_total_bytes(),
+        checks=[each.as_check() for each in checks],
+    )
+
+
+def _facts(found: DoctorResult) -> Iterator[tuple[str, str]]:
+    yield "python", f"{found.python} on {found.platform}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())
+    features = ", ".join(found.cpu_features) or "features unknown"
+    yield "processor", f"{found.cores} cores usable; {features}"
+    yield "memory", _memory(found)
+    for check in found.checks:
+        yield check.name, check.value
+        if check.error is not None:
+            yield "", check.error.message
+            if check.error.hint:
+                yield "", f"hint: {check.error.hint}"
+    yield "verdict", "scoring works here" if found.works else "scoring does not work here"
 
 
 def _try_provider(name: str) -> Finding:
@@ -133,12 +175,13 @@ def _check_engine(pair: Pair) -> None:
         return  # no ONNX Runtime: reported with the providers
 
 
-def _versions() -> Iterator[str]:
+def installed_versions() -> dict[str, str]:
+    """Return the versions of those of PACKAGES that are installed."""
+    found = {}
     for name in PACKAGES:
-        try:
-            yield f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpu_features() -> list[str]:
@@ -153,8 +196,11 @@ def _cpu_features() -> list[str]:
     return [name for name in CPU_FEATURES if name in flags]
 
 
-def _memory() -> str:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
-    available = available_bytes()
+def _total_bytes() -> int | None:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+
+
+def _memory(found: DoctorResult) -> str:
+    total, available = found.total_bytes, found.available_bytes
     of = "" if total is None else f" of {total / 1e9:.1f} GB"
     return "unknown" if available is None else f"{available / 1e9:.1f} GB available{of}"

@@ -1,65 +1,99 @@
-"""Predict tokens, batches and memory without loading a model, for `score --dry-run` and `inspect`."""
+"""Predict tokens, batches, memory and time of a run: `score --dry-run`."""
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stepscore.artifact.generic_graphs import uses_generic_graphs
-from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import GivenRows
 from stepscore.batching.windows import Window, WindowPlanner
-from stepscore.enums import Convention, Residency
+from stepscore.cli.json_mode import print_result
+from stepscore.cli.memory_facts import Facts, card_facts, describe, size, where
+from stepscore.cli.results import DryRunResult, MemoryNeed, RunSettings, TimeNeed
+from stepscore.cli.run_job import total_of
+from stepscore.cli.run_time import NotMeasured, Sample, measure, reason_not_to_measure
+from stepscore.cli.tables import console, print_facts
+from stepscore.enums import Convention
 from stepscore.errors import InputError
-from stepscore.jobs.job import JobOptions
-from stepscore.memory.cards import described, expectations
+from stepscore.jobs.job import JobOptions, Tally
+from stepscore.jobs.jsonl import ParsedLine
+from stepscore.jobs.progress import Progress, duration, shown
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.peak import PeakLoad
-from stepscore.memory.settings import Settings, residencies, usual_batch_tokens
+from stepscore.memory.peak import MemoryEstimate, PeakLoad
+from stepscore.memory.settings import Settings
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Counts over the windows planned so far."""
+class PlanTally(Tally):
+    """Counts over the windows planned so far, and records to measure the speed with."""
 
-    records: int = 0
-    tokens: int = 0
     computed: int = 0
     longest: int = 0
     batches: int = 0
     windows: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+    sample: Sample = field(default_factory=Sample)
 
-    def add(self, window: Window[Any]) -> list[Batch]:
+    def add(self, window: Window[ParsedLine]) -> list[Batch]:
+        """Count a window; return its batches."""
         batches = [group.batch for group in window.groups]
         for item in window.items:
             self.records += 1
             if isinstance(item.prompt, InputError):
                 self.errors[item.prompt.code] += 1
+            else:
+                self.sample.add(item.key.record, item.num_tokens)
             self.tokens += item.num_tokens
             self.longest = max(self.longest, item.num_tokens)
-        self.computed += sum(len(batch.input_ids) for batch in batches)
+        self.computed += window.num_computed
         self.batches += len(batches)
         self.windows += bool(batches)
         return batches
 
 
-Facts = Iterator[tuple[str, str]]
-"""Names and values of a two-column table."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run that was planned to its end: counts, settings, memory."""
+
+    pair: Pair
+    tally: PlanTally
+    planner: WindowPlanner
+    settings: Settings
+    memory: MemoryEstimate
 
 
-def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mapping[str, Any]) -> Facts:
-    """Read, encode and plan a file as a scorer loaded with these options would."""
+def print_dry_run(
+    path: Path, lines: BinaryIO, options: JobOptions, load: dict[str, Any], *, quiet: bool, as_json: bool
+) -> None:
+    """Plan a run, measure its speed, and print both."""
+    tally = PlanTally()
+    with (
+        contextlib.nullcontext(Progress(None))
+        if quiet
+        else shown(tally, total_of(lines, options), sys.stderr, doing="planning")
+    ):
+        planned = plan_run(path, lines, options, load, tally)
+    time = time_of(path, planned, load, quiet=quiet)
+    if as_json:
+        print_result(result_of(planned, time))
+    else:
+        print_facts(console(sys.stdout), facts(planned, time))
+
+
+def plan_run(
+    path: Path, lines: BinaryIO, options: JobOptions, load: Mapping[str, Any], tally: PlanTally
+) -> Planned:
+    """Read, encode and plan a file as a scorer loaded with these options would; count into `tally`."""
     pair = Pair.open(path)
     chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens", "provider")
     settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen})
-    windows = WindowPlanner(
+    planner = WindowPlanner(
         pair.encoder(),
         Convention(load["convention"]),
         settings.max_batch_tokens,
@@ -69,9 +103,29 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
         materializes_scores=settings.materializes_scores,
         given=GivenRows.of(pair.prefix()),
     )
-    tally = _Tally()
+    tally.sample.most_tokens = 2 * settings.max_batch_tokens
     parsed = ((line, line.record) for line in options.lines(lines))
-    most = PeakLoad.of(tally.add(window) for window in windows.of(parsed))
+    most = PeakLoad.of(tally.add(window) for window in planner.of(parsed))
+    return Planned(pair, tally, planner, settings, estimate(pair.manifest, settings, most))
+
+
+def time_of(path: Path, planned: Planned, load: dict[str, Any], *, quiet: bool) -> TimeNeed | NotMeasured:
+    """Measure the speed on a few records, and estimate the time of the run; say why where it is not done."""
+    tally = planned.tally
+    reason = reason_not_to_measure(tally.sample, planned.memory.total, planned.settings)
+    if reason is not None:
+        return reason
+    if not quiet:
+        print("stepscore: measuring the speed on a few records", file=sys.stderr, flush=True)
+    speed = measure(path, load, tally.sample, planned.planner)
+    if isinstance(speed, NotMeasured):
+        return speed
+    return speed.of_run(windows=tally.windows, computed=tally.computed, tokens=tally.tokens)
+
+
+def facts(planned: Planned, time: TimeNeed | NotMeasured) -> Facts:
+    """Yield names and values of a two-column table."""
+    tally, settings = planned.tally, planned.settings
     bad = "".join(f", {count:,} {code}" for code, count in sorted(tally.errors.items()))
     yield "records", f"{tally.records:,}{bad}"
     yield "tokens", f"{tally.tokens:,}, the longest record has {tally.longest:,}"
@@ -83,47 +137,51 @@ def dry_run_facts(path: Path, lines: BinaryIO, options: JobOptions, load: Mappin
         )
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
-    needed = _size(estimate(pair.manifest, settings, most).total)
-    yield "memory", f"about {needed}{_where(settings)}, estimated peak"
+    yield "memory", f"about {size(planned.memory.total)}{where(settings)}, estimated peak"
+    yield from _time_facts(time)
     if settings.on_gpu:
-        yield from card_facts(pair.manifest)
+        yield from card_facts(planned.pair.manifest)
 
 
-def describe(settings: Settings) -> str:
-    """Return the settings as text."""
-    partial = settings.residency is Residency.PARTIAL
-    kept = f", {settings.resident_stages} stages resident" if partial else ""
-    return (
-        f"{settings.residency}{kept}, batches of {settings.max_batch_tokens:,} tokens, windows of "
-        f"{settings.window_tokens:,}, head in chunks of {settings.head_rows:,} tokens"
+def _time_facts(time: TimeNeed | NotMeasured) -> Iterator[tuple[str, str]]:
+    if isinstance(time, NotMeasured):
+        yield "time", f"not measured: {time.reason}"
+        return
+    yield (
+        "time",
+        f"about {duration(time.seconds)} at {time.tokens_per_second:,.0f} tokens/s, estimated from "
+        f"{time.measured_records:,} records of {time.measured_tokens:,} tokens (loading: "
+        f"{duration(time.load_seconds)})",
     )
 
 
-def memory_facts(manifest: Manifest) -> Facts:
-    """Yield the estimated memory of full batches, by residency; of a pair for CUDA also what cards can do."""
-    most = usual_batch_tokens(manifest)
-    for residency in residencies(manifest):
-        if residency is Residency.PARTIAL:
-            continue  # what lies between the others
-        needs = []
-        for tokens in (most, most // 8):
-            settings = fit_settings(manifest, residency=residency, max_batch_tokens=tokens)
-            needs.append(f"{_size(estimate(manifest, settings).total)} in batches of {tokens:,} tokens")
-        yield "memory", f"{residency}: {', '.join(needs)}{_where(settings)}"
-    if uses_generic_graphs(manifest):
-        yield from card_facts(manifest)
-
-
-def card_facts(manifest: Manifest) -> Facts:
-    """Yield what each card is expected to do with a pair for CUDA."""
-    for expected in expectations(manifest):
-        card = expected.card
-        yield f"{card.name}, {card.gigabytes:g} GB", described(manifest, expected)
-
-
-def _where(settings: Settings) -> str:
-    return " of the GPU's memory" if settings.on_gpu else ""
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB"
+def result_of(planned: Planned, time: TimeNeed | NotMeasured) -> DryRunResult:
+    """Return what `score --dry-run --json` prints."""
+    tally, settings, memory = planned.tally, planned.settings, planned.memory
+    return DryRunResult(
+        pair=planned.pair.fingerprint,
+        records=tally.records,
+        errors=dict(sorted(tally.errors.items())),
+        tokens=tally.tokens,
+        longest=tally.longest,
+        computed=tally.computed,
+        batches=tally.batches,
+        windows=tally.windows,
+        settings=RunSettings(
+            residency=settings.residency,
+            resident_stages=settings.resident_stages,
+            max_batch_tokens=settings.max_batch_tokens,
+            window_tokens=settings.window_tokens,
+            head_rows=settings.head_rows,
+        ),
+        memory=MemoryNeed(
+            on_gpu=settings.on_gpu,
+            total=memory.total,
+            process=memory.process,
+            weights=memory.weights,
+            batch=memory.batch,
+            window=memory.window,
+        ),
+        time=None if isinstance(time, NotMeasured) else time,
+        not_measured=time.reason if isinstance(time, NotMeasured) else None,
+    )

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 from click.core import ParameterSource
 
-from stepscore.cli.group import INTERRUPTED, name_failures
+from stepscore.cli.formats import TableFormat, format_option, print_table
+from stepscore.cli.group import name_failures
 from stepscore.cli.load_options import (
-    json_option,
     load_options,
     output_folder_option,
     overwrite_option,
     quiet_option,
     reading_options,
 )
-from stepscore.cli.score import load_scorer, run_job, unbuffered_input
+from stepscore.cli.run_job import load_scorer, run_job
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import print_data
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options, warn_outside
@@ -51,7 +51,7 @@ def evaluate() -> None:
     metavar="FILES...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
 )
 @click.option(
     "--pair",
@@ -68,7 +68,7 @@ def evaluate() -> None:
     help=f"Choose the threshold on this subset and use it for all.  [default: {THRESHOLD_SUBSET}]",
 )
 @threshold_options("Count as wrong", None)
-@json_option
+@format_option
 @quiet_option
 @overwrite_option
 @reading_options
@@ -85,7 +85,7 @@ def processbench(
     threshold_from: str | None,
     threshold: float | None,
     threshold_nats: float | None,
-    as_json: bool,
+    table_format: TableFormat,
     quiet: bool,
     overwrite: bool,
     problem_field: str | None,
@@ -117,7 +117,7 @@ def processbench(
     from stepscore.evaluation.processbench import Threshold, best_threshold, evaluate_processbench
     from stepscore.jobs.job import JobOptions
     from stepscore.jobs.provenance import Command, document
-    from stepscore.jobs.scored_records import origin_of_all, read_all
+    from stepscore.jobs.scored_records import open_scored, origin_of_all, read_all
     from stepscore.records import Reading
 
     if (threshold is not None or threshold_nats is not None) and threshold_from is not None:
@@ -131,9 +131,9 @@ def processbench(
             targets = _targets(sources, folder)
             with load_scorer(pair, load | {"tokens": False}) as scorer:
                 for job in zip(sources, targets, strict=True):
-                    _score(ctx, scorer, job, options, quiet=quiet)
+                    _score(scorer, job, options, quiet=quiet)
             sources = targets
-        files = [stack.enter_context(path.open("rb")) for path in sources]
+        files = [stack.enter_context(open_scored(path)) for path in sources]
         names = [str(path) for path in sources]
         scored = [read_all(file, name, series) for file, name in zip(files, names, strict=True)]
         origin = origin_of_all(zip(names, scored, strict=True))
@@ -149,12 +149,12 @@ def processbench(
         verdict = evaluate_processbench(samples, limit, series=series, beta=beta, errors=failed)
         if output is not None:
             _write(output, files, samples, limit, derived)
-    if as_json:
+    if table_format is TableFormat.JSON:
         print_data(document(verdict, derived))
     else:
-        from stepscore.cli.processbench_table import print_verdict
+        from stepscore.cli.processbench_table import processbench_table
 
-        print_verdict(sys.stdout, verdict)
+        print_table(sys.stdout, processbench_table(verdict, derived), table_format)
     name_failures(failed)
     ctx.exit(1 if failed else 0)
 
@@ -174,14 +174,13 @@ def _targets(sources: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     return targets
 
 
-def _score(
-    ctx: click.Context, scorer: Scorer, job: tuple[Path, Path], options: JobOptions, *, quiet: bool
-) -> None:
+def _score(scorer: Scorer, job: tuple[Path, Path], options: JobOptions, *, quiet: bool) -> None:
     """Score a file into another, or resume an earlier run."""
     source, target = job
-    with unbuffered_input(str(source)) as lines:
-        if run_job(scorer, lines, str(target), options, quiet=quiet) == INTERRUPTED:
-            ctx.exit(INTERRUPTED)
+    from stepscore.jobs.inputs.opening import open_input
+
+    with open_input(source) as lines:
+        run_job(scorer, lines, str(target), options, quiet=quiet, summary=not quiet)
 
 
 def _beta(origin: Provenance, given: float | None) -> float | None:

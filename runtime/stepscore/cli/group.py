@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from stepscore.cli.json_mode import ARGUMENTS, ASKED, asks_for_json, print_failure
 from stepscore.cli.streams import discard_standard_output, hold_standard_streams
 from stepscore.errors import StepscoreError
 from stepscore.extras import missing_extra
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
 
 PLUGIN_GROUP = "stepscore.commands"
 INTERRUPTED = 130
+USAGE_CODE, INTERRUPTED_CODE = "usage", "interrupted"
+"""Codes of what ends a command with --json and is no StepscoreError."""
 TRACEBACK = "STEPSCORE_TRACEBACK"
 """Environment variable: if set, an unexpected error is raised, with its traceback."""
 NAMED_ERRORS = 5
 MOST_CHARS, MOST_ID_CHARS = 1000, 80
+
+
+class Interrupted(Exception):
+    """The user ended a command; `message` says what is done already."""
+
+    def __init__(self, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Commands(click.Group):
@@ -46,14 +57,15 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options of the group; what a message quotes of them is printable."""
-        with _printable_usage():
+        ctx.meta[ASKED], ctx.meta[ARGUMENTS] = asks_for_json(args), list(args)
+        with _reported_usage(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; map every error to a message and an exit code, without a traceback."""
         try:
             try:
-                with _printable_usage():
+                with _reported_usage(ctx):
                     return super().invoke(ctx)
             finally:
                 sys.stdout.flush()  # at exit it would fail without a word
@@ -69,6 +81,8 @@ class Commands(click.Group):
             ctx.exit(StepscoreError.exit_code)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except Interrupted as end:
+            _end_interrupted(ctx, end)
         except ModuleNotFoundError as error:
             fault = missing_extra(error) or _unexpected(error)
             report(fault)
@@ -79,8 +93,7 @@ class Commands(click.Group):
             report(_unexpected(error))
             ctx.exit(StepscoreError.exit_code)
         except KeyboardInterrupt:
-            say("interrupted")
-            ctx.exit(INTERRUPTED)
+            _end_interrupted(ctx, Interrupted())
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line with all standard streams open; help that cannot be printed is an error."""
@@ -114,20 +127,55 @@ def _unexpected(error: Exception) -> StepscoreError:
     )
 
 
+def _end_interrupted(ctx: click.Context, end: Interrupted) -> NoReturn:
+    if ctx.meta.get(ASKED):
+        print_failure(_named(ctx), INTERRUPTED_CODE, end.message, None)
+    else:
+        say(end.message)
+    ctx.exit(INTERRUPTED)
+
+
 @contextmanager
-def _printable_usage() -> Iterator[None]:
+def _reported_usage(ctx: click.Context) -> Iterator[None]:
+    """Make what a usage error quotes printable; with --json, print the error as JSON."""
     try:
         yield
     except click.ClickException as error:
         error.message = one_line(error.message, MOST_CHARS)  # type: ignore[misc]
-        raise
+        if not ctx.meta.get(ASKED):
+            raise
+        at = error.ctx if isinstance(error, click.UsageError) and error.ctx is not None else ctx
+        hint = f"{at.command_path} --help lists all options"
+        print_failure(_named(at), USAGE_CODE, error.format_message(), hint)
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 def report(error: StepscoreError) -> None:
-    """Print an error and its hint on standard error."""
+    """Print an error and its hint on standard error, with --json as JSON."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is not None and ctx.meta.get(ASKED):
+        print_failure(_named(ctx), error.code, error.message, error.hint)
+        return
     say(f"error: {error.message}")
     if error.hint:
         say(f"hint: {error.hint}")
+
+
+def _named(ctx: click.Context) -> str | None:
+    """Return the command of a context, such as `evaluate processbench`, None where none was named.
+
+    The context of the group of all commands, where errors end, knows only the first word.
+    """
+    words: list[str] = []
+    while ctx.parent is not None:
+        words.insert(0, ctx.info_name or "")
+        ctx = ctx.parent
+    if not words and ctx.invoked_subcommand and isinstance(ctx.command, click.Group):
+        words = [ctx.invoked_subcommand]
+        command = ctx.command.commands.get(words[0])
+        if isinstance(command, click.Group):
+            words += [each for each in ctx.meta[ARGUMENTS] if each in command.commands][:1]
+    return " ".join(words) or None
 
 
 def say(line: str) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stepscore.cli.json_mode import print_result
 from stepscore.cli.load_options import json_option
-from stepscore.cli.streams import print_data
 from stepscore.enums import Format
 from stepscore.visible import one_line
 
 if TYPE_CHECKING:
     from stepscore.artifact.manifest import Manifest
     from stepscore.artifact.pair import Pair
+    from stepscore.cli.results import PairFacts
 
 
 @click.command()
@@ -27,21 +28,27 @@ def inspect(pair: Path, as_json: bool) -> None:
 
     \b
     Example:
-      stepscore inspect PAIR --json | jq .policy
+      stepscore inspect PAIR --json | jq .manifest.policy
     """
     from stepscore.artifact.pair import Pair
     from stepscore.cli.tables import console, print_facts
 
     opened = Pair.open(pair)
     if as_json:
-        print_data(opened.manifest.encode())
+        from stepscore.cli.memory_facts import residency_needs
+        from stepscore.cli.results import InspectResult
+
+        manifest = opened.manifest
+        result = InspectResult(pair=pair_facts(opened), memory=residency_needs(manifest), manifest=manifest)
+        print_result(result)
     else:
         print_facts(console(sys.stdout), _facts(opened))
 
 
 @click.command()
 @click.argument("pair", type=click.Path(path_type=Path))
-def verify(pair: Path) -> None:
+@json_option
+def verify(pair: Path, as_json: bool) -> None:
     """Check every file of a PAIR by size and hash.
 
     \b
@@ -52,12 +59,29 @@ def verify(pair: Path) -> None:
 
     opened = Pair.open(pair)
     opened.verify()
+    if as_json:
+        from stepscore.cli.results import VerifyResult
+
+        print_result(VerifyResult(pair=pair_facts(opened)))
+        return
     intact = f"{len(opened.manifest.files)} files, {_megabytes(opened.num_bytes())}, all intact"
     click.echo(f"{one_line(str(pair), 300)}: {intact}")
 
 
+def pair_facts(pair: Pair) -> PairFacts:
+    """Return what results say of a pair on disk."""
+    from stepscore.cli.results import PairFacts
+
+    return PairFacts(
+        path=str(pair.path),
+        fingerprint=pair.fingerprint,
+        num_files=len(pair.manifest.files),
+        num_bytes=pair.num_bytes(),
+    )
+
+
 def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
-    from stepscore.cli.dry_run import memory_facts
+    from stepscore.cli.memory_facts import memory_facts
 
     manifest = pair.manifest
     shape = manifest.architecture

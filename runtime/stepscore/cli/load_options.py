@@ -6,7 +6,6 @@ The options of `load_options` have the names of `Scorer.load`'s parameters.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from stepscore.enums import Convention, Provider, Residency
+from stepscore.sizes import parse_size
 from stepscore.system import available_cores
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,16 +24,10 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int |
     """Parse 4GB, 4.5 GB or 900MB, in powers of ten."""
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(B?)\s*", value, re.IGNORECASE | re.ASCII)
     try:
-        size = float(found[1]) * 10.0 ** (3 * " KMGT".index(found[2].upper() or " ")) if found else math.nan
-    except ValueError:
-        size = math.nan
-    if not 0 < size < math.inf:
-        raise click.BadParameter(f"invalid size {value[:40]!r}; use e.g. 4GB or 900MB")
-    if found and not found[2] and not found[3]:
-        raise click.BadParameter(f"{found[1]} has no unit; use {found[1]}GB, {found[1]}MB or {found[1]}B")
-    return round(size)
+        return parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _at_most_cores(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
@@ -115,7 +109,7 @@ threads_option = click.option(
     callback=_at_most_cores,
     help="Number of CPU threads.  [default: all cores]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result, or the error, as JSON.")
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Score everything anew where an earlier run's output is."
 )

@@ -8,21 +8,22 @@ Heavy modules are imported only by the command that needs them, so that `--help`
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from stepscore.cli.about import completion, help_command, version
 from stepscore.cli.bench import bench
 from stepscore.cli.evaluate import evaluate
 from stepscore.cli.group import Commands
 from stepscore.cli.inspect_pair import inspect, verify
+from stepscore.cli.load_options import json_option
 from stepscore.cli.merge import merge
+from stepscore.cli.plot import plot
 from stepscore.cli.report import report
 from stepscore.cli.score import score
 from stepscore.cli.select_samples import select
 from stepscore.cli.serve import serve
-from stepscore.errors import ProviderUnavailable
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,14 +35,18 @@ def main() -> None:
     """
 
 
-for command in (score, select, evaluate, bench, merge, report, serve, inspect, verify):
+for command in (
+    *(score, select, evaluate, bench, merge, plot, report, serve, inspect, verify),
+    *(version, help_command, completion),
+):
     main.add_command(command)
 
 
 @main.command()
 @click.argument("pair", required=False, type=click.Path(path_type=Path))
+@json_option
 @click.pass_context
-def doctor(ctx: click.Context, pair: Path | None) -> None:
+def doctor(ctx: click.Context, pair: Path | None, as_json: bool) -> None:
     """Check whether scoring works on this machine.
 
     With a PAIR, check whether that pair can be scored with. Print what is missing if not.
@@ -50,16 +55,6 @@ def doctor(ctx: click.Context, pair: Path | None) -> None:
     Example:
       stepscore doctor PAIR
     """
-    from stepscore.cli.doctor import examine
-    from stepscore.cli.tables import console, print_facts
+    from stepscore.cli.doctor import run_doctor
 
-    found, works = examine(pair)
-    verdict = "scoring works here" if works else "scoring does not work here"
-    facts = []
-    for finding in found:
-        facts.append((finding.name, finding.value))
-        if finding.fault is not None:
-            facts.append(("", finding.fault.message))
-            facts += [("", f"hint: {finding.fault.hint}")] if finding.fault.hint else []
-    print_facts(console(sys.stdout), [*facts, ("verdict", verdict)])
-    ctx.exit(0 if works else ProviderUnavailable.exit_code)
+    ctx.exit(run_doctor(pair, as_json=as_json))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import stat
 import sys
-import time
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stepscore.cli.group import INTERRUPTED, say
+from stepscore.cli.json_mode import print_result
 from stepscore.cli.load_options import (
+    json_option,
     limit_option,
     load_options,
     output_file_option,
@@ -23,12 +18,12 @@ from stepscore.cli.load_options import (
     quiet_option,
     reading_options,
 )
-from stepscore.cli.streams import is_standard_output, standard_output
+from stepscore.cli.run_job import load_scorer, run_job
+from stepscore.cli.streams import is_standard_output
 from stepscore.cli.thresholds import threshold_as_reward, threshold_options
 from stepscore.errors import StepscoreError
 
 if TYPE_CHECKING:
-    from stepscore.jobs.job import JobOptions, Tally
     from stepscore.jobs.shards import Shard
     from stepscore.scorer import Scorer
 
@@ -48,11 +43,11 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Sha
 @click.argument("pair", type=click.Path(path_type=Path))
 @click.argument(
     "source",
-    metavar="[IN.jsonl|-]",
+    metavar="[IN|-]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
-@output_file_option("OUT.jsonl")
+@output_file_option("OUT.jsonl|OUT.parquet")
 @click.option("--problem", metavar="TEXT", help="Score one solution of this problem and print a table.")
 @click.option(
     "--step",
@@ -74,9 +69,12 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Sha
 )
 @overwrite_option
 @click.option(
-    "--dry-run", is_flag=True, help="Print token counts, batches and estimated memory; load no model."
+    "--dry-run",
+    is_flag=True,
+    help="Print token counts, batches, memory and time, measured on a few records; score nothing else.",
 )
 @quiet_option
+@json_option
 @click.pass_context
 def score(
     ctx: click.Context,
@@ -97,22 +95,25 @@ def score(
     overwrite: bool,
     dry_run: bool,
     quiet: bool,
+    as_json: bool,
     **load: Any,
 ) -> None:
     """Score a file of solutions, or one solution given as options.
 
-    A line of IN.jsonl is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other
-    fields; the same line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both
-    (question, query, prompt; solution, answer, completions; messages), or named by --problem-field and
-    --steps-field. A line of token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored
-    without tokenizing. Run the same command again to resume an interrupted run.
+    IN is JSON Lines, also as .gz or .zst, Parquet, Arrow, or a folder of `datasets`, found by content. A line
+    or row is {"problem": "...", "steps": ["...", "..."]}, optionally with an "id" and other fields; the same
+    line of OUT.jsonl, behind a header, adds the rewards. Other names are accepted for both (question, query,
+    prompt; solution, answer, completions; messages), or named by --problem-field and --steps-field. A line of
+    token ids, {"prompt_token_ids": [...], "response_token_ids": [...]}, is scored without tokenizing. Run the
+    same command again to resume an interrupted run.
 
     \b
     Examples:
       stepscore score PAIR solutions.jsonl -o rewards.jsonl
       stepscore score PAIR answers.jsonl --problem-field task --steps-field output --split -o rewards.jsonl
-      zcat solutions.jsonl.gz | stepscore score PAIR - | jq -c '.step_rewards // empty'
+      stepscore score PAIR solutions.parquet | jq -c '.step_rewards // empty'
       stepscore score PAIR --problem "1+1?" --step "1+1 is 3." --step "So 3."
+      stepscore score PAIR solutions.jsonl -o rewards.jsonl --json | jq .errors
     """
     if problem is not None or steps:
         of_files = (
@@ -127,135 +128,64 @@ def score(
         )
         if any(option is not None for option in of_files):
             raise click.UsageError(
-                "--problem and --step score one solution: drop IN.jsonl and the options for files, such as "
+                "--problem and --step score one solution: drop IN and the options for files, such as "
                 "--output, --limit, --shard and --split"
             )
         if problem is None or not steps:
             raise click.UsageError("--problem needs at least one --step, and --step needs --problem")
         if dry_run:
-            raise click.UsageError("--dry-run needs IN.jsonl")
+            raise click.UsageError("--dry-run needs IN")
         with load_scorer(pair, load) as scorer:
             below = threshold_as_reward(threshold, threshold_nats, scorer.beta)
-            _print_problem(scorer, problem, steps, below)
+            _print_problem(scorer, problem, steps, below, as_json=as_json)
         return
     if source is None:
-        raise click.UsageError("give IN.jsonl, - for standard input, or --problem and --step")
+        raise click.UsageError("give IN, - for standard input, or --problem and --step")
     if threshold is not None or threshold_nats is not None:
         raise click.UsageError("--threshold and --threshold-nats need --problem")
+    from stepscore.jobs.inputs.opening import open_input
     from stepscore.jobs.job import JobOptions
     from stepscore.records import Reading
 
     options = JobOptions(limit, load["tokens"], Reading(problem_field, steps_field, split), overwrite, shard)
     if dry_run:
-        with unbuffered_input(source) as lines:
-            _print_dry_run(pair, lines, options, load)
+        from stepscore.cli.dry_run import print_dry_run
+
+        with open_input(source) as lines:
+            print_dry_run(pair, lines, options, load, quiet=quiet, as_json=as_json)
         return
-    with unbuffered_input(source) as lines, load_scorer(pair, load) as scorer:
-        ctx.exit(run_job(scorer, lines, output or "-", options, quiet=quiet))
+    target = output or "-"
+    with open_input(source) as lines, load_scorer(pair, load) as scorer:
+        done = run_job(scorer, lines, target, options, quiet=quiet, summary=not (quiet or as_json))
+    if as_json:
+        print_result(done.result(source, target), data_on_stdout=is_standard_output(target))
+    ctx.exit(done.exit_code)
 
 
-def load_scorer(pair: Path, load: dict[str, Any]) -> Scorer:
-    """Open a pair with the values of `load_options`."""
-    from stepscore.scorer import Scorer
-
-    return Scorer.load(pair, **load)
-
-
-def _print_problem(scorer: Scorer, problem: str, steps: tuple[str, ...], threshold: float | None) -> None:
-    from stepscore.cli.tables import console, print_steps
+def _print_problem(
+    scorer: Scorer, problem: str, steps: tuple[str, ...], threshold: float | None, *, as_json: bool
+) -> None:
+    from stepscore.cli.tables import console, print_steps, suspicious_step
     from stepscore.records import Record
 
     ((_, outcome),) = scorer.stream([(None, Record(problem, steps))])
     if isinstance(outcome, StepscoreError):
         raise outcome
-    basis = f"convention {scorer.convention}, beta {scorer.beta:g}"
-    print_steps(console(sys.stdout), steps, outcome, threshold, basis)
+    if not as_json:
+        basis = f"convention {scorer.convention}, beta {scorer.beta:g}"
+        print_steps(console(sys.stdout), steps, outcome, threshold, basis)
+        return
+    from stepscore.cli.results import SolutionResult
+    from stepscore.jobs.provenance import Provenance
+    from stepscore.jobs.schema import ScoredLine
 
-
-def _print_dry_run(pair: Path, lines: BinaryIO, options: JobOptions, load: dict[str, Any]) -> None:
-    from stepscore.cli.dry_run import dry_run_facts
-    from stepscore.cli.tables import console, print_facts
-
-    print_facts(console(sys.stdout), dry_run_facts(pair, lines, options, load))
-
-
-def run_job(scorer: Scorer, lines: BinaryIO, output: str, options: JobOptions, *, quiet: bool) -> int:
-    """Run a job and return its exit code."""
-    from stepscore.jobs.job import Tally, run_to_file, run_to_stream
-    from stepscore.jobs.progress import shown
-
-    tally = Tally()
-    started = time.monotonic()
-    resumable = _is_resumable(output)
-    try:
-        with contextlib.nullcontext() if quiet else shown(tally, _total(lines, options), sys.stderr):
-            if resumable:
-                run_to_file(scorer, lines, Path(output), tally, options)
-            else:
-                with _unbuffered(output) as out:
-                    run_to_stream(scorer, lines, out, tally, options)
-    except KeyboardInterrupt:
-        without = " without --overwrite" if options.overwrite else ""
-        again = f"; run the same command again{without} to resume" if resumable else ""
-        say(f"interrupted after {tally.records} records{again}")
-        return INTERRUPTED
-    if not quiet:
-        say(_closing_line(tally, output, time.monotonic() - started))
-    return 1 if tally.errors else 0
-
-
-def _unbuffered(output: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a pipe or a device unbuffered: closing a buffer would flush, and fail a second time."""
-    return standard_output() if is_standard_output(output) else open(output, "wb", buffering=0)
-
-
-def unbuffered_input(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open the input unbuffered; the thread that reads it adds the buffer.
-
-    A thread waiting for a line holds the lock of its buffer. Closing that buffer, here or at exit, would wait
-    for the line as well; without it, an interrupted run ends at once.
-    """
-    if source != "-":
-        return cast(BinaryIO, open(source, "rb", buffering=0))
-    stdin = sys.stdin.buffer
-    return contextlib.nullcontext(
-        cast(BinaryIO, stdin.raw) if isinstance(stdin, io.BufferedReader) else stdin
+    print_result(
+        SolutionResult(
+            stepscore=Provenance.of_run(scorer.fingerprint()),
+            problem=problem,
+            steps=list(steps),
+            threshold=threshold,
+            marked_step=suspicious_step(outcome.step_rewards, threshold),
+            scored=ScoredLine.of(0, outcome),
+        )
     )
-
-
-def _is_resumable(output: str) -> bool:
-    """Return whether the output is a file, not a pipe or a device."""
-    path = Path(output)
-    return not is_standard_output(output) and (path.is_file() or path.is_dir() or not path.exists())
-
-
-def _total(lines: BinaryIO, options: JobOptions) -> int | None:
-    """Return the number of records of a regular file, at most the limit; of a pipe, the limit.
-
-    That of a shard is not known before all lines are parsed.
-    """
-    from stepscore.jobs.jsonl import not_empty, read_lines
-
-    if options.shard is not None:
-        return None
-    limit = options.limit
-    try:
-        if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
-            return limit
-    except OSError:  # a stream in memory
-        return limit
-    start, count = lines.tell(), 0
-    with contextlib.suppress(StepscoreError):  # the run itself names an input that cannot be read
-        for _ in islice(not_empty(read_lines(lines)), limit):
-            count += 1
-    lines.seek(start)
-    return count
-
-
-def _closing_line(tally: Tally, output: str, seconds: float) -> str:
-    from stepscore.jobs.progress import summary
-
-    if tally.resumed and tally.resumed == tally.records:
-        errors = f", {tally.errors.total()} of them with errors" if tally.errors else ""
-        return f"{output} is already complete: {tally.records:,} records{errors}"
-    return summary(tally, seconds)

@@ -5,63 +5,39 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from stepscore.cli.formats import TableFormat, format_option, print_table
 from stepscore.cli.group import name_failures
-from stepscore.cli.load_options import Words, json_option, output_file_option, positive
+from stepscore.cli.load_options import output_file_option, positive
+from stepscore.cli.selection_options import (
+    equality_option,
+    method_option,
+    reducer_option,
+    seed_option,
+    sizes_option,
+)
 from stepscore.cli.series import series_option, warn_of_prompts
 from stepscore.cli.streams import is_standard_output
-from stepscore.enums import PROD_UNSUPPORTED, Equality, Method, Reducer, Series
+from stepscore.enums import Equality, Method, Reducer, Series
 from stepscore.errors import InputError, OutputExists
 
 if TYPE_CHECKING:
     from stepscore.selection.best_of_n import Problem, SelectionMethod
 
 
-class _Reducers(Words):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "prod":
-            self.fail(PROD_UNSUPPORTED, param, ctx)
-        return super().convert(value, param, ctx)
-
-
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
-    if value is None:
-        return None
-    try:
-        sizes = sorted({int(part) for part in value.split(",")})
-    except ValueError:
-        sizes = [0]
-    if sizes[0] < 1:
-        raise click.BadParameter(f"invalid list of sample counts {value[:40]!r}; use e.g. 1,2,4,8")
-    return sizes
-
-
 @click.command()
 @click.argument(
     "source",
     metavar="SCORED.jsonl|-",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    type=click.Path(exists=True, allow_dash=True),
 )
 @output_file_option("CHOSEN.jsonl")
-@click.option(
-    "--method",
-    type=Words(Method, case_sensitive=False),
-    default="best-of-n",
-    show_default=True,
-    help="Select by the best score, the answer with the most weight (sigmoid of scores), or the most common "
-    "answer.",
-)
+@method_option
 @series_option(Series.CUMULATIVE, "Compute the score from")
-@click.option(
-    "--reducer",
-    type=_Reducers(Reducer, case_sensitive=False),
-    default="last",
-    show_default=True,
-    help="Reduction of step rewards to one score; cumulative-last is outcome_reward.",
-)
+@reducer_option
 @click.option(
     "--temperature",
     type=float,
@@ -69,28 +45,10 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     help="Add `probability`, sigmoid(score / temperature) of the selected sample; the votes of --method "
     "weighted have this weight.  [default: no probability; weighted: 1]",
 )
-@click.option(
-    "--n",
-    "sizes",
-    metavar="1,2,4,...",
-    callback=_sizes,
-    help="Numbers of samples to report accuracy for.  [default: powers of 2, and all]",
-)
-@click.option(
-    "--equality",
-    type=click.Choice(Equality, case_sensitive=False),
-    default="math",
-    show_default=True,
-    help="Equality of answers: mathematical, by rules and math-verify (stepscore[select]), or exact text.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Random seed for bootstrap and subset sampling.",
-)
-@json_option
+@sizes_option
+@equality_option
+@seed_option
+@format_option
 @click.pass_context
 def select(
     ctx: click.Context,
@@ -105,7 +63,7 @@ def select(
     sizes: list[int] | None,
     equality: Equality,
     seed: int,
-    as_json: bool,
+    table_format: TableFormat,
 ) -> None:
     """Select one solution per problem by reward.
 
@@ -118,7 +76,7 @@ def select(
     accuracies are printed too: of the method with n samples, of majority voting, of a random sample, and
     pass@n. Each is the mean over all subsets of n samples (for voting, over 1,000 random subsets where there
     are more), with 95 % confidence intervals from 2,000 bootstrap resamples of the problems. They go to
-    standard output when the selected records do not.
+    standard output when the selected records do not: with -o, and without it in every --format but table.
 
     Exit code 1: some records have errors, or a problem has no answer to vote for. No model is run.
 
@@ -126,8 +84,10 @@ def select(
     Examples:
       stepscore select rewards.jsonl -o chosen.jsonl
       stepscore select rewards.jsonl --method weighted --temperature 0.01 --n 1,4,16 --json | jq .accuracies
+      stepscore select rewards.jsonl --series step --reducer min --format latex > accuracies.tex
       stepscore score PAIR samples.jsonl | stepscore select - --reducer min | jq '.selection // empty'
     """
+    from stepscore.cli.accuracy_table import accuracy_table, as_json
     from stepscore.cli.comparing import shown
     from stepscore.cli.selection_remarks import remarks
     from stepscore.jobs.provenance import Command, HeaderLine
@@ -147,6 +107,8 @@ def select(
         raise click.UsageError("--temperature needs --method best-of-n or weighted")
     if output is not None and is_standard_output(output):
         output = "-"
+    if output is not None and Path(output).suffix.lower() == ".parquet":
+        raise click.BadParameter("select writes JSON Lines: name it .jsonl", param_hint="--output")
     _refuse_input(source, output)
     rule = SelectionMethod(method, series, reducer, temperature, seed)
     with open_scored(source) as file, Comparer(equality) as comparer:
@@ -162,28 +124,24 @@ def select(
         chosen, unanswered = _chosen(file, problems, rule)
         lines = [HeaderLine(derived).encode(), *chosen]
         table = list(accuracies(problems, rule, usual_sizes(problems) if sizes is None else sizes))
+    undecided = comparer.undecided
+    for_people = table_format is TableFormat.TABLE
     if output is not None and output != "-":
         from stepscore.fileio import write_atomically
 
         write_atomically(Path(output), lines)
-    elif not as_json or output == "-":
+    elif for_people or output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
-    stream = sys.stderr if output == "-" or (output is None and not as_json) else sys.stdout
-    if as_json:
-        from stepscore.cli.accuracy_table import as_json as text_of
-
-        undecided = comparer.undecided
-        text = text_of(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
-        click.echo(text, file=stream, nl=False)
-    elif table:
-        from stepscore.cli.accuracy_table import print_accuracies
-
-        print_accuracies(stream, rule, table)
-    undecided = comparer.undecided
+    stream = sys.stderr if output == "-" or (output is None and for_people) else sys.stdout
+    if table and table_format is not TableFormat.JSON:
+        print_table(stream, accuracy_table(derived, rule, table), table_format)
     for line in remarks(problems, groups, field, table, sizes, undecided=undecided, unanswered=unanswered):
         click.echo(line, err=True)
     name_failures(failed)
+    if table_format is TableFormat.JSON:  # last, as it is the last line where it is on stderr
+        text = as_json(derived, problems, rule, equality, table, errors=failed, undecided_pairs=undecided)
+        click.echo(text, file=stream, nl=False)
     ctx.exit(1 if failed or unanswered else 0)
 
 

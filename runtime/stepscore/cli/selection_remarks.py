@@ -45,6 +45,12 @@ def remarks(
 
 
 def _about_groups(groups: Grouped, problems: Sequence[Problem]) -> Iterator[str]:
+    if groups.repeated:
+        yield (
+            f"warning: {len(groups.repeated):,} samples are there more than once (first: "
+            f"{_short(groups.repeated[0])}), with the same id, problem and rewards, and count each time: "
+            "leave out the file that was added twice"
+        )
     if groups.reused_ids:
         yield (
             f"{len(groups.reused_ids):,} values of `problem_id` have several problem texts (first: "

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stepscore.cli.group import say
-from stepscore.cli.load_options import load_options, positive, size
-from stepscore.cli.score import load_scorer
+from stepscore.cli.json_mode import print_result
+from stepscore.cli.load_options import json_option, load_options, positive, size
+from stepscore.cli.run_job import load_scorer
 from stepscore.errors import RunFailed
 
 if TYPE_CHECKING:
+    from stepscore.cli.results import ServeResult
     from stepscore.scorer import Scorer
     from stepscore.server.routes import Context
+
+MOST_DRAIN_SECONDS = 86_400
+
+
+def _drain_seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Raise BadParameter for NaN, infinity and more than a day: no lock waits so long."""
+    if not 0 <= value <= MOST_DRAIN_SECONDS:
+        raise click.BadParameter(f"must be a number of seconds from 0 to {MOST_DRAIN_SECONDS}")
+    return value
 
 
 @click.command()
@@ -70,11 +81,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--drain-seconds",
-    type=click.FloatRange(min=0),
+    type=float,
     default=30.0,
     show_default=True,
+    callback=_drain_seconds,
     help="Time to finish accepted calls after SIGTERM or SIGINT.",
 )
+@json_option
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -91,6 +104,7 @@ def serve(
     timeout: float | None,
     overload_status: str,
     drain_seconds: float,
+    as_json: bool,
     **load: Any,
 ) -> None:
     """Serve a PAIR over HTTP.
@@ -125,7 +139,7 @@ def serve(
             say(f"warning: {address} is open to others without a key; use --api-key-file or {KEY_VARIABLE}")
         scorer = load_scorer(pair, load)
         context = context_of(scorer, pair, names)
-        start = _start_line(address, pair, scorer, context, guarded=bool(settings.keys))
+        needs_key = bool(settings.keys)
         log_to(sys.stderr)
         in_time = lifecycle.serve(
             AsyncScorer(scorer, max_waiting_tokens=max_waiting_tokens),
@@ -133,7 +147,11 @@ def serve(
             settings,
             bound,
             span=span,
-            on_ready=lambda: click.echo(start),
+            on_ready=lambda: (
+                print_result(_start(address, scorer, context, needs_key=needs_key))
+                if as_json
+                else click.echo(_start_line(address, pair, scorer, context, guarded=needs_key))
+            ),
         )
     if not in_time:
         say(f"stopped after {drain_seconds:g} seconds: calls that were not finished were answered with 503")
@@ -158,6 +176,20 @@ def context_of(scorer: Scorer, pair: Path, names: tuple[str, ...]) -> Context:
         encoder=encoder,
         vocab_size=scorer.pair.manifest.architecture.vocab_size,
         max_tokens=encoder.max_tokens,
+    )
+
+
+def _start(address: str, scorer: Scorer, context: Context, *, needs_key: bool) -> ServeResult:
+    from stepscore.cli.results import ServeResult
+
+    return ServeResult(
+        address=address,
+        pair=context.fingerprint,
+        models=[context.name, *context.aliases],
+        provider=scorer.provider,
+        convention=scorer.convention,
+        beta=scorer.beta,
+        needs_key=needs_key,
     )
 
 

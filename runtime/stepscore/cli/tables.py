@@ -16,7 +16,7 @@ from stepscore.evaluation.first_error import first_error
 from stepscore.visible import printable
 
 if TYPE_CHECKING:
-    from stepscore.records import Result
+    from stepscore.results import Result
 
 MARK = ">"
 NARROWEST, PLAIN, WIDEST = 80, 100, 120

@@ -68,7 +68,8 @@ class Engine(ABC):
     def run(self, batches: Sequence[Batch]) -> Generator[PairLogprobs]:
         """Yield the log-probs (nats, float32 [g + t], see Batch) of each batch, by model, in order.
 
-        Closing the generator leaves out the batches that have not run.
+        Closing the generator leaves out the batches that have not run. Several may be open at once, and
+        advance in turns, each by whole batches: nothing that another one changes is needed across a yield.
         """
 
     @abstractmethod

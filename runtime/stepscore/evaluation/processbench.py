@@ -65,7 +65,7 @@ class Subset(msgspec.Struct, frozen=True):
     upper_bound: BestThreshold
 
 
-class ProcessBenchReport(msgspec.Struct, frozen=True):
+class ProcessBenchReport(msgspec.Struct, frozen=True, tag_field="command", tag="evaluate processbench"):
     """Output of `evaluate processbench`; averages are unweighted means over the subsets."""
 
     series: str

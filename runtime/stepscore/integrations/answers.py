@@ -12,7 +12,7 @@ import numpy as np
 from stepscore.enums import Reducer, Series
 from stepscore.errors import InputError, NonFinite, StepscoreError
 from stepscore.integrations.rollouts import Rollout
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.rewards import aggregate, read_series
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Answer, Request

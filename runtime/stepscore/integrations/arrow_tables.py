@@ -32,10 +32,9 @@ from stepscore.records import (
     STEPS_NAMES,
     Reading,
     Record,
-    Result,
     TokenRecord,
-    TokenResult,
 )
+from stepscore.results import Result, TokenResult
 from stepscore.scorer import Scorer
 
 with naming_extras():

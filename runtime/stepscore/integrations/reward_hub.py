@@ -22,7 +22,7 @@ from stepscore.integrations.conversations import Conversations
 from stepscore.integrations.its_hub import OutcomeRewardModel, are_several
 from stepscore.integrations.probabilities import open_probability
 from stepscore.prompt.template import SEPARATOR
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 
 __all__ = ["OutcomeRewardModel", "ProcessRewardModel"]

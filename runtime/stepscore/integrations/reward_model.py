@@ -19,7 +19,8 @@ from typing import TypeGuard, TypeVar, overload
 from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord
 from stepscore.integrations.conversations import Conversations, Messages, as_list, as_text, record_of_text
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.rewards import read_series
 from stepscore.scorer import Scorer
 

@@ -17,7 +17,7 @@ from typing import Any
 from stepscore.errors import InvalidRecord, StepscoreError
 from stepscore.integrations.answers import OUTCOME, Value, scalars, score
 from stepscore.integrations.rollouts import Rollout, RolloutReader
-from stepscore.records import TokenResult
+from stepscore.results import TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Answer
 

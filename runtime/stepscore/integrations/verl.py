@@ -18,7 +18,7 @@ from stepscore.enums import Reducer, Series
 from stepscore.errors import InvalidRecord
 from stepscore.integrations.answers import Value, scalars, score
 from stepscore.integrations.rollouts import Rollout, RolloutReader
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Answer
 
@@ -128,14 +128,15 @@ class RewardManager:
     def assemble_rm_scores(cls, data: Any, scores: Sequence[float | Sequence[float]]) -> Any:
         """Return the rewards as a float32 tensor [B, S], S the length of the padded responses.
 
-        A number stands at the last token of its response; rewards of tokens at each of them.
+        A number stands at the last token of its response, rewards of tokens at each of them. A response of no
+        token has nowhere to put one.
         """
         start = data.batch["prompts"].shape[1]
         lengths = data.batch["attention_mask"][:, start:].sum(dim=1).tolist()
         rewards = data.batch["responses"].float().zero_()
         for row, length, given in zip(rewards, lengths, scores, strict=True):
             if isinstance(given, int | float):
-                row[length - 1] = given
+                row[max(length - 1, 0) : length] = given
             elif len(given) == length:
                 row[:length] = row.new_tensor(given)
             else:

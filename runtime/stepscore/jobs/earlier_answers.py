@@ -21,7 +21,8 @@ from stepscore.errors import DuplicateId, InputError, InvalidJson, ResumeMismatc
 from stepscore.jobs.jsonl import ParsedLine, output_line, scored_line
 from stepscore.jobs.resume import Claim, resume_mismatch
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, ScoredLine, decode_line
-from stepscore.records import AnyRecord, Outcome, TokenOutcome, TokenRecord
+from stepscore.records import AnyRecord, TokenRecord
+from stepscore.results import Outcome, TokenOutcome
 
 Answered = tuple[ParsedLine, bytes, int]
 """An input line, the output line that answers it, and the number of that line in its file."""

@@ -1,4 +1,4 @@
-"""Recognize files that are not JSON Lines by how they begin, to say how to convert them."""
+"""Recognize files of formats that are not read, by how they begin, to say how to convert them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def _piped(command: str) -> str:
 
 _TO_LINES = "to_json('FILE.jsonl', orient='records', lines=True)"
 _BEGINNINGS = {
-    b"\x1f\x8b": ForeignFormat("gzip data", _piped("zcat")),
-    b"\x28\xb5\x2f\xfd": ForeignFormat("Zstandard data", _piped("zstdcat")),
     b"\xfd7zXZ": ForeignFormat("xz data", _piped("xzcat")),
     b"BZh": ForeignFormat("bzip2 data", _piped("bzcat")),
     b"PK\x03\x04": ForeignFormat("a ZIP archive", _piped("unzip -p")),
-    b"PAR1": ForeignFormat("Parquet", f"convert it with pandas: read_parquet('FILE').{_TO_LINES}"),
-    b"ARROW1": ForeignFormat("Arrow", f"convert it with pandas: read_feather('FILE').{_TO_LINES}"),
+    b"\x04\x22\x4d\x18": ForeignFormat("LZ4 data", _piped("lz4cat")),
+    b"ORC": ForeignFormat("ORC", f"convert it with pandas: read_orc('FILE').{_TO_LINES}"),
+    b"FEA1": ForeignFormat("Feather, version 1", f"convert it with pandas: read_feather('FILE').{_TO_LINES}"),
+    b"PARE": ForeignFormat("encrypted Parquet", "decrypt it, or write it again without encryption"),
     b"\xff\xfe": ForeignFormat("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.jsonl"),
     b"\xfe\xff": ForeignFormat("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.jsonl"),
     b"version https://git-lfs": ForeignFormat("a Git LFS pointer", "download the file itself: git lfs pull"),

@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from stepscore.errors import InputError, NonFinite, StepscoreError
+from stepscore.batching.pace import STEADY, Pace
+from stepscore.errors import InputError, InputUnreadable, NonFinite, StepscoreError
 from stepscore.jobs.earlier_answers import earlier_answers
 from stepscore.jobs.jsonl import ParsedLine, output_line
-from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions
+from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions, read_header
 from stepscore.jobs.resume import append, claim, refuse_same_file
 from stepscore.jobs.shards import Shard
-from stepscore.jobs.source import parsed_lines
-from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord, TokenResult
+from stepscore.jobs.source import Lines, parsed_lines
+from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
+from stepscore.results import TokenResult
 
 if TYPE_CHECKING:
-    from stepscore.records import Result
+    from stepscore.results import Result
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class StreamScorer(Protocol):
         """Return what the numbers depend on: pair, beta, convention."""
 
     def stream(
-        self, items: Iterable[tuple[T, AnyRecord | InputError]]
+        self, items: Iterable[tuple[T, AnyRecord | InputError]], pace: Pace = STEADY
     ) -> Iterator[tuple[T, Result | TokenResult | InputError | NonFinite]]:
         """Yield one outcome per item, in order."""
 
@@ -53,7 +55,7 @@ class JobOptions:
     overwrite: bool = False
     shard: Shard | None = None
 
-    def lines(self, source: BinaryIO) -> Iterator[ParsedLine]:
+    def lines(self, source: BinaryIO) -> Lines:
         """Parse the lines of an input that the job answers."""
         return parsed_lines(source, self.limit, self.reading, self.shard)
 
@@ -74,6 +76,8 @@ class Tally:
     resumed: int = 0
     tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    provenance: Provenance | None = None
+    """What the header of the output says, once it is known."""
 
 
 def run_to_stream(
@@ -82,7 +86,8 @@ def run_to_stream(
     """Score `source`; write a header and one line per record to `out`; raise SourceError before the first."""
     refuse_same_file(out, source)
     lines = options.lines(source)
-    append(out, HeaderLine(options.provenance(scorer)).encode())
+    tally.provenance = options.provenance(scorer)
+    append(out, HeaderLine(tally.provenance).encode())
     _score(scorer, lines, out, tally, tokens=options.tokens)
 
 
@@ -96,7 +101,9 @@ def run_to_file(
     part of a job: a run with a larger one continues.
     """
     lines = options.lines(source)
-    with claim(path, source, options.provenance(scorer), overwrite=options.overwrite) as output:
+    provenance = options.provenance(scorer)
+    with claim(path, source, provenance, overwrite=options.overwrite) as output:
+        tally.provenance = read_header(output.header) if output.header else provenance
         earlier = earlier_answers(output, lines, scorer.stream)
         if earlier.torn:
             output.file.truncate(earlier.num_bytes)
@@ -112,15 +119,27 @@ def run_to_file(
 
 def _score(
     scorer: StreamScorer,
-    lines: Iterator[ParsedLine],
+    lines: Lines,
     out: BinaryIO,
     tally: Tally,
     written: Callable[[bytes], None] = lambda _: None,
     *,
     tokens: bool,
 ) -> None:
-    """Score lines and append the answers; `written` is called with each that is out."""
-    for line, outcome in scorer.stream((line, line.record) for line in lines):
+    """Score lines and append the answers; `written` is called with each that is out.
+
+    Raises InputUnreadable, where the input is damaged, behind the answers to all lines before that.
+    """
+    damage: list[InputUnreadable] = []
+
+    def readable() -> Iterator[tuple[ParsedLine, AnyRecord | InputError]]:
+        try:
+            for line in lines:
+                yield line, line.record
+        except InputUnreadable as error:
+            damage.append(error)
+
+    for line, outcome in scorer.stream(readable(), lines.pace):
         answer = output_line(line, outcome, tokens=tokens)
         append(out, answer)
         written(answer)
@@ -131,3 +150,5 @@ def _score(
             tally.tokens += line.record.num_tokens
         elif not isinstance(outcome, TokenResult):
             tally.tokens += outcome.num_tokens
+    if damage:
+        raise damage[0]

@@ -24,16 +24,8 @@ from stepscore.errors import (
 )
 from stepscore.jobs.provenance import is_header
 from stepscore.jobs.schema import MAX_ID_CHARS, OUTPUT_NAMES, ErrorLine, ScoredLine
-from stepscore.records import (
-    BY_ACCEPTED_NAMES,
-    MESSAGES,
-    AnyRecord,
-    Record,
-    Result,
-    TokenRecord,
-    TokenResult,
-    record_of_output,
-)
+from stepscore.records import BY_ACCEPTED_NAMES, MESSAGES, AnyRecord, Record, TokenRecord, record_of_output
+from stepscore.results import Result, TokenResult
 
 MAX_LINE_BYTES = 4 << 20
 
@@ -59,16 +51,20 @@ class ParsedLine:
 
 
 def read_lines(source: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
-    """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes."""
-    lines = io.BufferedReader(source) if isinstance(source, io.FileIO) else source
+    """Yield lines without their line feed; a line over max_bytes is cut to max_bytes + 1 bytes.
+
+    A line is yielded once all of it is read, so that `source.tell()` is then where the next one begins.
+    """
+    lines = io.BufferedReader(source) if isinstance(source, io.RawIOBase) else source
     try:
         while line := _readline(lines, max_bytes + 1):
             if line.endswith(b"\n"):
                 yield line[:-1]
                 continue
+            rest = line
+            while len(rest) > max_bytes and not rest.endswith(b"\n"):
+                rest = _readline(lines, max_bytes + 1)
             yield line
-            while len(line) > max_bytes and not line.endswith(b"\n"):
-                line = _readline(lines, max_bytes + 1)
     finally:
         if lines is not source:
             with contextlib.suppress(ValueError):  # the source has been closed
@@ -169,6 +165,7 @@ def _decode(line: bytes) -> tuple[dict[str, Any], dict[str, msgspec.Raw]]:
             raise InvalidJson("the line starts with a byte order mark: save the file as UTF-8 without BOM")
         values = _VALUES.decode(text)
         _refuse_lone_surrogates(text, values)
+        _refuse_not_finite(text, values)
         return values, _RAW_FIELDS.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidJson(f"not UTF-8: {error.reason} at byte {error.start}") from None
@@ -193,6 +190,17 @@ def _refuse_lone_surrogates(text: str, values: object) -> None:
                 f"{where} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character: text was cut "
                 "within one"
             )
+
+
+def _refuse_not_finite(text: str, values: object) -> None:
+    """Raise InvalidJson, naming the field, where Python or a table wrote NaN: JSON has no such number."""
+    if "NaN" not in text and "Infinity" not in text:
+        return
+    for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise InvalidJson(f"`{name[:100]}` holds NaN or Infinity, which JSON has no number for") from None
 
 
 def _gives(fields: Mapping[str, Any], record: Record) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 from stepscore.errors import HeaderInvalid, InputError, OutputExists, ShardMismatch
 from stepscore.fileio import write_atomically
 from stepscore.jobs.earlier_answers import difference, not_the_answer
+from stepscore.jobs.inputs.formats import Format, format_of
 from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.provenance import HeaderLine, Provenance, ScoringOptions, combined, is_header, read_header
 from stepscore.jobs.resume import refuse_same_file, require_output
@@ -137,6 +138,11 @@ def merge_to_file(source: BinaryIO, shards: Sequence[Path], path: Path, *, overw
     return tally
 
 
+def already_exists(path: Path) -> OutputExists:
+    """Return the error of an output that is there and is not to be replaced."""
+    return OutputExists(f"{path} already exists", hint="replace it with --overwrite, or give another output")
+
+
 def _refuse_existing(source: BinaryIO, shards: Sequence[Path], path: Path, *, overwrite: bool) -> None:
     if not path.is_file():
         return
@@ -145,9 +151,7 @@ def _refuse_existing(source: BinaryIO, shards: Sequence[Path], path: Path, *, ov
     with path.open("rb") as output:
         refuse_same_file(output, source)
     if not overwrite:
-        raise OutputExists(
-            f"{path} already exists", hint="replace it with --overwrite, or give another output"
-        )
+        raise already_exists(path)
     if path.stat().st_size:
         require_output(path)
 
@@ -184,6 +188,11 @@ def _opened(paths: Sequence[Path], stack: ExitStack) -> tuple[dict[int, _ShardFi
 def _shard_file(path: Path, stack: ExitStack) -> _ShardFile:
     file = stack.enter_context(path.open("rb"))
     header = file.readline()
+    if format_of(header) is not Format.JSON_LINES:
+        raise ShardMismatch(
+            "it is a table or compressed, and lines are compared: decompress it, or score the shard into "
+            "JSON Lines"
+        )
     if not is_header(header):
         raise ShardMismatch("it has no header: it is not the output of `stepscore score --shard`")
     provenance = read_header(header)

@@ -27,6 +27,8 @@ KEY = "stepscore"
 """Name of the provenance in a header line and in a JSON output."""
 
 SCHEMA_VERSION = 1
+RESULT_VERSION = 1
+"""Version of the objects that commands print with --json."""
 HEADER_START = b'{"stepscore":{"schema_version":'
 """How a header begins as it is written."""
 
@@ -228,6 +230,24 @@ def combined(parts: Mapping[str, Provenance]) -> Provenance | None:
 
 
 def document(report: msgspec.Struct, provenance: Provenance) -> bytes:
-    """Return a report as indented JSON, its provenance first, line feed included."""
-    fields = {KEY: provenance, **{name: getattr(report, name) for name in report.__struct_fields__}}
-    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+    """Return a report as a line of JSON: command, version and provenance first.
+
+    The command is the tag of the report's struct.
+    """
+    head = {"command": report.__struct_config__.tag, "schema_version": RESULT_VERSION, KEY: provenance}
+    fields = {name: getattr(report, name) for name in report.__struct_fields__}
+    return msgspec.json.encode(head | fields) + b"\n"
+
+
+def document_schema(report: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return the struct of what `document` writes of a report, for its JSON Schema."""
+    head: list[tuple[str, Any]] = [("schema_version", int), (KEY, Provenance)]
+    fields = [(field.name, field.type) for field in msgspec.structs.fields(report)]
+    return msgspec.defstruct(
+        report.__name__,
+        [*head, *fields],
+        tag_field="command",
+        tag=report.__struct_config__.tag,
+        kw_only=True,
+        namespace={"__doc__": report.__doc__},
+    )

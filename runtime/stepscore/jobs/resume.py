@@ -97,18 +97,19 @@ def _compared(path: Path, header: bytes, now: Provenance) -> dict[str, str]:
         identity = {
             name: text for name, text in read_fingerprint(path).items() if name not in {LINES, DIGEST}
         }
-        _compare(identity, now, path)
+        compare(identity, now, path)
         return identity
     earlier = read_header(header)
     if earlier.derived:
         raise OutputExists(
             f"{path} is what `stepscore {earlier.derived[-1].command}` wrote", hint="give another output"
         )
-    _compare(earlier.fingerprint(), now, path)
+    compare(earlier.fingerprint(), now, path)
     return seal_identity(earlier)
 
 
-def _compare(earlier: dict[str, str], job: Provenance, output: Path) -> None:
+def compare(earlier: dict[str, str], job: Provenance, output: Path) -> None:
+    """Raise ResumeMismatch where what an output depends on is not what a job's does."""
     now = job.fingerprint()
     differences = [
         f"{name} was {earlier.get(name, 'not given')}, now {now.get(name, 'not given')}"

@@ -13,7 +13,8 @@ from msgspec import Meta
 from stepscore.errors import InvalidJson, InvalidRecord, StepscoreError
 from stepscore.jobs.input_schema import input_schema
 from stepscore.jobs.provenance import HeaderLine
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.visible import one_line
 
 MAX_ID_CHARS = 1000

@@ -5,8 +5,8 @@ Texts stay in the file: a record keeps the offset of its line, so memory does no
 
 from __future__ import annotations
 
+import io
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ import numpy as np
 from stepscore.enums import Series
 from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.final_answers import answer_text, boxed
+from stepscore.jobs.inputs.opening import open_input
 from stepscore.jobs.jsonl import ParsedLine, parse_line, read_lines
 from stepscore.jobs.provenance import Headers, Provenance, combined
 from stepscore.jobs.schema import ErrorLine, RewardsLine, decode_rewards
@@ -62,24 +63,21 @@ _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @contextmanager
-def open_scored(source: str) -> Iterator[BinaryIO]:
-    """Open a file of scored lines, - for standard input; a pipe is copied to disk, to be read twice."""
-    with contextmanager(_opened)(source) as file:
-        if file.seekable():
-            yield file
+def open_scored(source: str | Path) -> Iterator[BinaryIO]:
+    """Open scored lines or rows, - for standard input, to be read twice: what cannot be is copied to disk."""
+    with open_input(source) as lines:
+        if isinstance(lines, io.RawIOBase) and lines.seekable():
+            buffered = io.BufferedReader(lines)
+            yield buffered
+            buffered.detach()  # closing the buffer would close the source
+            return
+        if lines.seekable():
+            yield lines
             return
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(file, copy)
+            shutil.copyfileobj(lines, copy)
             copy.seek(0)
             yield cast(BinaryIO, copy)
-
-
-def _opened(source: str) -> Iterator[BinaryIO]:
-    if source == "-":
-        yield sys.stdin.buffer
-    else:
-        with Path(source).open("rb") as file:
-            yield file
 
 
 def read_scored(file: BinaryIO, series: Series, headers: Headers) -> Iterator[Scored | ErrorLine]:

@@ -6,28 +6,42 @@ SQLite file (about 60 bytes of disk per id, a 2 MB cache, 200,000 ids per second
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain, islice
 from typing import BinaryIO
 
-from stepscore.errors import DuplicateId, IdsRepeat, InputError, NoRecords, OutputUnwritable
+from stepscore.batching.pace import STEADY, Pace
+from stepscore.errors import DuplicateId, IdsRepeat, InputError, InputUnreadable, NoRecords, OutputUnwritable
 from stepscore.jobs.foreign_format import foreign_format
+from stepscore.jobs.inputs.intake import Intake
+from stepscore.jobs.inputs.opening import is_file
 from stepscore.jobs.jsonl import ParsedLine, not_empty, parse_line, read_lines
 from stepscore.jobs.shards import Shard, shard_index
 from stepscore.records import BY_ACCEPTED_NAMES, AnyRecord, Reading, TokenRecord
 
 FIRST_LINES = 100
 """Lines among which there must be a record."""
+FIRST_SECONDS = 0.5
+"""Seconds without a further line, or an end, after which a pipe of invalid lines is a conversation."""
 
 
 ReadLine = tuple[ParsedLine, bytes]
 """A parsed line, and the bytes that it was read from."""
+
+
+class Lines(Iterator[ParsedLine]):
+    """Parsed lines, and the pace at which they arrive."""
+
+    def __init__(self, lines: Iterator[ParsedLine], pace: Pace) -> None:
+        self._lines = lines
+        self.pace = pace
+
+    def __next__(self) -> ParsedLine:
+        return next(self._lines)
 
 
 def parsed_lines(
@@ -35,7 +49,7 @@ def parsed_lines(
     limit: int | None = None,
     reading: Reading = BY_ACCEPTED_NAMES,
     shard: Shard | None = None,
-) -> Iterator[ParsedLine]:
+) -> Lines:
     """Parse the lines that are not empty, at most `limit`; the second one with an id is a DuplicateId.
 
     Headers of scored files are skipped as empty lines are. Of a shard, the whole input is parsed, so that its
@@ -46,35 +60,53 @@ def parsed_lines(
 
     The first lines are read at once: FIRST_LINES of a file, and of a pipe as many as there are before the
     first record. Raises NoRecords where none of them is a record, IdsRepeat where the samples of a problem
-    share its id.
+    share its id. A pipe that begins with invalid lines, and then waits for FIRST_SECONDS, is a conversation:
+    each of its lines is answered. InputUnreadable is raised behind the last line that could be read.
     """
-    lines = _checked_lines(source, limit, reading)
-    return (
+    lines, pace = _checked_lines(source, limit, reading)
+    of_shard = (
         line
         for line, text in lines
         if shard is None or shard.index == shard_index(line.record, text, shard.count)
     )
+    return Lines(of_shard, pace)
 
 
 def lines_by_shard(source: BinaryIO, reading: Reading, count: int) -> Iterator[tuple[int, ParsedLine]]:
     """Parse an input as `parsed_lines` does; yield each line with the number of its shard of `count`."""
-    lines = _checked_lines(source, None, reading)
+    lines, _ = _checked_lines(source, None, reading)
     return ((shard_index(line.record, text, count), line) for line, text in lines)
 
 
-def _checked_lines(source: BinaryIO, limit: int | None, reading: Reading) -> Iterator[ReadLine]:
+def _checked_lines(source: BinaryIO, limit: int | None, reading: Reading) -> tuple[Iterator[ReadLine], Pace]:
     ids = _Ids()
-    texts = islice(not_empty(read_lines(source)), limit)
+    texts: Iterator[tuple[int, bytes]] = islice(not_empty(read_lines(source)), limit)
+    intake = None if is_file(source) else Intake(texts)
+    texts = intake or texts
     first = next(texts, None)
-    lines = _parsed(texts if first is None else chain([first], texts), reading, ids)
+    lines = _parsed(texts if first is None else chain([first], texts), reading, ids, intake)
+    if first is None:
+        return lines, intake or STEADY
     head: list[ReadLine] = []
-    for line, text in islice(lines, FIRST_LINES):
-        head.append((line, text))
-        if not (isinstance(line.record, InputError) or _is_file(source)):
-            break
-    if first is not None:
+    rest: Iterator[ReadLine] = lines
+    try:
+        for line, text in islice(lines, FIRST_LINES):
+            head.append((line, text))
+            if intake and (not isinstance(line.record, InputError) or intake.stays_empty(FIRST_SECONDS)):
+                break
+    except InputUnreadable as error:
+        if not head:
+            raise
+        rest = _raising(error)
+    waits = intake is not None and intake.stays_empty(0)
+    if not waits or foreign_format(first[1]):
         _check(first[1], [line for line, _ in head], ids.of_samples)
-    return chain(head, lines)
+    return chain(head, rest), intake or STEADY
+
+
+def _raising(error: InputUnreadable) -> Iterator[ReadLine]:
+    yield from ()
+    raise error
 
 
 class _Ids:
@@ -129,17 +161,12 @@ def _digest(*texts: str) -> bytes:
     return blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def _parsed(texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids) -> Iterator[ReadLine]:
-    with closing(ids.seen):
+def _parsed(
+    texts: Iterator[tuple[int, bytes]], reading: Reading, ids: _Ids, intake: Intake | None
+) -> Iterator[ReadLine]:
+    with closing(ids.seen), closing(intake) if intake else nullcontext():
         for index, (number, text) in enumerate(texts):
             yield ids.checked(parse_line(text, index, reading.record, number=number)), text
-
-
-def _is_file(source: BinaryIO) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(source.fileno()).st_mode)
-    except OSError:  # a stream in memory
-        return source.seekable()
 
 
 def _check(first: bytes, head: list[ParsedLine], of_samples: int) -> None:

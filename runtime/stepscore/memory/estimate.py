@@ -40,12 +40,14 @@ def estimate(manifest: Manifest, settings: Settings, load: PeakLoad | None = Non
         in_layer = in_head = in_layer + in_head
     if settings.residency is Residency.RESIDENT:
         weights = sum(_held(manifest, unit, load) for unit in manifest.units)
+        in_layer += _kept_scores(manifest, load)
         return MemoryEstimate(process, weights, max(in_layer, in_head), 0)
     streams = max(len(unit.models) for unit in manifest.units)
     window = 4 * load.window_rows * streams * manifest.architecture.hidden_size
     process += KEPT_BYTES
     if settings.residency is Residency.ALTERNATE:
         weights = max(_held(manifest, unit, load) for unit in manifest.units)
+        in_layer += _kept_scores(manifest, load)
         return MemoryEstimate(process, weights, max(in_layer, in_head), window)
     weights, batch = max(
         (
@@ -80,8 +82,24 @@ def _layer(manifest: Manifest, load: PeakLoad) -> int:
     matrix = shape.intermediate_size * shape.hidden_size
     scores = load.scores * shape.num_attention_heads
     rows = load.positions if manifest.exporter is Exporter.OPTIMUM else load.rows
-    in_mlp = form.arrays * rows * shape.intermediate_size + form.copies * _copied(manifest, matrix)
+    wide = form.arrays * shape.intermediate_size + form.hidden * shape.hidden_size
+    in_mlp = rows * wide + form.copies * _copied(manifest, matrix)
     return round(4 * max(in_mlp, form.scores * scores))
+
+
+def _kept_scores(manifest: Manifest, load: PeakLoad) -> int:
+    """Return the memory of attention scores that ONNX Runtime's arena keeps beside that of the MLP.
+
+    So it is where graphs stay open; a streamed layer gives its memory back.
+
+    The arena takes what is requested from the system and never joins two requests. Scores no larger than an
+    array of the MLP are written where that was, so only what is beyond it counts. Each batch with more scores
+    than all before it takes new memory, as what an earlier one left is too small.
+    """
+    shape = manifest.architecture
+    array = load.rows * shape.intermediate_size
+    beyond = (max(step * shape.num_attention_heads - array, 0) for step in load.score_steps)
+    return round(4 * form_of(manifest).kept_scores * sum(beyond))
 
 
 def _head(manifest: Manifest, settings: Settings, load: PeakLoad) -> int:

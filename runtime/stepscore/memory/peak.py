@@ -19,6 +19,8 @@ class PeakLoad:
     """Attention scores of a batch per head: B * S * S."""
     window_rows: int
     """Packed tokens of all batches of a window."""
+    score_steps: tuple[int, ...] = ()
+    """Attention scores, per head, of each batch that has more than all before it, in their order."""
     vocabulary: int = 1500
     """Distinct token ids looked up in the embedding."""
     window_scored: int = 0
@@ -31,22 +33,27 @@ class PeakLoad:
         """Assume full batches of 512-token sequences, no common prefixes, and half of each view padding."""
         rows = settings.max_batch_tokens
         window_rows = max(settings.window_tokens, rows)
-        return cls(rows, rows * min(rows, 512), window_rows, window_scored=window_rows, positions=2 * rows)
+        scores = rows * min(rows, 512)
+        return cls(rows, scores, window_rows, (scores,), window_scored=window_rows, positions=2 * rows)
 
     @classmethod
     def of(cls, windows: Iterable[Sequence[Batch]]) -> PeakLoad:
         """Return the maximum of each size over the windows of a run."""
         rows = scores = window_rows = window_scored = positions = 0
         looked_up: set[int] = set()
+        steps: list[int] = []
         for window in windows:
             for batch in window:
                 sequences, length = batch.pad_index.shape
                 positions = max(positions, sequences * length)
-                rows, scores = max(rows, len(batch.input_ids)), max(scores, sequences * length * length)
+                rows = max(rows, len(batch.input_ids))
+                if sequences * length * length > scores:
+                    scores = sequences * length * length
+                    steps.append(scores)
                 looked_up.update(batch.input_ids.tolist())
             window_rows = max(window_rows, sum(len(batch.input_ids) for batch in window))
             window_scored = max(window_scored, sum(batch.num_scored for batch in window))
-        return cls(rows, scores, window_rows, len(looked_up), window_scored, positions)
+        return cls(rows, scores, window_rows, tuple(steps), len(looked_up), window_scored, positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The HTML page: records, script and style in one self-contained file.
 
-static/report.html, .css and .js are merged with the records as JSON. The page's content security policy
-allows this script and this style, by hash, and no request at all. Texts of a record are JSON in an inert
-block, with `<` written `\\u003c`, and the script sets them as text, so none of them can become markup.
+static/report.html, report.css and the scripts are merged with the records as JSON. The page's content
+security policy allows this script and this style, by hash, and no request at all. Texts of a record are JSON
+in an inert block, with `<` written `\\u003c`, and the script sets them as text, so none of them can become
+markup; formulas are trees of MathML elements that it builds one by one.
 """
 
 from __future__ import annotations
@@ -14,20 +15,57 @@ from importlib import resources
 
 import msgspec
 
+from stepscore.report.formulas import Tree
 from stepscore.report.solutions import ReportRecord
 
 GENERATOR = '<meta name="generator" content="stepscore report">'
 """Marks a file as a report, which a later report may replace."""
 
 
+SCRIPTS = (
+    *("dom", "data", "text", "chart", "download", "steps", "card", "problem", "compare"),
+    *("list", "filters", "figures", "printing", "report"),
+)
+"""Scripts of the page, in the order in which they are joined: each uses what stands before it."""
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Origin of the rewards, as far as it is known: a fingerprint of the pair, ISO 8601, a version."""
+
+    pair: str | None = None
+    convention: str | None = None
+    beta: str | None = None
+    version: str | None = None
+    date: str | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Samples of one problem, as indices of records, and the sample that each method selects.
+
+    `answers` and `correct` are per sample, empty where they are unknown; equal answers are the same text.
+    `answer_spans` are those of each answer (`report.markup`). `fault` says why nothing is selected.
+    """
+
+    samples: list[int]
+    answers: list[str | None] = []
+    answer_spans: list[list[int]] = []
+    correct: list[bool] = []
+    selected: dict[str, int] = {}
+    fault: str | None = None
+
+
 class Page(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Data that the script draws; convention and beta where they are known."""
+    """Data that the script draws."""
 
     source: str
     records: list[ReportRecord]
-    convention: str | None = None
-    beta: str | None = None
+    origin: Origin = Origin()
     threshold: float | None = None
+    formulas: list[Tree] = []
+    problems: list[Problem] = []
+    """Problems of several samples."""
+    notes: list[str] = []
+    """Remarks on how samples were compared."""
 
 
 def render(page: Page) -> str:
@@ -38,7 +76,8 @@ def render(page: Page) -> str:
     >>> "<img" in text, text.count("</script>")
     (False, 2)
     """
-    style, script = _file("report.css"), _file("report.js")
+    style = _file("report.css")
+    script = '"use strict";\n{\n' + "\n".join(_file(f"{name}.js") for name in SCRIPTS) + "}\n"
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"

@@ -11,6 +11,8 @@ from stepscore.errors import InputError, InvalidRecord, NotScored
 from stepscore.jobs.jsonl import parse_line
 from stepscore.jobs.schema import OUTPUT_NAMES, ErrorLine, LineError, ScoredLine, decode_line
 from stepscore.records import PROBLEM_NAMES, of_texts, record_of_output
+from stepscore.report.formulas import Formulas
+from stepscore.report.markup import spans
 
 MAX_FIELD_CHARS = 200
 
@@ -30,7 +32,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One record of the page; a record with an error has only its id and the error."""
+    """One record of the page; a record with an error has only its id and the error.
+
+    `spans` are those of the problem and of each step (`report.markup`), empty where no text has any.
+    """
 
     id: str | int
     error: LineError | None = None
@@ -44,14 +49,15 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     problem_id: str | int | None = None
     fields: dict[str, str | int | float | bool] = {}
     tokens: Tokens | None = None
+    spans: list[list[int]] = []
 
 
-def solutions(lines: Iterable[bytes]) -> list[ReportRecord]:
+def solutions(lines: Iterable[bytes], formulas: Formulas) -> list[ReportRecord]:
     """Read the output of `stepscore score`; an invalid line becomes a record with its error.
 
-    Raises NotScored where no record has rewards and texts.
+    Formulas of the texts are added to `formulas`. Raises NotScored where no record has rewards and texts.
     """
-    found = [_read(line, index) for index, line in enumerate(lines) if line.strip()]
+    found = [_read(line, index, formulas) for index, line in enumerate(lines) if line.strip()]
     if not any(each.step_rewards for each in found):
         first = next((f": {each.error.message}" for each in found if each.error), "")
         raise NotScored(
@@ -61,18 +67,18 @@ def solutions(lines: Iterable[bytes]) -> list[ReportRecord]:
     return found
 
 
-def _read(text: bytes, index: int) -> ReportRecord:
+def _read(text: bytes, index: int, formulas: Formulas) -> ReportRecord:
     try:
         line = decode_line(text)
         if isinstance(line, ErrorLine):
             return ReportRecord(line.id, line.error)
-        return _solution(line, msgspec.json.decode(text))
+        return _solution(line, msgspec.json.decode(text), formulas)
     except InputError as error:
         failed = ErrorLine.of(parse_line(text, index).id, error)
         return ReportRecord(failed.id, failed.error)
 
 
-def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
+def _solution(scored: ScoredLine, fields: Mapping[str, Any], formulas: Formulas) -> ReportRecord:
     record = of_texts(record_of_output(fields))
     if isinstance(record, InputError):
         raise record
@@ -81,6 +87,7 @@ def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
             f"{len(record.steps)} steps, {len(scored.step_rewards)} step_rewards and "
             f"{len(scored.cumulative_rewards)} cumulative_rewards: their numbers must be equal"
         )
+    found = [spans(text, formulas) for text in (record.problem, *record.steps)]
     return ReportRecord(
         id=scored.id,
         problem=record.problem,
@@ -93,6 +100,7 @@ def _solution(scored: ScoredLine, fields: Mapping[str, Any]) -> ReportRecord:
         problem_id=given if isinstance(given := fields.get("problem_id"), str | int) else None,
         fields=_shown(fields),
         tokens=_tokens(scored, record.steps),
+        spans=found if any(found) else [],
     )
 
 

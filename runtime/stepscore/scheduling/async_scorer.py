@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from stepscore.batching.windows import Input
 from stepscore.errors import InputError, StepscoreError
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.calls import Call
 from stepscore.scheduling.observer import Observer
 from stepscore.scheduling.requests import Answer, Request

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepscore.errors import StepscoreError
-from stepscore.records import Record, Result, TokenRecord, TokenResult, record_from
+from stepscore.records import Record, TokenRecord, record_from
+from stepscore.results import Result, TokenResult
 
 Answer = Result | TokenResult | StepscoreError
 """Outcome of one request: an error is that request's alone."""

@@ -84,6 +84,7 @@ class Scheduler:
         What is not answered `timeout` seconds from now is a DeadlineExceeded, at the latest when its window
         would be formed. Raises Overloaded, ScorerClosed; then none of them is accepted.
         """
+        self.scorer.check_open()
         now = time.monotonic()
         limit = self.scorer.max_tokens
         estimates = [
@@ -136,7 +137,12 @@ class Scheduler:
             return self._changed.wait_for(lambda: not self._open, seconds)
 
     def close(self) -> None:
-        """End the threads and close the scorer; what is not answered by now is a ScorerClosed."""
+        """End the threads and close the scorer; what is not answered by now is a ScorerClosed.
+
+        Does nothing in a fork of the process.
+        """
+        if self.scorer.is_forked:
+            return
         with self._changed:
             self._draining = self._closed = True
             left = list(self._open)

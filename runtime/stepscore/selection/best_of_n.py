@@ -115,16 +115,25 @@ class Grouped:
     samples: tuple[tuple[Scored, ...], ...]
     reused_ids: tuple[str | int, ...]
     """Every `problem_id` that several problems have."""
+    repeated: tuple[str | int, ...] = ()
+    """Id of every sample that is there once more, with the same problem and rewards."""
 
 
 def group(records: Iterable[Scored]) -> Grouped:
     """Group records by problem: by its text and its `problem_id`."""
     members: dict[Hashable, list[Scored]] = {}
+    seen: set[Hashable] = set()
+    repeated = []
     for record in records:
-        members.setdefault((record.problem_id, record.problem_digest), []).append(record)
+        problem = (record.problem_id, record.problem_digest)
+        members.setdefault(problem, []).append(record)
+        sample = (problem, record.id, record.scores.tobytes(), record.boxed)
+        if sample in seen:
+            repeated.append(record.id)
+        seen.add(sample)
     ids = Counter(samples[0].problem_id for samples in members.values())
     reused = tuple(one for one, count in ids.items() if one is not None and count > 1)
-    return Grouped(tuple(map(tuple, members.values())), reused)
+    return Grouped(tuple(map(tuple, members.values())), reused, tuple(repeated))
 
 
 def needs_answers(groups: Grouped, rule: SelectionMethod) -> bool:

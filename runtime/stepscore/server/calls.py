@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from stepscore.errors import DeadlineExceeded, InputError, RunFailed, ScorerClosed, StepscoreError, TooLarge
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Request
 from stepscore.server.body import BodyReader, decode
@@ -75,15 +76,19 @@ class Calls:
 
     def _read(self, route: Route[Any], data: bytes) -> tuple[Any, list[Request | InputError]]:
         body = decode(data, route.body)
+        self._check_items(_num_listed(body, route.lists))  # before each of them takes time and memory
         requests = route.requests(body, self._context)
-        if len(requests) > self._settings.max_items:
-            raise TooLarge(
-                f"the call has {len(requests)} items, more than {self._settings.max_items}",
-                hint="send several calls, or start the server with a larger --max-items",
-            )
+        self._check_items(len(requests))
         if not route.item_errors:
             _raise_first(requests)
         return body, requests
+
+    def _check_items(self, count: int) -> None:
+        if count > self._settings.max_items:
+            raise TooLarge(
+                f"the call has {count} items, more than {self._settings.max_items}",
+                hint="send several calls, or start the server with a larger --max-items",
+            )
 
     def _encoded(self, route: Route[Any], body: Any, outcomes: list[Outcome]) -> bytes:
         return msgspec.json.encode(route.answer(body, outcomes, self._context))
@@ -94,6 +99,13 @@ async def _aside(num_bytes: int, function: Callable[..., T], *arguments: Any) ->
     if num_bytes <= LARGE_BYTES:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)
+
+
+def _num_listed(body: object, lists: Sequence[str]) -> int:
+    """Return the number of items in the longest of these fields; a list of token ids is one item."""
+    values = (getattr(body, name) for name in lists)
+    given = (value for value in values if isinstance(value, list) and value)
+    return max((1 if isinstance(value[0], int) else len(value) for value in given), default=0)
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

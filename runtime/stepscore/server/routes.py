@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from stepscore.enums import Convention
 from stepscore.errors import InputError, StepscoreError
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore.records import Result, TokenResult
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.requests import Request
 
 Body = TypeVar("Body")
@@ -44,6 +44,7 @@ class Route(Generic[Body]):
 
     `requests` gives one request or error per item; it may raise an InputError about the whole body. Without
     `item_errors` the first error of an item is the reply to the call, so `answer` sees results only.
+    `lists` names the fields that hold one item per entry, so that too many are refused before they are read.
     """
 
     path: str
@@ -51,4 +52,5 @@ class Route(Generic[Body]):
     requests: Callable[[Body, Context], list[Request | InputError]]
     answer: Callable[[Body, list[Outcome], Context], object]
     item_errors: bool = False
+    lists: tuple[str, ...] = ()
     summary: str = ""

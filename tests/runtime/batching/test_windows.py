@@ -16,7 +16,8 @@ from stepscore.artifact.pair import Pair
 from stepscore.engine.base import Engine
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 
 
 @pytest.fixture

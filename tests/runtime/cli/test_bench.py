@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stepscore.artifact.pair import Pair
-from stepscore.bench import BenchOptions, Workload, facts, measure, random_workloads, text_workload
+from stepscore.bench import BenchOptions, Workload, measure, random_workloads, text_workload
+from stepscore.cli.bench_table import bench_table
 from stepscore.cli.main import main
 from stepscore.errors import InvalidRecord, NoSteps
+from stepscore.jobs.provenance import Provenance
 from stepscore.prompt.encoder import PromptEncoder
 
 LINES = [
@@ -54,6 +56,8 @@ def test_bench_json_has_the_numbers_of_the_table(tiny_pair: Path, data: Path) ->
     assert timing["sharing"] is not None
     assert (report["provider"], report["threads"]) == ("cpu", 1)
     assert report["peak_mb"] > 0
+    assert report["machine"]["cores"] >= 1
+    assert "onnxruntime" in report["machine"]["packages"]
     origin = report["stepscore"]
     assert (origin["pair"], origin["beta"]) == (Pair.open(tiny_pair).fingerprint, None)
     assert origin["version"] == version("stepscore")
@@ -93,7 +97,8 @@ def test_sharing_is_timed_only_where_something_is_shared(tiny_pair: Path) -> Non
     first, second = report.timings
     assert first.sharing is None
     assert second.sharing is not None
-    assert "x from prefix sharing" in dict(facts(report))["together"]
+    alone, shared = bench_table(report, Provenance()).records()
+    assert (alone["sharing"], shared["sharing"]) == (None, second.sharing)
 
 
 def test_random_workloads_fit_the_model() -> None:

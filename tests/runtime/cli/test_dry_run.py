@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,14 @@ from testing.pairs import PairOf
 from testing.watched import Watched
 
 from stepscore.artifact.pair import Pair
-from stepscore.cli.dry_run import dry_run_facts, memory_facts
+from stepscore.cli.dry_run import PlanTally, plan_run
+from stepscore.cli.dry_run import facts as facts_of
 from stepscore.cli.main import main
+from stepscore.cli.memory_facts import memory_facts
+from stepscore.cli.run_time import NotMeasured, Sample, Speed, reason_not_to_measure
 from stepscore.engine.base import Engine
 from stepscore.enums import Convention, Precision, Provider, Residency, Target
+from stepscore.errors import ProviderUnavailable
 from stepscore.jobs.job import JobOptions
 from stepscore.jobs.jsonl import parse_line
 from stepscore.memory.cards import CARDS
@@ -57,7 +59,8 @@ def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object
         "tokens": False,
     }
     source = io.BytesIO("".join(line + "\n" for line in lines).encode())
-    return dict(dry_run_facts(pair, source, JobOptions(limit), options | load))
+    planned = plan_run(pair, source, JobOptions(limit), options | load, PlanTally())
+    return dict(facts_of(planned, NotMeasured("not asked for")))
 
 
 def numbers(text: str) -> list[float]:
@@ -179,29 +182,21 @@ def test_inspect_estimates_every_residency_at_two_batch_sizes(difference: object
 # The command
 
 
-def test_a_dry_run_prints_facts_and_loads_no_model(tiny_pair: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(tiny_pair: Path, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text("\n".join([*LINES, *BAD]))
-    code = (
-        "import sys; from stepscore.cli.main import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as end: print('exit', end.code)\n"
-        "print({'onnxruntime', 'stepscore.engine.ort.engine', 'torch'} & set(sys.modules))"
+    done = CliRunner().invoke(
+        main, ["score", str(tiny_pair), str(source), "--dry-run", "-o", str(tmp_path / "out")]
     )
-    arguments = ["score", str(tiny_pair), str(source), "--dry-run", "-o", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    *shown, code_line, loaded = done.stdout.splitlines()
-    assert loaded == "set()"
-    assert code_line == "exit 0"
-    assert [line.split()[0] for line in shown[:2]] == ["records", "tokens"]
+    assert done.exit_code == 0
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["records", "tokens", "computed", "batches", "settings", "memory", "time"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
 
 
 def test_a_dry_run_reads_a_pipe(tiny_pair: Path) -> None:
     given = "\n".join(LINES)
-    done = CliRunner().invoke(main, ["score", str(tiny_pair), "-", "--dry-run"], input=given)
+    done = CliRunner().invoke(main, ["score", str(tiny_pair), "-", "--dry-run", "--quiet"], input=given)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "records" in done.stdout
 
@@ -216,3 +211,41 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_pair: Path) -> None:
 def test_inspect_prints_what_scoring_takes(tiny_pair: Path) -> None:
     shown = CliRunner().invoke(main, ["inspect", str(tiny_pair)]).stdout
     assert [residency in shown for residency in ("resident: ", "alternate: ", "stream: ")] == [True] * 3
+
+
+# Time
+
+
+def test_the_time_of_a_run_is_that_of_loading_its_windows_and_its_tokens() -> None:
+    speed = Speed(load_seconds=5.0, window_seconds=2.0, token_seconds=0.5, records=3, tokens=90)
+    found = speed.of_run(windows=10, computed=100, tokens=140)
+    assert (found.seconds, found.tokens_per_second) == (75.0, 2.0)
+    assert (found.measured_records, found.measured_tokens) == (3, 90)
+
+
+def test_a_sample_holds_the_first_records_and_at_least_one() -> None:
+    sample = Sample(most_tokens=10)
+    for name, tokens in (("long", 30), ("next", 4)):
+        sample.add(name, tokens)
+    assert sample.records == ["long"]
+    assert sample.first(1) == 1
+
+
+def test_no_pair_is_loaded_where_memory_is_short_or_nothing_can_be_scored(tiny_pair: Path) -> None:
+    settings = fit_settings(Pair.open(tiny_pair).manifest)
+    full = Sample(99, [Record("p", ("s",))], [5])
+    assert reason_not_to_measure(full, 1, settings) is None
+    assert "no record can be scored" in str(reason_not_to_measure(Sample(), 1, settings))
+    assert "GB of memory are free" in str(reason_not_to_measure(full, 10**18, settings))
+
+
+def test_a_machine_that_cannot_run_the_pair_gives_a_plan_without_a_time(
+    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ProviderUnavailable("no such GPU")
+
+    monkeypatch.setattr("stepscore.scorer.open_engine", fail)
+    done = CliRunner().invoke(main, ["score", str(tiny_pair), "-", "--dry-run"], input=LINES[0])
+    assert done.exit_code == 0
+    assert "not measured: no such GPU" in done.stdout

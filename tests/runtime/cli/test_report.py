@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from testing.outputs import lines_of
 from testing.scored_records import scored
 
 from stepscore.cli.main import main
-from stepscore.errors import InputError, InvalidJson, InvalidRecord, NotScored
+from stepscore.enums import Method
+from stepscore.errors import ExtraMissing, InputError, InvalidJson, InvalidRecord, NotScored
 from stepscore.jobs.schema import LineError
 from stepscore.jobs.seal import fingerprint_path
+from stepscore.report.formulas import Formulas
 from stepscore.report.page import Page, inert_json, render
 from stepscore.report.solutions import ReportRecord, solutions
 from stepscore.scorer import Scorer
@@ -35,6 +39,10 @@ NASTY = st.sampled_from(
 
 def lines(*records: dict[str, Any]) -> list[bytes]:
     return [json.dumps(record).encode() + b"\n" for record in records]
+
+
+def solutions_of(given: list[bytes]) -> list[ReportRecord]:
+    return solutions(given, Formulas())
 
 
 def data_of(html: str) -> Any:
@@ -86,12 +94,12 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None
 
 
 def test_other_fields_are_shown_where_they_are_short() -> None:
-    (found,) = solutions(lines(scored(generator="Qwen", final_answer="4", long="x" * 300, deep={"a": 1})))
+    (found,) = solutions_of(lines(scored(generator="Qwen", final_answer="4", long="x" * 300, deep={"a": 1})))
     assert found.fields == {"generator": "Qwen", "final_answer": "4"}
 
 
 def test_labels_and_correctness_are_taken_where_they_are_of_their_type() -> None:
-    taken, left = solutions(
+    taken, left = solutions_of(
         lines(scored(label=-1, final_answer_correct=True), scored(label="none", final_answer_correct="no"))
     )
     assert (taken.label, taken.correct) == (-1, True)
@@ -101,19 +109,19 @@ def test_labels_and_correctness_are_taken_where_they_are_of_their_type() -> None
 def test_the_aliases_of_the_input_are_read_too() -> None:
     record = scored()
     record |= {"query": record.pop("problem"), "answer": record.pop("steps")}
-    (found,) = solutions(lines(record))
+    (found,) = solutions_of(lines(record))
     assert (found.problem, found.steps) == ("1 + 1?", ("1 + 1 = 2", "So 2."))
 
 
 def test_an_error_record_keeps_its_code_and_message() -> None:
-    _, found = solutions(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
+    _, found = solutions_of(lines(scored(), {"id": 7, "error": {"code": "too_long", "message": "m"}}))
     assert found == ReportRecord(7, LineError("too_long", "m"))
 
 
 def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
     texts = ["<u>", "1 + 1?", "<a>", "1", " + 1 = 2", "\n\n", "So 2.", "<e>"]
     logprobs = {"policy_logprobs": [-1.0] * 7, "reference_logprobs": [-1.5] * 7}
-    (found,) = solutions(lines(scored(token_texts=texts, response_start=3, step_ends=[4, 6], **logprobs)))
+    (found,) = solutions_of(lines(scored(token_texts=texts, response_start=3, step_ends=[4, 6], **logprobs)))
     assert found.tokens is not None
     assert found.tokens.response_start == 3
     assert found.tokens.ends == [6, 8]
@@ -144,7 +152,7 @@ def test_tokens_are_cut_where_the_answer_starts_and_where_steps_end() -> None:
 def test_a_line_that_score_did_not_write_is_shown_as_an_error(
     line: bytes, fault: type[InputError], message: str
 ) -> None:
-    good, bad = solutions([*lines(scored()), line])
+    good, bad = solutions_of([*lines(scored()), line])
     assert good.error is None
     assert bad.error is not None
     assert bad.error.code == fault.code
@@ -157,7 +165,7 @@ def test_a_line_that_score_did_not_write_is_shown_as_an_error(
 )
 def test_a_file_in_which_no_record_has_rewards_is_refused(given: list[bytes]) -> None:
     with pytest.raises(NotScored, match="no record has rewards"):
-        solutions(given)
+        solutions_of(given)
 
 
 # The command
@@ -182,11 +190,85 @@ def test_a_report_is_made_of_what_score_writes(scored_file: Path, tmp_path: Path
     done = invoke(scored_file, "-o", tmp_path / "report.html", "--threshold", "-0.5")
     assert (done.exit_code, done.stdout) == (0, "")
     page = data_of((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [page[name] for name in ("source", "convention", "beta", "threshold")] == [
-        *("scored.jsonl", "card", "0.001", -0.5)
-    ]
+    assert (page["source"], page["threshold"]) == ("scored.jsonl", -0.5)
+    origin = page["origin"]
+    assert (origin["convention"], origin["beta"], origin["version"]) == (
+        "card",
+        "0.001",
+        version("stepscore"),
+    )
+    assert origin["date"].endswith("Z")
     assert page["records"][0]["tokens"]["texts"] == list("1 + 1?2So 2.")
     assert page["records"][1]["error"]["code"] == "invalid_json"
+
+
+# Samples of one problem
+
+
+def samples(tmp_path: Path, *given: tuple[float, str | None, Any], **fields: Any) -> dict[str, Any]:
+    """The page of samples of one problem, each with its outcome, its answer and its true answer."""
+    found = [
+        scored_lines.scored([reward], id=f"s{at}", problem="p", answer=answer, final_answer=truth, **fields)
+        for at, (reward, answer, truth) in enumerate(given)
+    ]
+    done = invoke(scored_lines.write(tmp_path / "samples.jsonl", *found))
+    assert done.exit_code == 0
+    return dict(data_of(done.stdout), stderr=done.stderr)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_every_method_selects_the_sample_that_select_writes(tmp_path: Path, method: Method) -> None:
+    given = [(0.1, "1/2", "1/2"), (0.9, "7", "1/2"), (0.2, r"\frac{1}{2}", "1/2"), (-0.5, "0.5", "1/2")]
+    (problem,) = samples(tmp_path, *given)["problems"]
+    command = ["select", str(tmp_path / "samples.jsonl"), "--method", method, "-o", str(tmp_path / "chosen")]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    (line,) = lines_of((tmp_path / "chosen").read_bytes())
+    assert f"s{problem['selected'][method]}" == json.loads(line)["id"]
+    assert problem["correct"] == [True, False, True, True]
+    assert problem["answers"] == ["1/2", "7", "1/2", "1/2"]
+
+
+def test_answers_in_latex_are_rendered(tmp_path: Path) -> None:
+    page = samples(tmp_path, (0.1, r"\sqrt{2}", None), (0.2, "so 2", None))
+    (problem,) = page["problems"]
+    assert problem["answer_spans"] == [[0, 8, 0], []]
+    assert page["formulas"][0][2][0] == "msqrt"
+
+
+def test_problems_whose_true_answers_differ_have_a_fault_and_no_selection(tmp_path: Path) -> None:
+    page = samples(tmp_path, (0.1, "1", "1"), (0.2, "2", "2"))
+    (problem,) = page["problems"]
+    assert "`final_answer` must be the problem's true answer" in problem["fault"]
+    assert "selected" not in problem
+
+
+def test_an_answer_field_of_neither_kind_is_named_and_nothing_is_selected(tmp_path: Path) -> None:
+    boxed = {"steps": [r"\boxed{3}"]}
+    page = samples(tmp_path, (0.1, "1", None), (0.2, "2", None), **boxed)
+    assert page["problems"] == [{"samples": [0, 1]}]
+    assert "`answer` is neither" in page["notes"][0]
+    assert "`answer` is neither" in page["stderr"]
+
+
+def test_without_math_verify_answers_are_compared_as_text_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> bool:
+        raise ExtraMissing("math_verify is not installed", hint="pip install 'stepscore[select]'")
+
+    monkeypatch.setattr("stepscore.selection.answers.same", missing)
+    page = samples(tmp_path, (0.1, "0.5", None), (0.2, "1/2", None))
+    assert page["problems"][0]["answers"] == ["0.5", "1/2"]
+    assert page["notes"] == [
+        "answers are compared as text, for math_verify is not installed: pip install 'stepscore[select]'"
+    ]
+
+
+def test_single_samples_and_errors_are_no_problem_of_several(scored_file: Path) -> None:
+    assert "problems" not in data_of(invoke(scored_file).stdout)
+
+
+# Options and files
 
 
 def test_a_threshold_in_nats_is_a_reward_on_the_page(scored_file: Path, tmp_path: Path) -> None:
@@ -217,6 +299,13 @@ def test_an_earlier_report_is_replaced_and_no_other_file(scored_file: Path, tmp_
     assert done.exit_code == 3
     assert "already exists and is not a stepscore report\nhint: " in done.stderr
     assert scored_file.read_bytes() == before
+
+
+def test_a_compressed_file_has_the_same_page(scored_file: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed" / scored_file.name
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(scored_file.read_bytes()))
+    assert invoke(packed).stdout == invoke(scored_file).stdout
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(scored_file: Path, tmp_path: Path) -> None:

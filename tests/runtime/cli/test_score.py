@@ -284,7 +284,6 @@ def test_invalid_size_exits_2(seen: dict[str, Any], text: str) -> None:
     [
         ["pair"],
         ["pair", "no/such/file"],
-        ["pair", "."],
         ["pair", "-", "--convention", "none"],
         ["pair", "-", "--provider", "tpu"],
         ["pair", "-", "--beta", "0"],

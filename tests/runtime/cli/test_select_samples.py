@@ -16,6 +16,7 @@ from testing.scored_lines import failed, scored, write
 from testing.shared_data import SHARED_DATA
 
 from stepscore.cli.main import main
+from stepscore.jobs.jsonl import MAX_LINE_BYTES
 from stepscore.scorer import Scorer
 
 
@@ -46,7 +47,30 @@ def two_problems(tmp_path: Path) -> Path:
     )
 
 
+def test_samples_that_a_file_holds_twice_are_named(tmp_path: Path) -> None:
+    once = [sample("a0", 0.1, "7"), sample("a1", 0.1, "7")]
+    assert "more than once" not in select(write(tmp_path / "once.jsonl", *once)).stderr
+    done = select(write(tmp_path / "twice.jsonl", *once, *once))
+    assert "2 samples are there more than once (first: a0)" in done.stderr
+
+
+def test_an_output_that_is_named_as_a_table_is_refused(two_problems: Path, tmp_path: Path) -> None:
+    done = select(two_problems, "-o", tmp_path / "chosen.parquet")
+    assert (done.exit_code, (tmp_path / "chosen.parquet").exists()) == (2, False)
+    assert "select writes JSON Lines" in done.stderr
+
+
 # What is chosen
+
+
+def test_a_sample_behind_a_line_that_is_too_long_is_written_as_it_was_scored(tmp_path: Path) -> None:
+    path = write(tmp_path / "scored.jsonl", sample("a0", 0.1), sample("a1", 0.5))
+    lines = path.read_bytes().splitlines(keepends=True)
+    long = json.dumps({"problem": "x" * MAX_LINE_BYTES, "steps": ["a"]}).encode() + b"\n"
+    path.write_bytes(lines[0] + long + lines[1])
+    done = select(path, "-o", "-")
+    assert done.exit_code == 1, done.stderr
+    assert [line["id"] for line in answers(done.stdout)] == ["a1"]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from testing.checkpoints import TINY
 from testing.engine_runs import run
-from testing.forms import EXACT_FORMS, INTEGER, MERGED, every_residency, name_of
+from testing.forms import EXACT_FORMS, FORM_OF_EACH_KIND, INTEGER, MERGED, every_residency, name_of
 from testing.pairs import Checkpoints, PairOf
 from testing.sequences import tokens
 from testing.shared_folder import SharedFolder
@@ -22,15 +23,12 @@ from stepscore.engine.base import EngineOptions, PairLogprobs
 from stepscore.engine.ort import engine as engine_module
 from stepscore.engine.ort.engine import OrtEngine
 from stepscore.engine.ort.sessions import Sessions
-from stepscore.enums import Coding, Precision, Residency
+from stepscore.enums import Coding, Format, Residency
 from stepscore_export.options import ExportOptions
 
 # Beyond SHORT_TOKENS, and wide enough that a product is summed in several parts.
 SHAPE = replace(TINY, hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=2048)
-INDEPENDENT = [
-    ExportOptions(precision, coding=Coding.INDEPENDENT)
-    for precision in (Precision.FP32, Precision.BF16, Precision.INT8)
-]
+INDEPENDENT = [ExportOptions(precision, coding=Coding.INDEPENDENT) for precision in Format.ONNX.precisions]
 
 PairIn = Callable[[ExportOptions], Pair]
 
@@ -40,11 +38,7 @@ def name_of_any(options: ExportOptions) -> str:
     return f"{options.precision}-independent" if independent else name_of(options)
 
 
-every_pair = pytest.mark.parametrize(
-    "options",
-    [*INDEPENDENT, *EXACT_FORMS, INTEGER],
-    ids=name_of_any,
-)
+FORMS = [*INDEPENDENT, *EXACT_FORMS, INTEGER]
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +78,33 @@ def assert_same_bits(one: Sequence[PairLogprobs], other: Sequence[PairLogprobs])
 # The same bits
 
 
-every_window = pytest.mark.parametrize(
-    "window", [short_window, pytest.param(long_window, marks=pytest.mark.slow)]
-)
 Window = Callable[[], list[Batch]]
+Results = Callable[[ExportOptions, Window, Residency], list[PairLogprobs]]
+
+
+def cases(forms: Sequence[ExportOptions]) -> pytest.MarkDecorator:
+    """Every form in the short window; in the long one, whose attention knows no form, one of each kind."""
+    long = [form for form in forms if form in (INDEPENDENT[0], *FORM_OF_EACH_KIND)]
+    return pytest.mark.parametrize(
+        ("options", "window"),
+        [
+            *(pytest.param(form, short_window, id=f"{name_of_any(form)}-short") for form in forms),
+            *(
+                pytest.param(form, long_window, marks=pytest.mark.slow, id=f"{name_of_any(form)}-long")
+                for form in long
+            ),
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def results(pair_in: PairIn) -> Results:
+    """Log-probs of a form, a window and a residency, computed at the first request."""
+    return cache(lambda options, window, residency: run(pair_in(options), window(), residency))
 
 
 @pytest.mark.slow
-@every_window
-@every_pair
+@cases(FORMS)
 def test_body_and_layers_give_the_same_bits_in_equal_sessions(
     pair_in: PairIn, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, window: Window
 ) -> None:
@@ -104,24 +116,22 @@ def test_body_and_layers_give_the_same_bits_in_equal_sessions(
     assert_same_bits(run(pair_in(options), window(), Residency.STREAM), body)
 
 
-@every_window
-@every_pair
+@cases(FORMS)
 def test_resident_and_alternate_give_the_same_bits(
-    pair_in: PairIn, options: ExportOptions, window: Window
+    results: Results, options: ExportOptions, window: Window
 ) -> None:
-    resident = run(pair_in(options), window(), Residency.RESIDENT)
-    assert_same_bits(run(pair_in(options), window(), Residency.ALTERNATE), resident)
+    resident = results(options, window, Residency.RESIDENT)
+    assert_same_bits(results(options, window, Residency.ALTERNATE), resident)
 
 
 @pytest.mark.slow
-@every_window
-@every_pair
+@cases(FORMS)
 def test_stream_agrees_with_resident_within_rounding(
-    pair_in: PairIn, options: ExportOptions, window: Window
+    results: Results, options: ExportOptions, window: Window
 ) -> None:
     """ONNX Runtime sums a product in another order where it may pack the matrix, as lean sessions do not."""
-    resident = run(pair_in(options), window(), Residency.RESIDENT)
-    streamed = run(pair_in(options), window(), Residency.STREAM)
+    resident = results(options, window, Residency.RESIDENT)
+    streamed = results(options, window, Residency.STREAM)
     for ours, theirs in zip(streamed, resident, strict=True):
         assert set(ours) == set(theirs) == {"policy", "reference"}
         assert max(np.abs(ours[name] - theirs[name]).max() for name in ours) < 1e-5
@@ -130,14 +140,13 @@ def test_stream_agrees_with_resident_within_rounding(
 UNPACKED = [*MERGED.values(), INTEGER]
 
 
-@every_window
-@pytest.mark.parametrize("options", UNPACKED, ids=name_of)
+@cases(UNPACKED)
 def test_stream_equals_resident_bitwise_without_prepacking(
-    pair_in: PairIn, options: ExportOptions, window: Window
+    results: Results, options: ExportOptions, window: Window
 ) -> None:
     """Integers have no order; base plus difference is not there when a session is opened."""
-    resident = run(pair_in(options), window(), Residency.RESIDENT)
-    assert_same_bits(run(pair_in(options), window(), Residency.STREAM), resident)
+    resident = results(options, window, Residency.RESIDENT)
+    assert_same_bits(results(options, window, Residency.STREAM), resident)
 
 
 def test_prefetch_does_not_change_a_bit(pair_in: PairIn) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from testing.checkpoints import write_checkpoint
 from testing.forms import INTEGER, a_form_of_each_kind, every_form
 from testing.pairs import PairOf
 from testing.solutions import SAMPLES, SOLUTIONS
@@ -18,8 +17,6 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Convention, Residency
 from stepscore.scorer import Scorer
 from stepscore_export.options import ExportOptions
-from stepscore_export.pipeline.export import export_pair
-from stepscore_export.validation.texts import NO_TEXTS
 
 
 def token_ids(pair: Pair) -> list[np.ndarray]:
@@ -71,10 +68,8 @@ def test_residency_changes_log_probs_by_rounding_only(
 
 @pytest.mark.slow
 @every_form
-def test_identical_models_give_rewards_of_exactly_0(tmp_path: Path, form: ExportOptions) -> None:
-    model = write_checkpoint(tmp_path / "model", seed=1)
-    export_pair(model, model, tmp_path / "pair", form, texts=NO_TEXTS, calibration=NO_TEXTS)
-    with Scorer.load(tmp_path / "pair") as scorer:
+def test_identical_models_give_rewards_of_exactly_0(identical_pair_of: PairOf, form: ExportOptions) -> None:
+    with Scorer.load(identical_pair_of.form(form)) as scorer:
         assert all(reward == 0 for result in scorer.score(SOLUTIONS) for reward in result.step_rewards)
 
 

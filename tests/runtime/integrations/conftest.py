@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from stepscore.records import Record, Result, TokenRecord, TokenResult
+from stepscore.records import Record, TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.async_scorer import AsyncScorer
 from stepscore.scheduling.requests import Request
 

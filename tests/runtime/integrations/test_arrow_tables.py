@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from stepscore import Scorer
 from stepscore.errors import InputError, InvalidRecord, NonFinite, PairIncompatible, SourceError
-from stepscore.records import Reading, Record, Result, TokenRecord
+from stepscore.records import Reading, Record, TokenRecord
+from stepscore.results import Result
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'stepscore[data]'")
 

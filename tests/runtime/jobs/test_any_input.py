@@ -6,7 +6,7 @@ import errno
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from testing.fake_scorer import FakeScorer
 from testing.hypothesis_profiles import examples
 from testing.outputs import THEN, answers, lines_of, stop_clock
 
+from stepscore.batching.pace import STEADY
 from stepscore.cli.main import main
 from stepscore.jobs import resume
 from stepscore.jobs.source import FIRST_LINES
@@ -138,8 +139,8 @@ class Interrupted(FakeScorer):
 
     left = 0
 
-    def stream(self, items: Any) -> Any:
-        for outcome in super().stream(items):
+    def stream(self, items: Any, pace: Any = STEADY) -> Any:
+        for outcome in super().stream(items, pace):
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
@@ -160,12 +161,12 @@ def fault(kind: str, at: int) -> Iterator[None]:
             patch.setattr(resume, "append_regular", opened)
         elif kind == "read":
 
-            def read(source: str) -> io.FileIO:
+            def read(source: str) -> AbstractContextManager[io.FileIO]:
                 file = BadDisk(source, "rb")
                 file.good = at
                 return file
 
-            patch.setattr("stepscore.cli.score.unbuffered_input", read)
+            patch.setattr("stepscore.jobs.inputs.opening.open_input", read)
         else:
 
             def load(pair: object, **options: Any) -> FakeScorer:

@@ -244,8 +244,8 @@ def test_an_edit_is_noticed_in_the_part_that_an_interrupted_run_left(tmp_path: P
     data = as_input([{"problem": "p", "steps": [str(index)]} for index in range(9)])
 
     class Stopping(FakeScorer):
-        def stream(self, items: Any) -> Any:
-            for count, outcome in enumerate(super().stream(items)):
+        def stream(self, items: Any, *pace: Any) -> Any:
+            for count, outcome in enumerate(super().stream(items, *pace)):
                 if count == 5:
                     raise KeyboardInterrupt
                 yield outcome

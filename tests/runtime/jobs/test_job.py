@@ -163,10 +163,13 @@ def test_a_line_without_a_readable_id_claims_none() -> None:
 
 def test_memory_does_not_grow_with_the_number_of_lines() -> None:
     def peak(count: int) -> int:
-        class Lines(io.RawIOBase):
+        class Lines(io.IOBase):
             source: Iterator[bytes] = (
                 record(id=f"record-{index}").encode() + b"\n" for index in range(count)
             )
+
+            def seekable(self) -> bool:
+                return True  # as a file, which no thread reads ahead of its reader
 
             def readline(self, size: int | None = -1) -> bytes:
                 return next(self.source, b"")
@@ -226,10 +229,10 @@ def test_the_header_stands_before_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     class Looking(FakeScorer):
-        def stream(self, items: Any) -> Any:
+        def stream(self, items: Any, *pace: Any) -> Any:
             assert header_of(path.read_bytes()).pair == "fake"
             assert lines_of(path.read_bytes()) == []
-            return super().stream(items)
+            return super().stream(items, *pace)
 
     run(path, as_input(MIXED), Looking())
 
@@ -238,8 +241,8 @@ def test_each_line_reaches_the_file_before_the_next_is_scored(tmp_path: Path) ->
     path = tmp_path / "out"
 
     class Stopping(FakeScorer):
-        def stream(self, items: Any) -> Any:
-            for count, outcome in enumerate(super().stream(items)):
+        def stream(self, items: Any, *pace: Any) -> Any:
+            for count, outcome in enumerate(super().stream(items, *pace)):
                 assert len(lines_of(path.read_bytes())) == count
                 yield outcome
 
@@ -321,10 +324,10 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     class Second(FakeScorer):
-        def stream(self, items: Any) -> Any:
+        def stream(self, items: Any, *pace: Any) -> Any:
             with pytest.raises(OutputUnwritable, match="another run is writing"):
                 run(path, as_input(MIXED))
-            return super().stream(items)
+            return super().stream(items, *pace)
 
     run(path, as_input(MIXED), Second())
     assert path.read_bytes() == streamed(as_input(MIXED))
@@ -384,7 +387,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
         tally.records = 7
         while "\n" not in stream.getvalue():
             time.sleep(0.005)
-    assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s\n", stream.getvalue())
+    assert re.match(r"stepscore: 7 of 100 records, 0 errors, 0 tokens/s, \d+ s left\n", stream.getvalue())
 
 
 def test_progress_on_a_terminal_is_a_bar_that_ends_at_the_tally() -> None:
@@ -403,6 +406,13 @@ def test_progress_on_a_terminal_is_a_bar_that_ends_at_the_tally() -> None:
 
 def test_progress_without_a_known_end_names_none() -> None:
     assert progress_line(Tally(records=3), None, 1.0) == "3 records, 0 errors, 0 tokens/s"
+
+
+@pytest.mark.parametrize(("records", "resumed"), [(0, 0), (5, 5), (9, 0)])
+def test_progress_names_no_time_before_the_first_record_of_a_run_and_after_the_last(
+    records: int, resumed: int
+) -> None:
+    assert "left" not in progress_line(Tally(records=records, resumed=resumed), 9, 1.0)
 
 
 # The real scorer

@@ -21,7 +21,8 @@ from stepscore.jobs.schema import (
     decode_line,
     json_schemas,
 )
-from stepscore.records import IDS_NAMES, MESSAGES, PROBLEM_NAMES, STEPS_NAMES, AnyRecord, Result
+from stepscore.records import IDS_NAMES, MESSAGES, PROBLEM_NAMES, STEPS_NAMES, AnyRecord
+from stepscore.results import Result
 
 INPUT = {"id": "a", "problem": "p", "steps": ["x", "y"], "label": -1}
 

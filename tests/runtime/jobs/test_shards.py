@@ -153,6 +153,16 @@ def test_shards_merge_to_the_bytes_of_one_run(tmp_path: Path, lines: list[str], 
     assert done.exit_code == (1 if any("error" in answer for answer in answers(whole.read_bytes())) else 0)
 
 
+def test_the_input_of_a_merge_may_come_from_a_pipe(tmp_path: Path) -> None:
+    data = as_input(MIXED)
+    parts = shards(tmp_path, data, COUNT)
+    done = CliRunner().invoke(
+        main, ["merge", "-", *map(str, parts), "-o", str(tmp_path / "merged.jsonl")], input=data
+    )
+    assert done.exit_code == 1, done.stderr
+    assert (tmp_path / "merged.jsonl").read_bytes() == run(tmp_path / "whole.jsonl", data).read_bytes()
+
+
 def test_records_that_were_read_by_a_field_merge_without_naming_it(tmp_path: Path) -> None:
     options = {"reading": Reading("task", "out", split=True), "tokens": True}
     lines = [json.dumps({"task": f"p{at}", "out": f"{at}\n\nDone."}) for at in range(9)]

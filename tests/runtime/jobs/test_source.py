@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import bz2
 import io
 import json
 import os
@@ -26,9 +26,8 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {  # what it says it is, and how to
     "array": (json.dumps(RECORDS).encode(), "a JSON array", "jq -c '.[]'"),
     "array over lines": (json.dumps(RECORDS, indent=1).encode(), "a JSON array", "jq -c '.[]'"),
     "object over lines": (json.dumps(RECORDS[0], indent=2).encode(), "JSON over several lines", "jq -c ."),
-    "gzip": (gzip.compress(GOOD * 50), "gzip data", "zcat"),
-    "Zstandard": (b"\x28\xb5\x2f\xfd\n\n\x00", "Zstandard data", "zstdcat"),
-    "Parquet": (b"PAR1\x15\x04\x15\n\x80PAR1", "Parquet", "read_parquet"),
+    "bzip2": (bz2.compress(GOOD * 50), "bzip2 data", "bzcat"),
+    "ORC": (b"ORC\x0a\x0b", "ORC", "read_orc"),
     "UTF-16": (GOOD.decode().encode("utf-16"), "UTF-16 text", "iconv"),
     "UTF-16 without a mark": (GOOD.decode().encode("utf-16-be"), "UTF-16 text", "iconv"),
     "LFS pointer": (
@@ -75,6 +74,7 @@ CAUSES = {
     "one text": (b'{"problem": "p", "solution": "a\\n\\nb"}\n', "--split"),
     "lone surrogate": (b'{"problem":"1","steps":["two"],"note":"\\ud83d"}\n', r"`note` holds .* \\ud83d"),
     "text": (b"hello\n", "not JSON"),
+    "NaN": (b'{"problem": "p", "steps": ["s"], "score": NaN}\n', "`score` holds NaN"),
     "NUL bytes": (b"\0" * 4 + b"\n", "UTF-16"),
 }
 

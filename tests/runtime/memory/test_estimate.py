@@ -105,17 +105,18 @@ def test_the_total_is_the_sum(parts: MemoryEstimate) -> None:
 def test_a_load_is_the_most_of_each() -> None:
     two = pack([np.arange(5), np.arange(10, 13)], [0, 0])  # 8 rows, 2 lines of 5
     long = pack([np.arange(7)], [0])  # 7 rows, 1 line of 7
-    both = PeakLoad(rows=8, scores=50, window_rows=8, vocabulary=10, window_scored=6, positions=10)
+    both = PeakLoad(8, 50, 8, (50,), vocabulary=10, window_scored=6, positions=10)
     assert PeakLoad.of([[two], [long]]) == both
-    assert PeakLoad.of([[long, two], [], [long]]) == replace(both, window_rows=15, window_scored=12)
-    assert PeakLoad.of([[long]]) == PeakLoad(7, 49, 7, vocabulary=7, window_scored=6, positions=7)
+    several = replace(both, window_rows=15, score_steps=(49, 50), window_scored=12)
+    assert PeakLoad.of([[long, two], [], [long]]) == several
+    assert PeakLoad.of([[long]]) == PeakLoad(7, 49, 7, (49,), vocabulary=7, window_scored=6, positions=7)
 
 
 def test_a_load_counts_shared_rows_once() -> None:
     window = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), np.array([1, 2])]
     batches = [group.batch for group in plan(window, [0, 0, 0], 100)]
     assert PeakLoad.of([batches]) == PeakLoad(
-        rows=5, scores=2 * 4 * 4, window_rows=5, vocabulary=5, window_scored=3, positions=2 * 4
+        5, 2 * 4 * 4, 5, (2 * 4 * 4,), vocabulary=5, window_scored=3, positions=2 * 4
     )
 
 
@@ -144,4 +145,19 @@ def test_traced_pair_is_never_streamed(limit: int | None, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("windows", [[], [[]]])
 def test_load_of_no_batches_is_none(windows: list[list[object]]) -> None:
-    assert PeakLoad.of(windows) == PeakLoad(0, 0, 0, 0)  # type: ignore[arg-type]
+    assert PeakLoad.of(windows) == PeakLoad(0, 0, 0, vocabulary=0)  # type: ignore[arg-type]
+
+
+def test_scores_beyond_an_array_of_the_mlp_are_kept_for_each_batch_that_has_more() -> None:
+    pair, settings = manifest(precision=Precision.FP32), Settings(Residency.RESIDENT, 4096, 16_384, 256)
+    array = 2048 * pair.architecture.intermediate_size
+    large = 1 + array // pair.architecture.num_attention_heads
+
+    def needed(*steps: int, of: Settings = settings) -> int:
+        return estimate(pair, of, PeakLoad(2048, max(steps), 1, steps)).total
+
+    assert needed(large // 2) == needed(large // 4, large // 2)
+    assert needed(3 * large) > needed(2 * large)
+    assert needed(2 * large, 3 * large) > needed(3 * large)
+    streamed = replace(settings, residency=Residency.STREAM)
+    assert needed(2 * large, 3 * large, of=streamed) == needed(3 * large, of=streamed)

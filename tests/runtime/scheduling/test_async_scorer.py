@@ -13,7 +13,8 @@ from testing.watched import Watched
 from stepscore import AsyncScorer
 from stepscore.engine.base import Engine
 from stepscore.errors import DeadlineExceeded, InvalidRecord, NoSteps, ScorerClosed
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.scheduling.observer import Dropped, Observer
 from stepscore.scheduling.requests import Request
 

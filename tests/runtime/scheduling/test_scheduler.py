@@ -26,7 +26,8 @@ from stepscore.errors import (
     StepscoreError,
     TooLong,
 )
-from stepscore.records import Record, Result, TokenRecord, TokenResult
+from stepscore.records import Record, TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.observer import Dropped, Observer
 from stepscore.scheduling.requests import Answer, Request
 from stepscore.scheduling.scheduler import Scheduler

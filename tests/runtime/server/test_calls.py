@@ -20,7 +20,8 @@ from stepscore.errors import (
     ScorerClosed,
     TooLong,
 )
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.scheduling.requests import Request
 from stepscore.server.routes import Context, Outcome, Route
 from stepscore.server.settings import OverloadStatus, Settings

@@ -64,6 +64,7 @@ def test_an_item_is_texts_by_any_accepted_name_messages_or_ids() -> None:
         (5, "an item must be an object"),
         ({"steps": ["a"]}, "`problem` is missing"),
         (ITEM | IDS, "`problem` and `prompt_token_ids` are both given"),
+        (ITEM | {"step_ends": [1]}, "`step_ends` is given with texts"),
         ({"prompt_token_ids": [1]}, "`response_token_ids` must be a list of integers, not null"),
         (ITEM | {"id": 1.5}, "`id` must be a 64-bit integer or a string"),
         (ITEM | {"id": "x" * 1001}, "`id` must be a 64-bit integer or a string"),
@@ -74,6 +75,12 @@ def test_a_wrong_item_is_an_error_of_its_own(item: object, message: str) -> None
     assert isinstance(error, InvalidRecord)
     assert message in error.message
     assert isinstance(good, Request)
+
+
+def test_an_item_of_token_ids_is_read_as_an_input_line_is() -> None:
+    (request,) = read(IDS | {"problem": None, "answer": "12", "solution": "a gold one"})
+    assert isinstance(request, Request)
+    assert isinstance(request.item, TokenRecord)
 
 
 def test_an_answer_holds_the_parts_asked_for_and_errors_in_their_places() -> None:

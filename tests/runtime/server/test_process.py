@@ -177,3 +177,10 @@ def test_without_the_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch)
     done = CliRunner().invoke(main, ["serve", "pair"])
     assert done.exit_code == 3
     assert "pip install 'stepscore[server]'" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e10"])
+def test_a_drain_without_an_end_is_refused(seconds: str) -> None:
+    done = CliRunner().invoke(main, ["serve", "pair", "--drain-seconds", seconds])
+    assert done.exit_code == 2
+    assert "number of seconds from 0 to 86400" in done.stderr

@@ -16,7 +16,8 @@ from itertools import islice
 from typing import Any
 
 from stepscore.errors import InvalidRecord, UnknownModel
-from stepscore.records import Result, TokenRecord, TokenResult
+from stepscore.records import TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols.floats import shortest
 from stepscore.server.protocols.solutions import shown

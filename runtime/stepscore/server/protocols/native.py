@@ -14,22 +14,13 @@ from numpy.typing import NDArray
 
 from stepscore.errors import InputError, InvalidRecord, StepscoreError
 from stepscore.jobs.schema import MAX_ID_CHARS
-from stepscore.records import (
-    MESSAGES,
-    PROBLEM_NAMES,
-    STEPS_NAMES,
-    Record,
-    Result,
-    TokenRecord,
-    TokenResult,
-    record_from,
-)
+from stepscore.records import BY_ACCEPTED_NAMES, MESSAGES, PROBLEM_NAMES, STEPS_NAMES, Record, TokenRecord
+from stepscore.results import Result, TokenResult
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols.floats import base64_of, shortest
 from stepscore.server.routes import Context, Outcome, Route
 
 TIMEOUT = "seconds from the arrival of the call after which it is given up"
-ID_NAMES = ("prompt_token_ids", "response_token_ids", "step_ends")
 
 
 class Part(enum.StrEnum):
@@ -169,13 +160,10 @@ def _request(item: object, *, tokens: bool) -> Request | InputError:
 
 
 def _record(item: Mapping[str, Any]) -> Record | TokenRecord:
-    ids = [name for name in ID_NAMES if item.get(name) is not None]
-    if not ids:
-        return record_from(item)
-    texts = [name for name in (*PROBLEM_NAMES, *STEPS_NAMES, MESSAGES) if name in item]
-    if texts:
-        raise InvalidRecord(f"`{texts[0]}` and `{ids[0]}` are both given: an item is texts or token ids")
-    return TokenRecord.of(item)
+    record = BY_ACCEPTED_NAMES.record(item)
+    if isinstance(record, Record) and item.get("step_ends") is not None:
+        raise InvalidRecord("`step_ends` is given with texts: it is read with token ids only")
+    return record
 
 
 def _item_id(item: object) -> str | int | None:
@@ -265,5 +253,6 @@ SCORE = Route(
     requests,
     answer,
     item_errors=True,
+    lists=("items",),
     summary="Score solutions given as texts, messages or token ids; errors are per item.",
 )

@@ -193,6 +193,7 @@ COMPLETIONS = Route(
     body=Completion,
     requests=_completion_requests,
     answer=_completion_answer,
+    lists=("prompt",),
     summary="Log-probs of prompts under the policy or the reference, echoed; nothing is generated.",
 )
 CHAT = Route(

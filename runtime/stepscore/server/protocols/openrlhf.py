@@ -80,6 +80,7 @@ def _route(score: Score) -> Route[GetReward]:
         body=GetReward,
         requests=_requests,
         answer=answer,
+        lists=("query",),
         summary=f"OpenRLHF's remote reward model: the {score.summary} of each query.",
     )
 

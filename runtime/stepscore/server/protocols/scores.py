@@ -10,7 +10,7 @@ import enum
 import numpy as np
 
 from stepscore.enums import Series
-from stepscore.records import Result
+from stepscore.results import Result
 from stepscore.rewards import read_series
 
 

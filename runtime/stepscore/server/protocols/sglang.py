@@ -132,6 +132,7 @@ def _route(path: str, model: Model) -> Route[Generate]:
         body=Generate,
         requests=_requests,
         answer=answer,
+        lists=("text", "input_ids"),
         summary=f"SGLang's generate with return_logprob: log-probs of prompts under the {model.value}.",
     )
 

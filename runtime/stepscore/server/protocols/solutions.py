@@ -15,7 +15,8 @@ import msgspec
 
 from stepscore.errors import InvalidRecord, NoSteps, UnknownModel
 from stepscore.prompt.template import SEPARATOR, split_steps
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 from stepscore.server.routes import Context, Outcome
 
 _FOREIGN = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>")

@@ -18,7 +18,8 @@ import numpy as np
 
 from stepscore.errors import InputError, InvalidRecord, NoSteps
 from stepscore.prompt.template import SEPARATOR
-from stepscore.records import Record, Result, TokenResult
+from stepscore.records import Record
+from stepscore.results import Result, TokenResult
 from stepscore.rewards import probability
 from stepscore.scheduling.requests import Request
 from stepscore.server.protocols import logprobs
@@ -195,6 +196,7 @@ POOLING = Route(
     body=Pooling,
     requests=_pooling_requests,
     answer=_pooling_answer,
+    lists=("input",),
     summary="vLLM's pooling: a row [1 - p, p] for each step of a text, or for each token of token ids.",
 )
 CLASSIFY = Route(
@@ -202,6 +204,7 @@ CLASSIFY = Route(
     body=Pooling,
     requests=_classify_requests,
     answer=_classify_answer,
+    lists=("input",),
     summary="vLLM's classification: the outcome reward of a solution, or its sigmoid.",
 )
 ROUTES = (POOLING, CLASSIFY)

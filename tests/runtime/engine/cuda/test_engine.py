@@ -14,7 +14,6 @@ from testing.cuda_forms import CUDA_FORMS, LOSSLESS, a_cuda_form_of_each_kind, e
 from testing.fake_cudart import FAILED, fake_runtime
 from testing.pairs import Checkpoints, PairOf, export_unmeasured
 from testing.sequences import tokens
-from testing.shared_folder import SharedFolder
 from testing.solutions import SOLUTIONS
 
 from stepscore.artifact.pair import Pair
@@ -170,11 +169,8 @@ def test_hidden_states_are_those_of_the_pair_for_the_cpu(pair_of: PairOf, tiny_p
 
 
 @a_cuda_form_of_each_kind
-def test_identical_models_give_exactly_zero(
-    tiny_checkpoints: Checkpoints, shared_folder: SharedFolder, form: str
-) -> None:
-    same = Checkpoints(tiny_checkpoints.reference, tiny_checkpoints.reference)
-    engine = on_cpu(Pair.open(PairOf(same, shared_folder).form(CUDA_FORMS[form][0])))
+def test_identical_models_give_exactly_zero(identical_pair_of: PairOf, form: str) -> None:
+    engine = on_cpu(Pair.open(identical_pair_of.form(CUDA_FORMS[form][0])))
     for each in engine.run(window(engine)):
         assert np.array_equal(each["policy"], each["reference"])
 
@@ -293,6 +289,7 @@ def streamed_as_partial(settings: Settings) -> Settings:
     return replace(settings, residency=Residency.PARTIAL)
 
 
+@pytest.mark.slow
 def test_precisions_compute_in_their_type(pair_of: PairOf) -> None:
     types = {form: compute_type(Pair.open(pair_of.form(CUDA_FORMS[form][0])).manifest) for form in CUDA_FORMS}
     assert {form for form, kind in types.items() if kind == BFLOAT16} == {"bf16"}

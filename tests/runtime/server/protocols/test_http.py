@@ -98,6 +98,24 @@ def test_one_error_answers_the_whole_call(
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
 
 
+@pytest.mark.parametrize(
+    ("path", "changed"),
+    [
+        ("/v1/score", {"items": [{}, {}, {}]}),
+        ("/pooling", {"messages": None, "input": ["no render"] * 3}),
+        ("/classify", {"messages": None, "input": ["no render"] * 3}),
+        ("/reference/generate", {"input_ids": None, "text": ["", "", ""]}),
+        ("/reference/generate", {"input_ids": [[], [], []]}),
+        ("/v1/completions", {"prompt": [[], [], []]}),
+        ("/get_reward", {"query": ["", "", ""]}),
+    ],
+)
+def test_too_many_items_are_refused_before_one_is_read(post: Any, path: str, changed: dict[str, Any]) -> None:
+    response = post(path, BODIES.get(path, {}) | changed)
+    assert response.status_code == 413, response.text
+    assert "3 items, more than 2" in response.json()["error"]["message"]
+
+
 def test_every_route_is_in_the_document_with_its_fields(call: ProtocolCalls, post: Any) -> None:
     document = post("/openapi.json").json()
     assert set(call.routes) <= set(document["paths"])

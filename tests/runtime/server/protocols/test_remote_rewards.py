@@ -10,7 +10,8 @@ from testing.protocol_calls import ProtocolCalls
 
 from stepscore import RewardModel
 from stepscore.errors import InputError, InvalidRecord, NoSteps
-from stepscore.records import Record, Result
+from stepscore.records import Record
+from stepscore.results import Result
 
 PROBLEM = "1 + 1?"
 RESPONSE = "1 + 1 = 2.\n\nSo 2."

@@ -1,0 +1,1 @@
+"""Parquet output: scored lines as columns, with their provenance in the metadata of the file."""

@@ -1,0 +1,1 @@
+"""Tables of figures, and their text as CSV, Markdown and LaTeX. Pure."""
