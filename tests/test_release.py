@@ -1,4 +1,4 @@
-"""A release: versions agree, the sdist builds the wheel, its bill of materials is valid, wheels are checked."""
+"""A release: versions agree, the sdist builds the wheel, its bill of materials is valid."""
 
 from __future__ import annotations
 
