@@ -77,3 +77,12 @@ ROWS: tuple[ExportedRow | PytorchRow, ...] = (
     PytorchRow(TorchPrecision.FP16, 2),
     PytorchRow(TorchPrecision.BF16, 2),
 )
+
+
+def first_rows() -> list[ExportedRow | PytorchRow]:
+    """Return the first row of each family.
+
+    >>> [(row.family, row.name) for row in first_rows()][2:]
+    [('bitsandbytes', 'int8'), ('PyTorch', 'fp32')]
+    """
+    return list({row.family: row for row in reversed(ROWS)}.values())[::-1]
