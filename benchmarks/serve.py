@@ -1,7 +1,7 @@
 """Measure `stepscore serve` under load, on the loopback interface.
 
     make bench-serve                                    the bundled pair, 6 minutes
-    make bench-serve FLAGS="--pair PAIR"                another pair
+    make bench-serve FLAGS="--pair PAIR --name NAME"    another pair; a large one with --steady-only
     make bench-serve FLAGS=--quick                      a few seconds of each part
 
 Calls hold one sample each, in the order of math_best_of_8, or of the bundled samples where the shared data
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--name", default="bundled", help="name of the pair in the result")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the steady load")
     parser.add_argument("--samples", type=int, default=2000, help="most samples to post")
+    parser.add_argument("--steady-only", action="store_true", help="leave out overload and all after it")
     add_child(parser)
     options = parser.parse_args()
     if options.child:
@@ -61,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         pair = options.pair or bundled(Path(folder))
         seconds = 3.0 if options.quick else options.seconds
-        result = measured(pair, options.samples, seconds, Path(folder))
+        result = measured(pair, options.samples, seconds, steady_only=options.steady_only)
     facts = {
         "quick": options.quick,
         "pair": options.name,
@@ -95,7 +96,10 @@ def fitting(pair: Path, count: int, most: int) -> tuple[list[dict[str, Any]], li
 
 
 def offline(pair: Path, count: int, seconds: float) -> dict[str, Any]:
-    """Score samples from the first on for a time, offline; return rewards and tokens per second."""
+    """Score samples from the first on for a time, offline; return rewards and tokens per second.
+
+    At least two samples a client are scored: with fewer, clients would post the same one at the same time.
+    """
     texts, _ = fitting(pair, count, count)
     rewards, tokens = [], 0
     with Scorer.load(pair) as scorer:
@@ -105,29 +109,34 @@ def offline(pair: Path, count: int, seconds: float) -> dict[str, Any]:
             assert isinstance(outcome, Result)
             rewards.append(outcome.outcome_reward)
             tokens += outcome.num_tokens
-            if time.monotonic() - begun > seconds:
+            if time.monotonic() - begun > seconds and len(rewards) >= 2 * CLIENTS:
                 break
         wall = time.monotonic() - begun
     return {"rewards": rewards, "tokens_per_second": round(tokens / wall, 1)}
 
 
-def measured(pair: Path, count: int, seconds: float, scratch: Path) -> dict[str, Any]:
-    """Run every part against servers of the pair."""
+def measured(pair: Path, count: int, seconds: float, *, steady_only: bool) -> dict[str, Any]:
+    """Run every part against servers of the pair, or the first alone."""
     before = measured_in_child("benchmarks.serve", pair, count, seconds)
     texts, tokens = fitting(pair, count, len(before["rewards"]))
     bodies = [body_of(each) for each in texts]
     with served(pair) as server:
         steady = logged(_steady(server, bodies, before["rewards"], tokens, seconds))
-        parts = [
-            logged(_overload(server, bodies, seconds / 3)),
-            logged(_killed(server, bodies)),
-            logged(_large(server, texts)),
-            logged(_slow_readers(server, texts, seconds / 6)),
-            logged(_idle(server, bodies)),
-        ]
+        parts = (
+            []
+            if steady_only
+            else [
+                logged(_overload(server, bodies, seconds / 3)),
+                logged(_killed(server, bodies)),
+                logged(_large(server, texts)),
+                logged(_slow_readers(server, texts, seconds / 6)),
+                logged(_idle(server, bodies)),
+            ]
+        )
         memory = server.memory_mb()
-    with served(pair) as server:
-        parts.append(logged(_terminated(server, bodies, seconds / 6)))
+    if not steady_only:
+        with served(pair) as server:
+            parts.append(logged(_terminated(server, bodies, seconds / 6)))
     after = measured_in_child("benchmarks.serve", pair, count, seconds)
     speeds = [each["tokens_per_second"] for each in (before, after)]
     share = steady["tokens_per_second"] / (sum(speeds) / 2)

@@ -24,7 +24,7 @@ def serve(results: Results) -> list[Table]:
         note="The difference is that of a reward from the offline one, in standard deviations of all. "
         "Memory: its peak in the first and in the second half.",
     )
-    return [steady, *(_parts(result) for result in found)]
+    return [steady, *(_parts(result) for result in found if result["parts"])]
 
 
 def _steady(result: Result) -> list[str]:
