@@ -3,7 +3,7 @@
     make bench-fidelity                       all problems
     make bench-fidelity FLAGS="--limit 20"    the first 20 problems of each pair
     make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"    two Hugging Face folders
-    make bench-fidelity FLAGS=--quick         the bundled pair and four problems, to see that it works
+    make bench-fidelity FLAGS=--quick         the bundled pair, four problems and forms, to see that it works
 
 The pairs: the bundled one; its reference with a tenth of the difference; its reference tuned in another way;
 its reference with a random difference; and a random network with an untied head. The last two are worst
@@ -16,7 +16,7 @@ tables as Markdown.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -84,6 +84,7 @@ STORAGES = (
     INT4_INT4.calibrated(),
     INT4_INT4.calibrated_alike(),
 )
+QUICK_STORAGES = (FP32, INT8_INT4, INTEGER, INT4_INT4)
 NUM_PROCESSES = 2  # nothing is timed
 QUICK_PROBLEMS = 4
 PYTORCH = {  # bits per weight
@@ -140,43 +141,49 @@ class Measured:
     ways: dict[str, Way]
 
 
-def measure(column: Column, limit: int | None, scratch: Path | None) -> Measured:
-    """Score one pair in every way, in a separate folder; only DECIDED has an F1."""
+def measure(column: Column, limit: int | None, scratch: Path | None, quick: bool) -> Measured:
+    """Score one pair in every way, in a separate folder; only DECIDED has an F1.
+
+    A quick run has few forms, and its threshold is chosen on as few problems.
+    """
+    storages = QUICK_STORAGES if quick else STORAGES
     torch.set_num_threads(1)  # a second thread only slows down sequences and models this small
     with tempfile.TemporaryDirectory(dir=scratch) as folder, closing(Workshop(Path(folder))) as workshop:
         models = workshop.models(column.source)
         problems = Problems.read(PROBLEMS, models, min(limit or column.num_problems, column.num_problems))
         truth = pair_logprobs(models.policy, models.reference, problems.ids, Numerics.FP64)
-        threshold = fp64_threshold(models) if column == DECIDED else None
-        sizes = dict(_sizes(workshop, models))
+        threshold = fp64_threshold(models, limit if quick else None) if column == DECIDED else None
+        sizes = dict(_sizes(workshop, models, storages))
         ways = {
             name: Way(
                 sizes.get(name),
                 fidelity(scores, truth, problems.step_ends, threshold),
                 None if threshold is None else _f1(scores, problems, threshold),
             )
-            for name, scores in _all_scores(workshop, models, problems, truth)
+            for name, scores in _all_scores(workshop, models, problems, truth, storages)
         }
         distance = Pair.open(workshop.exported(models, FP32.options)).manifest.distance.overall
     return Measured(distance, threshold, ways)
 
 
 def _all_scores(
-    workshop: Workshop, models: Models, problems: Problems, truth: Scores
+    workshop: Workshop, models: Models, problems: Problems, truth: Scores, storages: Sequence[Storage]
 ) -> Iterator[tuple[str, Scores]]:
     yield Numerics.FP64.value, truth
     for numerics in PYTORCH:
         yield numerics.value, pair_logprobs(models.policy, models.reference, problems.ids, numerics)
-    for storage in STORAGES:
+    for storage in storages:
         engine = workshop.engine(models, storage.options, calibration=storage.calibration)
         yield _named(storage), scored(engine, problems.ids)
 
 
-def _sizes(workshop: Workshop, models: Models) -> Iterator[tuple[str, StoredSize]]:
+def _sizes(
+    workshop: Workshop, models: Models, storages: Sequence[Storage]
+) -> Iterator[tuple[str, StoredSize]]:
     for numerics, bits in PYTORCH.items():
         megabytes = sum(map(num_parameters, (models.policy, models.reference))) * bits / 8e6
         yield numerics.value, StoredSize(2 * bits, megabytes)
-    for storage in STORAGES:
+    for storage in storages:
         pair = Pair.open(workshop.exported(models, storage.options, storage.calibration))
         yield _named(storage), StoredSize(bits_a_pair(pair, models.reference), pair.num_bytes() / 1e6)
 
@@ -211,7 +218,7 @@ def main() -> None:
     limit = QUICK_PROBLEMS if options.quick else options.limit
     columns = [DECIDED] if options.quick else COLUMNS
     with ProcessPoolExecutor(NUM_PROCESSES, get_context("spawn")) as pool:
-        measured = list(pool.map(measure, columns, repeat(limit), repeat(options.scratch)))
+        measured = list(pool.map(measure, columns, *map(repeat, (limit, options.scratch, options.quick))))
     result = {
         "quick": options.quick,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),  # decides kernels of fp16, bf16
