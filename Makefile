@@ -149,7 +149,7 @@ clean: ## remove environments, caches and outputs
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) torch
-	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,data,plots,ray,torch,optimum,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cpu,export,select,server,tracing,data,plots,ray,torch,optimum,dev]'
 	touch $@
 
 $(DEMO)/.done: pyproject.toml constraints.txt

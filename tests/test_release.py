@@ -105,7 +105,7 @@ def test_bill_of_materials_is_valid_and_the_same_each_time(tmp_path: Path) -> No
         (folder / "METADATA").write_text(metadata.read_text("utf-8"), encoding="utf-8")
     files = [tmp_path / name for name in ("first.json", "second.json")]
     for file in files:
-        made = ["make", "--dry-run", "sbom", f"SBOM={file}", f"VENV={sys.prefix}"]
+        made = ["make", "--no-print-directory", "--dry-run", "sbom", f"SBOM={file}", f"VENV={sys.prefix}"]
         made += [f"VENV_SBOM={tmp_path}/environment"]
         lines = subprocess.run(made, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         command = lines.replace("\\\n", " ").strip().splitlines()[-1]

@@ -134,6 +134,8 @@ def _opened(raw: BinaryIO, kind: Format, name: str, stack: ExitStack) -> BinaryI
 def _table(raw: BinaryIO, kind: Format, name: str, stack: ExitStack) -> BinaryIO:
     with naming_extras():
         from stepscore.jobs.inputs.tables import table_lines  # noqa: PLC0415
+    if not raw.seekable() and isinstance(raw, io.RawIOBase):
+        raw = cast(BinaryIO, io.BufferedReader(raw))  # pyarrow takes a short read for the end
     if kind in AT_ITS_END and not raw.seekable():
         copy = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115 (on the stack)
         shutil.copyfileobj(raw, copy)
