@@ -6,6 +6,7 @@ are missing. It makes no other system: paths, processes and libraries remain tho
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401 - of the standard library, which has other code for other systems
 import os
 import signal
 import sys

@@ -22,7 +22,7 @@ from testing.checkpoints import config_json, write_json
 
 from stepscore.artifact.graph_contract import WEIGHTS
 from stepscore.artifact.manifest import MANIFEST, TOKENIZER, Distance, FileEntry
-from stepscore.artifact.pair import Pair
+from stepscore.artifact.pair import SMALL_BYTES, Pair
 from stepscore.artifact.tensor_table import TENSORS
 from stepscore_export.backends.base import StoredUnit
 from stepscore_export.backends.cuda import CudaBackend
@@ -54,7 +54,9 @@ def write_hollow_pair(folder: Path, shape: DecoderConfig, options: ExportOptions
             (output / name).mkdir(parents=True)
             with RandomWeights(output / name / WEIGHTS) as file:
                 weights = hollow_unit(members, file, backend.options)
-            files[f"{name}/{WEIGHTS}"] = FileEntry(file.num_bytes, "0" * 64)
+            small = file.num_bytes <= SMALL_BYTES  # those are compared when the pair is opened
+            digest = hashlib.sha256((output / name / WEIGHTS).read_bytes()).hexdigest() if small else "0" * 64
+            files[f"{name}/{WEIGHTS}"] = FileEntry(file.num_bytes, digest)
             write(f"{name}/{TENSORS}", tensor_table(weights, tuple(members)))
             unit = StoredUnit(name, members, weights, weights.extents())
             for graph, model in backend.graphs(unit):

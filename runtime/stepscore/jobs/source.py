@@ -7,6 +7,7 @@ SQLite file (about 60 bytes of disk per id, a 2 MB cache, 200,000 ids per second
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -115,6 +116,7 @@ class _Ids:
     def __init__(self) -> None:
         self.of_samples = 0  # lines with the id and the problem of an earlier one, but other steps
         self.seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self.seen.close)  # of an input that is not read to its end
         self.seen.execute("PRAGMA journal_mode = OFF")
         self.seen.execute("BEGIN")
         self.seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, problem BLOB, steps BLOB) WITHOUT ROWID")
