@@ -16,7 +16,7 @@ import numpy as np
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import BatchGroup
-from stepscore.batching.given_rows import GivenRows
+from stepscore.batching.given_rows import Given
 from stepscore.batching.planner import plan
 from stepscore.batching.trie import Int64
 from stepscore.batching.windows import fill_windows
@@ -190,7 +190,7 @@ def seconds_of(engine: Engine, workload: Workload, settings: Settings, *, share:
 
 
 def planned(
-    window: Sequence[Int64], settings: Settings, given: GivenRows, *, share: bool = True
+    window: Sequence[Int64], settings: Settings, given: Given, *, share: bool = True
 ) -> list[BatchGroup]:
     """Plan a window into batches, with all log-probs computed."""
     budget = settings.max_batch_tokens
@@ -214,7 +214,7 @@ def _encoded(number: int, line: bytes, encoder: PromptEncoder) -> Int64:
         raise type(error)(f"line {number}: {error.message}", hint=error.hint) from None
 
 
-def _packed_tokens(workload: Workload, settings: Settings, given: GivenRows, *, share: bool) -> int:
+def _packed_tokens(workload: Workload, settings: Settings, given: Given, *, share: bool) -> int:
     """Return the number of packed tokens that a workload computes."""
     return sum(
         len(group.batch.input_ids)

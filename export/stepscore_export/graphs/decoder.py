@@ -1,8 +1,8 @@
 """Build the Qwen2 decoder as ONNX graphs: one function per block, with the shapes in its first comment.
 
     embed   input_ids [n] -> rows [n, H]
-    body    rows, indices -> hidden [m, H]              all layers
-    layer   rows, indices -> next_rows [n, H]           one layer; the last one outputs hidden [m, H]
+    body    rows, indices -> hidden [m, H], kept [q, K] a layer     all layers
+    layer   rows, indices -> next_rows [n, H], kept [q, K]          the last one outputs hidden [m, H]
     head    hidden, rows [c], targets [t, 2] -> logprobs [t]        (head.py)
 
 `rows` are the hidden states, one row per token. A unit of two models computes two streams: `rows_reference`
@@ -13,8 +13,9 @@ view. `pad_index` [B, S] gives the packed token of each position. `unpad_index` 
 B * S) of each row. A row may belong to several sequences, which is how a prefix is shared. The first g packed
 tokens are given: their keys and values are inputs, and nothing else of them is computed. `score_index` [m]
 lists the rows whose next token is scored; the last layer drops the other rows before its MLP, and puts the
-hidden states of k given tokens in front. The head gathers c of these k + m, and `targets` are pairs (index
-into those c, token id). Neither [n, vocabulary] nor [c, vocabulary] is ever materialized.
+hidden states of k given tokens in front. `kept_index` [q] lists the rows whose keys and values are outputs,
+to be given to later batches (kept.py). The head gathers c of these k + m, and `targets` are pairs (index into
+those c, token id). Neither [n, vocabulary] nor [c, vocabulary] is ever materialized.
 
 Graphs store no weights: every initializer refers to bytes of the unit's weights.bin, and the body and the
 layers refer to the same bytes. Operators are from ONNX opset 21 and ONNX Runtime's com.microsoft domain.
@@ -44,6 +45,7 @@ from stepscore.artifact.graph_contract import (
     given_name,
 )
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
+from stepscore_export.graphs.kept import declare_kept_index, kept_outputs, kept_rows
 from stepscore_export.graphs.linear import LinearInputs, Streams
 from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import (
@@ -67,6 +69,8 @@ class _Residual:
 
     rows: Streams
     delta: Streams
+    kept: Streams = ()
+    """Keys and values of the layer's kept rows [q, 2 Nkv D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class _Shared:
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
     score_index: ir.Value | None
+    kept_index: ir.Value
     is_short: ir.Value | None
     """Whether sequences are short enough for the unfused attention kernel; None if there is one kernel."""
 
@@ -93,6 +98,7 @@ class _Shared:
             seqlens_k=g.input(SEQLENS_K, INT32, "batch"),
             total_sequence_length=length,
             score_index=g.input(SCORE_INDEX, INT64, "m") if scored else None,
+            kept_index=declare_kept_index(g),
             is_short=_is_short(g, length) if g.shape.on_cpu else None,
         )
 
@@ -119,11 +125,15 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     rows = _rows_input(g)
     shared = _Shared.declare(g, weights.rotary, scored=True)
     *layers, last = weights.layers
+    kept: list[Output] = []
     for index, layer in enumerate(layers):
-        rows = _summed(g, _layer(g, layer, shared, rows, _given_input(g, index), last=False))
+        residual = _layer(g, layer, shared, rows, _given_input(g, index), last=False)
+        rows = _summed(g, residual)
+        kept += kept_outputs(g, residual.kept, index)
     residual = _layer(g, last, shared, rows, _given_input(g, len(layers)), last=True)
+    kept += kept_outputs(g, residual.kept, len(layers))
     hidden, _ = _norm(g, weights.norm, residual)
-    return g.finish(*_outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden)))
+    return g.finish(*_outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden)), *kept)
 
 
 def layer_graph(
@@ -163,8 +173,9 @@ def _one_layer(
     residual = _layer(g, layer, shared, rows, _given_input(g, index), last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
-        return g, _outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden))
-    return g, _outputs(shape, NEXT_ROWS, "n", _summed(g, residual))
+        kept = kept_outputs(g, residual.kept, index)
+        return g, _outputs(shape, HIDDEN, SCORED_AXIS, _with_given_hidden(g, hidden)) + kept
+    return g, _outputs(shape, NEXT_ROWS, "n", _summed(g, residual)) + kept_outputs(g, residual.kept, index)
 
 
 def _rows_input(g: GraphBuilder) -> Streams:
@@ -213,9 +224,9 @@ def _layer(
     if last:
         unpad = g.op("Gather", unpad, shared.score_index)
         rows = tuple(g.op("Gather", stream, shared.score_index) for stream in rows)
-    attended = _attention(g, layer, shared, normed, given=given, unpad=unpad)
+    attended, kept = _attention(g, layer, shared, normed, given=given, unpad=unpad)
     normed, rows = _norm(g, layer.post_norm, _Residual(rows, attended))
-    return _Residual(rows, _mlp(g, layer, normed))
+    return _Residual(rows, _mlp(g, layer, normed), kept)
 
 
 def _norm(g: GraphBuilder, scales: Vectors, residual: _Residual) -> tuple[Streams, Streams]:
@@ -242,18 +253,18 @@ def _attention(
     *,
     given: Streams,
     unpad: ir.Value,
-) -> Streams:
-    # normed [n, H] -> [len(unpad), H]
+) -> tuple[Streams, Streams]:
+    # normed [n, H] -> [len(unpad), H], kept [q, 2 Nkv D]
     g.intermediate_outputs["into_qkv"] = normed[0]
-    projected = LinearInputs(g, normed).matmul(layer.qkv)
+    matmuls = zip(LinearInputs(g, normed).matmul(layer.qkv), layer.qkv_bias, strict=True)
+    projected = tuple(g.op("Add", qkv, g.weight(bias)) for qkv, bias in matmuls)
+    kept = kept_rows(g, projected, shared.kept_index)
     attended = tuple(
-        _attend(g, g.op("Concat", known, g.op("Add", qkv, g.weight(bias)), axis=0), tables, shared, unpad)
-        for known, qkv, bias, *tables in zip(
-            given, projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
-        )
+        _attend(g, g.op("Concat", known, qkv, axis=0), tables, shared, unpad)
+        for known, qkv, *tables in zip(given, projected, shared.rotary.cos, shared.rotary.sin, strict=True)
     )
     g.intermediate_outputs["into_output"] = attended[0]
-    return LinearInputs(g, attended).matmul(layer.output)
+    return LinearInputs(g, attended).matmul(layer.output), kept
 
 
 def _attend(

@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from stepscore.artifact.generic_graphs import KEPT
 from stepscore.artifact.graph_contract import GIVEN_HIDDEN, ROWS, given_name
 from stepscore.artifact.prefix import ModelPrefix
 from stepscore.batching.batch import Batch, BatchGroup
@@ -272,12 +273,13 @@ def _run_layer(
 ) -> None:
     session = Sessions(Provider.CPU, low_memory=True).open(graph)
     names = [value.name for value in session.get_inputs()]
+    wanted = [each.name for each in session.get_outputs() if not each.name.startswith(KEPT)]
     held = {name: _ort_value(array) for name, array in weights.items() if name in names}
     for part in parts:
         batch = part.group.batch
         feeds = {ROWS: part.rows, **batch.feeds(names), **given(batch, names)}
         inputs = held | {name: _ort_value(np.asarray(array)) for name, array in feeds.items()}
-        outputs = session.run_with_ort_values([value.name for value in session.get_outputs()], inputs)
+        outputs = session.run_with_ort_values(wanted, inputs)
         part.rows, *intermediate = (value.numpy() for value in outputs)
         if on_input is not None:
             for name, values in zip(INTERMEDIATE_OUTPUTS, intermediate, strict=True):

@@ -55,7 +55,7 @@ def run_selftest(pair: Pair, checkpoints: Members, stored: Members) -> Selftest:
     engine = lean_engine(pair)
     batch = pack([token_ids], [0], given=engine.given)
     hidden, logprobs = engine.trace(batch)
-    known = engine.given.match(token_ids)[:-1]  # their hidden rows are stored, not computed
+    known = engine.given.match(token_ids, 0).rows[:-1]  # their hidden rows are stored, not computed
     provider = engine.provider
     engine.close()
     del engine

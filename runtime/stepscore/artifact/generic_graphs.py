@@ -1,8 +1,8 @@
 """Names of the graphs of a pair for CUDA: a handful of files whose weights are inputs.
 
     embed        INPUT_IDS [n] -> ROWS [n, hidden_size], of every model; runs on the host, over weights.bin
-    layer        ROWS, the indices of a batch, GIVEN, the weights of a layer -> NEXT_ROWS; of one model
-    last_layer   the same, FINAL_NORM and GIVEN_HIDDEN -> HIDDEN
+    layer        ROWS, the indices of a batch, GIVEN, the weights of a layer -> NEXT_ROWS, KEPT; of one model
+    last_layer   the same, FINAL_NORM and GIVEN_HIDDEN -> HIDDEN, KEPT
     head_tile    HIDDEN, CHUNK_ROWS, TARGETS, START, END, TILE_WEIGHT [c, hidden_size] -> PARTS [t, 2, 1]
     decode_...   CODES, SCALES (and ZEROS) -> WEIGHT
     add_...      BASE and the same -> WEIGHT, base + difference; it may be written over BASE
@@ -25,7 +25,7 @@ from stepscore.enums import DifferencePrecision, Exporter, Format, Precision, Ta
 EMBED_GRAPH, LAYER, LAST_LAYER = "embed", "layer", "last_layer"
 HEAD_TILE, HEAD_TILE_FP32, CAST = "head_tile", "head_tile_fp32", "cast"
 
-GIVEN = "given"
+GIVEN, KEPT = "given", "kept"
 FINAL_NORM = "norm"
 ROTARY_COS, ROTARY_SIN = "rotary.cos", "rotary.sin"
 VECTORS = ("input_norm", "qkv_bias", "post_norm")

@@ -81,7 +81,8 @@ def check_graph(data: bytes, manifest: Manifest, unit: Unit, file: str) -> None:
     try:
         graph = Graph.decode(data)
         _check_operators(graph, OPERATORS[manifest.exporter])
-        inputs, outputs = interface(manifest, unit, file.replace(".u8.onnx", ".onnx"))
+        keeps_rows = any(value.name == contract.KEPT_INDEX for value in graph.inputs)
+        inputs, outputs = interface(manifest, unit, file.replace(".u8.onnx", ".onnx"), keeps_rows=keeps_rows)
         _check_values("input", graph.inputs, inputs)
         _check_values("output", graph.outputs, outputs)
         _check_external(graph, manifest.files[f"{unit.folder}/{contract.WEIGHTS}"].size)

@@ -1,12 +1,14 @@
 """Names and sizes that the exporter and the runtime agree on: graphs, their inputs and outputs, tiles.
 
     embed   INPUT_IDS [n] -> ROWS [n, hidden_size]
-    body    ROWS, the indices of a batch, given rows -> HIDDEN [k + m, hidden_size]   all layers
-    layer   ROWS, the indices of a batch, given rows -> NEXT_ROWS [n, hidden_size]    the last one: HIDDEN
+    body    ROWS, the indices of a batch, given rows -> HIDDEN [k + m, hidden_size], kept rows
+    layer   ROWS, the indices of a batch, given rows -> NEXT_ROWS [n, hidden_size], kept rows
+            (the last layer, like the body, which has them all, outputs HIDDEN)
     head    HIDDEN, CHUNK_ROWS [c], TARGETS [t, 2] -> PARTS [t, 2, tiles]
 
 Given rows: keys and values [g, 2 * kv_heads * head_dim] a layer, before rotary embedding, and what the head
-reads of k of them, GIVEN_HIDDEN [k, hidden_size].
+reads of k of them, GIVEN_HIDDEN [k, hidden_size]. Kept rows: the same keys and values of q computed rows,
+KEPT_INDEX [q] among the n, as outputs; a later batch may be given them. Older pairs have neither.
 
 n tokens of a batch, m of them scored, c scored rows of one chunk of the head, t (row, token id) targets. The
 indices of a batch are described in batching/batch.py, the graphs in stepscore_export/graphs/.
@@ -30,6 +32,7 @@ PAD_INDEX, UNPAD_INDEX, SEQLENS_K = "pad_index", "unpad_index", "seqlens_k"
 TOTAL_SEQUENCE_LENGTH, SCORE_INDEX = "total_sequence_length", "score_index"
 
 GIVEN_HIDDEN = "given_hidden"
+KEPT_INDEX = "kept_index"
 SCORED_AXIS = "s"
 """The axis k + m of HIDDEN."""
 
@@ -101,6 +104,15 @@ def given_name(layer: int) -> str:
     'given_03'
     """
     return f"given_{layer:02d}"
+
+
+def kept_name(layer: int) -> str:
+    """Return the output for the keys and values of kept rows of one layer.
+
+    >>> kept_name(3)
+    'kept_03'
+    """
+    return f"kept_{layer:02d}"
 
 
 def piece_rows(columns: int) -> int:

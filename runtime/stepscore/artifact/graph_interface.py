@@ -49,8 +49,21 @@ def stage_names(manifest: Manifest) -> list[str]:
     return contract.graph_files(shape.num_hidden_layers, shape.vocab_size)
 
 
-def interface(manifest: Manifest, unit: Unit, file: str) -> tuple[Interface, Interface]:
-    """Return the inputs and the outputs of a graph of a unit; a graph over unsigned weights has the same."""
+def interface(
+    manifest: Manifest, unit: Unit, file: str, *, keeps_rows: bool = True
+) -> tuple[Interface, Interface]:
+    """Return the inputs and the outputs of a graph of a unit; a graph over unsigned weights has the same.
+
+    The graphs of older pairs do not keep rows.
+    """
+    inputs, outputs = _interface(manifest, unit, file)
+    if keeps_rows:
+        return inputs, outputs
+    inputs.pop(contract.KEPT_INDEX, None)
+    return inputs, {name: each for name, each in outputs.items() if not name.startswith(generic.KEPT)}
+
+
+def _interface(manifest: Manifest, unit: Unit, file: str) -> tuple[Interface, Interface]:
     if generic.uses_generic_graphs(manifest):
         return _generic(manifest, unit, file.split(".", 1)[0])
     hidden = manifest.architecture.hidden_size
@@ -73,14 +86,17 @@ def interface(manifest: Manifest, unit: Unit, file: str) -> tuple[Interface, Int
     if traced:
         return inputs, _streams(unit, contract.HIDDEN, "m", hidden)
     inputs[contract.TOTAL_SEQUENCE_LENGTH] = Expected(_LENGTH, ())
+    inputs |= _indices(contract.KEPT_INDEX, "q")
     width = 2 * manifest.architecture.num_key_value_heads * manifest.architecture.head_dim
+    kept: Interface = {}
     for layer in layers:
         if file in (contract.BODY, contract.layer_file(layer)):
             inputs |= _streams(unit, contract.given_name(layer), "g", width)
+            kept |= _streams(unit, contract.kept_name(layer), "q", width)
     if last:
         inputs |= _streams(unit, contract.GIVEN_HIDDEN, "k", hidden)
-        return inputs, _streams(unit, contract.HIDDEN, contract.SCORED_AXIS, hidden)
-    return inputs, _streams(unit, contract.NEXT_ROWS, "n", hidden)
+        return inputs, _streams(unit, contract.HIDDEN, contract.SCORED_AXIS, hidden) | kept
+    return inputs, _streams(unit, contract.NEXT_ROWS, "n", hidden) | kept
 
 
 def _embed(manifest: Manifest, unit: Unit) -> tuple[Interface, Interface]:
@@ -117,6 +133,7 @@ def _layer(manifest: Manifest, *, last: bool) -> tuple[Interface, Interface]:
     inputs |= _indices(contract.PAD_INDEX, "batch", "sequence") | _indices(contract.UNPAD_INDEX, "n")
     inputs[contract.SEQLENS_K] = Expected(_LENGTH, ("batch",))
     inputs[contract.TOTAL_SEQUENCE_LENGTH] = Expected(_LENGTH, ())
+    inputs |= _indices(contract.KEPT_INDEX, "q")
     for name, size in matrix_shapes(manifest).items():
         inputs |= _floats(name, *size)
     for name in generic.VECTORS:
@@ -124,11 +141,12 @@ def _layer(manifest: Manifest, *, last: bool) -> tuple[Interface, Interface]:
         inputs |= _floats(name, matrix_shapes(manifest)["qkv"][0] if wide else hidden)
     tables = (shape.max_position_embeddings, shape.head_dim // 2)
     inputs |= _floats(generic.ROTARY_COS, *tables) | _floats(generic.ROTARY_SIN, *tables)
+    kept = _floats(generic.KEPT, "q", width)
     if not last:
-        return inputs, _floats(contract.NEXT_ROWS, "n", hidden)
+        return inputs, _floats(contract.NEXT_ROWS, "n", hidden) | kept
     inputs |= _indices(contract.SCORE_INDEX, "m") | _floats(contract.GIVEN_HIDDEN, "k", hidden)
     inputs |= _floats(generic.FINAL_NORM, hidden)
-    return inputs, _floats(contract.HIDDEN, contract.SCORED_AXIS, hidden)
+    return inputs, _floats(contract.HIDDEN, contract.SCORED_AXIS, hidden) | kept
 
 
 def _decoder(decoder: Decoder) -> Interface:

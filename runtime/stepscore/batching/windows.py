@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from stepscore.batching.batch import BatchGroup
-from stepscore.batching.given_rows import NO_ROWS, GivenRows
+from stepscore.batching.given_rows import NO_ROWS, Given
 from stepscore.batching.pace import STEADY, Pace
 from stepscore.batching.planner import plan
 from stepscore.enums import Convention
@@ -126,7 +126,7 @@ class WindowPlanner:
     tokens: bool = False
     share: bool = True
     materializes_scores: bool = True
-    given: GivenRows = NO_ROWS
+    given: Given = NO_ROWS
 
     def of(
         self, items: Iterable[tuple[T, Input | TokenRecord | InputError]], pace: Pace = STEADY

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch, pack
-from stepscore.batching.given_rows import NO_ROWS, GivenRows
+from stepscore.batching.given_rows import NO_ROWS, Given
 from stepscore.enums import Provider, Residency
 
 PairLogprobs = dict[ModelName, NDArray[np.float32]]
@@ -37,6 +37,8 @@ class EngineOptions:
     """With `partial`: how many layers and parts of the head stay on the device."""
     prefetch_next_layer: bool = True
     """Whether `stream` prefetches the next layer while one runs: faster, with one more layer in memory."""
+    prefix_cache: int = 0
+    """Bytes in which an engine with `resident` weights keeps prefixes of earlier batches; 0: none is kept."""
 
     @property
     def by_batch(self) -> bool:
@@ -49,7 +51,7 @@ class Engine(ABC):
 
     provider: Provider
     """Execution provider in use: cpu or cuda."""
-    given: GivenRows = NO_ROWS
+    given: Given = NO_ROWS
     """Packed tokens that batches may be planned with: they need not be computed."""
 
     @abstractmethod

@@ -35,12 +35,15 @@ BITS: Mapping[int, int] = MappingProxyType(
 
 
 def in_type(array: NDArray[np.float32], element_type: int) -> NDArray[Any]:
-    """Return float32 values in a floating-point type, contiguous; bfloat16, to nearest even, as uint16."""
+    """Return float32 values in a floating-point type, contiguous; bfloat16, to nearest even, as uint16.
+
+    It is the array itself where that is so already.
+    """
     array = np.ascontiguousarray(array)
     if element_type == BFLOAT16:
         bits = array.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return array.astype(np.float16 if element_type == FLOAT16 else np.float32)
+    return array.astype(np.float16 if element_type == FLOAT16 else np.float32, copy=False)
 
 
 def as_float32(array: NDArray[Any], element_type: int) -> NDArray[np.float32]:

@@ -34,8 +34,11 @@ def windows(draw: st.DrawFn) -> tuple[list[Ids], list[int], GivenRows]:
 
 def prefix_of_rows(batch: Batch, known: GivenRows, sequences: Sequence[Ids]) -> dict[int, Prefix]:
     """The tokens up to each row that the padded view names, which must agree wherever it is named."""
-    found: dict[int, Prefix] = {row: tuple(known.token_ids[: row + 1].tolist()) for row in range(len(known))}
-    tokens = np.concatenate([known.token_ids, batch.input_ids])
+    assert batch.given_rows.tolist() == list(range(batch.num_given))
+    found: dict[int, Prefix] = {
+        row: tuple(known.token_ids[: row + 1].tolist()) for row in range(batch.num_given)
+    }
+    tokens = np.concatenate([known.token_ids[batch.given_rows], batch.input_ids])
     for rows, last in zip(batch.pad_index, batch.seqlens_k, strict=True):
         for end in range(last + 1):
             prefix = tuple(tokens[rows[: end + 1]].tolist())
@@ -50,8 +53,8 @@ def test_every_log_prob_is_that_of_its_prefix_and_token(
     sequences, starts, known = window
     batch = pack(sequences, starts, share=share, given=known)
     prefixes = prefix_of_rows(batch, known, sequences)
-    scored = [*batch.given_scored, *(len(known) + batch.score_index)]
-    results = [prefixes[row] for row in range(len(known))]
+    scored = [*batch.given_scored, *(batch.num_given + batch.score_index)]
+    results = [prefixes[row] for row in range(batch.num_given)]
     results += [
         (*prefixes[int(scored[row])], int(token))
         for row, token in zip(batch.target_rows, batch.target_ids, strict=True)
@@ -99,9 +102,9 @@ def test_last_token_is_computed_where_all_of_a_sequence_is_given() -> None:
     known = GivenRows(np.array([7, 8, 9]))
     batch = pack([np.array([7, 8, 9])], [0], given=known)
     assert batch.input_ids.tolist() == [9]
-    assert batch.pad_index.tolist() == [[0, 1, 3]]
-    assert [indices.tolist() for indices in batch.target_of] == [[1, 3]]
+    assert batch.pad_index.tolist() == [[0, 1, 2]]
+    assert [indices.tolist() for indices in batch.target_of] == [[1, 2]]
 
 
 def test_no_rows_match_nothing() -> None:
-    assert len(NO_ROWS.match(np.array([1, 2]))) == 0
+    assert len(NO_ROWS.match(np.array([1, 2])).rows) == 0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.graph_contract import SCORED_AXIS
 from stepscore.batching.batch import Batch
+from stepscore.batching.kept_prefixes import Keeping
 from stepscore.engine.ort.sessions import Sessions, naming_faults
 from stepscore.enums import Provider
 
@@ -37,13 +38,17 @@ def run_bound(
         session.run_with_iobinding(binding)
 
 
-def axis_sizes(batch: Batch) -> dict[str, int]:
-    """Return the graphs' named axes: n computed tokens, m scored ones of them, s with given ones."""
-    return {"n": len(batch.input_ids), "m": len(batch.score_index), SCORED_AXIS: batch.num_scored}
+def axis_sizes(batch: Batch, keeping: Keeping | None = None) -> dict[str, int]:
+    """Return the graphs' named axes: n computed tokens, m scored ones of them, s with given ones.
+
+    And q kept ones, if any are to be kept.
+    """
+    sizes = {"n": len(batch.input_ids), "m": len(batch.score_index), SCORED_AXIS: batch.num_scored}
+    return sizes if keeping is None else sizes | {"q": len(keeping.computed)}
 
 
 def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], device: str) -> Values:
-    """Allocate a graph's outputs; `sizes` are the lengths of its named axes.
+    """Allocate a graph's outputs; `sizes` are the lengths of its named axes, without which none is read.
 
     Outputs allocated by ONNX Runtime keep the session alive, and with it the weights of a released layer.
     """
@@ -54,6 +59,7 @@ def allocate_outputs(session: ort.InferenceSession, sizes: Mapping[str, int], de
             device,
         )
         for output in session.get_outputs()
+        if all(axis in sizes for axis in output.shape if isinstance(axis, str))
     }
 
 

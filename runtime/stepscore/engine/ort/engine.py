@@ -26,7 +26,8 @@ from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, unsigned_file
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.batching.given_rows import GivenRows
+from stepscore.batching.given_rows import Given, GivenRows
+from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.ort.binding import as_numpy
 from stepscore.engine.ort.given_values import GivenValues
@@ -34,7 +35,10 @@ from stepscore.engine.ort.graph_loader import GraphLoader
 from stepscore.engine.ort.model_runner import Stages, UnitRunner, layer_by_layer
 from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require, resolve
 from stepscore.engine.ort.sessions import Sessions
+from stepscore.engine.row_values import RowValues
 from stepscore.enums import Exporter, Residency
+from stepscore.errors import PairIncompatible
+from stepscore.memory.kept import check_prefix_cache, num_kept_tokens
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -47,6 +51,8 @@ class OrtEngine(Engine):
         portable = pair.manifest.exporter is Exporter.OPTIMUM
         self.provider = resolve(options.provider, pair.manifest.target, portable=portable)
         check_residency(pair.manifest, options.residency)
+        if options.prefix_cache:
+            check_prefix_cache(pair.manifest, options.residency)
         require(self.provider)
         integers = pair.manifest.has_int8_activations
         unsigned = integers and needs_unsigned_weights()
@@ -72,7 +78,11 @@ class OrtEngine(Engine):
             [EMBED, *(unsigned_file(name) if unsigned else name for name in opened)],
         )
         prefix = pair.prefix()
-        self.given = GivenRows.of(prefix)
+        self.given: Given = GivenRows.of(prefix)
+        num_slots = 0
+        if options.prefix_cache:
+            num_slots = num_kept_tokens(pair.manifest, options.prefix_cache, element_bytes=4)
+            self.given = KeptPrefixes(num_slots, GivenRows.of(prefix).token_ids)
         shape, device = pair.manifest.architecture, self.provider.value
         self._units = [
             UnitRunner(
@@ -85,7 +95,7 @@ class OrtEngine(Engine):
                     unsigned=unsigned,
                 ),
                 stages,
-                GivenValues(unit.models, prefix, shape, device),
+                GivenValues(unit.models, RowValues(unit.models, prefix, shape, num_slots), shape, device),
             )
             for unit in pair.manifest.units
         ]
@@ -93,6 +103,11 @@ class OrtEngine(Engine):
         if self._by_batch:
             for each in self._units:
                 each.keep()
+        if options.prefix_cache and not all(each.keeps_rows for each in self._units):
+            raise PairIncompatible(
+                "this pair was exported before prefixes could be kept",
+                hint="export it again, or omit --prefix-cache",
+            )
 
     @classmethod
     def check(cls, pair: Pair) -> None:
@@ -115,9 +130,12 @@ class OrtEngine(Engine):
 
     def _run(self, window: Sequence[Batch]) -> list[PairLogprobs]:
         results: list[PairLogprobs] = [{} for _ in window]
-        for unit in self._units:
-            for known, (_, logprobs) in zip(results, unit.run(window, self._head_rows), strict=True):
-                known.update(logprobs)
+        with keeping(self.given, window) as keepings:
+            for unit in self._units:
+                for known, (_, logprobs) in zip(
+                    results, unit.run(window, self._head_rows, keepings), strict=True
+                ):
+                    known.update(logprobs)
         return results
 
     def trace(self, batch: Batch) -> tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]:
@@ -125,7 +143,7 @@ class OrtEngine(Engine):
         hidden: dict[ModelName, NDArray[np.floating]] = {}
         results: PairLogprobs = {}
         for unit in self._units:
-            ((values, logprobs),) = unit.run([batch], self._head_rows)
+            ((values, logprobs),) = unit.run([batch], self._head_rows, [None])
             hidden |= dict(zip(unit.models, map(as_numpy, values.values()), strict=True))
             results |= logprobs
         return hidden, results

@@ -1,75 +1,103 @@
-"""The given rows of a unit as inputs of its graphs."""
+"""The given rows of a unit as inputs of its graphs, and its kept rows as outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import GIVEN_HIDDEN, given_name, stream_names
+from stepscore.artifact.graph_contract import (
+    GIVEN_HIDDEN,
+    HIDDEN,
+    KEPT_INDEX,
+    given_name,
+    kept_name,
+    stream_names,
+)
 from stepscore.artifact.manifest import Architecture, ModelName
-from stepscore.artifact.prefix import ModelPrefix, Prefix
 from stepscore.batching.batch import Batch
-from stepscore.engine.ort.binding import Values
+from stepscore.batching.kept_prefixes import Keeping
+from stepscore.engine.base import PairLogprobs
+from stepscore.engine.element_types import BFLOAT16, in_type
+from stepscore.engine.ort.binding import Values, as_numpy
+from stepscore.engine.row_values import RowValues
 
-_BFLOAT16 = 16
-"""ONNX's number of the type, which numpy does not have."""
+_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": BFLOAT16}
 
 
 class GivenValues:
-    """Keys, values and hidden rows of the prefix, in the types that graphs read; empty without a prefix."""
+    """Binds rows of `rows`, which are float32, to the inputs and outputs of a unit's graphs."""
 
     def __init__(
-        self, models: Sequence[ModelName], prefix: Prefix | None, shape: Architecture, device: str
+        self, models: Sequence[ModelName], rows: RowValues, shape: Architecture, device: str
     ) -> None:
         self._models = models
+        self._rows = rows
         self._device = device
-        self._num_rows = 0 if prefix is None else len(prefix.token_ids)
-        width = 2 * shape.num_key_value_heads * shape.head_dim
-        none = ModelPrefix.empty(shape.num_hidden_layers, width, shape.hidden_size)
-        of_model = {name: none if prefix is None else prefix.models[name] for name in models}
-        self._of_model = of_model
-        self._arrays: dict[str, NDArray[np.float32]] = {}
-        for layer in range(shape.num_hidden_layers):
-            for input_name, name in zip(stream_names(given_name(layer), models), models, strict=True):
-                self._arrays[input_name] = of_model[name].keys_values[layer]
+        self._inputs, self._outputs = (
+            {
+                name: (model, layer)
+                for layer in range(shape.num_hidden_layers)
+                for name, model in zip(stream_names(name_of(layer), models), models, strict=True)
+            }
+            for name_of in (given_name, kept_name)
+        )
         self._hidden = dict(zip(stream_names(GIVEN_HIDDEN, models), models, strict=True))
-        self._kept: dict[tuple[str, int], ort.OrtValue] = {}
+        self._permanent: dict[tuple[str, int], ort.OrtValue] = {}
 
     def inputs(self, session: ort.InferenceSession, batch: Batch) -> Values:
         """Return what a graph reads of the rows that are given to a batch."""
         values: Values = {}
         for each in session.get_inputs():
-            if each.name in self._arrays:
-                values[each.name] = self._keys_values(each.name, each.type, batch.num_given)
+            if each.name in self._inputs:
+                values[each.name] = self._keys_values(each.name, each.type, batch.given_rows)
             elif each.name in self._hidden:
-                hidden = self._of_model[self._hidden[each.name]].hidden[batch.given_scored]
+                rows = batch.given_rows[batch.given_scored]
+                hidden = self._rows.hidden(self._hidden[each.name], rows)
                 values[each.name] = _value(hidden, each.type, "cpu")
         return values
 
     def logprobs(self, model: ModelName, batch: Batch) -> NDArray[np.float32]:
         """Return the log-probs (nats) of the given rows' own tokens, float32 [g]."""
-        return self._of_model[model].logprobs[: batch.num_given]
+        return self._rows.logprobs(model, batch.given_rows)
 
-    def _keys_values(self, name: str, kind: str, num_rows: int) -> ort.OrtValue:
-        if num_rows not in {0, self._num_rows}:
-            raise ValueError(
-                f"the batch was planned with {num_rows} given rows, the pair has {self._num_rows}"
-            )
-        key = name, num_rows
-        if key not in self._kept:
-            self._kept[key] = _value(self._arrays[name][:num_rows], kind, self._device)
-        return self._kept[key]
+    def keep(self, outputs: Values, keeping: Keeping) -> None:
+        """Store the kept rows among the outputs of a graph."""
+        for name, value in outputs.items():
+            if name in self._outputs:
+                model, layer = self._outputs[name]
+                self._rows.of_model[model].keys_values[layer, keeping.slots] = as_numpy(value)
+
+    def keep_results(self, hidden: Values, logprobs: PairLogprobs, keeping: Keeping) -> None:
+        """Store hidden states and log-probs of rows."""
+        for name, model in zip(stream_names(HIDDEN, self._models), self._models, strict=True):
+            rows = self._rows.of_model[model]
+            rows.hidden[keeping.hidden_rows] = as_numpy(hidden[name])[keeping.hidden]
+            rows.logprobs[keeping.logprob_rows] = logprobs[model][keeping.logprobs]
+
+    def _keys_values(self, name: str, kind: str, rows: NDArray[np.int64]) -> ort.OrtValue:
+        permanent = not len(rows) or rows[-1] < self._rows.num_permanent  # ascending, from 0 on
+        key = name, len(rows)
+        if permanent and key in self._permanent:
+            return self._permanent[key]
+        model, layer = self._inputs[name]
+        value = _value(self._rows.keys_values(model, layer, rows), kind, self._device)
+        if permanent:
+            self._permanent[key] = value
+        return value
 
 
-def _value(array: NDArray[np.float32], kind: str, device: str) -> ort.OrtValue:
+def kept_index(keeping: Keeping | None, names: set[str]) -> Mapping[str, NDArray[Any]]:
+    """Return the input that says which rows are kept, for a graph with these inputs; none: no row is."""
+    return {KEPT_INDEX: keeping.computed} if keeping is not None and KEPT_INDEX in names else {}
+
+
+def _value(array: NDArray[Any], kind: str, device: str) -> ort.OrtValue:
     """Return float32 rows as a value of a graph's type; bfloat16 is rounded to nearest even."""
-    array = np.ascontiguousarray(array)
-    if kind == "tensor(bfloat16)":
-        bits = array.view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded.astype(np.uint16), _BFLOAT16)
-    typed = array.astype(np.float16 if kind == "tensor(float16)" else np.float32)
+    typed = in_type(array, _TYPES[kind])
+    if typed.dtype == np.uint16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(typed, BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(typed, device)

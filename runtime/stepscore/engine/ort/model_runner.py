@@ -10,12 +10,22 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepscore.artifact.graph_contract import CHUNK_ROWS, EMBED, NEXT, TARGETS, head_files, layer_file
+from stepscore.artifact.generic_graphs import KEPT
+from stepscore.artifact.graph_contract import (
+    CHUNK_ROWS,
+    EMBED,
+    KEPT_INDEX,
+    NEXT,
+    TARGETS,
+    head_files,
+    layer_file,
+)
 from stepscore.artifact.manifest import Manifest, ModelName, Unit
 from stepscore.batching.batch import Batch, chunks
+from stepscore.batching.kept_prefixes import Keeping
 from stepscore.engine.base import PairLogprobs, logprobs_of
 from stepscore.engine.ort.binding import Values, allocate_outputs, axis_sizes, run_bound
-from stepscore.engine.ort.given_values import GivenValues
+from stepscore.engine.ort.given_values import GivenValues, kept_index
 from stepscore.engine.ort.graph_loader import GraphLoader
 
 
@@ -47,7 +57,14 @@ class UnitRunner:
         """Open all graphs and keep them open."""
         self._graphs.keep([EMBED, *self._stages.layers, *self._stages.heads])
 
-    def run(self, window: Sequence[Batch], head_rows: int) -> list[tuple[Values, PairLogprobs]]:
+    @property
+    def keeps_rows(self) -> bool:
+        """Return whether the open graphs have outputs for kept rows; those of old pairs do not."""
+        return all(KEPT_INDEX in _inputs(self._graphs.get(name)) for name in self._stages.layers)
+
+    def run(
+        self, window: Sequence[Batch], head_rows: int, keepings: Sequence[Keeping | None]
+    ) -> list[tuple[Values, PairLogprobs]]:
         """Return final hidden states [k + m, hidden_size] (on the device), log-probs [g + t] a batch."""
         rows = self._embedded(window)
         parts: list[dict[ModelName, list[NDArray[np.float32]]]] = [
@@ -57,14 +74,14 @@ class UnitRunner:
             for _ in self._stages.layers:
                 session = next(sessions)
                 for index, batch in enumerate(window):  # in place: the states before it are released at once
-                    rows[index] = self._layers(session, batch, rows[index])
+                    rows[index] = self._layers(session, batch, rows[index], keepings[index])
                 del session
             for _ in self._stages.heads:
                 session = next(sessions)
                 for hidden, batch, of_batch in zip(rows, window, parts, strict=True):
                     self._head(session, hidden, batch, head_rows, of_batch)
                 del session
-        logprobs = (
+        logprobs = [
             {
                 model: np.concatenate(
                     [self._given.logprobs(model, batch), logprobs_of(np.concatenate(each, axis=2))]
@@ -72,7 +89,10 @@ class UnitRunner:
                 for model, each in of_batch.items()
             }
             for batch, of_batch in zip(window, parts, strict=True)
-        )
+        ]
+        for hidden, found, keeping in zip(rows, logprobs, keepings, strict=True):
+            if keeping is not None:
+                self._given.keep_results(hidden, found, keeping)
         return list(zip(rows, logprobs, strict=True))
 
     def _embedded(self, window: Sequence[Batch]) -> list[Values]:
@@ -83,10 +103,16 @@ class UnitRunner:
             run_bound(embed, batch.feeds(_inputs(embed)), {}, outputs)
         return rows
 
-    def _layers(self, session: ort.InferenceSession, batch: Batch, rows: Values) -> Values:
-        outputs = allocate_outputs(session, axis_sizes(batch), self._graphs.device)
-        run_bound(session, batch.feeds(_inputs(session)), rows | self._given.inputs(session, batch), outputs)
-        return {key.removeprefix(NEXT): value for key, value in outputs.items()}
+    def _layers(
+        self, session: ort.InferenceSession, batch: Batch, rows: Values, keeping: Keeping | None
+    ) -> Values:
+        names = _inputs(session)
+        outputs = allocate_outputs(session, axis_sizes(batch, keeping), self._graphs.device)
+        feeds = {**batch.feeds(names), **kept_index(keeping, names)}
+        run_bound(session, feeds, rows | self._given.inputs(session, batch), outputs)
+        if keeping is not None:
+            self._given.keep(outputs, keeping)
+        return {key.removeprefix(NEXT): value for key, value in outputs.items() if not key.startswith(KEPT)}
 
     def _head(
         self,
