@@ -39,6 +39,7 @@ class RowValues:
     ) -> None:
         width = 2 * shape.num_key_value_heads * shape.head_dim
         none = ModelPrefix.empty(shape.num_hidden_layers, width, shape.hidden_size)
+        self.width = width
         self.num_permanent = 0 if prefix is None else len(prefix.token_ids)
         self.compute = compute
         self.of_model: Mapping[ModelName, ModelRows] = {

@@ -45,3 +45,11 @@ def check_prefix_cache(manifest: Manifest, residency: Residency) -> None:
             "window, computing kept tokens again costs little more",
             hint="omit one of both options",
         )
+
+
+def too_old_to_keep() -> PairIncompatible:
+    """Return the error of a pair whose graphs have no outputs for kept rows."""
+    return PairIncompatible(
+        "this pair was exported before prefixes could be kept: its graphs do not output keys and values",
+        hint="export it again, or omit --prefix-cache",
+    )

@@ -79,15 +79,12 @@ def test_whole_body_runs_in_file_order_if_preserved(
     with profiled(tmp_path) as ran:
         session = Sessions(Provider.CPU, preserve_node_order=True).open(pair.path / "both" / BODY)
         feeds = {"rows_reference": rows, "rows_policy": rows}
-        feeds |= {name: getattr(batch, name) for name in INDICES}
+        feeds |= batch.feeds([value.name for value in session.get_inputs()])
         for each in session.get_inputs():  # no row is given
             if each.name.startswith("given"):
                 feeds[each.name] = np.zeros((0, each.shape[1]), np.float32)
         session.run(None, feeds)
     assert_run_as_written(ran)
-
-
-INDICES = ("pad_index", "unpad_index", "seqlens_k", "total_sequence_length", "score_index")
 
 
 def assert_run_as_written(ran: dict[Path, list[str]]) -> None:

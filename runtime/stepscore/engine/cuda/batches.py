@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,53 +12,73 @@ from numpy.typing import NDArray
 from stepscore.artifact import graph_contract as contract
 from stepscore.artifact.generic_graphs import GIVEN
 from stepscore.artifact.manifest import ModelName
-from stepscore.artifact.pair import Pair
-from stepscore.artifact.prefix import ModelPrefix
-from stepscore.batching.batch import Batch, chunks
+from stepscore.batching.batch import NO_INDEX, Batch, chunks
+from stepscore.batching.kept_prefixes import Keeping
 from stepscore.engine.cuda.device import Device, Tensor
 from stepscore.engine.cuda.hardware import Hardware
-from stepscore.engine.element_types import ONNX_TYPES, in_type
+from stepscore.engine.element_types import BITS, ONNX_TYPES, in_type
+from stepscore.engine.row_values import RowValues
 
 Inputs = dict[str, Tensor | NDArray[Any]]
 _INT32, _INT64 = ONNX_TYPES["int32"], ONNX_TYPES["int64"]
 
 
 class GivenValues:
-    """What models make of the prefix, on the device: keys and values of every layer, hidden rows."""
+    """Given rows of a unit on the device: those of the prefix stay there, kept ones are copied for each batch.
 
-    def __init__(self, of_model: Mapping[ModelName, ModelPrefix], hardware: Hardware) -> None:
-        self._of_model = of_model
-        self._device, self._compute = hardware.device, hardware.compute
-        self._keys_values = {
-            name: self._device.put(in_type(each.keys_values, self._compute), self._compute)
-            for name, each in of_model.items()
+    Kept rows are in host memory: a batch's are a small part of it, and the GPU's is for weights.
+    """
+
+    def __init__(self, rows: RowValues, hardware: Hardware) -> None:
+        self._rows = rows
+        self._device, self._copies = hardware.device, hardware.copies
+        self._compute = hardware.compute
+        prefix = np.arange(rows.num_permanent)
+        self._permanent = {
+            name: [
+                self._device.put(rows.keys_values(name, layer, prefix), self._compute)
+                for layer in range(len(each.keys_values))
+            ]
+            for name, each in rows.of_model.items()
         }
 
-    @classmethod
-    def of(cls, pair: Pair, models: Sequence[ModelName], hardware: Hardware) -> GivenValues:
-        """Return those of the models of a unit; of no rows where the pair has no prefix."""
-        prefix, shape = pair.prefix(), pair.manifest.architecture
-        width = 2 * shape.num_key_value_heads * shape.head_dim
-        none = ModelPrefix.empty(shape.num_hidden_layers, width, shape.hidden_size)
-        return cls({name: none if prefix is None else prefix.models[name] for name in models}, hardware)
-
-    def keys_values(self, model: ModelName, layer: int, num_rows: int) -> Inputs:
+    def keys_values(self, model: ModelName, layer: int, batch: Batch) -> Inputs:
         """Return the input GIVEN of a layer."""
-        of_layers = self._keys_values[model]
-        layers, known, width = of_layers.shape
-        if num_rows not in {0, known}:
-            raise ValueError(f"the batch was planned with {num_rows} given rows, the pair has {known}")
-        start = layer * known
-        return {GIVEN: of_layers.viewed(layers * known, width).rows(start, start + num_rows)}
+        rows = batch.given_rows
+        if not len(rows) or rows[-1] < self._rows.num_permanent:  # ascending, from 0 on
+            return {GIVEN: self._permanent[model][layer].rows(0, len(rows))}
+        return {GIVEN: self._device.put(self._rows.keys_values(model, layer, rows), self._compute)}
 
     def hidden(self, model: ModelName, batch: Batch) -> Inputs:
         """Return the input GIVEN_HIDDEN of the last layer."""
-        rows = in_type(self._of_model[model].hidden[batch.given_scored], self._compute)
+        rows = self._rows.hidden(model, batch.given_rows[batch.given_scored])
         return {contract.GIVEN_HIDDEN: self._device.put(rows, self._compute)}
 
     def logprobs(self, model: ModelName, batch: Batch) -> NDArray[np.float32]:
         """Return the log-probs (nats) of the given rows' own tokens, float32 [g]."""
-        return self._of_model[model].logprobs[: batch.num_given]
+        return self._rows.logprobs(model, batch.given_rows)
+
+    def output(self, keeping: Keeping) -> Tensor:
+        """Return a tensor for the output KEPT of a layer."""
+        width = self._rows.width
+        num_bytes = len(keeping.computed) * width * BITS[self._compute] // 8
+        buffer = self._device.allocate(num_bytes)
+        return buffer.tensor((len(keeping.computed), width), self._compute)
+
+    def keep(self, model: ModelName, layer: int, output: Tensor, keeping: Keeping) -> None:
+        """Store the kept rows of a layer, and give their tensor back."""
+        values = in_type(self._copies.read(output), self._compute)
+        self._rows.of_model[model].keys_values[layer, keeping.slots] = values
+        self._device.give_back(output.buffer)
+
+    def keep_results(
+        self, model: ModelName, hidden: Tensor, logprobs: NDArray[np.float32], keeping: Keeping
+    ) -> None:
+        """Store hidden states [k + m, H] and log-probs [g + t] of rows."""
+        rows = self._rows.of_model[model]
+        found = self._copies.read(hidden)[keeping.hidden]
+        rows.hidden[keeping.hidden_rows] = in_type(found, self._compute)
+        rows.logprobs[keeping.logprob_rows] = logprobs[keeping.logprobs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +98,12 @@ class LoadedBatch:
     scored: Inputs
     """The index of the last layer."""
     chunks: Sequence[HeadChunk]
+    kept_index: Inputs
+    """The index of every layer that keeps rows."""
+    keeping: Keeping | None
 
     @classmethod
-    def of(cls, batch: Batch, device: Device, head_rows: int) -> LoadedBatch:
+    def of(cls, batch: Batch, keeping: Keeping | None, device: Device, head_rows: int) -> LoadedBatch:
         """Copy the indices of a batch to the device."""
         feeds = batch.feeds(
             {contract.PAD_INDEX, contract.UNPAD_INDEX, contract.SEQLENS_K, contract.TOTAL_SEQUENCE_LENGTH}
@@ -95,7 +118,10 @@ class LoadedBatch:
             }
             parts.append(HeadChunk(part, inputs))
         scored: Inputs = {contract.SCORE_INDEX: _put(device, batch.score_index)}
-        return cls(batch, indices | {contract.TOTAL_SEQUENCE_LENGTH: length}, scored, parts)
+        kept = NO_INDEX if keeping is None else keeping.computed
+        kept_index: Inputs = {contract.KEPT_INDEX: _put(device, kept)}
+        indices[contract.TOTAL_SEQUENCE_LENGTH] = length
+        return cls(batch, indices, scored, parts, kept_index, keeping)
 
 
 def _put(device: Device, array: NDArray[Any]) -> Tensor:

@@ -23,17 +23,20 @@ from stepscore.artifact.graph_check import check_graphs
 from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.batching.given_rows import GivenRows
+from stepscore.batching.given_rows import Given, GivenRows
+from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.cuda.batches import LoadedBatch
 from stepscore.engine.cuda.decoding import OpenGraphs, scratch_bytes
 from stepscore.engine.cuda.hardware import Hardware, hardware_of
 from stepscore.engine.cuda.unit_runner import UnitFiles, UnitRunner
 from stepscore.engine.cuda.weight_ring import WeightRing
+from stepscore.engine.element_types import BITS
 from stepscore.engine.ort.provider_checks import require, resolve
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Residency
 from stepscore.memory.gpu import evenly_spread
+from stepscore.memory.kept import check_prefix_cache, num_kept_tokens, too_old_to_keep
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -48,10 +51,17 @@ class CudaEngine(Engine):
         require(options.provider)
         self.provider = resolve(options.provider, pair.manifest.target, portable=True)
         check_residency(pair.manifest, options.residency)
+        if options.prefix_cache:
+            check_prefix_cache(pair.manifest, options.residency)
         require(self.provider)
         check_graphs(pair.path, pair.manifest)
-        self.given = GivenRows.of(pair.prefix())
         hardware = hardware or hardware_of(self.provider, pair.manifest)
+        self.given: Given = GivenRows.of(pair.prefix())
+        num_slots = 0
+        if options.prefix_cache:
+            of_element = BITS[hardware.compute] // 8
+            num_slots = num_kept_tokens(pair.manifest, options.prefix_cache, of_element)
+            self.given = KeptPrefixes(num_slots, GivenRows.of(pair.prefix()).token_ids)
         self._device, self._copies = hardware.device, hardware.copies
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         files = [UnitFiles.open(pair, unit) for unit in pair.manifest.units]
@@ -59,7 +69,9 @@ class CudaEngine(Engine):
         needed = (scratch_bytes(each.stage.matrices, hardware.compute) for each in stored)
         scratch = self._device.allocate(max(needed))
         opened = OpenGraphs(Sessions(self.provider, options.threads))
-        self._units = [UnitRunner(pair, each, opened, hardware, scratch) for each in files]
+        self._units = [UnitRunner(pair, each, opened, hardware, scratch, num_slots) for each in files]
+        if options.prefix_cache and not all(each.keeps_rows for each in self._units):
+            raise too_old_to_keep()
         kept = evenly_spread(num_kept(options, len(stored)), len(stored))
         slots = 2 if options.prefetch_next_layer else 1
         self._ring = WeightRing(self._device, self._copies, stored, kept, slots=slots)
@@ -100,9 +112,12 @@ class CudaEngine(Engine):
     def _run(
         self, window: Sequence[Batch], *, with_hidden: bool = False
     ) -> list[tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]]:
-        loaded = [LoadedBatch.of(batch, self._device, self._head_rows) for batch in window]
         found: list[tuple[dict[ModelName, NDArray[np.floating]], PairLogprobs]] = [({}, {}) for _ in window]
-        with closing(self._ring.in_turn()) as stages:
+        with keeping(self.given, window) as keepings, closing(self._ring.in_turn()) as stages:
+            loaded = [
+                LoadedBatch.of(batch, kept, self._device, self._head_rows)
+                for batch, kept in zip(window, keepings, strict=True)
+            ]
             for unit in self._units:
                 try:
                     ran = unit.run(loaded, stages)

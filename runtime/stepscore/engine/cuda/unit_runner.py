@@ -23,6 +23,7 @@ from stepscore.engine.cuda.hardware import Hardware
 from stepscore.engine.cuda.mapped_file import MappedFile
 from stepscore.engine.cuda.weight_ring import LoadedStage, StoredStage
 from stepscore.engine.element_types import BITS, FLOAT, ONNX_TYPES, STORED_AS, as_float32, in_type
+from stepscore.engine.row_values import RowValues
 
 Logprobs = NDArray[np.float32]
 
@@ -78,7 +79,13 @@ class UnitRunner:
     """Runs windows through the stages of one unit; `scratch` holds decoded weights."""
 
     def __init__(
-        self, pair: Pair, files: UnitFiles, opened: OpenGraphs, hardware: Hardware, scratch: Buffer
+        self,
+        pair: Pair,
+        files: UnitFiles,
+        opened: OpenGraphs,
+        hardware: Hardware,
+        scratch: Buffer,
+        num_slots: int = 0,
     ) -> None:
         self.models = files.unit.models
         self._shape = pair.manifest.architecture
@@ -92,7 +99,11 @@ class UnitRunner:
         )
         self._head = self._open_head(graphs)
         self.embedding = Embedding(graphs.embed(), self.models, self._shape.hidden_size, self._compute)
-        self._given = GivenValues.of(pair, self.models, hardware)
+        rows = RowValues(self.models, pair.prefix(), self._shape, num_slots, hardware.compute)
+        self._given = GivenValues(rows, hardware)
+        inputs = [each.get_inputs() for each in (*self._layers.values(), *self._last_layers.values())]
+        self.keeps_rows = all(any(value.name == contract.KEPT_INDEX for value in each) for each in inputs)
+        """Whether the graphs have outputs for kept rows; those of old pairs do not."""
         self._decoding = Decoding(hardware, graphs, scratch)
         self._vectors = {model: self._put_vectors(files, model) for model in self.models}
         self._held: list[Buffer] = []
@@ -112,10 +123,14 @@ class UnitRunner:
         return window
 
     def logprobs(self, window: Window, model: ModelName) -> list[Logprobs]:
-        """Return the log-probs [g + t] of every batch of a window that has run."""
+        """Return the log-probs [g + t] of every batch of a window that has run, and keep what is to be kept."""
         computed = (logprobs_of(np.concatenate(parts, axis=2)) for parts in window.parts[model])
         known = (self._given.logprobs(model, each.batch) for each in window.batches)
-        return [np.concatenate(both) for both in zip(known, computed, strict=True)]
+        found = [np.concatenate(both) for both in zip(known, computed, strict=True)]
+        for each, hidden, logprobs in zip(window.batches, window.hidden[model], found, strict=True):
+            if each.keeping is not None:
+                self._given.keep_results(model, hidden, logprobs, each.keeping)
+        return found
 
     def release(self) -> None:
         """Give back the hidden states of a window."""
@@ -169,11 +184,18 @@ class UnitRunner:
             (contract.HIDDEN, window.hidden[model]) if last else (contract.NEXT_ROWS, window.rows[model])
         )
         for each, rows, result in zip(window.batches, window.rows[model], outputs, strict=True):
-            given = self._given.keys_values(model, index, each.batch.num_given)
+            given = self._given.keys_values(model, index, each.batch)
             inputs = same | each.indices | given | {contract.ROWS: rows}
+            if self.keeps_rows:
+                inputs |= each.kept_index
             if last:
                 inputs |= each.scored | self._given.hidden(model, each.batch)
-            run_graph(graph, inputs, {output: result}, self._device)
+            if each.keeping is None:
+                run_graph(graph, inputs, {output: result}, self._device)
+                continue
+            kept = self._given.output(each.keeping)
+            run_graph(graph, inputs, {output: result, names.KEPT: kept}, self._device)
+            self._given.keep(model, index, kept, each.keeping)
 
     def _run_head(self, part: int, model: ModelName, weights: Weights, window: Window) -> None:
         """Append the parts [t, 2, tiles] of every batch for the tiles of one part of the head."""

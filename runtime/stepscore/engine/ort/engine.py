@@ -37,8 +37,7 @@ from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.engine.row_values import RowValues
 from stepscore.enums import Exporter, Residency
-from stepscore.errors import PairIncompatible
-from stepscore.memory.kept import check_prefix_cache, num_kept_tokens
+from stepscore.memory.kept import check_prefix_cache, num_kept_tokens, too_old_to_keep
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -104,10 +103,7 @@ class OrtEngine(Engine):
             for each in self._units:
                 each.keep()
         if options.prefix_cache and not all(each.keeps_rows for each in self._units):
-            raise PairIncompatible(
-                "this pair was exported before prefixes could be kept",
-                hint="export it again, or omit --prefix-cache",
-            )
+            raise too_old_to_keep()
 
     @classmethod
     def check(cls, pair: Pair) -> None:
