@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stepscore.artifact.pair import Pair
 from stepscore.bar import with_bar
+from stepscore.batching.kept_prefixes import KeptCounts, KeptPrefixes
 from stepscore.batching.pace import STEADY, Pace
 from stepscore.batching.prefetch import prefetch
 from stepscore.batching.windows import Input, PlannedItem, Window, WindowPlanner
@@ -76,6 +77,7 @@ class Scorer:
         threads: int | None = None,
         tokens: bool = False,
         share: bool = True,
+        prefix_cache: int | str | None = None,
         engine: Engine | None = None,
     ) -> Scorer:
         """Open the pair in folder `pair`.
@@ -83,11 +85,15 @@ class Scorer:
         `beta` defaults to the pair's; `tokens` keeps the log-probs in the results. Residency, batch and
         window that are not given are chosen by `memory_limit` (bytes, or a text such as "4GB") or free memory
         (see memory/); none changes a log-prob by more than rounding. `share=False` disables prefix sharing,
-        for benchmarks. `engine` is an open engine of this pair, used instead of opening one with `provider`,
-        `residency` and `threads`; the scorer closes it.
+        for benchmarks. `prefix_cache` (bytes, or a text such as "2GB") keeps the prefixes of texts for later
+        calls, whose texts continue them, as in a search; the least recently used go first. `engine` is an
+        open engine of this pair, used instead of opening one with `provider`, `residency`, `threads` and
+        `prefix_cache`; the scorer closes it.
         """
         if isinstance(memory_limit, str):
             memory_limit = parse_size(memory_limit)
+        if isinstance(prefix_cache, str):
+            prefix_cache = parse_size(prefix_cache)
         opened = Pair.open(pair)
         settings = fit_settings(
             opened.manifest,
@@ -97,6 +103,7 @@ class Scorer:
             window_tokens=window_tokens,
             provider=Provider(provider),
             available=free_memory(opened, Provider(provider)),
+            prefix_cache=prefix_cache or 0,
         )
         options = EngineOptions(
             provider=Provider(provider),
@@ -105,6 +112,7 @@ class Scorer:
             gpu_mem_limit=memory_limit,
             head_rows=settings.head_rows,
             resident_stages=settings.resident_stages,
+            prefix_cache=settings.prefix_cache,
         )
         engine = engine or open_engine(opened, options)
         windows = WindowPlanner(
@@ -224,6 +232,12 @@ class Scorer:
                     policy, reference = logprobs["policy"][targets], logprobs["reference"][targets]
                     done.append((member, self._outcome(window.valid[member], policy, reference)))
                 yield done
+
+    @property
+    def kept_prefixes(self) -> KeptCounts | None:
+        """How full the prefix cache is, and how many tokens it has saved; None without one."""
+        given = self._engine.given
+        return given.counts if isinstance(given, KeptPrefixes) else None
 
     @property
     def window_tokens(self) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
-from stepscore.batching.given_rows import GivenRows
+from stepscore.batching.given_rows import Given, GivenRows
+from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
 from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.cli.json_mode import print_result
 from stepscore.cli.memory_facts import Facts, card_facts, describe, size, where
@@ -26,6 +28,7 @@ from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.progress import Progress, duration, shown
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
+from stepscore.memory.kept import bytes_per_kept_token, num_kept_tokens
 from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
@@ -92,7 +95,12 @@ def plan_run(
     """Read, encode and plan a file as a scorer loaded with these options would; count into `tally`."""
     pair = Pair.open(path)
     chosen = ("residency", "memory_limit", "max_batch_tokens", "window_tokens", "provider")
-    settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen})
+    prefix_cache = load["prefix_cache"] or 0
+    settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen}, prefix_cache=prefix_cache)
+    given: Given = GivenRows.of(pair.prefix())
+    if prefix_cache:
+        num_slots = num_kept_tokens(pair.manifest, prefix_cache, settings.element_bytes)
+        given = KeptPrefixes(num_slots, GivenRows.of(pair.prefix()).token_ids)
     planner = WindowPlanner(
         pair.encoder(),
         Convention(load["convention"]),
@@ -101,12 +109,20 @@ def plan_run(
         pair.manifest.architecture.vocab_size,
         tokens=load["tokens"],
         materializes_scores=settings.materializes_scores,
-        given=GivenRows.of(pair.prefix()),
+        given=given,
     )
     tally.sample.most_tokens = 2 * settings.max_batch_tokens
     parsed = ((line, line.record) for line in options.lines(lines))
-    most = PeakLoad.of(tally.add(window) for window in planner.of(parsed))
+    most = PeakLoad.of(_kept(tally.add(window), given) for window in planner.of(parsed))
     return Planned(pair, tally, planner, settings, estimate(pair.manifest, settings, most))
+
+
+def _kept(batches: list[Batch], given: Given) -> list[Batch]:
+    """Keep what an engine would keep of the batches of a window, before the next window is planned."""
+    for batch in batches:
+        with keeping(given, [batch]):
+            pass
+    return batches
 
 
 def time_of(path: Path, planned: Planned, load: dict[str, Any], *, quiet: bool) -> TimeNeed | NotMeasured:
@@ -117,7 +133,9 @@ def time_of(path: Path, planned: Planned, load: dict[str, Any], *, quiet: bool) 
         return reason
     if not quiet:
         print("stepscore: measuring the speed on a few records", file=sys.stderr, flush=True)
-    speed = measure(path, load, tally.sample, planned.planner)
+    # Without kept prefixes: records are measured twice.
+    planner = replace(planned.planner, given=GivenRows.of(planned.pair.prefix()))
+    speed = measure(path, {**load, "prefix_cache": None}, tally.sample, planner)
     if isinstance(speed, NotMeasured):
         return speed
     return speed.of_run(windows=tally.windows, computed=tally.computed, tokens=tally.tokens)
@@ -138,9 +156,18 @@ def facts(planned: Planned, time: TimeNeed | NotMeasured) -> Facts:
         yield "batches", f"{tally.batches:,} in {tally.windows:,} windows"
     yield "settings", describe(settings)
     yield "memory", f"about {size(planned.memory.total)}{where(settings)}, estimated peak"
+    if settings.prefix_cache:
+        yield "prefix cache", _cache_facts(planned.pair.manifest, settings)
     yield from _time_facts(time)
     if settings.on_gpu:
         yield from card_facts(planned.pair.manifest)
+
+
+def _cache_facts(manifest: Manifest, settings: Settings) -> str:
+    of_token = bytes_per_kept_token(manifest, settings.element_bytes)
+    tokens = num_kept_tokens(manifest, settings.prefix_cache, settings.element_bytes)
+    host = " in the process's memory" if settings.on_gpu else ""
+    return f"{size(settings.prefix_cache)}{host}: {tokens:,} tokens of {of_token / 1e3:,.1f} kB"
 
 
 def _time_facts(time: TimeNeed | NotMeasured) -> Iterator[tuple[str, str]]:
@@ -181,6 +208,7 @@ def result_of(planned: Planned, time: TimeNeed | NotMeasured) -> DryRunResult:
             weights=memory.weights,
             batch=memory.batch,
             window=memory.window,
+            kept=memory.kept,
         ),
         time=None if isinstance(time, NotMeasured) else time,
         not_measured=time.reason if isinstance(time, NotMeasured) else None,

@@ -103,6 +103,12 @@ window_tokens_option = click.option(
     type=click.IntRange(min=1),
     help="Tokens per scheduling window; prefixes are shared within it.  [default: up to 16384]",
 )
+prefix_cache_option = click.option(
+    "--prefix-cache",
+    metavar="SIZE",
+    callback=size,
+    help="Keep prefixes for later calls or windows in so much memory, such as 2GB.  [default: none]",
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -162,6 +168,7 @@ LOAD_OPTIONS = (
     max_batch_tokens_option,
     window_tokens_option,
     threads_option,
+    prefix_cache_option,
 )
 
 

@@ -97,6 +97,7 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
     weights: Bytes
     batch: Bytes
     window: Bytes
+    kept: Annotated[Bytes, Meta(description="prefixes of earlier calls: the limit of --prefix-cache")] = 0
 
 
 class TimeNeed(msgspec.Struct, frozen=True, kw_only=True):

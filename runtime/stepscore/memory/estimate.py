@@ -6,6 +6,8 @@ the peak depends on how weights are stored: forms.py. For pairs for CUDA it is t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stepscore.artifact.generic_graphs import uses_generic_graphs
 from stepscore.artifact.graph_contract import BODY, EMBED, HEAD, TILE, head_files, layer_file, piece_rows
 from stepscore.artifact.manifest import TOKENIZER, Manifest, Unit, safetensors_files
@@ -20,6 +22,7 @@ from stepscore.memory.forms import (
     form_of,
 )
 from stepscore.memory.gpu import estimate_generic
+from stepscore.memory.kept import num_kept_tokens
 from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
@@ -27,6 +30,27 @@ from stepscore.memory.settings import Settings
 def estimate(manifest: Manifest, settings: Settings, load: PeakLoad | None = None) -> MemoryEstimate:
     """Return the peak memory of scoring under this load (default: full batches)."""
     load = load or PeakLoad.usual(settings)
+    found = _without_cache(manifest, settings, load)
+    if not settings.prefix_cache or settings.on_gpu:
+        return found
+    return replace(found, batch=found.batch + _given(manifest, settings, load), kept=settings.prefix_cache)
+
+
+def _given(manifest: Manifest, settings: Settings, load: PeakLoad) -> int:
+    """Return the memory of a batch's given rows in one layer.
+
+    Their keys and values are copied out of the cache; attention also pads them to the width of the computed
+    rows, and joins both.
+    """
+    shape = manifest.architecture
+    keys_values = 2 * shape.num_key_value_heads * shape.head_dim
+    projected = shape.num_attention_heads * shape.head_dim + keys_values
+    rows = min(load.given, num_kept_tokens(manifest, settings.prefix_cache, settings.element_bytes))
+    streams = max(len(unit.models) for unit in manifest.units)
+    return settings.element_bytes * streams * rows * (keys_values + 2 * projected)
+
+
+def _without_cache(manifest: Manifest, settings: Settings, load: PeakLoad) -> MemoryEstimate:
     if uses_generic_graphs(manifest):
         return estimate_generic(manifest, settings, load)
     process = round(PROCESS_BYTES + TOKENIZER_BYTES * manifest.files[TOKENIZER].size)

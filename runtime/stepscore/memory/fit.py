@@ -11,6 +11,7 @@ from stepscore.enums import Provider, Residency, Target
 from stepscore.errors import DoesNotFit
 from stepscore.memory.estimate import estimate
 from stepscore.memory.gpu import stage_sizes
+from stepscore.memory.kept import check_prefix_cache
 from stepscore.memory.settings import (
     LEAST_BATCH_TOKENS,
     LEAST_GPU_TOKENS,
@@ -32,6 +33,7 @@ class Wanted:
     residency: Residency = Residency.AUTO
     max_batch_tokens: int | None = None
     window_tokens: int | None = None
+    prefix_cache: int = 0
 
 
 def fit_settings(
@@ -43,19 +45,24 @@ def fit_settings(
     window_tokens: int | None = None,
     provider: Provider = Provider.AUTO,
     available: int | None = None,
+    prefix_cache: int = 0,
 ) -> Settings:
     """Choose the settings that are not given: the fastest within the limit, or within free memory.
 
     Residency `resident` is faster than `alternate` and `partial`, these are faster than `stream`, and large
     batches are faster than small ones. Raises DoesNotFit where no choice fits a given limit; free memory
-    guides the choice but is not a limit. `available` is the free memory of a GPU, where it is known.
+    guides the choice but is not a limit. `available` is the free memory of a GPU, where it is known. With a
+    `prefix_cache`, bytes, only `resident` is chosen; the limit holds for both together, on a GPU without it.
     """
     check_residency(manifest, residency)
+    if prefix_cache:
+        check_prefix_cache(manifest, residency)
+        residency = Residency.RESIDENT
     on_gpu = manifest.target is Target.CUDA and provider is not Provider.CPU
     limit = memory_limit
     if limit is None:
         limit = available if on_gpu else available_bytes()
-    wanted = Wanted(residency, max_batch_tokens, window_tokens)
+    wanted = Wanted(residency, max_batch_tokens, window_tokens, prefix_cache)
     if residency is Residency.PARTIAL and limit is None:
         raise DoesNotFit(
             "--residency partial keeps as many layers as a limit allows, and none is given",
@@ -72,7 +79,9 @@ def fit_settings(
     raise DoesNotFit(
         f"{least.residency} scoring in batches of {least.max_batch_tokens} tokens needs about "
         f"{needed / 1e9:.2f} GB; the limit is {memory_limit / 1e9:.2f} GB",
-        hint="raise --memory-limit, use --residency auto, or export the pair at fewer bits",
+        hint="raise --memory-limit, "
+        + ("lower or omit --prefix-cache" if prefix_cache else "use --residency auto")
+        + ", or export the pair at fewer bits",
     )
 
 
@@ -92,6 +101,7 @@ def _choices(manifest: Manifest, wanted: Wanted, limit: int | None, *, on_gpu: b
                 window,
                 min(usual_head_rows(manifest), tokens),
                 on_gpu=on_gpu,
+                prefix_cache=wanted.prefix_cache,
                 materializes_scores=not on_gpu,
             )
             if each is Residency.PARTIAL:

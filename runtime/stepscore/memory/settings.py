@@ -38,6 +38,8 @@ class Settings:
     """With `partial`: layers and parts of the head that stay on the device."""
     on_gpu: bool = False
     """Whether a pair for CUDA runs on a GPU, not on the CPU in its place."""
+    prefix_cache: int = 0
+    """Bytes in host memory for prefixes of earlier calls; 0: none is kept."""
     materializes_scores: bool = True
     """Whether attention materializes the [B, S, S] scores of short sequences, as on the CPU."""
 

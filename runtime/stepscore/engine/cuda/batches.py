@@ -24,7 +24,7 @@ _INT32, _INT64 = ONNX_TYPES["int32"], ONNX_TYPES["int64"]
 
 
 class GivenValues:
-    """Given rows of a unit on the device: those of the prefix stay there, kept ones are copied for each batch.
+    """Given rows of a unit on the device: those of the prefix stay there, others are copied for each batch.
 
     Kept rows are in host memory: a batch's are a small part of it, and the GPU's is for weights.
     """
@@ -59,17 +59,16 @@ class GivenValues:
         return self._rows.logprobs(model, batch.given_rows)
 
     def output(self, keeping: Keeping) -> Tensor:
-        """Return a tensor for the output KEPT of a layer."""
+        """Return a tensor for the output KEPT of a layer, to be given back."""
         width = self._rows.width
         num_bytes = len(keeping.computed) * width * BITS[self._compute] // 8
         buffer = self._device.allocate(num_bytes)
         return buffer.tensor((len(keeping.computed), width), self._compute)
 
     def keep(self, model: ModelName, layer: int, output: Tensor, keeping: Keeping) -> None:
-        """Store the kept rows of a layer, and give their tensor back."""
+        """Store the kept rows of a layer."""
         values = in_type(self._copies.read(output), self._compute)
         self._rows.of_model[model].keys_values[layer, keeping.slots] = values
-        self._device.give_back(output.buffer)
 
     def keep_results(
         self, model: ModelName, hidden: Tensor, logprobs: NDArray[np.float32], keeping: Keeping

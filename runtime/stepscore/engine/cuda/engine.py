@@ -69,7 +69,9 @@ class CudaEngine(Engine):
         needed = (scratch_bytes(each.stage.matrices, hardware.compute) for each in stored)
         scratch = self._device.allocate(max(needed))
         opened = OpenGraphs(Sessions(self.provider, options.threads))
-        self._units = [UnitRunner(pair, each, opened, hardware, scratch, num_slots) for each in files]
+        self._units = [
+            UnitRunner(pair, each, opened, hardware, scratch, num_slots=num_slots) for each in files
+        ]
         if options.prefix_cache and not all(each.keeps_rows for each in self._units):
             raise too_old_to_keep()
         kept = evenly_spread(num_kept(options, len(stored)), len(stored))

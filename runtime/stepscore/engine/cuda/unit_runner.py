@@ -85,6 +85,7 @@ class UnitRunner:
         opened: OpenGraphs,
         hardware: Hardware,
         scratch: Buffer,
+        *,
         num_slots: int = 0,
     ) -> None:
         self.models = files.unit.models
@@ -123,7 +124,7 @@ class UnitRunner:
         return window
 
     def logprobs(self, window: Window, model: ModelName) -> list[Logprobs]:
-        """Return the log-probs [g + t] of every batch of a window that has run, and keep what is to be kept."""
+        """Return the log-probs [g + t] of every batch of a window that has run; keep results to be kept."""
         computed = (logprobs_of(np.concatenate(parts, axis=2)) for parts in window.parts[model])
         known = (self._given.logprobs(model, each.batch) for each in window.batches)
         found = [np.concatenate(both) for both in zip(known, computed, strict=True)]
@@ -194,8 +195,11 @@ class UnitRunner:
                 run_graph(graph, inputs, {output: result}, self._device)
                 continue
             kept = self._given.output(each.keeping)
-            run_graph(graph, inputs, {output: result, names.KEPT: kept}, self._device)
-            self._given.keep(model, index, kept, each.keeping)
+            try:
+                run_graph(graph, inputs, {output: result, names.KEPT: kept}, self._device)
+                self._given.keep(model, index, kept, each.keeping)
+            finally:
+                self._device.give_back(kept.buffer)
 
     def _run_head(self, part: int, model: ModelName, weights: Weights, window: Window) -> None:
         """Append the parts [t, 2, tiles] of every batch for the tiles of one part of the head."""

@@ -70,6 +70,8 @@ class OrtEngine(Engine):
             low_memory=low_memory,
         )
         stages = layer_by_layer(pair.manifest) if by_tiles or streams else Stages([BODY], [HEAD])
+        if options.prefix_cache:  # in one graph, the given and kept rows of all layers would exist at once
+            stages = Stages(layer_by_layer(pair.manifest).layers, stages.heads)
         opened = [*stages.layers, *stages.heads]
         check_graphs(
             pair.path,
