@@ -1,4 +1,4 @@
-"""Measure a beam search with and without prefix sharing, each round one call.
+"""Measure a beam search without and with prefix sharing and kept prefixes, each round one call.
 
     make bench-beam-search                    Qwen2.5-1.5B shape, 4 layers, 5 minutes on two cores
     make bench-beam-search FLAGS=--quick      a tiny model
@@ -7,11 +7,15 @@ The trace has the shape of search-and-learn's beam search: N beams per problem, 
 round and are continued in WIDTH ways; every call scores the whole text of every beam. The steps are those of
 solutions of the problem (math_best_of_8), or of the bundled samples if the shared data is not here. A
 seed draws the survivors, and a beam may mix steps of several solutions, since the time depends only on
-lengths and shared prefixes. Engines with and without sharing score the same calls and alternate.
+lengths and shared prefixes. Three engines score the same calls and alternate: without sharing, with sharing
+within a call, and with prefixes kept from call to call, in a cache that is empty before each repeat. A child
+process runs the calls once with a cache of just the size that they fill, and measures its memory.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
 import time
@@ -21,26 +25,34 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from benchmarks.support.forms import DEFAULT, FORMS
+from benchmarks.support.machine import status_mb
 from benchmarks.support.options import benchmark_parser
 from benchmarks.support.rates import rounded
-from benchmarks.support.results import write_result
+from benchmarks.support.results import measured_in_child, write_result
 from benchmarks.support.shapes import ModelShape, shape_facts, write_models
 from benchmarks.support.workloads import BEST_OF_8, records, text_of
 
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import pack
+from stepscore.batching.kept_prefixes import KeptCounts
 from stepscore.batching.trie import Int64
 from stepscore.bench import rate
 from stepscore.enums import Convention, Provider
 from stepscore.integrations.reward_model import RewardModel
+from stepscore.memory.estimate import estimate
+from stepscore.memory.fit import fit_settings
+from stepscore.memory.kept import bytes_per_kept_token
 from stepscore.prompt.template import SEPARATOR, split_steps
 from stepscore.scorer import Scorer
 from stepscore_export.pipeline.export import export_pair
 
 BEAMS, WIDTH = 8, 4
 THREADS = 2
+CACHE = "1GB"
+WARM_UP = "Nothing of this is part of the search."
 SEED = 0
 
 
@@ -65,7 +77,11 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", nargs=3, metavar=("PAIR", "ROUNDS", "BYTES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measured_memory(*options.child)))
+        return
     shape, repeats = (ModelShape.QUICK, 1) if options.quick else (ModelShape.QWEN_1_5B, options.repeats)
     config = shape.with_layers(options.layers)
     problems = sampled(options.problems)
@@ -75,6 +91,10 @@ def main() -> None:
         form = FORMS[Provider.CPU][DEFAULT]
         pair = export_pair(models.policy, models.reference, Path(folder) / "pair", form)
         measured = measure(pair, rounds, repeats)
+        calls = Path(folder) / "rounds.json"
+        calls.write_bytes(msgspec.json.encode(rounds))
+        fills = measured["distinct_in_trace"] * bytes_per_kept_token(pair.manifest, element_bytes=4)
+        measured["memory"] = measured_in_child("benchmarks.beam_search", pair.path, calls, fills)
     result = {
         "quick": options.quick,
         "form": DEFAULT,
@@ -133,18 +153,22 @@ def _grown(solutions: Sequence[Sequence[str]], max_rounds: int) -> Iterator[list
 
 
 def measure(pair: Pair, rounds: Sequence[Round], repeats: int) -> dict[str, Any]:
-    """Score every round with and without sharing; a round's seconds are those of its call."""
-    models = [_reward_model(pair, share=True), _reward_model(pair, share=False)]
-    for model in models:
-        model.score(rounds[0].questions[:1], [rounds[0].outputs[0][:1]])
-    seconds = np.zeros((repeats, len(rounds), len(models)))
+    """Score every round in each of three ways; a round's seconds are those of its call."""
+    shared, alone = _reward_model(pair), _reward_model(pair, share=False)
+    seconds = np.zeros((repeats, len(rounds), 3))
+    computed = 0
     for repeat in range(repeats):
+        kept = _reward_model(pair, prefix_cache=CACHE)
+        for model in (shared, alone, kept):
+            model.score([WARM_UP], [[WARM_UP]])
         for at, each in enumerate(rounds):
-            for which, model in enumerate(models):
+            for which, model in enumerate((shared, alone, kept)):
                 started = time.perf_counter()
                 model.score(each.questions, each.outputs)
                 seconds[repeat, at, which] = time.perf_counter() - started
             print(f"repeat {repeat + 1}, round {at + 1}: {seconds[repeat, at]}", file=sys.stderr, flush=True)
+        computed = counts_of(kept).computed
+        kept.scorer.close()
     encoded = [_encoded(pair, each) for each in rounds]
     rows = [
         {"round": at + 1, **_row(sequences, _distinct(sequences), seconds[:, at])}
@@ -156,11 +180,44 @@ def measure(pair: Pair, rounds: Sequence[Round], repeats: int) -> dict[str, Any]
         "rounds": rows,
         "total": _row(everything, distinct, seconds.sum(axis=1)),
         "distinct_in_trace": _distinct(everything),
+        "computed_with_kept": computed,
+        "prefix_cache": CACHE,
     }
 
 
-def _reward_model(pair: Pair, *, share: bool) -> RewardModel:
-    return RewardModel(Scorer.load(pair.path, convention=Convention.EXACT, threads=THREADS, share=share))
+def measured_memory(folder: str, calls: str, num_bytes: str) -> dict[str, Any]:
+    """Run the calls once with a cache of this size; return its peak resident set and the estimate."""
+    pair = Pair.open(folder)
+    model = _reward_model(pair, prefix_cache=int(num_bytes))
+    for each in msgspec.json.decode(Path(calls).read_bytes(), type=list[Round]):
+        model.score(each.questions, each.outputs)
+    settings = fit_settings(pair.manifest, prefix_cache=int(num_bytes))
+    counts = counts_of(model)
+    return {
+        "prefix_cache": int(num_bytes),
+        "kept_tokens": counts.kept,
+        "peak_mb": status_mb("VmHWM"),
+        "estimated_mb": round(estimate(pair.manifest, settings).total / 1e6),
+    }
+
+
+def counts_of(model: RewardModel) -> KeptCounts:
+    """Return what a model with a cache has kept."""
+    counts = model.scorer.kept_prefixes
+    assert counts is not None
+    return counts
+
+
+def _reward_model(pair: Pair, *, share: bool = True, prefix_cache: int | str | None = None) -> RewardModel:
+    return RewardModel(
+        Scorer.load(
+            pair.path,
+            convention=Convention.EXACT,
+            threads=THREADS,
+            share=share,
+            prefix_cache=prefix_cache,
+        )
+    )
 
 
 def _encoded(pair: Pair, called: Round) -> list[Int64]:
@@ -181,14 +238,16 @@ def _distinct(sequences: Sequence[Int64]) -> int:
 
 def _row(sequences: Sequence[Int64], distinct: int, seconds: np.ndarray) -> dict[str, Any]:
     tokens = sum(map(len, sequences))
-    shared, alone = (rate(tokens, seconds[:, which].tolist()) for which in (0, 1))
+    shared, alone, kept = (rate(tokens, seconds[:, which].tolist()) for which in (0, 1, 2))
     return {
         "texts": len(sequences),
         "tokens": tokens,
         "distinct_tokens": distinct,
         "shared": rounded(shared),
         "not_shared": rounded(alone),
+        "kept": rounded(kept),
         "factor": round(shared.median / alone.median, 3),
+        "kept_factor": round(kept.median / shared.median, 3),
     }
 
 

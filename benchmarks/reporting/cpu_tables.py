@@ -50,7 +50,7 @@ def operators(results: Results) -> list[Table]:
 
 
 def beam_search(results: Results) -> list[Table]:
-    """Return the speed of a search's calls with and without prefix sharing, by round and in total."""
+    """Return the speed of a search's calls with and without prefix sharing, and with kept prefixes."""
     tables = []
     for result in of_kind(results, "beam_search"):
         calls = [*result["rounds"], {"round": "all", **result["total"]}]
@@ -88,7 +88,30 @@ def beam_search(results: Results) -> list[Table]:
         ranges = [[str(row["round"]), spread(row["shared"]), spread(row["not_shared"])] for row in calls]
         headings = ["round", "shared, slowest to fastest", "not shared, slowest to fastest"]
         tables.append(Table(f"{shape_name(result)}: spread, tokens/s", headings, ranges, folded=True))
+        if "kept" in total:
+            tables.append(_kept(result, calls))
     return tables
+
+
+def _kept(result: Result, calls: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            str(row["round"]),
+            f"{row['shared']['median']:,.0f}",
+            f"{row['kept']['median']:,.0f}",
+            spread(row["kept"]),
+            f"{row['kept_factor']:.2f}",
+        ]
+        for row in calls
+    ]
+    memory = result["memory"]
+    note = (
+        f"{result['computed_with_kept']:,} tokens were computed. In a process of its own, with a cache of "
+        f"{memory['prefix_cache'] / 1e6:,.0f} MB that held {memory['kept_tokens']:,} tokens at the end: peak "
+        f"{memory['peak_mb']:,} MB, estimated {memory['estimated_mb']:,} MB."
+    )
+    headings = ["round", "shared within a call, tokens/s", "kept", "kept, slowest to fastest", "factor"]
+    return Table(f"{shape_name(result)}: the same calls with kept prefixes", headings, rows, note)
 
 
 def _measured(result: Result) -> list[Mapping[str, Any]]:
