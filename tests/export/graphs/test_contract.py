@@ -38,5 +38,6 @@ def test_inputs_are_fed_by_a_batch_or_by_the_graph_before(unit: Path, name: str)
     chunks = set(OF_CHUNKS) if name.startswith("head") else set()
     assert inputs - feeds.keys() <= streams | chunks
     assert feeds.keys() <= inputs
-    outputs = {each for kind in OUTPUTS for each in contract.stream_names(kind, UNITS[unit.name])}
+    kept = map(contract.kept_name, range(TINY.num_hidden_layers))
+    outputs = {each for kind in (*OUTPUTS, *kept) for each in contract.stream_names(kind, UNITS[unit.name])}
     assert {value.name for value in graph.output} <= outputs

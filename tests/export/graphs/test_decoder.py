@@ -87,7 +87,8 @@ FLOAT_LAYER = Counter(
     {
         "Gemm": 5,
         "Add": 1,
-        "Gather": 2,
+        "Gather": 3,  # the padded view and back, kept rows
+        "Slice": 1,  # keys and values of kept rows
         "If": 1,
         "GroupQueryAttention": 2,  # one of them is run
         "Reshape": 1,

@@ -127,7 +127,8 @@ LAYER = Counter(  # of fp16
     {
         "Gemm": 5,
         "Add": 2,  # the bias, the last residual
-        "Gather": 2,
+        "Gather": 3,  # the padded view and back, kept rows
+        "Slice": 1,  # keys and values of kept rows
         "GroupQueryAttention": 1,
         "Reshape": 1,
         "Pad": 1,

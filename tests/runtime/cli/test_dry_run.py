@@ -56,6 +56,7 @@ def facts(pair: Path, lines: list[str], limit: int | None = None, **load: object
         "max_batch_tokens": None,
         "window_tokens": None,
         "provider": Provider.AUTO,
+        "prefix_cache": None,
         "tokens": False,
     }
     source = io.BytesIO("".join(line + "\n" for line in lines).encode())
