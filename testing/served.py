@@ -51,6 +51,7 @@ class ScriptedScorer:
         self.cancelled = 0
         self.scheduler = self
         self.observer: Any = None
+        self.scorer = SimpleNamespace(kept_prefixes=None)
 
     async def call(
         self, requests: Sequence[Request | InputError], *, timeout: float | None = None

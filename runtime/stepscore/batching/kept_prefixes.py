@@ -67,6 +67,13 @@ class KeptCounts:
     """Tokens of all batches that were not computed, as they were kept: a prefix counts once a batch."""
     computed: int
     """Tokens of all batches that were computed."""
+    bytes_per_token: int
+    """Memory of a slot."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory of the slots in use."""
+        return self.kept * self.bytes_per_token
 
 
 class _Lease:
@@ -91,8 +98,9 @@ class KeptPrefixes:
     [0, 1]
     """
 
-    def __init__(self, capacity: int, prefix: Int64) -> None:
+    def __init__(self, capacity: int, prefix: Int64, *, bytes_per_token: int = 0) -> None:
         self._capacity, self._num_permanent = capacity, len(prefix)
+        self._bytes_per_token = bytes_per_token
         self._trie = KeptTrie()
         self._trie.add(prefix, np.arange(len(prefix)))
         for node in self._trie.nodes():
@@ -115,7 +123,7 @@ class KeptPrefixes:
         """Return how full the slots are, and what they were good for."""
         with self._lock:
             kept = self._capacity - len(self._free)
-            return KeptCounts(self._capacity, kept, self._given, self._computed)
+            return KeptCounts(self._capacity, kept, self._given, self._computed, self._bytes_per_token)
 
     def match(self, sequence: Int64, start: int) -> Match:
         """Return the rows of the longest usable prefix of a sequence [L], at most all but its last token.

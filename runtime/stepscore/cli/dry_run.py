@@ -13,7 +13,7 @@ from stepscore.artifact.manifest import Manifest
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import Given, GivenRows
-from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
+from stepscore.batching.kept_prefixes import keeping
 from stepscore.batching.windows import Window, WindowPlanner
 from stepscore.cli.json_mode import print_result
 from stepscore.cli.memory_facts import Facts, card_facts, describe, size, where
@@ -28,7 +28,7 @@ from stepscore.jobs.jsonl import ParsedLine
 from stepscore.jobs.progress import Progress, duration, shown
 from stepscore.memory.estimate import estimate
 from stepscore.memory.fit import fit_settings
-from stepscore.memory.kept import bytes_per_kept_token, num_kept_tokens
+from stepscore.memory.kept import bytes_per_kept_token, empty_cache, num_kept_tokens
 from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
@@ -99,8 +99,7 @@ def plan_run(
     settings = fit_settings(pair.manifest, **{name: load[name] for name in chosen}, prefix_cache=prefix_cache)
     given: Given = GivenRows.of(pair.prefix())
     if prefix_cache:
-        num_slots = num_kept_tokens(pair.manifest, prefix_cache, settings.element_bytes)
-        given = KeptPrefixes(num_slots, GivenRows.of(pair.prefix()).token_ids)
+        given = empty_cache(pair, prefix_cache, settings.element_bytes)
     planner = WindowPlanner(
         pair.encoder(),
         Convention(load["convention"]),

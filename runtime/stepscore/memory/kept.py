@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from stepscore.artifact.manifest import Manifest
+from stepscore.artifact.pair import Pair
+from stepscore.batching.given_rows import GivenRows
+from stepscore.batching.kept_prefixes import KeptPrefixes
 from stepscore.enums import Exporter, Format, Residency
 from stepscore.errors import DoesNotFit, PairIncompatible
 
@@ -29,6 +32,13 @@ def num_kept_tokens(manifest: Manifest, num_bytes: int, element_bytes: int) -> i
             hint=f"give a --prefix-cache of at least {1000 * of_token / 1e6:.0f}MB, for 1,000 tokens",
         )
     return num_bytes // of_token
+
+
+def empty_cache(pair: Pair, num_bytes: int, element_bytes: int) -> KeptPrefixes:
+    """Return a cache of this size, behind the rows of the pair's prefix."""
+    num_tokens = num_kept_tokens(pair.manifest, num_bytes, element_bytes)
+    of_token = bytes_per_kept_token(pair.manifest, element_bytes)
+    return KeptPrefixes(num_tokens, GivenRows.of(pair.prefix()).token_ids, bytes_per_token=of_token)
 
 
 def check_prefix_cache(manifest: Manifest, residency: Residency) -> None:

@@ -5,12 +5,14 @@ Names follow vLLM and text-embeddings-inference, with the prefix `stepscore_`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from stepscore.scheduling.observer import Dropped, Observer
 from stepscore.server.envelope import Call
@@ -18,6 +20,7 @@ from stepscore.server.routes import Context
 
 if TYPE_CHECKING:
     from stepscore.scheduling.scheduler import Scheduler
+    from stepscore.scorer import Scorer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -83,6 +86,9 @@ class Metrics(Observer):
         for name, (text, read) in gauges.items():
             self._gauge(name, text).set_function(_reader(scheduler, read))
 
+        if scheduler.scorer.kept_prefixes is not None:
+            self.registry.register(_KeptPrefixes(scheduler.scorer))
+
     def call(self, call: Call) -> None:
         """Count a call that has ended."""
         self._calls.labels(call.route).inc()
@@ -132,6 +138,24 @@ class Metrics(Observer):
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"stepscore_{name}", text, registry=self.registry)
+
+
+class _KeptPrefixes(Collector):
+    """Reads the counts of a scorer's prefix cache at each scrape."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how full the cache is, and how many tokens it has saved."""
+        counts = self._scorer.kept_prefixes
+        assert counts is not None
+        name = "stepscore_kept_prefix"
+        yield CounterMetricFamily(
+            f"{name}_hits", "Tokens taken from prefixes of earlier calls.", counts.given
+        )
+        yield GaugeMetricFamily(f"{name}_tokens", "Tokens in the prefix cache.", counts.kept)
+        yield GaugeMetricFamily(f"{name}_bytes", "Bytes of the tokens in it.", counts.num_bytes)
 
 
 def _reader(scheduler: Scheduler, read: Callable[[Any], float | None]) -> Callable[[], float]:

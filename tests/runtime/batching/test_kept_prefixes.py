@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from numpy.typing import NDArray
 
 from stepscore.batching.batch import Batch, pack
-from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
+from stepscore.batching.kept_prefixes import KeptCounts, KeptPrefixes, keeping
 from stepscore.batching.kept_trie import KeptTrie, Node
 
 Ids = NDArray[np.int64]
@@ -37,7 +37,7 @@ class Planned:
 
 
 class Engine(RuleBasedStateMachine):
-    """An engine whose values of a row are the tokens up to it; failing, late and abandoned batches among them."""
+    """An engine whose values of a row are the tokens up to it; batches fail, run late and are abandoned."""
 
     planned = Bundle("planned")
 
@@ -188,7 +188,7 @@ def test_a_sequence_is_continued_behind_its_last_token() -> None:
     assert kept.counts.given == 0
     with keeping(kept, [batch]):
         pass
-    assert kept.counts == type(kept.counts)(capacity=10, kept=5, given=3, computed=5)
+    assert kept.counts == KeptCounts(capacity=10, kept=5, given=3, computed=5, bytes_per_token=0)
 
 
 def test_rows_without_what_is_asked_of_them_are_computed_once_more() -> None:

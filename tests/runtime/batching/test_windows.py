@@ -88,7 +88,8 @@ def test_results_come_batch_by_batch(watched: Callable[..., Watched]) -> None:
 
 def test_a_result_waits_for_those_before_it_and_no_other(watched: Callable[..., Watched]) -> None:
     """Batches are those of problem 0, then of problem 1; the window is 0 1 0 1 0 1."""
-    longest = max(result.num_tokens for result in watched().scorer.score(SAMPLES))
+    scorer = watched().scorer
+    longest = max(result.num_tokens for result in scorer.score(SAMPLES)) - scorer.pair.manifest.prefix_tokens
     one = watched(max_batch_tokens=longest + 40, window_tokens=16_384)
     done = [one.engine.computed for _ in one.scorer.stream(enumerate(SAMPLES))]
     assert done == [1, 2, 2, 2, 2, 2]

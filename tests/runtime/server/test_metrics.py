@@ -92,6 +92,23 @@ def test_samples_of_a_problem_share_tokens(tiny_pair: Path, tiny_engine: Engine)
     assert 0.3 < ratio < 1
 
 
+def test_kept_prefixes_are_counted_where_there_is_a_cache(tiny_pair: Path) -> None:
+    async def score(metrics: Metrics) -> None:
+        async with AsyncScorer.load(tiny_pair, prefix_cache="1MB") as scorer:
+            metrics.watch(scorer.scheduler)
+            for _ in range(2):
+                await scorer.score(SAMPLES[0])
+            counts = scorer.scorer.kept_prefixes
+            assert counts is not None
+            assert value(metrics, "kept_prefix_hits_total") == counts.given > 0
+            assert value(metrics, "kept_prefix_tokens") == counts.kept > counts.given / 2
+            assert value(metrics, "kept_prefix_bytes") == counts.kept * counts.bytes_per_token
+
+    metrics = Metrics(CONTEXT)
+    assert value(metrics, "kept_prefix_tokens") is None
+    asyncio.run(score(metrics))
+
+
 def test_errors_of_items_are_no_failed_call() -> None:
     metrics = Metrics(CONTEXT)
     score(app_of(ScriptedScorer(TooLong("long")), metrics=metrics), ITEM)

@@ -24,7 +24,7 @@ from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import Given, GivenRows
-from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
+from stepscore.batching.kept_prefixes import keeping
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.cuda.batches import LoadedBatch
 from stepscore.engine.cuda.decoding import OpenGraphs, scratch_bytes
@@ -36,7 +36,7 @@ from stepscore.engine.ort.provider_checks import require, resolve
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.enums import Residency
 from stepscore.memory.gpu import evenly_spread
-from stepscore.memory.kept import check_prefix_cache, num_kept_tokens, too_old_to_keep
+from stepscore.memory.kept import check_prefix_cache, empty_cache, too_old_to_keep
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -59,9 +59,8 @@ class CudaEngine(Engine):
         self.given: Given = GivenRows.of(pair.prefix())
         num_slots = 0
         if options.prefix_cache:
-            of_element = BITS[hardware.compute] // 8
-            num_slots = num_kept_tokens(pair.manifest, options.prefix_cache, of_element)
-            self.given = KeptPrefixes(num_slots, GivenRows.of(pair.prefix()).token_ids)
+            self.given = empty_cache(pair, options.prefix_cache, BITS[hardware.compute] // 8)
+            num_slots = self.given.counts.capacity
         self._device, self._copies = hardware.device, hardware.copies
         self._head_rows = options.head_rows or usual_head_rows(pair.manifest)
         files = [UnitFiles.open(pair, unit) for unit in pair.manifest.units]

@@ -27,7 +27,7 @@ from stepscore.artifact.manifest import ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.batching.given_rows import Given, GivenRows
-from stepscore.batching.kept_prefixes import KeptPrefixes, keeping
+from stepscore.batching.kept_prefixes import keeping
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
 from stepscore.engine.ort.binding import as_numpy
 from stepscore.engine.ort.given_values import GivenValues
@@ -37,7 +37,7 @@ from stepscore.engine.ort.provider_checks import needs_unsigned_weights, require
 from stepscore.engine.ort.sessions import Sessions
 from stepscore.engine.row_values import RowValues
 from stepscore.enums import Exporter, Residency
-from stepscore.memory.kept import check_prefix_cache, num_kept_tokens, too_old_to_keep
+from stepscore.memory.kept import check_prefix_cache, empty_cache, too_old_to_keep
 from stepscore.memory.settings import check_residency, usual_head_rows
 
 
@@ -82,8 +82,8 @@ class OrtEngine(Engine):
         self.given: Given = GivenRows.of(prefix)
         num_slots = 0
         if options.prefix_cache:
-            num_slots = num_kept_tokens(pair.manifest, options.prefix_cache, element_bytes=4)
-            self.given = KeptPrefixes(num_slots, GivenRows.of(prefix).token_ids)
+            self.given = empty_cache(pair, options.prefix_cache, element_bytes=4)
+            num_slots = self.given.counts.capacity
         shape, device = pair.manifest.architecture, self.provider.value
         self._units = [
             UnitRunner(
