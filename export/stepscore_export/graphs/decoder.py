@@ -45,6 +45,7 @@ from stepscore.artifact.graph_contract import (
     given_name,
 )
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
+from stepscore_export.graphs.few_queries import FewQueryInputs, attend_few
 from stepscore_export.graphs.kept import declare_kept_index, kept_outputs, kept_rows
 from stepscore_export.graphs.linear import LinearInputs, Streams
 from stepscore_export.graphs.shape import Shape
@@ -85,11 +86,13 @@ class _Shared:
     total_sequence_length: ir.Value
     score_index: ir.Value | None
     kept_index: ir.Value
+    few: FewQueryInputs | None
+    """Inputs of batches with few queries; None in the graph of every layer."""
     is_short: ir.Value | None
     """Whether sequences are short enough for the unfused attention kernel; None if there is one kernel."""
 
     @classmethod
-    def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool) -> _Shared:
+    def declare(cls, g: GraphBuilder, rotary: RotaryWeights, *, scored: bool, generic: bool) -> _Shared:
         length = g.input(TOTAL_SEQUENCE_LENGTH, INT32)
         return cls(
             rotary=rotary,
@@ -99,6 +102,7 @@ class _Shared:
             total_sequence_length=length,
             score_index=g.input(SCORE_INDEX, INT64, "m") if scored else None,
             kept_index=declare_kept_index(g),
+            few=FewQueryInputs.declare(g) if g.shape.on_cpu and not generic else None,
             is_short=_is_short(g, length) if g.shape.on_cpu else None,
         )
 
@@ -123,7 +127,7 @@ def body_graph(weights: UnitWeights, shape: Shape) -> ir.Model:
     # rows [n, H] -> hidden [m, H]
     g = GraphBuilder("body", shape)
     rows = _rows_input(g)
-    shared = _Shared.declare(g, weights.rotary, scored=True)
+    shared = _Shared.declare(g, weights.rotary, scored=True, generic=False)
     *layers, last = weights.layers
     kept: list[Output] = []
     for index, layer in enumerate(layers):
@@ -169,7 +173,7 @@ def _one_layer(
     last = final_norm is not None
     g = GraphBuilder("layer" if index is None else f"layer-{index:02d}", shape)
     rows = _rows_input(g)
-    shared = _Shared.declare(g, rotary, scored=last)
+    shared = _Shared.declare(g, rotary, scored=last, generic=index is None)
     residual = _layer(g, layer, shared, rows, _given_input(g, index), last=last)
     if final_norm is not None:
         hidden, _ = _norm(g, final_norm, residual)
@@ -276,7 +280,10 @@ def _attend(
     inputs = (padded, None, None, None, None, shared.seqlens_k, shared.total_sequence_length, cos, sin)
     attended = _by_length(g, shared.is_short, inputs) if shared.is_short else _flash(g, inputs)
     flat = g.op("Reshape", attended, g.constant("flat", -1, g.shape.num_attention_heads * g.shape.head_dim))
-    return g.op("Gather", flat, unpad)
+    if shared.few is None:
+        return g.op("Gather", flat, unpad)
+    few = attend_few(g, shared.few, qkv, (cos, sin), unpad)
+    return g.choose(shared.few.is_used, few, lambda b: b.op("Gather", flat, unpad))
 
 
 def _is_short(g: GraphBuilder, length: ir.Value) -> ir.Value:

@@ -33,13 +33,13 @@ _SHARED = frozenset(
 _BUILT = frozenset(
     {
         *("BitwiseXor", "DequantizeLinear", "If", "Pad", "QuantizeLinear", "ReduceMax"),
-        *("Sigmoid", "SimplifiedLayerNormalization"),
+        *("Sigmoid", "SimplifiedLayerNormalization", "Softmax", "Transpose"),
     }
 )
 _BUILT_MICROSOFT = frozenset(
     {
         *("GatherBlockQuantized", "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits"),
-        *("QuickGelu", "SkipSimplifiedLayerNormalization"),
+        *("QuickGelu", "RotaryEmbedding", "SkipSimplifiedLayerNormalization"),
     }
 )
 _TRACED = frozenset(

@@ -8,7 +8,9 @@
 
 Given rows: keys and values [g, 2 * kv_heads * head_dim] a layer, before rotary embedding, and what the head
 reads of k of them, GIVEN_HIDDEN [k, hidden_size]. Kept rows: the same keys and values of q computed rows,
-KEPT_INDEX [q] among the n, as outputs; a later batch may be given them. Older pairs have neither.
+KEPT_INDEX [q] among the n, as outputs; a later batch may be given them. Graphs for the CPU have a second
+view, for batches most of whose rows are given: FEW_QUERIES and FEW_POSITIONS [F, Q], FEW_KEYS [F, S],
+FEW_MASK [F, Q, S] (batching/few_queries.py). Older pairs have none of these.
 
 n tokens of a batch, m of them scored, c scored rows of one chunk of the head, t (row, token id) targets. The
 indices of a batch are described in batching/batch.py, the graphs in stepscore_export/graphs/.
@@ -33,6 +35,8 @@ TOTAL_SEQUENCE_LENGTH, SCORE_INDEX = "total_sequence_length", "score_index"
 
 GIVEN_HIDDEN = "given_hidden"
 KEPT_INDEX = "kept_index"
+FEW_QUERIES, FEW_POSITIONS = "few_queries", "few_positions"
+FEW_KEYS, FEW_MASK = "few_keys", "few_mask"
 SCORED_AXIS = "s"
 """The axis k + m of HIDDEN."""
 

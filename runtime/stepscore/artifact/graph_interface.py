@@ -18,6 +18,8 @@ _INDEX, _LENGTH, _PARTS = frozenset({INT64}), frozenset({INT32}), frozenset({FLO
 _STORED = frozenset({FLOAT16, BFLOAT16})
 """Types of stored floats, which a graph may convert."""
 
+_FEW = (contract.FEW_QUERIES, contract.FEW_POSITIONS, contract.FEW_KEYS, contract.FEW_MASK)
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -59,7 +61,8 @@ def interface(
     inputs, outputs = _interface(manifest, unit, file)
     if keeps_rows:
         return inputs, outputs
-    inputs.pop(contract.KEPT_INDEX, None)
+    for name in (contract.KEPT_INDEX, *_FEW):
+        inputs.pop(name, None)
     return inputs, {name: each for name, each in outputs.items() if not name.startswith(generic.KEPT)}
 
 
@@ -86,7 +89,10 @@ def _interface(manifest: Manifest, unit: Unit, file: str) -> tuple[Interface, In
     if traced:
         return inputs, _streams(unit, contract.HIDDEN, "m", hidden)
     inputs[contract.TOTAL_SEQUENCE_LENGTH] = Expected(_LENGTH, ())
-    inputs |= _indices(contract.KEPT_INDEX, "q")
+    inputs |= _indices(contract.KEPT_INDEX, "q") | _indices(contract.FEW_KEYS, "few", "keys")
+    for name in (contract.FEW_QUERIES, contract.FEW_POSITIONS):
+        inputs |= _indices(name, "few", "queries")
+    inputs |= _floats(contract.FEW_MASK, "few", "queries", "keys")
     width = 2 * manifest.architecture.num_key_value_heads * manifest.architecture.head_dim
     kept: Interface = {}
     for layer in layers:

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact import graph_contract as contract
+from stepscore.batching.few_queries import FewQueries
 from stepscore.batching.given_rows import NO_ROWS, Given, Match, agree
 from stepscore.batching.trie import Int64, LeafPath, leaf_paths
 
 NO_INDEX: Int64 = np.empty(0, np.int64)
+NO_VIEW: Int64 = np.empty((0, 0), np.int64)
+NO_MASK: NDArray[np.float32] = np.empty((0, 0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Batch:
 
     An engine returns g + t log-probs: those of the given tokens themselves, then those of the targets.
     `target_of[i]` int64 are the indices into them of sequence i's log-probs, in order; sequences with a
-    common prefix share targets. While the `leases` exist, the given rows stay what they are.
+    common prefix share targets. While the `leases` exist, the given rows stay what they are. `few` is a view
+    of the computed positions alone, where most are given.
     """
 
     input_ids: Int64
@@ -50,6 +54,7 @@ class Batch:
     paths: tuple[Int64, ...]
     given_rows: Int64
     leases: tuple[object, ...] = field(default=(), repr=False)
+    few: FewQueries | None = None
 
     @property
     def num_given(self) -> int:
@@ -77,7 +82,30 @@ class Batch:
             contract.SCORE_INDEX: self.score_index,
             contract.KEPT_INDEX: NO_INDEX,
         }
+        if contract.FEW_QUERIES in inputs:
+            arrays |= self._few_feeds()
         return {name: array for name, array in arrays.items() if name in inputs}
+
+    def _few_feeds(self) -> dict[str, NDArray[Any]]:
+        """Return the second view, and where it is used, in place of the first one that of a single token."""
+        few = self.few
+        if few is None:
+            return {
+                contract.FEW_QUERIES: NO_VIEW,
+                contract.FEW_POSITIONS: NO_VIEW,
+                contract.FEW_KEYS: NO_VIEW,
+                contract.FEW_MASK: NO_MASK,
+            }
+        return {
+            contract.FEW_QUERIES: few.queries,
+            contract.FEW_POSITIONS: few.positions,
+            contract.FEW_KEYS: self.pad_index,
+            contract.FEW_MASK: few.mask,
+            contract.PAD_INDEX: np.zeros((1, 1), np.int64),
+            contract.UNPAD_INDEX: few.unpad_index,
+            contract.SEQLENS_K: np.zeros(1, np.int32),
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(1, np.int32),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +232,5 @@ def pack_paths(
         paths=tuple(sequences[path.members[-1]] for path in paths),
         given_rows=given_rows,
         leases=tuple(match.lease for match in matches if match.lease is not None),
+        few=FewQueries.of(pad_index, unpad_index, lengths, agreed) if keeps_rows else None,
     )

@@ -15,7 +15,15 @@ from testing.forms import (
     every_form,
     name_of,
 )
-from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, operators
+from testing.graphs import (
+    LAYERS,
+    NAMES,
+    assert_the_body_is_its_layers,
+    external,
+    load,
+    operators,
+    without_few_queries,
+)
 from testing.pairs import PairOf
 
 from stepscore.artifact.pair import Pair
@@ -91,7 +99,7 @@ REST = Counter(  # what the codes leave: the codes' values, then codes again; it
 
 def test_int8_activations_body_multiplies_integers_only(pair_of: PairOf) -> None:
     """Gate and up share their rows: four times a layer reference, difference and policy are rounded."""
-    found = operators(load(pair_of.form(INTEGER), "body.onnx", "both"))
+    found = operators(without_few_queries(load(pair_of.form(INTEGER), "body.onnx", "both")))
     product = Counter({"MatMulIntegerToFloat": 3, "Mul": 3, "Add": 2})
     fine = Counter({"MatMulIntegerToFloat": 1, "Add": 1})
     layer = times(4, times(3, ROUNDED) + Counter({"Sub": 1})) + times(5, product)
@@ -204,5 +212,5 @@ def test_graph_files_hold_no_weights(pair_of: PairOf, form: ExportOptions, name:
     path = pair_of.form(form) / "both" / name
     graph = load(path.parents[1], name, "both").graph
     inside = [each for each in graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
-    assert all(math.prod(each.dims) <= 4 for each in inside)
-    assert path.stat().st_size < 42_000
+    assert all(math.prod(each.dims) <= 5 for each in inside)
+    assert path.stat().st_size < 70_000

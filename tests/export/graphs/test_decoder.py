@@ -11,7 +11,16 @@ import onnx
 import pytest
 from testing.checkpoints import TINY, tied, write_checkpoint
 from testing.forms import every_precision
-from testing.graphs import LAYERS, NAMES, assert_the_body_is_its_layers, external, load, nodes, operators
+from testing.graphs import (
+    LAYERS,
+    NAMES,
+    assert_the_body_is_its_layers,
+    external,
+    load,
+    nodes,
+    operators,
+    without_few_queries,
+)
 from testing.pairs import PairOf, export_unmeasured
 
 from stepscore.artifact.graph_contract import TILE
@@ -31,8 +40,8 @@ def test_graph_files_hold_no_weights(pair_of: PairOf, precision: Precision, name
         for tensor in load(pair, name).graph.initializer
         if tensor.data_location != onnx.TensorProto.EXTERNAL
     ]
-    assert all(np.prod(tensor.dims) <= 4 for tensor in inside)
-    assert (pair / "policy" / name).stat().st_size < 12_000
+    assert all(np.prod(tensor.dims) <= 5 for tensor in inside)
+    assert (pair / "policy" / name).stat().st_size < 24_000
 
 
 @every_precision
@@ -108,7 +117,7 @@ def test_float_body_has_exactly_these_operators(tiny_pair: Path) -> None:
     expected["LessOrEqual"] = 1  # of the length, once for all layers
     expected["Pad"] = LAYERS  # given keys and values, as rows of queries, keys and values
     expected["Concat"] = LAYERS + 1  # given rows in front of computed ones
-    assert operators(load(tiny_pair, "body.onnx")) == expected
+    assert operators(without_few_queries(load(tiny_pair, "body.onnx"))) == expected
 
 
 @every_precision

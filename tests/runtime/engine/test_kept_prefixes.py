@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from testing.cuda_forms import CUDA_FORMS, a_cuda_form_of_each_kind
 from testing.engine_runs import run
 from testing.forms import INTEGER, a_form_of_each_kind
-from testing.graphs import nodes
+from testing.graphs import remove_values, without_few_queries
 from testing.hostile import change_graph
 from testing.pairs import PairOf
 from testing.solutions import load
@@ -182,15 +182,8 @@ def test_a_cache_of_no_token_says_what_one_takes(tiny_pair: Path) -> None:
 
 def without_kept(model: onnx.ModelProto) -> None:
     """Make a graph what it was before rows could be kept."""
-    graph = model.graph
-    for values in (graph.input, graph.output):
-        for value in [each for each in values if each.name.startswith("kept")]:
-            values.remove(value)
-    read = {name for node in nodes(graph) for name in node.input} | {value.name for value in graph.output}
-    for _ in range(2):  # Slice, then Gather
-        for node in [node for node in graph.node if not read.intersection(node.output)]:
-            graph.node.remove(node)
-        read = {name for node in nodes(graph) for name in node.input} | {each.name for each in graph.output}
+    model.CopyFrom(without_few_queries(model))
+    remove_values(model.graph, "kept")
 
 
 @pytest.mark.parametrize("target", [Target.CPU, Target.CUDA])
