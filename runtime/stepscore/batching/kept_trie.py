@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 import numpy as np
 
@@ -32,17 +31,19 @@ class KeptTrie:
 
     def __init__(self) -> None:
         self.root = Node(np.empty(0, np.int64), np.empty(0, np.int64))
-        self._clock = count(1)
+        self._now = 0
+        """Number of walks so far."""
 
     def walk(self, sequence: Int64) -> list[tuple[Node, int]]:
         """Return the nodes that a sequence passes, and how many tokens of each it has; notes their use."""
-        now, node, depth = next(self._clock), self.root, 0
+        self._now += 1
+        node, depth = self.root, 0
         passed: list[tuple[Node, int]] = []
         while depth < len(sequence):
             child = node.children.get(int(sequence[depth]))
             if child is None:
                 break
-            child.used = now
+            child.used = self._now
             common = common_length(child.tokens, sequence[depth:])
             passed.append((child, common))
             depth += common
@@ -62,7 +63,7 @@ class KeptTrie:
         if common < len(parent.tokens):
             parent = self._split(parent, common)
         tokens = sequence[-len(rows) :].copy()
-        parent.children[int(tokens[0])] = Node(tokens, rows, parent, used=parent.used)
+        parent.children[int(tokens[0])] = Node(tokens, rows, parent, used=self._now)
 
     def _split(self, node: Node, length: int) -> Node:
         """Put the first tokens of a node into a new one before it, and return that; pins stay behind."""

@@ -1,4 +1,4 @@
-"""The view of computed positions: every computed token once, and the keys that it sees are those before it."""
+"""The view of computed positions: every computed token once, with the keys before it."""
 
 from __future__ import annotations
 
@@ -73,6 +73,9 @@ def test_batches_of_mostly_computed_tokens_have_no_second_view() -> None:
 
 
 def test_scores_of_the_second_view_are_bounded() -> None:
-    long = int((2 * MAX_SCORES) ** 0.5) + 10
-    assert continued(long, [[1] * (long // 2)]).few is not None
-    assert continued(long, [[1] * (long - 1)]).few is None
+    fits, fits_not = (
+        next(size for size in range(900) if size * (900 + size) > limit)
+        for limit in (MAX_SCORES // 2, MAX_SCORES)
+    )
+    assert continued(900, [[1] * fits]).few is not None
+    assert continued(900, [[1] * fits_not]).few is None
