@@ -108,7 +108,7 @@ def _kept(result: Result, calls: Sequence[Mapping[str, Any]]) -> Table:
     note = (
         f"{result['computed_with_kept']:,} tokens were computed. In a process of its own, with a cache of "
         f"{memory['prefix_cache'] / 1e6:,.0f} MB that held {memory['kept_tokens']:,} tokens at the end: peak "
-        f"{memory['peak_mb']:,} MB, estimated {memory['estimated_mb']:,} MB."
+        f"{memory['peak_mb']:,} MB, estimated for full batches {memory['estimated_mb']:,} MB."
     )
     headings = ["round", "shared within a call, tokens/s", "kept", "kept, slowest to fastest", "factor"]
     return Table(f"{shape_name(result)}: the same calls with kept prefixes", headings, rows, note)

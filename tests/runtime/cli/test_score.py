@@ -204,7 +204,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_score_hands_its_options_to_the_scorer(seen: dict[str, Any]) -> None:
     options = ["--convention", "exact", "--beta", "0.05", "--provider", "cpu", "--threads", "3"]
     memory = ["--residency", "stream", "--memory-limit", "4GB", "--window-tokens", "999"]
-    invoke("score", "pair", "-", *options, *memory, "--max-batch-tokens", "99", stdin=GOOD)
+    batches = ["--max-batch-tokens", "99", "--prefix-cache", "2GB"]
+    invoke("score", "pair", "-", *options, *memory, *batches, stdin=GOOD)
     assert seen == {
         "convention": "exact",
         "beta": 0.05,
@@ -214,6 +215,7 @@ def test_score_hands_its_options_to_the_scorer(seen: dict[str, Any]) -> None:
         "max_batch_tokens": 99,
         "window_tokens": 999,
         "threads": 3,
+        "prefix_cache": 2_000_000_000,
         "tokens": False,
     }
 
@@ -232,8 +234,8 @@ def test_more_threads_than_cores_are_warned_of(
 def test_score_leaves_to_the_scorer_what_is_not_given(seen: dict[str, Any]) -> None:
     invoke("score", "pair", "-", stdin=GOOD)
     assert seen.pop("residency") == "auto"
-    chosen = ("memory_limit", "max_batch_tokens", "window_tokens", "threads", "beta")
-    assert [seen[name] for name in chosen] == [None] * 5
+    chosen = ("memory_limit", "max_batch_tokens", "window_tokens", "threads", "prefix_cache", "beta")
+    assert [seen[name] for name in chosen] == [None] * 6
 
 
 @pytest.mark.parametrize(
