@@ -17,6 +17,7 @@ from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
 from stepscore_export.families.base import EMBEDDING, FINAL_NORM, DecoderConfig
+from stepscore_export.families.rope import Rope, rotary_frequencies
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize, signed
@@ -57,10 +58,10 @@ def store_unit(
 
 
 def rotary_tables(config: DecoderConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return cos and sin of position * theta^(-2i / head_dim), each [positions, head_dim / 2]."""
-    frequencies = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    """Return cos and sin of position * frequency times the attention factor, each [positions, head_dim / 2]."""
+    frequencies, attention_factor = rotary_frequencies(config.rope, config.head_dim)
     angles = np.arange(config.max_position_embeddings)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    return attention_factor * np.cos(angles), attention_factor * np.sin(angles)
 
 
 class UnitWriter:
@@ -164,16 +165,16 @@ class UnitWriter:
     def rotary(self) -> RotaryWeights:
         """Store the tables of the rotary position embedding, once if the models share them."""
         configs = [checkpoint.config for checkpoint in self._checkpoints]
-        stored: dict[tuple[float, int], tuple[TensorRef, TensorRef]] = {}
+        stored: dict[tuple[Rope, int], tuple[TensorRef, TensorRef]] = {}
         for config, name in zip(configs, self._names, strict=True):
-            key = (config.rope_theta, config.max_position_embeddings)
+            key = (config.rope, config.max_position_embeddings)
             if key not in stored:
                 cos, sin = rotary_tables(config)
                 stored[key] = (
                     self._in_fp32(f"rotary.cos{name}", cos),
                     self._in_fp32(f"rotary.sin{name}", sin),
                 )
-        tables = [stored[config.rope_theta, config.max_position_embeddings] for config in configs]
+        tables = [stored[config.rope, config.max_position_embeddings] for config in configs]
         return RotaryWeights(tuple(cos for cos, _ in tables), tuple(sin for _, sin in tables))
 
     def _vectors(self, name: str, *sources: str) -> Vectors:
