@@ -26,7 +26,7 @@ YARN_ROPE = YarnRope(
 LLAMA3 = replace(TINY, attention_bias=False, rope=LLAMA3_ROPE, rms_norm_eps=1e-5)
 LLAMA3_TIED = tied(LLAMA3)
 QWEN3 = replace(TINY, attention_bias=False, qk_norm=True, head_dim=32, tie_word_embeddings=True)
-QWEN2_YARN = replace(TINY, rope=YARN_ROPE)
+QWEN2_YARN = replace(TINY, rope=YARN_ROPE, max_position_embeddings=256)
 
 FAMILY_SHAPES: Mapping[str, DecoderConfig] = MappingProxyType(
     {"llama3": LLAMA3, "llama3-tied": LLAMA3_TIED, "qwen3": QWEN3, "qwen2-yarn": QWEN2_YARN}
