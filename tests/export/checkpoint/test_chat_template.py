@@ -349,13 +349,21 @@ def test_a_missing_template_is_refused(tmp_path: Path) -> None:
         {"eos_token": {"content": "<|im_end|>", "lstrip": False, "__type": "AddedToken"}},
         {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
         {"extra_special_tokens": {"image_token": "<|im_start|>"}},
+        {"tokenizer_class": "GPT2Tokenizer"},
+        {"tokenizer_class": "GPT2TokenizerFast", "bos_token": "<|im_start|>", "unk_token": None},
+        {"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<|im_end|>"},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>"},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
     ],
 )
 def test_template_variables_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     write_tokenizer(tmp_path)
-    folder = write_config(tmp_path, tokenizer_class="Qwen2Tokenizer", chat_template="x", **config)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).special_tokens_map
+    folder = write_config(tmp_path, **({"tokenizer_class": "Qwen2Tokenizer", "chat_template": "x"} | config))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if type(tokenizer).__name__ == "TokenizersBackend" and "Llama" in str(config):
+        pytest.skip("transformers 5 takes no byte-level tokenizer.json for a LlamaTokenizer")
+    theirs = tokenizer.special_tokens_map
     ours = read_chat_template(folder).variables
     if transformers.__version__ >= "5":  # which no longer hands this one to templates
         ours = {name: value for name, value in ours.items() if name != "additional_special_tokens"}
