@@ -23,7 +23,7 @@ LOGGER = logging.getLogger("stepscore")
 
 _Container = TypeVar("_Container", dict[str, Any], list[Any])
 
-# What a class of transformers, or its fast one, assumes where its configuration leaves a token out; null means
+# What a class of transformers, or its fast one, assumes where its configuration leaves a token out; null is
 # none. PreTrainedTokenizerFast, which Llama 3 has, assumes nothing.
 _ASSUMED = {
     "Qwen2Tokenizer": dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
