@@ -19,7 +19,8 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from stepscore.enums import Convention
-from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, NoSteps, TooLong
+from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, TooLong
+from stepscore.prompt.checks import check_ends, check_text, check_unicode
 from stepscore.prompt.length import CHARS_PER_TOKEN, least_tokens
 from stepscore.prompt.pretokenizer import pre_tokenizer
 from stepscore.prompt.template import SEPARATOR, Template, system_message
@@ -122,7 +123,7 @@ class PromptEncoder:
         log-probs that the convention sums, or a text that the tokenizer fails on; TooLong, since nothing is
         truncated.
         """
-        _check_text(problem, steps)
+        check_text(problem, steps)
         self.template.check(problem, steps)
         with tokenizer_faults_as(
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
@@ -201,7 +202,7 @@ class PromptEncoder:
             step_ends[-1] = prompt + len(assistant) - 2
         response_start = prompt + self._opening
         first_summed = 0 if convention is Convention.CARD else response_start - 1
-        _check_ends(step_ends, first_summed, len(ids) - 1)
+        check_ends(step_ends, first_summed, len(ids) - 1)
         special = self._special.findall(self.template.render(problem, steps)) != self._control_texts
         return EncodedPrompt(np.array(ids, dtype=np.int64), response_start, first_summed, step_ends, special)
 
@@ -218,7 +219,7 @@ class PromptEncoder:
         Raises InvalidRecord for a lone surrogate, a text that the template does not write as it is or one
         that the tokenizer fails on; TooLong only where a glance shows it.
         """
-        _check_unicode("problem", problem)
+        check_unicode("problem", problem)
         self.template.problem.check("problem", problem)
         turn = self._turn(problem)
         with tokenizer_faults_as(
@@ -239,7 +240,7 @@ class PromptEncoder:
         into a record, where it is data. Raises InvalidRecord for a lone surrogate or a text that the
         tokenizer fails on; TooLong for one that is far too long.
         """
-        _check_unicode("the prompt", text)
+        check_unicode("the prompt", text)
         with tokenizer_faults_as(
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
         ):
@@ -357,34 +358,6 @@ class PromptEncoder:
             position = match.end()
         ids += self._encode(literal[position:]).ids
         return ids
-
-
-def _check_text(problem: str, steps: Sequence[str]) -> None:
-    if not steps:
-        raise NoSteps("`steps` is empty: nothing to score")
-    for k, step in enumerate(steps):
-        if not step.strip():
-            raise InvalidRecord(f"steps[{k}] is {'white space' if step else 'empty'}: nothing to score")
-        _check_unicode(f"steps[{k}]", step)
-    _check_unicode("problem", problem)
-
-
-def _check_unicode(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRecord(f"{name} contains a lone surrogate at character {error.start}") from None
-
-
-def _check_ends(step_ends: np.ndarray, start: int, count: int) -> None:
-    """Raise InvalidRecord for an index outside start..count-1, which would read another log-prob."""
-    outside = np.flatnonzero((step_ends < start) | (step_ends >= count))
-    if outside.size:
-        k = int(outside[0])
-        raise InvalidRecord(
-            f"steps[{k}] ends at log-prob {step_ends[k]}, outside the summed range {start}..{count - 1}",
-            hint="use another convention with this tokenizer",
-        )
 
 
 def _starts(encoding: Encoding) -> np.ndarray:
