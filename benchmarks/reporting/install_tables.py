@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.reporting.table import Results, Table
+from benchmarks.reporting.table import Results, Table, note_of
 
 
 def extra_sizes(results: Results) -> list[Table]:
@@ -22,6 +22,6 @@ def extra_sizes(results: Results) -> list[Table]:
     machine = result["machine"]
     note = (
         f"An environment of its own for each row, site-packages without pip; Python {machine['python']}, "
-        f"{machine['system']}, newest versions. `make bench-extras` measures it."
+        f"{machine['system']}, newest versions. `make bench-extras` measures it. {note_of(result)}"
     )
-    return [Table("", ["with the extra", "MB on disk", "packages", "most of it, MB"], rows, note)]
+    return [Table("", ["with the extra", "MB on disk", "packages", "most of it, MB"], rows, note.rstrip())]
