@@ -35,7 +35,7 @@ def loaded(folder: Path, name: str) -> PreTrainedTokenizerFast:
 def test_ids_and_card_indices_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     random, theirs = Random(3), loaded(tmp_path, name)
     encoder = PromptEncoder(tokenizer_json(name), CHATS[name].template, max_tokens=100_000)
-    for _ in range(150):
+    for _ in range(80):
         problem, steps = nasty_text(random), nasty_steps(random)
         problem = random.choice(BLANKS) + problem + random.choice(BLANKS)
         steps = [random.choice(BLANKS) + step + random.choice(BLANKS) for step in steps]

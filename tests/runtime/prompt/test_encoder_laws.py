@@ -74,7 +74,7 @@ def no_private_use(text: str) -> bool:
         pytest.param(trained(), BEGUN_ANSWER, id="begun answer"),
     ],
 )
-@examples(100)
+@examples(60)
 @given(problem=TEXT.filter(no_private_use), steps=STEPS.filter(lambda steps: no_private_use("".join(steps))))
 def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     tokenizer: Tokenizer, template: Template, problem: str, steps: list[str]
@@ -104,7 +104,7 @@ def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str,
 
 
 @RULES
-@examples(40)
+@examples(30)
 @given(problem=TEXT, steps=STEPS, others=STEPS)
 def test_exact_sees_nothing_of_later_steps(
     rules: Rules, problem: str, steps: list[str], others: list[str]
@@ -118,7 +118,7 @@ def test_exact_sees_nothing_of_later_steps(
 
 
 @RULES
-@examples(40)
+@examples(30)
 @given(problem=TEXT, steps=STEPS)
 def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
     rules: Rules, problem: str, steps: list[str]

@@ -20,6 +20,7 @@ from testing.byte_level import (
     nasty_text,
     trained,
 )
+from testing.hypothesis_profiles import examples
 from tokenizers import AddedToken
 
 from stepscore.enums import Convention
@@ -52,6 +53,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @RULES
+@examples(40)
 @given(seed=st.integers(0, 2**32), more=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_counts_of_pieces_add_up_wherever_a_text_is_cut(rules: Rules, seed: int, more: str) -> None:
     text = nasty_text(Random(seed), at_most=40) + more
@@ -59,6 +61,7 @@ def test_counts_of_pieces_add_up_wherever_a_text_is_cut(rules: Rules, seed: int,
 
 
 @RULES
+@examples(40)
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 60))
 def test_the_number_is_above_the_limit_only_if_that_of_the_whole_is(
     rules: Rules, seed: int, limit: int
@@ -71,6 +74,7 @@ def test_the_number_is_above_the_limit_only_if_that_of_the_whole_is(
 
 @pytest.mark.parametrize("added", [(), FLAGGED], ids=["plain", "flagged"])
 @pytest.mark.parametrize("rules", [QWEN2, SMOLLM2, OTHER], ids=["qwen2", "smollm2", "other"])
+@examples(60)
 @given(st.integers(0, 2**32), st.integers(1, 30))
 def test_a_record_is_refused_if_and_only_if_it_has_too_many_tokens(
     rules: Rules, added: tuple[AddedToken, ...], seed: int, limit: int

@@ -35,7 +35,7 @@ def pre_tokens(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
 
 
 @RULES
-@examples(60)
+@examples(40)
 @given(text=ANY, data=st.data())
 def test_a_cut_changes_no_pre_token_before_the_last_character(
     rules: Rules, text: str, data: st.DataObject
@@ -55,7 +55,7 @@ def test_a_cut_changes_no_pre_token_before_the_last_character(
 
 
 @RULES
-@examples(60)
+@examples(40)
 @given(text=ANY)
 def test_parts_of_a_text_have_the_ids_of_the_whole(rules: Rules, text: str) -> None:
     cut, tokenizer = proved(rules).cut, trained(rules=rules)
@@ -67,7 +67,7 @@ def test_parts_of_a_text_have_the_ids_of_the_whole(rules: Rules, text: str) -> N
 
 
 @RULES
-@examples(60)
+@examples(40)
 @given(text=ANY, more=st.characters(exclude_categories=["Cs", "M"]))
 def test_a_separator_is_the_same_before_any_text_unless_the_pre_tokenizer_looks_past_it(
     rules: Rules, text: str, more: str
