@@ -12,6 +12,7 @@ import pytest
 from testing.parity_command import POLICY, parity
 
 from stepscore.engine.pytorch.loading import Device
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.parity import pytorch
 from stepscore_export.parity.pytorch import DType
 
@@ -23,7 +24,8 @@ def test_the_head_in_chunks_gives_what_the_whole_model_gives(monkeypatch: pytest
     transformers = pytest.importorskip("transformers")
     ids = np.arange(1, 60)
     monkeypatch.setattr(pytorch, "HEAD_ROWS", 7)
-    (found,) = pytorch.score(POLICY, [ids], dtype=DType.FP32, device=Device.CPU).logprobs
+    with Checkpoint.open(POLICY) as checkpoint:
+        (found,) = pytorch.score(checkpoint, [ids], dtype=DType.FP32, device=Device.CPU).logprobs
     model = transformers.Qwen2ForCausalLM.from_pretrained(POLICY, dtype=torch.float32).eval()
     with torch.no_grad():
         whole = model(input_ids=torch.from_numpy(ids)[None]).logits[0, :-1].log_softmax(-1)
