@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import shutil
@@ -30,7 +31,9 @@ from parity_tests.support.random_pairs import (
     RandomPair,
 )
 from safetensors.torch import load_file, save_file
+from testing.checkpoints import edit_json
 from testing.families import settings_of
+from testing.hostile import rehash
 from transformers import AutoModelForCausalLM
 
 from stepscore.artifact.graph_contract import TILE
@@ -44,7 +47,13 @@ from stepscore.engine.pytorch.checked_config import checked_config
 from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
 from stepscore.enums import Format, Precision, Provider, Residency
-from stepscore.errors import IntegrityMismatch, PairIncompatible, ProviderUnavailable, SelftestFailed
+from stepscore.errors import (
+    IntegrityMismatch,
+    ModelInvalid,
+    PairIncompatible,
+    ProviderUnavailable,
+    SelftestFailed,
+)
 from stepscore_export.backends.bitsandbytes import weight_bytes
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import BitsandbytesOptions
@@ -58,6 +67,14 @@ of_each_kind = pytest.mark.parametrize("precision", [Precision.INT8, Precision.N
 """Codes of eight bits and of four; nf4 and fp4 differ in a table alone."""
 
 Exported = Callable[[RandomPair, Precision], Pair]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages_are_not_searched() -> Iterator[None]:
+    """Each model that is released collects garbage, which would look at all objects of PyTorch's modules."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +366,16 @@ def test_a_file_that_the_manifest_does_not_know_is_refused(exported: Exported, t
     path = shutil.copytree(exported(UNTIED, Precision.INT8).path, tmp_path / "pair")
     (path / "reference" / "adapter_config.json").write_text("{}")
     with pytest.raises(IntegrityMismatch, match=r"reference/adapter_config\.json is not in the manifest"):
+        open_engine(Pair.open(path))
+
+
+def test_a_model_type_of_another_structure_is_refused_before_it_is_allocated(
+    exported: Exported, tmp_path: Path
+) -> None:
+    path = shutil.copytree(exported(UNTIED, Precision.INT8).path, tmp_path / "pair")
+    edit_json(path / "policy" / "config.json", model_type="mixtral")
+    rehash(path)
+    with pytest.raises(ModelInvalid, match=r"model_type is 'mixtral', a model of [\d,]+ parameters; the man"):
         open_engine(Pair.open(path))
 
 
