@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepscore.engine.pytorch.loading import Device, from_pretrained, memory_errors
-from stepscore_export.checkpoint.weight_source import WeightSource
-from stepscore_export.families.transformers_settings import transformers_settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from stepscore_export.checkpoint.weight_source import WeightSource
 
 HEAD_ROWS = 512
 """Tokens per matmul of the head: [512, 152064] logits are 311 MB in fp32, [4096, 152064] would be 2.5 GB."""
@@ -76,6 +76,10 @@ def _score(
     progress: Callable[[], object],
 ) -> Run:
     import torch  # noqa: PLC0415
+
+    from stepscore_export.families.transformers_settings import (  # noqa: PLC0415
+        transformers_settings,  # imports numpy, which --help does without
+    )
 
     settings = transformers_settings(checkpoint.family, checkpoint.config)
     model = from_pretrained(checkpoint.folder, settings, dtype=getattr(torch, _TORCH_NAMES[dtype]))
