@@ -119,7 +119,8 @@ def check(checkpoint: Path, solutions: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     asked = [{"role": "user", "content": "What is the capital of France, and which river flows through it?"}]
-    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    ids = torch.tensor([prompt])
     with torch.inference_mode():
         answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
         print(tokenizer.decode(answer[0, ids.shape[1] :]))
@@ -201,7 +202,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> torch.
         {"role": "user", "content": row["problem"]},
         {"role": "assistant", "content": "\n\n".join(row["steps"])},
     ]
-    return torch.tensor(tokenizer.apply_chat_template(turns))
+    return torch.tensor(tokenizer.apply_chat_template(turns, return_dict=False))
 
 
 def trained_on(tokenizer: PreTrainedTokenizerFast, solutions: Path) -> tuple[list[torch.Tensor], ...]:
