@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from benchmarks.peers.contender import Checkpoints
 from testing.checkpoints import TINY, write_checkpoint
 from testing.shared_data import SHARED_DATA
@@ -90,7 +91,7 @@ _CONFIGS = {
 def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
     """Return the measured configuration, and how many layers its shape has, as a result holds them."""
     return {
-        "shape": {"name": shape.value, **asdict(config)},
+        "shape": {"name": shape.value, **msgspec.to_builtins(config)},
         "all_layers": shape.config.num_hidden_layers,
     }
 

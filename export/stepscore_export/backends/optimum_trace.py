@@ -67,7 +67,7 @@ def trace(checkpoint: WeightSource) -> bytes:
 
     refuse_kernels(checkpoint.folder)
     config = Qwen2Config.from_pretrained(checkpoint.folder, local_files_only=True)
-    config.rope_theta = checkpoint.config.rope_theta  # transformers 4 does not read 5's place for it
+    config.rope_theta = checkpoint.config.rope.theta  # transformers 4 does not read 5's place for it
     config.vocab_size = TRACED_VOCABULARY
     config.pad_token_id = config.bos_token_id = config.eos_token_id = None
     config.tie_word_embeddings = False

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from stepscore.errors import CheckpointUnsafe, UnsupportedArchitecture
 from stepscore_export.families.base import DecoderConfig, Family, Json
 from stepscore_export.families.config_values import strings
+from stepscore_export.families.decoder_config import decoder_config
+from stepscore_export.families.llama import LLAMA
 from stepscore_export.families.qwen2 import QWEN2
+from stepscore_export.families.qwen3 import QWEN3
 
-FAMILIES: tuple[Family, ...] = (QWEN2,)
+FAMILIES: tuple[Family, ...] = (QWEN2, QWEN3, LLAMA)
 
 # Classes around a causal language model that trainers save as its own: of peft, TRL and torch.compile. The
 # names of the tensors tell whether it is one.
@@ -41,7 +44,7 @@ def read_config(config: Json) -> tuple[Family, DecoderConfig]:
             + (f" ({method})" if isinstance(method, str) else ""),
             hint="export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
         )
-    return family, family.parse_config(config)
+    return family, decoder_config(config, family)
 
 
 def reject_remote_code(config: Json, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Build the Qwen2 decoder as ONNX graphs: one function per block, with the shapes in its first comment.
+"""Build a decoder as ONNX graphs: one function per block, with the shapes in its first comment.
 
     embed   input_ids [n] -> rows [n, H]
     body    rows, indices -> hidden [m, H]              all layers
@@ -45,6 +45,7 @@ from stepscore.artifact.graph_contract import (
 )
 from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, GraphBuilder, Output
 from stepscore_export.graphs.linear import LinearInputs, Streams
+from stepscore_export.graphs.projection import biased_and_normed
 from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import (
     BlockMatrix,
@@ -245,12 +246,10 @@ def _attention(
 ) -> Streams:
     # normed [n, H] -> [len(unpad), H]
     g.intermediate_outputs["into_qkv"] = normed[0]
-    projected = LinearInputs(g, normed).matmul(layer.qkv)
+    projected = biased_and_normed(g, layer, LinearInputs(g, normed).matmul(layer.qkv))
     attended = tuple(
-        _attend(g, g.op("Concat", known, g.op("Add", qkv, g.weight(bias)), axis=0), tables, shared, unpad)
-        for known, qkv, bias, *tables in zip(
-            given, projected, layer.qkv_bias, shared.rotary.cos, shared.rotary.sin, strict=True
-        )
+        _attend(g, g.op("Concat", known, qkv, axis=0), tables, shared, unpad)
+        for known, qkv, *tables in zip(given, projected, shared.rotary.cos, shared.rotary.sin, strict=True)
     )
     g.intermediate_outputs["into_output"] = attended[0]
     return LinearInputs(g, attended).matmul(layer.output)

@@ -18,7 +18,8 @@ from stepscore.errors import ModelInvalid
 from stepscore.fileio import read_regular
 
 INDEX = "model.safetensors.index.json"
-_SHAPE = tuple(name for name in Architecture.__struct_fields__ if name != "head_dim")
+_NOT_SIZES = {"head_dim", "attention_bias", "qk_norm"}
+_SHAPE = tuple(name for name in Architecture.__struct_fields__ if name not in _NOT_SIZES)
 _DTYPES = ("float32", "float16", "bfloat16")
 _NOT_USED = {
     "load_in_4bit": False,
