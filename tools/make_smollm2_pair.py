@@ -37,8 +37,9 @@ UNSEEN = 300
 BETA = 0.05
 LONGEST = 230
 """Tokens of a training solution, most."""
-BATCH, HALF = 8, 4
+BATCH, PART = 8, 2
 WARM_UP = 5
+MOST_STEPS = 60
 HELD_OUT = 24
 WEIGHTS = "model.safetensors"
 CONTROL = 3
@@ -60,8 +61,8 @@ def main() -> None:
     command(reference, "gguf", "output")
     command(check, "checkpoint", "solutions")
     training = command(policy, "reference_folder", "solutions", "output")
-    training.add_argument("--steps", type=int, default=14)
-    training.add_argument("--learning-rate", type=float, default=2e-5)
+    training.add_argument("--log-ratio", type=float, default=2.0, help="nats RMS a token at which it ends")
+    training.add_argument("--learning-rate", type=float, default=2e-4)
     training.add_argument("--seed", type=int, default=1)
     command(scaled, "reference_folder", "policy_folder", "output").add_argument("factor", type=float)
     options = vars(parser.parse_args())
@@ -129,40 +130,51 @@ def check(checkpoint: Path, solutions: Path) -> None:
 
 
 def policy(
-    reference_folder: Path, solutions: Path, output: Path, *, steps: int, learning_rate: float, seed: int
+    reference_folder: Path,
+    solutions: Path,
+    output: Path,
+    *,
+    log_ratio: float,
+    learning_rate: float,
+    seed: int,
 ) -> None:
-    """Train a policy: sigmoid(BETA x log-ratio of a solution) against whether its final answer is correct."""
+    """Train a policy: sigmoid(BETA x log-ratio of a solution) against whether its final answer is correct.
+
+    It ends when the log-ratio of a batch, which the policy has not seen yet, is `log_ratio` nats RMS a token.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = AutoTokenizer.from_pretrained(reference_folder)
     right, wrong = trained_on(tokenizer, solutions)
-    batches = [[rng.choice(each) for each in (right, wrong) * (BATCH // 2)] for _ in range(steps)]
     labels = torch.tensor([1.0, 0.0] * (BATCH // 2))
     model = LlamaForCausalLM.from_pretrained(reference_folder, dtype=torch.float32)
-    with torch.inference_mode():
-        references = [summed(model, batch) for batch in batches]
-        held = held_out(tokenizer, solutions)
-        before = torch.cat(logprobs(model, held))
+    base = LlamaForCausalLM.from_pretrained(reference_folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    for step, (batch, of_reference) in enumerate(zip(batches, references, strict=True)):
-        total = 0.0
-        for first in range(0, BATCH, HALF):
-            part = slice(first, first + HALF)
-            reward = BETA * (summed(model, batch[part]) - of_reference[part])
-            loss = functional.binary_cross_entropy_with_logits(reward, labels[part]) * HALF / BATCH
+    for step in range(1, MOST_STEPS + 1):
+        batch = [rng.choice(each) for each in (right, wrong) * (BATCH // 2)]
+        total, squares = 0.0, []
+        for first in range(0, BATCH, PART):
+            part = slice(first, first + PART)
+            ratios = log_ratios(model, base, batch[part])
+            squares.append(torch.cat(ratios).detach().square())
+            reward = BETA * torch.stack([each.sum() for each in ratios])
+            loss = functional.binary_cross_entropy_with_logits(reward, labels[part]) * PART / BATCH
             loss.backward()
             total += loss.item()
+        moved = float(torch.cat(squares).mean().sqrt())
+        print(f"step {step}: loss {total:.4f}, log-ratio {moved:.2f} nats", file=sys.stderr, flush=True)
+        if moved >= log_ratio:
+            break
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP)
+            group["lr"] = learning_rate * min(1.0, step / WARM_UP)
         optimizer.step()
         optimizer.zero_grad()
-        print(f"step {step + 1}: loss {total:.4f}", file=sys.stderr, flush=True)
     model.to(torch.bfloat16).save_pretrained(output)
     copy_tokenizer(reference_folder, output)
     with torch.inference_mode():
-        ratio = torch.cat(logprobs(model.to(torch.float32), held)) - before
-    print(f"log-ratio of solutions not trained on: {ratio.square().mean().sqrt():.2f} nats RMS a token")
+        held = torch.cat(log_ratios(model.to(torch.float32), base, held_out(tokenizer, solutions)))
+    print(f"log-ratio of solutions not trained on: {held.square().mean().sqrt():.2f} nats RMS a token")
 
 
 def scaled(reference_folder: Path, policy_folder: Path, output: Path, factor: float) -> None:
@@ -236,9 +248,13 @@ def logprobs(model: LlamaForCausalLM, sequences: Sequence[torch.Tensor]) -> list
     ]
 
 
-def summed(model: LlamaForCausalLM, sequences: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the log-prob of each sequence, [B], in nats."""
-    return torch.stack([each.sum() for each in logprobs(model, sequences)])
+def log_ratios(
+    model: LlamaForCausalLM, base: LlamaForCausalLM, sequences: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Return the log-ratio of each token of each sequence, fp32 [L - 1], in nats; only `model` is trained."""
+    with torch.no_grad():
+        of_base = logprobs(base, sequences)
+    return [one - other for one, other in zip(logprobs(model, sequences), of_base, strict=True)]
 
 
 if __name__ == "__main__":
