@@ -67,8 +67,10 @@ class Family:
     """Longest text where config.json has none."""
     check: Callable[[Json, DecoderConfig], None]
     """Raises UnsupportedArchitecture or CheckpointCorrupt where config.json asks for what the traits lack."""
-    known_models: tuple[str, ...]
-    """Published models of this family that a pair can be made of."""
+    published: tuple[str, ...]
+    """Models of this family, as they are published."""
+    measured: tuple[str, ...]
+    """Those of which a pair was made and measured; other models are held by random weights alone."""
 
 
 def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and what is published as Llama, such as SmolLM2: no biases, no norms of query and key."""
+"""Llama 3, and what is published as Llama, such as SmolLM2: no biases, no norms of query and key."""
 
 from __future__ import annotations
 
@@ -30,5 +30,6 @@ LLAMA = Family(
     default_head_dim=None,
     default_positions=2048,
     check=_check,
-    known_models=("Llama 3, 3.1, 3.2", "SmolLM2"),
+    published=("Llama 3", "Llama 3.1", "Llama 3.2", "SmolLM2"),
+    measured=("SmolLM2-135M-Instruct",),
 )

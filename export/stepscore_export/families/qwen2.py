@@ -28,5 +28,6 @@ QWEN2 = Family(
     default_head_dim=None,
     default_positions=32768,
     check=_check,
-    known_models=("Qwen2", "Qwen2.5", "Qwen2.5-Math", "Qwen2.5-Coder", "EurusPRM"),
+    published=("Qwen2", "Qwen2.5", "Qwen2.5-Math", "Qwen2.5-Coder", "EurusPRM"),
+    measured=("Qwen2.5-Coder-0.5B-Instruct",),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -42,6 +43,8 @@ class YarnRope(msgspec.Struct, frozen=True, tag="yarn"):
 
 
 Rope = DefaultRope | Llama3Rope | YarnRope
+ROPE_KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Rope))
+"""Their names, as transformers has them."""
 
 
 def rotary_frequencies(rope: Rope, head_dim: int) -> tuple[Frequencies, float]:

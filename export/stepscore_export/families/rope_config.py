@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.families.base import Json
 from stepscore_export.families.config_values import MOST_POSITIONS, flag, positive_float, positive_int
-from stepscore_export.families.rope import DefaultRope, Llama3Rope, Rope, YarnRope
+from stepscore_export.families.rope import ROPE_KINDS, DefaultRope, Llama3Rope, Rope, YarnRope
 
 _PLACES = ("rope_scaling", "rope_parameters")
 _ORIGINAL = "original_max_position_embeddings"
@@ -135,7 +135,7 @@ def _check_keys(key: str, rope: Json, kind: object) -> None:
     if of_kind is None or (kind is None and set(rope) - {"rope_theta", "rope_type", "type"}):
         raise UnsupportedArchitecture(
             f"config.json: {key} is {dict(rope)!r}; supported kinds of RoPE are "
-            + ", ".join(repr(each) for each in _OF_KIND if each),
+            + ", ".join(map(repr, ROPE_KINDS)),
             hint="a model trained without scaling has none: remove it if it was added to read longer texts",
         )
     if others := set(rope) - of_kind - {"rope_theta", "rope_type", "type"}:

@@ -68,4 +68,8 @@ def _named(model_type: object) -> Family:
         if family.model_type == model_type:
             return family
     supported = ", ".join(repr(family.model_type) for family in FAMILIES)
-    raise UnsupportedArchitecture(f"config.json: model_type is {model_type!r}, supported: {supported}")
+    models = "; ".join(f"{family.model_type}: {', '.join(family.published)}" for family in FAMILIES)
+    raise UnsupportedArchitecture(
+        f"config.json: model_type is {model_type!r}, supported: {supported}",
+        hint=f"use checkpoints of a supported family, such as {models}",
+    )
