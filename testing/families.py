@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from testing.checkpoints import TINY, tied
 
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import DecoderConfig
 from stepscore_export.families.rope import Llama3Rope, YarnRope
+from stepscore_export.families.transformers_settings import transformers_settings
 
 # Within 32 positions the lowest frequency turns once, so that each kind of scaling reaches some of them.
 LLAMA3_ROPE = Llama3Rope(
@@ -31,3 +35,9 @@ QWEN2_YARN = replace(TINY, rope=YARN_ROPE, max_position_embeddings=256)
 FAMILY_SHAPES: Mapping[str, DecoderConfig] = MappingProxyType(
     {"llama3": LLAMA3, "llama3-tied": LLAMA3_TIED, "qwen3": QWEN3, "qwen2-yarn": QWEN2_YARN}
 )
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What transformers is told of a checkpoint."""
+    with Checkpoint.open(folder) as checkpoint:
+        return transformers_settings(checkpoint.family, checkpoint.config)

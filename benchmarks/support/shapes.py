@@ -96,6 +96,17 @@ def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def real_facts(config: DecoderConfig) -> dict[str, Any]:
+    """Return the configuration of real checkpoints, as a result holds it, with the name of its shape."""
+    shapes = (each for each in ModelShape if each.config.hidden_size == config.hidden_size)
+    name = next((each.value for each in shapes), f"{config.hidden_size}-wide")
+    return {
+        "shape": {"name": name, **asdict(config)},
+        "all_layers": config.num_hidden_layers,
+        "real": True,
+    }
+
+
 def write_models(folder: Path, shape: DecoderConfig) -> Checkpoints:
     """Write policy and reference, with the real tokenizer or the bundled one."""
     return Checkpoints(*(write_model(folder, name, shape) for name in ("policy", "reference")), folder)

@@ -56,9 +56,6 @@ class Family:
     """Class of the model with its head: what a pair is made of."""
     base_model: str
     """Class of the model without its head."""
-    tokenizer: str
-    special_tokens: Mapping[str, str]
-    """Special tokens that `tokenizer` assumes where its configuration leaves them out; null means none."""
     attention_bias: bool
     qk_norm: bool
     default_head_dim: int | None

@@ -56,13 +56,6 @@ def reject_remote_code(config: Json, name: str) -> None:
         )
 
 
-def default_special_tokens(tokenizer_class: str) -> Mapping[str, str]:
-    """Return the special tokens that a tokenizer class of transformers assumes; none if it is unknown."""
-    # transformers has a fast class as well: Qwen2TokenizerFast.
-    found = (each.special_tokens for each in FAMILIES if tokenizer_class.startswith(each.tokenizer))
-    return next(found, {})
-
-
 def _named(model_type: object) -> Family:
     for family in FAMILIES:
         if family.model_type == model_type:

@@ -297,10 +297,10 @@ def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
     g.intermediate_outputs["into_mlp"] = normed[0]
     rows = LinearInputs(g, normed)
-    gates, ups = rows.matmul(layer.gate), rows.matmul(layer.up)  # [n, I]
+    gates, (ups, unit) = rows.matmul(layer.gate), rows.matmul_in_units(layer.up)  # [n, I]
     activated = tuple(_gated(g, gate, up) for gate, up in zip(gates, ups, strict=True))
     g.intermediate_outputs["into_down"] = activated[0]
-    return LinearInputs(g, activated).matmul(layer.down)
+    return LinearInputs(g, activated, unit).matmul(layer.down)
 
 
 def _gated(g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:

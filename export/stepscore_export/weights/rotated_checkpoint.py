@@ -48,6 +48,7 @@ class RotatedCheckpoint:
         self.original = checkpoint
         self.source: Source = checkpoint.source
         self.folder = checkpoint.folder
+        self.family = checkpoint.family
         self.config = replace(config, tie_word_embeddings=False)
         self.residual = Rotation.random(config.hidden_size, RESIDUAL_SEED)
         self.values = Rotation.random(config.head_dim, VALUES_SEED)

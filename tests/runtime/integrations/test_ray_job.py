@@ -107,7 +107,7 @@ def job(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[J
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         scored = pq.read_table(folder / "scored").to_pylist()
         told = json.loads(done.stdout.splitlines()[-1])
-        yield Job(told, {row["id"]: row for row in scored}, alive_after(10, mark), folder)
+        yield Job(told, {row["id"]: row for row in scored}, alive_after(120, mark), folder)
     finally:
         for left in processes(mark):
             os.kill(left, 9)
