@@ -101,7 +101,7 @@ def real_facts(config: DecoderConfig) -> dict[str, Any]:
     shapes = (each for each in ModelShape if each.config.hidden_size == config.hidden_size)
     name = next((each.value for each in shapes), f"{config.hidden_size}-wide")
     return {
-        "shape": {"name": name, **asdict(config)},
+        "shape": {"name": name, **msgspec.to_builtins(config)},
         "all_layers": config.num_hidden_layers,
         "real": True,
     }
