@@ -139,11 +139,12 @@ def _check_keys(key: str, rope: Json, kind: object) -> None:
             hint="a model trained without scaling has none: remove it if it was added to read longer texts",
         )
     if others := set(rope) - of_kind - {"rope_theta", "rope_type", "type"}:
+        is_plain = kind == "default"
         raise UnsupportedArchitecture(
             f"config.json: {key} is {dict(rope)!r}; {min(map(str, others))} is not supported for {kind!r}",
-            hint=f"remove the key if the model was trained without it: transformers ignores it for {kind!r}"
-            if kind != "default"
-            else "a model trained without scaling has none: remove it if it was added to read longer texts",
+            hint="a model trained without scaling has none: remove it if it was added to read longer texts"
+            if is_plain
+            else "remove the key if the model was trained without it: transformers ignores it for this kind",
         )
 
 
