@@ -1,14 +1,14 @@
 """Measure the error of forms on real checkpoints: any two Hugging Face folders.
 
-    make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE"
+    make bench-fidelity FLAGS="--pair-checkpoints POLICY REFERENCE --model MODEL --name NAME"
 
-It writes results/checkpoint_fidelity_NAME.json, where NAME is the policy's folder. With --forms the other
-rows of that file stay as they are; each row gives the day on which it was measured.
+It writes results/checkpoint_fidelity_NAME.json, where NAME is the policy's folder unless it is given; MODEL
+says in the tables what the reference is. With --forms the other rows of that file stay as they are; each row
+gives the day on which it was measured.
 
 The truth is both checkpoints in fp32, a layer at a time (kept in --scratch, if one is given). PyTorch is
-transformers with a log-softmax in the model's precision, as the model card has it. The text is
-held out from the training of shared/real: MATH problems with several samples each, GSM8K solutions of the
-first 300 problems, ProcessBench. A first error is the first step whose reward is below the 10 % quantile of
+transformers with a log-softmax in the model's precision, as the model card has it. The text is that of
+benchmarks/support/held_out.py. A first error is the first step whose reward is below the 10 % quantile of
 the true step rewards of other problems; the best of N is the sample with the highest outcome reward.
 """
 
@@ -18,16 +18,15 @@ import argparse
 import datetime
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.support.forms import REAL_FORMS, CalibrationText
+from benchmarks.support.held_out import Held, held_out, real_texts
 from benchmarks.support.results import QUICK_RESULTS, RESULTS, logged, read_results, write_result
-from benchmarks.support.workloads import BEST_OF_8, records
 from numpy.typing import NDArray
 from parity_tests.support.fp64_reference import Numerics, pair_logprobs
 
@@ -35,11 +34,8 @@ from stepscore.artifact.pair import Pair
 from stepscore.batching.planner import plan
 from stepscore.engine import open_engine
 from stepscore.engine.base import EngineOptions
-from stepscore.enums import Convention, Provider
+from stepscore.enums import Provider
 from stepscore.evaluation.first_error import first_error
-from stepscore.prompt.encoder import EncodedPrompt
-from stepscore.records import record_from
-from stepscore_export.checkpoint.chat_template import prompt_template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.distance import measure_distance
 from stepscore_export.fidelity import Scores, as_float64, fidelity, step_sums
@@ -47,20 +43,12 @@ from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.reference.layerwise_fp32 import fp32_logprobs
 from stepscore_export.validation.texts import (
-    CALIBRATION_TOKENS,
     NO_TEXTS,
     Texts,
     bundled_texts,
     calibration_texts,
-    encode_texts,
 )
 
-SEED = 11
-UNSEEN = 300
-"""Problems of GSM8K under this number are not trained on."""
-MATH_PROBLEMS, SAMPLES, MATH_TOKENS = 10, 4, 290
-GSM8K, GSM8K_TOKENS = 20, 230
-PROCESSBENCH, PROCESSBENCH_TOKENS = 12, 260
 BATCH_TOKENS = 2048
 QUANTILE = 0.1
 BOOTSTRAP = 1000
@@ -69,83 +57,6 @@ PYTORCH: Mapping[str, Numerics] = {
     "PyTorch fp16": Numerics.PYTORCH_FP16,
     "PyTorch bf16": Numerics.PYTORCH_BF16,
 }
-
-
-@dataclass(frozen=True)
-class Held:
-    """Held-out solutions as token ids; `groups` are the indices of the samples of each MATH problem."""
-
-    prompts: Sequence[EncodedPrompt]
-    groups: Sequence[Sequence[int]]
-
-    @property
-    def sequences(self) -> list[NDArray[np.int64]]:
-        """Token ids of each."""
-        return [prompt.token_ids for prompt in self.prompts]
-
-    @property
-    def step_ends(self) -> list[NDArray[np.int64]]:
-        """Indices into the log-probs at which steps end."""
-        return [prompt.step_ends for prompt in self.prompts]
-
-
-def held_out(policy: Path) -> tuple[Held, Held]:
-    """Return the solutions that are measured, and others for the threshold."""
-    with Checkpoint.open(policy, "policy") as checkpoint:
-        _, encoder = prompt_template(checkpoint)
-
-    def encoded(record: dict[str, Any]) -> EncodedPrompt:
-        return encoder.encode(record["problem"], record["steps"], Convention.CARD)
-
-    def short(found: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-        overhead = len(encoder.prefix_ids()) + 5
-        return [each for each in found if len(encoded(each).token_ids) < limit + overhead]
-
-    rng = np.random.default_rng(SEED)
-    by_problem = defaultdict(list)
-    for record in records(BEST_OF_8):
-        by_problem[record["problem_id"]].append(record)
-    problems = [samples[:SAMPLES] for samples in by_problem.values()]
-    problems = [samples for samples in problems if len(short(samples, MATH_TOKENS)) == len(samples)]
-    math = [each for index in rng.permutation(len(problems))[:MATH_PROBLEMS] for each in problems[index]]
-    gsm8k = [each for each in records("gsm8k_solutions") if int(each["id"].split("-")[1]) < UNSEEN]
-    others = [
-        *_drawn(rng, short(gsm8k, GSM8K_TOKENS), 2 * GSM8K),
-        *_drawn(rng, short(list(records("processbench_gsm8k")), PROCESSBENCH_TOKENS), 2 * PROCESSBENCH),
-    ]
-    prompts = [encoded(record) for record in [*math, *others[::2]]]
-    groups = [range(first, first + SAMPLES) for first in range(0, len(math), SAMPLES)]
-    return Held(prompts, groups), Held([encoded(record) for record in others[1::2]], [])
-
-
-def _drawn(rng: np.random.Generator, found: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    return [found[index] for index in rng.permutation(len(found))[:count]]
-
-
-def real_texts(policy: Path, held: Held) -> Texts:
-    """Return solutions of shared/data that are not measured, as many tokens as an export takes by default.
-
-    Half of GSM8K, half of MATH, one solution a problem. Training saw the problems of GSM8K among them.
-    """
-    with Checkpoint.open(policy, "policy") as checkpoint:
-        _, encoder = prompt_template(checkpoint)
-    measured = {ids.tobytes() for ids in held.sequences}
-
-    def is_measured(record: dict[str, Any]) -> bool:
-        ids = encoder.encode(record["problem"], record["steps"], Convention.CARD).token_ids
-        return ids.tobytes() in measured
-
-    math = list(records(BEST_OF_8))
-    taken = {record["problem"] for record in math if is_measured(record)}
-    math = [record for record in math if record["problem"] not in taken][::8]
-    gsm8k = [each for each in records("gsm8k_solutions") if int(each["id"].split("-")[1]) >= UNSEEN]
-    mixed = [
-        record_from({"problem": each["problem"], "steps": each["steps"]})
-        for both in zip(gsm8k[::4], math, strict=False)
-        for each in both
-    ]
-    texts = Texts(Path("shared-data"), tuple(mixed))
-    return Texts(texts.path, texts.records[: len(encode_texts(texts, encoder, CALIBRATION_TOKENS))])
 
 
 def truth_of(policy: Path, reference: Path, held: Sequence[Held], kept: Path | None) -> list[Scores]:
@@ -218,13 +129,14 @@ def run(options: argparse.Namespace) -> Path:
     """Measure every form on the checkpoints of the options; return the result's file."""
     policy, reference = options.pair_checkpoints
     held, others = held_out(policy)
-    kept = None if options.scratch is None else options.scratch / f"truth-{policy.name}.npz"
+    name = f"checkpoint_fidelity_{options.name or policy.name}"
+    kept = None if options.scratch is None else options.scratch / f"truth-{name}.npz"
     truth, other_truth = truth_of(policy, reference, [held, others], kept)
     steps = np.concatenate(step_sums(other_truth, others.step_ends))
     threshold = float(np.quantile(steps, QUANTILE))
     first_errors = [first_error(row, threshold) for row in step_sums(truth, held.step_ends)]
-    name = f"checkpoint_fidelity_{policy.name}"
     result: dict[str, Any] = {
+        "model": options.model or reference.name,
         "checkpoints": [policy.name, reference.name],
         "distance": _distance(policy, reference),
         "threshold_nats": threshold,

@@ -211,6 +211,12 @@ def main() -> None:
     parser.add_argument(
         "--forms", nargs="*", help="with --pair-checkpoints: measure these forms only, by name"
     )
+    parser.add_argument(
+        "--model", help="with --pair-checkpoints: what the reference is (default: its folder)"
+    )
+    parser.add_argument(
+        "--name", help="with --pair-checkpoints: the result's name (default: the policy's folder)"
+    )
     options = parser.parse_args()
     if options.pair_checkpoints is not None:
         print(checkpoint_fidelity.run(options))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def main() -> None:
             rows += [row(form, sized(checkpoints, each)) for form, each in SIZED.items()]
             if bits is not None:
                 rows.append(row(LOSSLESS, lossless(sized(checkpoints, LOSSLESS_OPTIONS), bits)))
-    result = {"shape": asdict(QWEN_7B), "policy_bits": bits, "rows": rows}
+    result = {"shape": msgspec.to_builtins(QWEN_7B), "policy_bits": bits, "rows": rows}
     print(write_result("gpu_estimates", result, quick=options.quick))
 
 

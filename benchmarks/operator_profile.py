@@ -2,6 +2,7 @@
 
     make bench-products                             Qwen2.5-1.5B shape, 4 layers, 3 GB of disk, 8 minutes
     make bench-products FLAGS=--without-amx         as on a CPU with VNNI
+    make bench-products FLAGS="--pair PAIR"         exported pairs, such as one of real checkpoints
     make bench-products FLAGS=--quick               a tiny model
 
 ONNX Runtime's profile of `body` and `head` on one sequence, two threads: int8 + int8 with int8 activations,
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, help="runs of each form (default: 5, with --quick 1)")
-    parser.add_argument("--pair", type=Path, nargs="*", help="use these pairs of the same shape")
+    parser.add_argument("--pair", type=Path, nargs="*", help="profile these pairs of the same shape")
     options = parser.parse_args()
     repeats = options.repeats or (1 if options.quick else 5)
     if options.without_amx:
@@ -73,6 +74,7 @@ def main() -> None:
         "rows": rows,
     }
     name = f"products_{integer_unit(cpu_features(), amx=not options.without_amx).lower()}"
+    name += "_real" if options.pair else ""
     print(json.dumps(result, indent=2), file=sys.stderr)
     print(write_result(name, result, quick=options.quick))
 
@@ -99,6 +101,7 @@ def _measure(path: Path, scratch: Path, tokens: int, repeats: int) -> dict[str, 
         "activations": manifest.difference.activations,
         "products": manifest.difference.products,
         "layers": manifest.architecture.num_hidden_layers,
+        "hidden_size": manifest.architecture.hidden_size,
         "seconds": round(min(seconds), 4),
         "pair_tokens_per_second": round(tokens / min(seconds), 1),
         "shares": {

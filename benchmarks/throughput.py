@@ -4,6 +4,7 @@
     make bench-throughput FLAGS=--quick           a tiny model, to see that it works
     python -m benchmarks.throughput --shape 1.5b --layers 8 --problems 4
     python -m benchmarks.throughput --shape 1.5b --provider cuda
+    python -m benchmarks.throughput --pair-checkpoints POLICY REFERENCE --scratch FOLDER --workloads solution
 
 Engines score the same token ids, each in a separate process with the same number of threads, and alternate:
 one pass each, then again (support/lineup.py has the rounds). Ratios are taken within a round. Log-probs of
@@ -12,7 +13,10 @@ transformers fp32. Tokens are input tokens: a shared prefix counts in every sequ
 shows up as speed. Ratios are compared with aims and printed; they do not change the exit status. A pair of
 the real size on a GPU: benchmarks/gpu.py.
 
-Checkpoints are random (support/shapes.py), made in a temporary folder and removed.
+Checkpoints are random (support/shapes.py), made in a temporary folder and removed. With --pair-checkpoints
+they are any two Hugging Face folders: stepscore runs in its default form, what the engines make of the
+checkpoints is kept in --scratch for the next run, and the file is results/throughput_real_UNIT.json. With
+--workloads the other parts of that file stay as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +45,8 @@ from benchmarks.support.options import (
     measured_provider,
 )
 from benchmarks.support.rates import ratio_error, rounded, verdict
-from benchmarks.support.results import logged, write_result
-from benchmarks.support.shapes import ModelShape, shape_facts, write_models
+from benchmarks.support.results import RESULTS, logged, read_results, write_result
+from benchmarks.support.shapes import ModelShape, real_facts, shape_facts, write_models
 from benchmarks.support.worker import Skipped, Turns, take_turns
 from benchmarks.support.workloads import BEST_OF_8, Workload, best_of_8, opening, solution
 from testing.shared_data import SHARED_DATA
@@ -48,6 +54,7 @@ from testing.shared_data import SHARED_DATA
 from stepscore.artifact.pair import Pair
 from stepscore.bench import Rate, rate
 from stepscore.enums import Provider
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.validation.texts import NO_TEXTS
@@ -66,6 +73,14 @@ class RunSize:
     text_repeats: int
 
 
+class Part(StrEnum):
+    """A part of the benchmark."""
+
+    SOLUTION = "solution"
+    BEST_OF_8 = "best-of-8"
+    SHARING = "sharing"
+
+
 FULL = RunSize(problems=4, sharing_tokens=16_384, solution_repeats=5, text_repeats=2)
 QUICK = RunSize(problems=1, sharing_tokens=2048, solution_repeats=2, text_repeats=1)
 
@@ -76,17 +91,15 @@ def main() -> None:
     provider = measured_provider(options)
     if options.without_amx:
         restart_without_amx()
-    shape = chosen_shape(options)
-    size = QUICK if options.quick else FULL
-    size = replace(
-        size,
-        problems=options.problems or size.problems,
-        sharing_tokens=options.sharing_tokens or size.sharing_tokens,
-    )
-    config = shape.with_layers(options.layers)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        models = write_models(Path(folder), config)
-        pairs = {name: _exported(models, name, form) for name, form in FORMS[provider].items()}
+    size = _size(options)
+    real = options.pair_checkpoints is not None
+    kept = options.scratch if real and options.scratch else None
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        models, facts = _models(options, Path(folder))
+        forms = FORMS[provider]
+        if real:
+            forms = {default_form(provider): forms[default_form(provider)]}
+        pairs = {name: _exported(models, name, form) for name, form in forms.items()}
         lineup = Lineup(
             provider,
             pairs,
@@ -97,30 +110,77 @@ def main() -> None:
         bench = _Bench(models, lineup)
         pair = pairs[default_form(provider)]
         encode = Pair.open(pair).encoder()
-        workload = solution(encode, config.vocab_size, SOLUTION_TOKENS)
-        measured = [bench.compared(workload, size.solution_repeats)]
+        workload = solution(encode, facts["shape"]["vocab_size"], SOLUTION_TOKENS)
+        measured: list[dict[str, Any]] = []
         profile: dict[str, Any] = {}
-        if provider is Provider.CPU:
-            profile = {
-                "profile": measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
-            }
-        measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
-        names = SHARING if SHARED_DATA is not None else (BEST_OF_8,)
-        texts = [opening(encode, name, size.sharing_tokens) for name in names]
-        sharing = [bench.shared(text, size.text_repeats) for text in texts]
+        sharing: list[dict[str, Any]] = []
+        if Part.SOLUTION in options.workloads:
+            measured.append(bench.compared(workload, size.solution_repeats))
+            if provider is Provider.CPU:
+                profile = measure(pair, workload.sequences[0], options.threads, size.solution_repeats)
+        if Part.BEST_OF_8 in options.workloads:
+            measured.append(bench.compared(best_of_8(encode, size.problems), size.text_repeats))
+        if Part.SHARING in options.workloads:
+            names = SHARING if SHARED_DATA is not None else (BEST_OF_8,)
+            texts = [opening(encode, name, size.sharing_tokens) for name in names]
+            sharing = [bench.shared(text, size.text_repeats) for text in texts]
+    unit = integer_unit(cpu_features(), amx=not options.without_amx)
+    of_models = "real" if real else str(chosen_shape(options))
+    name = f"throughput_{of_models}_{provider if provider is Provider.CUDA else unit.lower()}"
     result = {
         "quick": options.quick,
         **provider_facts(provider),
         "amx": not options.without_amx,
         "threads": options.threads,
-        **shape_facts(shape, config),
+        **facts,
         "workloads": measured,
         "sharing": sharing,
-        **profile,
+        **({"profile": profile} if profile else {}),
     }
-    unit = integer_unit(cpu_features(), amx=not options.without_amx)
-    name = f"throughput_{shape}_{provider if provider is Provider.CUDA else unit.lower()}"
+    if len(options.workloads) < len(Part) and not options.quick:
+        result = with_other_parts(result, read_results(RESULTS).get(name))
     print(write_result(name, result, quick=options.quick))
+
+
+def with_other_parts(result: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the result with the workloads, sharing and profile of a known one that it lacks itself.
+
+    >>> known = {"workloads": [{"workload": "a"}, {"workload": "b"}], "sharing": [1], "profile": {"x": 1}}
+    >>> with_other_parts({"workloads": [{"workload": "b", "new": 1}], "sharing": []}, known)
+    {'workloads': [{'workload': 'a'}, {'workload': 'b', 'new': 1}], 'sharing': [1], 'profile': {'x': 1}}
+    """
+    if known is None:
+        return result
+    workloads = {each["workload"]: each for each in [*known["workloads"], *result["workloads"]]}
+    profile = result.get("profile", known.get("profile"))
+    return {
+        **result,
+        "workloads": list(workloads.values()),
+        "sharing": result["sharing"] or known["sharing"],
+        **({"profile": profile} if profile else {}),
+    }
+
+
+def _size(options: argparse.Namespace) -> RunSize:
+    size = QUICK if options.quick else FULL
+    return replace(
+        size,
+        problems=options.problems or size.problems,
+        sharing_tokens=options.sharing_tokens or size.sharing_tokens,
+        solution_repeats=options.repeats or size.solution_repeats,
+        text_repeats=options.repeats or size.text_repeats,
+    )
+
+
+def _models(options: argparse.Namespace, folder: Path) -> tuple[Checkpoints, dict[str, Any]]:
+    """Return the checkpoints to measure, and the facts of their shape."""
+    if options.pair_checkpoints is None:
+        shape = chosen_shape(options)
+        config = shape.with_layers(options.layers)
+        return write_models(folder, config), shape_facts(shape, config)
+    policy, reference = options.pair_checkpoints
+    with Checkpoint.open(str(policy)) as opened:
+        return Checkpoints(policy, reference, folder), real_facts(opened.config)
 
 
 def _options() -> argparse.Namespace:
@@ -137,11 +197,23 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--without-half", action="store_true", help="leave out PyTorch fp16 and bf16")
     parser.add_argument("--without-amx", action="store_true", help="measure as on a CPU with VNNI only")
+    parser.add_argument(
+        "--pair-checkpoints",
+        type=Path,
+        nargs=2,
+        metavar=("POLICY", "REFERENCE"),
+        help="measure two Hugging Face folders instead of a shape",
+    )
+    parser.add_argument("--workloads", type=Part, nargs="+", choices=list(Part), default=list(Part))
+    parser.add_argument("--repeats", type=int, help="run each engine N times (default: 5 and 2)")
     return parser.parse_args()
 
 
 def _exported(models: Checkpoints, name: str, form: ExportOptions) -> Path:
     folder = models.scratch / f"pair-{name.replace(' ', '-').replace(',', '')}"
+    if folder.is_dir():
+        print(f"using the pair in {folder}: remove it after a change of the exporter", file=sys.stderr)
+        return folder
     print(f"exporting {name}", file=sys.stderr, flush=True)
     return export_pair(models.policy, models.reference, folder, form, calibration=NO_TEXTS).path
 

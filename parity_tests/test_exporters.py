@@ -11,7 +11,7 @@ from parity_tests.support.batches import largest_error
 from parity_tests.support.bundled_pair import EXAMPLES, PROBLEMS
 from parity_tests.support.fp64_reference import Numerics
 from parity_tests.support.pair_cache import Workshop, scored
-from parity_tests.support.random_pairs import ODD, TIED, UNTIED, Models, RandomPair
+from parity_tests.support.random_pairs import FAMILY_PAIRS, ODD, TIED, UNTIED, Models, RandomPair
 from parity_tests.support.storage_forms import FP32
 from testing.optimum_pairs import TRACED
 
@@ -38,6 +38,15 @@ def test_both_exporters_agree_on_random_pairs(workshop: Workshop, pair: RandomPa
         for options in (FP32.options, TRACED)
     )
     assert largest_error(traced, ours) <= WITHIN
+
+
+@pytest.mark.parametrize("pair", FAMILY_PAIRS, ids=lambda pair: pair.name)
+def test_traced_pair_of_any_family_is_within_1e_4_nats_of_transformers(
+    workshop: Workshop, pair: RandomPair
+) -> None:
+    engine = workshop.engine(workshop.models(pair), TRACED)
+    scores = as_float64(engine.logprobs(pair.sequences()))
+    assert largest_error(scores, workshop.reference(pair, Numerics.PYTORCH_FP32)) <= WITHIN
 
 
 @each_pair

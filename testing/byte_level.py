@@ -1,9 +1,10 @@
-"""Byte-level BPE tokenizers with the Qwen2 pre-tokeniser, and text that tries to break them."""
+"""Byte-level BPE tokenizers with the pre-tokenizers of the families, and text that tries to break them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from random import Random
 
@@ -12,12 +13,27 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from stepscore.prompt.encoder import PromptEncoder
 from stepscore.prompt.template import Template
 
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# Numbers in threes and another rule for line breaks: a tokenizer for which no shortcut is proven.
-OTHER_PATTERN = r"\p{L}+\n*|\p{N}{1,3}|[^\s\p{L}\p{N}]+|\s+"
+
+@dataclass(frozen=True)
+class Rules:
+    """Normalizer, pre-tokenizer and kind of BPE of a family of tokenizers."""
+
+    pattern: str | None
+    """None: GPT-2's, which is part of its byte level."""
+    nfc: bool = False
+    single_digits: bool = False
+    ignore_merges: bool = False
+
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = Rules(_WORDS + r"\p{N}" + _REST, nfc=True)
+LLAMA3 = Rules(_WORDS + r"\p{N}{1,3}" + _REST, ignore_merges=True)
+SMOLLM2 = Rules(None, single_digits=True)
+GPT2 = Rules(None)
+# Another rule for line breaks: a tokenizer for which no shortcut is proven.
+OTHER = Rules(r"\p{L}+\n*|\p{N}{1,3}|[^\s\p{L}\p{N}]+|\s+", nfc=True)
+PROVED = {"qwen2": QWEN2, "llama3": LLAMA3, "smollm2": SMOLLM2, "gpt2": GPT2}
 
 CROSSING = AddedToken("1\n\n2", normalized=False, special=False)  # spans a separator
 
@@ -132,18 +148,18 @@ def nasty_steps(random: Random, fragments: Sequence[str] = FRAGMENTS, *, at_most
     return steps
 
 
-def bytes_and(merges: Iterable[tuple[str, str]] = (), *, pattern: str = QWEN2_PATTERN) -> Tokenizer:
+def bytes_and(merges: Iterable[tuple[str, str]] = (), *, rules: Rules = QWEN2) -> Tokenizer:
     """The 256 bytes, then the merges in this order, in byte-level spelling: Ċ is a line break, Ġ a space."""
     merges = list(merges)
     texts = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
     vocabulary = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    return _with_added_tokens(_as_qwen2(Tokenizer(models.BPE(vocabulary, merges)), pattern))
+    return _with_added_tokens(_with_rules(Tokenizer(models.BPE(vocabulary, merges)), rules))
 
 
 @cache
-def trained(*, added: Sequence[AddedToken] = (), pattern: str = QWEN2_PATTERN, size: int = 700) -> Tokenizer:
+def trained(*, added: Sequence[AddedToken] = (), rules: Rules = QWEN2, size: int = 700) -> Tokenizer:
     """A vocabulary learned from the nasty text itself, so that many an odd merge exists."""
-    tokenizer = _as_qwen2(Tokenizer(models.BPE()), pattern)
+    tokenizer = _with_rules(Tokenizer(models.BPE(ignore_merges=rules.ignore_merges)), rules)
     random = Random(0)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
@@ -158,12 +174,14 @@ def without_special(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(parts))
 
 
-def _as_qwen2(tokenizer: Tokenizer, pattern: str) -> Tokenizer:
-    tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+def _with_rules(tokenizer: Tokenizer, rules: Rules) -> Tokenizer:
+    if rules.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rules.pattern is None)
+    before = [pre_tokenizers.Digits(individual_digits=True)] if rules.single_digits else []
+    if rules.pattern is not None:
+        before += [pre_tokenizers.Split(Regex(rules.pattern), behavior="isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, byte_level]) if before else byte_level
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 

@@ -13,17 +13,20 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import ml_dtypes
+import msgspec
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from stepscore_export.families.base import DecoderConfig, tensor_shapes
+from stepscore_export.families.base import DecoderConfig, Family, tensor_shapes
+from stepscore_export.families.rope import DefaultRope
+from stepscore_export.families.supported import FAMILIES
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -38,7 +41,7 @@ TINY = DecoderConfig(
     vocab_size=320,
     max_position_embeddings=512,
     rms_norm_eps=1e-6,
-    rope_theta=10000.0,
+    rope=DefaultRope(10000.0),
     tie_word_embeddings=False,
 )
 # One key head, and sizes that fill no block.
@@ -157,11 +160,14 @@ def config_json(
     shape: DecoderConfig, *, dtype: DType = "float32", layout: Literal[4, 5] = 4
 ) -> dict[str, Any]:
     """`config.json` as transformers 4 or 5 writes it."""
-    config = asdict(shape)
-    del config["attention_bias"]
+    family = family_of(shape)
+    config = msgspec.to_builtins(shape)
+    del config["attention_bias"], config["qk_norm"]
+    rope = config.pop("rope")
+    rope = {"rope_type": rope.pop("type"), "rope_theta": rope.pop("theta"), **rope}
     config |= {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": [family.causal_lm],
+        "model_type": family.model_type,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "bos_token_id": tiny_tokenizer().token_to_id("<|endoftext|>"),
@@ -170,8 +176,9 @@ def config_json(
         "use_sliding_window": False,
     }
     if layout == 4:
-        return config | {"sliding_window": 4096, "torch_dtype": dtype}
-    rope = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
+        config["rope_theta"] = rope.pop("rope_theta")
+        scaling = {} if rope == {"rope_type": "default"} else {"rope_scaling": rope}
+        return config | scaling | {"sliding_window": 4096, "torch_dtype": dtype}
     layer_types = ["full_attention"] * shape.num_hidden_layers
     return config | {
         "sliding_window": None,
@@ -179,6 +186,12 @@ def config_json(
         "rope_parameters": rope,
         "layer_types": layer_types,
     }
+
+
+def family_of(shape: DecoderConfig) -> Family:
+    """The family with the traits of a shape."""
+    traits = (shape.attention_bias, shape.qk_norm)
+    return next(each for each in FAMILIES if (each.attention_bias, each.qk_norm) == traits)
 
 
 @cache

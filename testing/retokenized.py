@@ -20,7 +20,7 @@ class Reference:
         literals = [template.prefix, template.between, template.suffix]
         for mark, text in zip(self.control, SPECIAL, strict=True):
             literals = [literal.replace(text, mark) for literal in literals]
-        self.template = Template(*literals)
+        self.template = Template(*literals, problem=template.problem, response=template.response)
 
     def ids(self, render: str) -> list[int]:
         """Tokenize text in which control tokens are private-use characters."""

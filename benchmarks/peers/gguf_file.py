@@ -78,7 +78,7 @@ def _add_config(writer: GGUFWriter, config: DecoderConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(config.rope.theta)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
     writer.add_tokenizer_model("none")

@@ -16,6 +16,8 @@ from benchmarks.reporting.table import (
     spread,
 )
 
+SHOWN_OPERATORS = 4
+
 
 def latency(results: Results) -> list[Table]:
     """Return p50 by length, and loading and cold start; p90, p99 and the spread are folded."""
@@ -27,26 +29,38 @@ def latency(results: Results) -> list[Table]:
 
 
 def operators(results: Results) -> list[Table]:
-    """Return the operators with the largest shares of each form's time, by machine."""
-    rows = []
-    for name, result in sorted(results.items()):
-        if not name.startswith("products"):
-            continue
-        for row in result["rows"]:
-            merged = f", {row['products']}" if row["products"] else ""
-            shares = list(row["shares"]["both"].items())[:4]
-            rows.append(
-                [
-                    f"{name.removeprefix('products_').upper()}: {row['base']} + {row['difference']}, "
-                    f"{row['activations']} activations{merged}",
-                    f"{row['layers']} layers, {result['tokens']} tokens",
-                    f"{row['pair_tokens_per_second']:,.0f}",
-                    ", ".join(f"{kind} {percent(share, 0)}" for kind, share in shares),
-                    str(result["repeats"]),
-                ]
-            )
+    """Return the operators with the largest shares of each form's time, by machine; real pairs separately."""
+    names = [name for name in sorted(results) if name.startswith("products")]
+    made = [name for name in names if not name.endswith("_real")]
+    real = [name for name in names if name.endswith("_real")]
     headings = ["CPU, form", "measured on", "tokens/s, fastest", "largest shares of kernel time", "n"]
-    return [Table("Qwen2.5-1.5B shape: time by operator", headings, rows)] * bool(rows)
+    return [
+        Table(
+            f"{of}: time by operator",
+            headings,
+            [row for name in of_group for row in _operators(name, results)],
+        )
+        for of, of_group in (("Qwen2.5-1.5B shape", made), ("Real pair", real))
+        if of_group
+    ]
+
+
+def _operators(name: str, results: Results) -> list[list[str]]:
+    result, unit = results[name], name.removeprefix("products_").removesuffix("_real").upper()
+    rows = []
+    for row in result["rows"]:
+        merged = f", {row['products']}" if row["products"] else ""
+        shares = list(row["shares"]["both"].items())[:SHOWN_OPERATORS]
+        rows.append(
+            [
+                f"{unit}: {row['base']} + {row['difference']}, {row['activations']} activations{merged}",
+                f"{row['layers']} layers, {result['tokens']} tokens",
+                f"{row['pair_tokens_per_second']:,.0f}",
+                ", ".join(f"{kind} {percent(share, 0)}" for kind, share in shares),
+                str(result["repeats"]),
+            ]
+        )
+    return rows
 
 
 def beam_search(results: Results) -> list[Table]:

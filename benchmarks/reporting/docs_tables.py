@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from benchmarks.reporting.cpu_tables import beam_search, latency, operators
+from benchmarks.reporting.family_tables import families
 from benchmarks.reporting.fidelity_tables import checkpoint_fidelity, fidelity, matrix, summary
 from benchmarks.reporting.gpu_estimate_tables import gpu_cards, gpu_memory
 from benchmarks.reporting.gpu_tables import gpu
@@ -41,6 +42,7 @@ TABLES: Mapping[str, Callable[[Results], list[Table]]] = {
     "gpu_memory": gpu_memory,
     "gpu_cards": gpu_cards,
     "extra_sizes": extra_sizes,
+    "families": families,
 }
 MARKED = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 

@@ -81,9 +81,9 @@ def checkpoint_fidelity(results: Results) -> list[Table]:
         ]
         first = result["rows"][0]
         caption = (
-            f"{' from '.join(result['checkpoints'])}, distance {percent(result['distance'])}, log-ratio "
-            f"{first['ratio_rms']:.2f} nats RMS: {first['num_sequences']} solutions, "
-            f"{first['num_tokens']:,} tokens"
+            f"{result['model']}: {' from '.join(result['checkpoints'])}, distance "
+            f"{percent(result['distance'])}, log-ratio {first['ratio_rms']:.2f} nats RMS: "
+            f"{first['num_sequences']} solutions, {first['num_tokens']:,} tokens"
         )
         headings = [
             *("form", "log-ratio error", "90 % interval", "cumulative reward error"),

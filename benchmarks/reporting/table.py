@@ -66,9 +66,13 @@ def shape_name(result: Result) -> str:
 
     >>> shape_name({"shape": {"name": "1.5b", "num_hidden_layers": 8}, "all_layers": 28})
     'Qwen2.5-1.5B shape, 8 of 28 layers'
+    >>> shape_name({"shape": {"name": "0.5b", "num_hidden_layers": 24}, "all_layers": 24, "real": True})
+    'real Qwen2.5-0.5B pair'
     """
     name, layers, total = result["shape"]["name"], result["shape"]["num_hidden_layers"], result["all_layers"]
     some = f", {layers} of {total} layers" if layers != total else ""
+    if result.get("real"):
+        return f"real Qwen2.5-{name.upper()} pair"
     return f"Qwen2.5-{name.upper()} shape{some}"
 
 

@@ -63,7 +63,11 @@ def verdicts(results: Results) -> list[Table]:
 
 def sharing(results: Results) -> list[Table]:
     """Return the speed-up of prefix sharing by file, a column a result; speeds are folded."""
-    found = [result for result in of_kind(results, "throughput") if isinstance(result["sharing"], list)]
+    found = [
+        result
+        for result in of_kind(results, "throughput")
+        if isinstance(result["sharing"], list) and result["sharing"]
+    ]
     factors: dict[tuple[str, int, int], dict[int, float]] = {}
     for column, result in enumerate(found):
         for row in result["sharing"]:
@@ -111,7 +115,8 @@ def profile(results: Results) -> list[Table]:
 
 def _column(result: Result) -> str:
     shape, unit = result["shape"], machine_name(result).removeprefix("CPU with ")
-    return f"{shape['name'].upper()} ({shape['num_hidden_layers']} layers), {unit}"
+    layers = "real" if result.get("real") else f"{shape['num_hidden_layers']} layers"
+    return f"{shape['name'].upper()} ({layers}), {unit}"
 
 
 def _capital(text: str) -> str:

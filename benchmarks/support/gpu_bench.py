@@ -8,9 +8,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from benchmarks.peers.contender import Tokens
 from benchmarks.support.forms import CODED
@@ -64,11 +65,16 @@ class Bench:
     def read(cls, scratch: Path) -> Bench:
         """Return what `write` wrote to a folder."""
         fields = json.loads((scratch / CONTEXT).read_text())
-        return cls(scratch, DecoderConfig(**fields["shape"]), Provider(fields["device"]), fields["quick"])
+        return cls(
+            scratch,
+            msgspec.convert(fields["shape"], DecoderConfig),
+            Provider(fields["device"]),
+            fields["quick"],
+        )
 
     def write(self) -> None:
         """Write it for the processes of the parts."""
-        fields = {"shape": asdict(self.shape), "device": self.device.value, "quick": self.quick}
+        fields = {"shape": msgspec.to_builtins(self.shape), "device": self.device.value, "quick": self.quick}
         (self.scratch / CONTEXT).write_text(json.dumps(fields))
 
     @property

@@ -53,15 +53,17 @@ class Lineup:
             return [[self.form(form) for form in self.pairs]]
         if self.provider is Provider.CUDA:
             return self._rounds_on_cuda(several)
-        default, exact, fp32 = self.default, self.form(EXACT), self.form(FP32)
+        default = self.default
+        exact, fp32 = ([self.form(each)] if each in self.pairs else [] for each in (EXACT, FP32))
         card = self.card(TorchPrecision.FP32)
         llama = LlamaCpp(self.threads, max(map(len, workload.sequences)))
         optimum = OptimumOrt(self.threads)
         if several:  # logits of a padded batch leave no memory for a third engine
             padded = self.card(TorchPrecision.FP32, PADDED_BATCH)
-            return [[padded, default], [default, exact, llama], [default, optimum], [default, fp32, card]]
+            return [[padded, default], [default, *exact, llama], [default, optimum], [default, *fp32, card]]
         half = [[default, self.card(TorchPrecision.FP16), self.card(TorchPrecision.BF16)]] * self.half
-        return [[card, default, exact, llama], [default, optimum], [default, fp32], *half]
+        rest = [[default, *fp32]] if fp32 else []
+        return [[card, default, *exact, llama], [default, optimum], *rest, *half]
 
     def _rounds_on_cuda(self, several: bool) -> list[list[Contender]]:
         default, fp16, bf16 = self.default, self.form(FP16), self.form(BF16)
@@ -89,4 +91,5 @@ class Lineup:
         return [
             (Aim(name, "transformers fp32", 2.2), self.card(TorchPrecision.FP32)),
             (Aim(name, "llama.cpp Q8_0", 4), llama),
+            (Aim(name, "transformers bf16", 1.5), self.card(TorchPrecision.BF16)),
         ]

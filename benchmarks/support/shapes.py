@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from benchmarks.peers.contender import Checkpoints
 from testing.checkpoints import TINY, write_checkpoint
 from testing.shared_data import SHARED_DATA
@@ -90,8 +91,19 @@ _CONFIGS = {
 def shape_facts(shape: ModelShape, config: DecoderConfig) -> dict[str, Any]:
     """Return the measured configuration, and how many layers its shape has, as a result holds them."""
     return {
-        "shape": {"name": shape.value, **asdict(config)},
+        "shape": {"name": shape.value, **msgspec.to_builtins(config)},
         "all_layers": shape.config.num_hidden_layers,
+    }
+
+
+def real_facts(config: DecoderConfig) -> dict[str, Any]:
+    """Return the configuration of real checkpoints, as a result holds it, with the name of its shape."""
+    shapes = (each for each in ModelShape if each.config.hidden_size == config.hidden_size)
+    name = next((each.value for each in shapes), f"{config.hidden_size}-wide")
+    return {
+        "shape": {"name": name, **msgspec.to_builtins(config)},
+        "all_layers": config.num_hidden_layers,
+        "real": True,
     }
 
 

@@ -33,7 +33,7 @@ class Numerics(enum.Enum):
 
     FP64 = "fp64"  # own forward, every operation in float64: the truth the others are measured against
     FP32 = "fp32"  # own forward, every operation in float32, RoPE tables from float64
-    PYTORCH_FP32 = "pytorch-fp32"  # transformers' Qwen2ForCausalLM, as users run it
+    PYTORCH_FP32 = "pytorch-fp32"  # transformers' class of the model type, as users run it
     PYTORCH_FP16 = "pytorch-fp16"  # the model in fp16 and log_softmax over its fp16 logits: the card's lines
     PYTORCH_FP16_LOGITS32 = "pytorch-fp16-logits32"  # the model in fp16, log_softmax over logits.float()
     PYTORCH_BF16 = "pytorch-bf16"
@@ -76,9 +76,9 @@ def _pytorch(
     folder: Path, sequences: Sequence[torch.Tensor], dtype: torch.dtype, softmax: torch.dtype
 ) -> Iterator[torch.Tensor]:
     """The card's lines with `.eval()`, a dtype, no padding mask, and a gather of the right rank."""
-    from transformers import Qwen2ForCausalLM  # noqa: PLC0415 - seconds to import, and only needed here
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import, only needed here
 
-    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     for ids in sequences:
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
         yield logits.to(softmax).log_softmax(dim=-1).gather(1, ids[1:, None])[:, 0]

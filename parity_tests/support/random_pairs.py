@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from parity_tests.support.fp64_reference import Tokens
 from testing.checkpoints import TINY, DType, write_checkpoint
+from testing.families import FAMILY_SHAPES
 
 from stepscore_export.families.base import DecoderConfig
 
@@ -88,3 +89,4 @@ WIDE = RandomPair(
     ),  # its columns count, and in float64 every token costs as much as a hundred of others
 )
 RANDOM_PAIRS = (TIED, UNTIED, ODD, WIDE)
+FAMILY_PAIRS = tuple(RandomPair(name, shape, lengths=(3, 64, 200)) for name, shape in FAMILY_SHAPES.items())

@@ -13,7 +13,7 @@ from benchmarks.integer_gemm import measure
 from benchmarks.peers.contender import Checkpoints
 from benchmarks.peers.stepscore_pair import StepscorePair
 from benchmarks.peers.transformers_card import TorchPrecision, TransformersCard
-from benchmarks.support.forms import FORMS
+from benchmarks.support.forms import DEFAULT, FORMS
 from benchmarks.support.lineup import Lineup
 from benchmarks.support.options import add_provider, measured_provider
 from benchmarks.support.profiles import Gemm
@@ -132,3 +132,13 @@ def test_integer_gemms_are_counted_in_the_run(pair_of: PairOf) -> None:
     assert found["in_run_gops"] > 0
     assert found["alone_gops"] > 0
     assert found["from_memory_gops"] > 0
+
+
+def test_a_pair_in_the_default_form_alone_meets_every_peer_once(tmp_path: Path) -> None:
+    lineup = Lineup(Provider.CPU, {DEFAULT: tmp_path}, threads=2, peers=True)
+    solution = Workload("x", "y", [np.arange(9)])
+    rounds = lineup.rounds(solution)
+    names = [each.name for contenders in rounds for each in contenders if each != lineup.default]
+    assert all(lineup.default in contenders for contenders in rounds)
+    assert len(names) == len(set(names))
+    assert {peer.name for _, peer in lineup.aims(solution)} <= set(names)

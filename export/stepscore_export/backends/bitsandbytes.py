@@ -20,6 +20,7 @@ from stepscore.fileio import os_errors_as_output_errors
 from stepscore_export.backends.base import Backend, ExportEstimate, Progress, Storage, StoredUnit
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
 from stepscore_export.families.base import EMBEDDING, tensor_shapes
+from stepscore_export.families.transformers_settings import transformers_settings
 from stepscore_export.options import BitsandbytesOptions
 from stepscore_export.quantization.error_propagation import Statistics
 from stepscore_export.staging import Stage
@@ -131,6 +132,7 @@ def write_model(staged: Stage, name: str, checkpoint: WeightSource, precision: P
 
     model = loading.from_pretrained(
         checkpoint.folder,
+        transformers_settings(checkpoint.family, checkpoint.config),
         dtype=getattr(torch, checkpoint.dtype(EMBEDDING).name),
         device_map={"": "cpu"},
         quantization=_quantization(precision),

@@ -2,8 +2,7 @@
 
 optimum-onnx provides example inputs and patches what a tracer cannot follow; torch's tracer records the
 operators. No weights are loaded for that: parameters are memory that was never written, and become inputs of
-the graph under their own names. torch, transformers and optimum are imported when needed. The tracer knows
-Qwen2 alone.
+the graph under their own names. torch, transformers and optimum are imported when needed.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from stepscore.engine.pytorch.loading import refuse_kernels
+from stepscore.engine.pytorch.loading import configuration
 from stepscore.errors import ExportError, ProviderUnavailable
 from stepscore_export.checkpoint.weight_source import WeightSource
+from stepscore_export.families.transformers_settings import transformers_settings
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 OUTPUT = "logits"
@@ -63,24 +63,16 @@ def trace(checkpoint: WeightSource) -> bytes:
     the code cannot be traced.
     """
     require_optimum()
-    from transformers import Qwen2Config  # noqa: PLC0415
-
-    refuse_kernels(checkpoint.folder)
-    config = Qwen2Config.from_pretrained(checkpoint.folder, local_files_only=True)
-    config.rope_theta = checkpoint.config.rope_theta  # transformers 4 does not read 5's place for it
-    config.vocab_size = TRACED_VOCABULARY
-    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
-    config.tie_word_embeddings = False
-    config.name_or_path = ""
-    return _traced(config.to_json_string(use_diff=False))
+    settings = transformers_settings(checkpoint.family, checkpoint.config)
+    settings |= {"vocab_size": TRACED_VOCABULARY, "tie_word_embeddings": False}
+    return _traced(json.dumps(settings))
 
 
 @lru_cache(maxsize=4)
-def _traced(config_json: str) -> bytes:
+def _traced(settings_json: str) -> bytes:
     import torch  # noqa: PLC0415
-    from transformers import Qwen2Config  # noqa: PLC0415
 
-    config = Qwen2Config.from_dict(json.loads(config_json))
+    config = configuration(json.loads(settings_json))
     try:
         with _quiet(), torch.no_grad():
             return _export(_unwritten(config))
@@ -110,9 +102,13 @@ def _unwritten(config: Any) -> Any:
 
 def _export(model: Any) -> bytes:
     import torch  # noqa: PLC0415
-    from optimum.exporters.onnx.model_configs import Qwen2OnnxConfig  # noqa: PLC0415
+    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415
 
-    onnx_config = Qwen2OnnxConfig(model.config, task="text-generation", use_past=False)
+    import_module("optimum.exporters.onnx.model_configs")  # registers the configurations
+    onnx_config_of = TasksManager.get_exporter_config_constructor(
+        "onnx", model_type=model.config.model_type, task="text-generation", library_name="transformers"
+    )
+    onnx_config = onnx_config_of(model.config, use_past=False)
     example = onnx_config.generate_dummy_inputs(framework="pt")
     file = io.BytesIO()
     # Unless the model is in training mode the tracer merges parameters with equal values, and here all are

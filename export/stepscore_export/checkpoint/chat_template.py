@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
 import numpy as np
 
 from stepscore.enums import Convention
-from stepscore.errors import CheckpointUnsafe, ManifestInvalid, PairIncompatible, UnsupportedArchitecture
+from stepscore.errors import (
+    CheckpointUnsafe,
+    InvalidRecord,
+    ManifestInvalid,
+    PairIncompatible,
+    UnsupportedArchitecture,
+)
 from stepscore.prompt.encoder import PromptEncoder
-from stepscore.prompt.template import Template
+from stepscore.prompt.template import Strip, Template, TextRule
 from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.checkpoint.template_sandbox import DATE
 from stepscore_export.checkpoint.tokenizer import ChatTemplate
+
+LOGGER = logging.getLogger("stepscore")
 
 TIME_LIMIT_SECONDS = 10
 """Of CPU time."""
@@ -45,8 +55,15 @@ _TEXTS = (
     "x" * 100,
     "long " * 4000,
 )
-_PROBES = (("", "answer"), *((text, "answer") for text in _TEXTS), *(("problem", text) for text in _TEXTS))
-_HINT = "use a template that writes the texts as they are, as the runtime does, whatever they are"
+_PROBES = (
+    ("", "answer"),
+    (" \n", "answer"),
+    *((text, "answer") for text in _TEXTS),
+    *(("problem", text) for text in _TEXTS),
+)
+_HINT = (
+    "use a template that writes the texts as they are, as the runtime does, but for white space at the ends"
+)
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
@@ -55,9 +72,13 @@ def literals(chat_template: ChatTemplate, *, time_limit: int = TIME_LIMIT_SECOND
 
         prefix + problem + between + answer + suffix        answer = "\\n\\n".join(steps)
 
-    for the conversation [user: problem, assistant: answer] without a generation prompt. They are what the
-    template writes around two texts that it cannot look at, so that they hold for all texts, and are compared
-    with what it renders of texts that templates are known to change. It is run twice, in two processes.
+    for the conversation [user: problem, assistant: answer] without a generation prompt, both texts stripped
+    at their ends as the template does. They are what the template writes around two texts that it cannot look
+    at, so that they hold for all texts, and are compared with what it renders of texts that templates are
+    known to change. It is run twice, in two processes.
+
+    A text may be searched for tags (`</think>`): the rule of the text lists them, and the runtime rejects
+    texts that contain one. A template that asks for today's date gets a fixed one, DATE, with a warning.
 
     Raises UnsupportedArchitecture where the template does with a text anything but write it, drops or repeats
     one, writes what changes from run to run or is no text, fails, or exceeds `time_limit` seconds, memory or
@@ -66,32 +87,55 @@ def literals(chat_template: ChatTemplate, *, time_limit: int = TIME_LIMIT_SECOND
     answer = _render(chat_template, _PROBES, time_limit)
     if answer != _render(chat_template, _PROBES, time_limit):
         raise UnsupportedArchitecture("the chat template renders the same text differently each time")
-    template = _split(answer["parts"])
+    template = _split(answer["parts"], answer["absent"])
     for (problem, solution), text in zip(_PROBES, answer["rendered"], strict=True):
-        if text != f"{template.prefix}{problem}{template.between}{solution}{template.suffix}":
+        if _is_rejected(template, problem, solution):
+            continue
+        if text != template.render(problem, [solution]):
             raise UnsupportedArchitecture(
                 f"the chat template renders the problem {problem[:40]!r} with the answer {solution[:40]!r} "
                 "otherwise than other texts",
                 hint=_HINT,
             )
+    if answer["asked_date"]:
+        LOGGER.warning(
+            "the chat template writes today's date; the pair has %s in its place, so that a text has "
+            "the same reward on any day",
+            f"{DATE:%d %b %Y}",
+        )
     return template
 
 
-def _split(parts: Sequence[str | int]) -> Template:
+def _is_rejected(template: Template, problem: str, solution: str) -> bool:
+    try:
+        template.check(problem, [solution])
+    except InvalidRecord:
+        return True
+    return False
+
+
+def _split(parts: Sequence[str | Mapping[str, Any]], absent: Sequence[Sequence[str]]) -> Template:
+    texts = [part for part in parts if not isinstance(part, str)]
+    numbers = [text["text"] for text in texts]
     for number, role in enumerate(("problem", "answer")):
-        if (count := parts.count(number)) != 1:
+        if (count := numbers.count(number)) != 1:
             raise UnsupportedArchitecture(f"the chat template {'repeats' if count else 'drops'} the {role}")
-    first, second = parts.index(0), parts.index(1)
-    if second < first:
+    first, second = map(parts.index, texts)
+    if numbers != [0, 1]:
         raise UnsupportedArchitecture("the chat template puts the answer before the problem")
     around = parts[:first], parts[first + 1 : second], parts[second + 1 :]
-    texts = ["".join(map(str, each)) for each in around]
-    for text in texts:
+    literals = ["".join(map(str, each)) for each in around]
+    for text in literals:
         if _ADDRESS.search(text):
             raise UnsupportedArchitecture(f"the chat template writes an object of Python: {text[:80]!r}")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UnsupportedArchitecture(f"the chat template writes a lone surrogate: {text[:80]!r}")
-    return Template(*texts)
+    prefix, between, suffix = literals
+    problem, response = (
+        TextRule(Strip(text["left"]), Strip(text["right"]), tuple(tags))
+        for text, tags in zip(texts, absent, strict=True)
+    )
+    return Template(prefix, between, suffix, problem, response)
 
 
 def _render(

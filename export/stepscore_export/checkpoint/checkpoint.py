@@ -53,9 +53,9 @@ class Checkpoint:
         self.folder = folder.path
         if not folder.has(CONFIG):
             raise no_config(folder)
-        family, self.config = read_config(folder.json(CONFIG))
+        self.family, self.config = read_config(folder.json(CONFIG))
         self._tensors = locate_tensors(folder)
-        self._names = match_names(self._tensors, family, self.config)
+        self._names = match_names(self._tensors, self.family, self.config)
         self._lora = lora.read_lora(folder, tensor_shapes(self.config))
         self._tokenizer = read_tokenizer(folder, self.config.vocab_size)
         self._contents = folder

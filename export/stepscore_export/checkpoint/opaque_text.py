@@ -1,13 +1,16 @@
 """Text that a chat template may write, but not look at.
 
 A template that runs on two such texts, problem and answer, takes the same way for every problem and answer:
-it cannot know them. So what it writes around them holds for all. Only whether a text is empty may be asked,
-and is answered with no.
+it cannot know them. So what it writes around them holds for all. It may strip white space off the ends of
+one, which is noted with the place where it is written. Whether a text is empty is answered with no; whether
+it contains a tag such as `</think>` as well, and the tag is noted: the runtime rejects texts that contain it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -16,8 +19,32 @@ import jinja2.nativetypes
 import jinja2.nodes
 import jinja2.sandbox
 
-Parts = tuple[str | int, ...]
-"""What a template writes: known text, and the number of each unknown one."""
+from stepscore.prompt.template import Strip
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A text of a message, and the tags that it is taken not to contain."""
+
+    number: int
+    absent: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An unknown text as it is written: without what is stripped off its ends."""
+
+    text: Unknown
+    left: Strip = Strip.NOTHING
+    right: Strip = Strip.NOTHING
+
+
+Parts = tuple[str | Written, ...]
+"""What a template writes: known and unknown texts."""
+
+_TAG = re.compile(r"</?[^<>\s/]+>")
+_STRIPPED = {None: Strip.WHITE_SPACE, "\n": Strip.LINE_FEEDS}
+_KINDS = tuple(Strip)  # each contains those before it, so that the larger of two is both
 
 # Tests that have one answer for all texts.
 _TRUE_TESTS = frozenset({"defined", "string", "sequence", "iterable"})
@@ -26,7 +53,6 @@ _FALSE_TESTS = frozenset(
 )
 _OPERATIONS = {
     "compares": ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"),
-    "looks with `in` into": ("__contains__",),
     "takes a part of": ("__getitem__",),
     "loops over": ("__iter__",),
     "measures the length of": ("__len__",),
@@ -41,12 +67,12 @@ class LookedAt(jinja2.TemplateRuntimeError):
 
 
 class OpaqueText:
-    """Known and unknown texts one after the other; `+` joins, everything else raises LookedAt."""
+    """Known and unknown texts one after the other; all that is not defined here raises LookedAt."""
 
     __slots__ = ("_parts",)
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        self._parts = tuple(part for part in parts if part != "")
 
     def __add__(self, other: object) -> OpaqueText:
         return OpaqueText((*self._parts, *_joined(other)))
@@ -57,10 +83,61 @@ class OpaqueText:
     def __bool__(self) -> bool:
         return True
 
+    def strip(self, chars: object = None) -> OpaqueText:
+        """Strip both ends."""
+        return self.lstrip(chars).rstrip(chars)
+
+    def lstrip(self, chars: object = None) -> OpaqueText:
+        """Strip the left end."""
+        kind, text = _kind(chars), self._alone("strips")
+        return OpaqueText((replace(text, left=max(text.left, kind, key=_KINDS.index)),))
+
+    def rstrip(self, chars: object = None) -> OpaqueText:
+        """Strip the right end."""
+        kind, text = _kind(chars), self._alone("strips")
+        return OpaqueText((replace(text, right=max(text.right, kind, key=_KINDS.index)),))
+
+    def startswith(self, tag: object) -> bool:
+        """Answer no, for a text that does not contain the tag."""
+        return self._contains(tag, "uses `.startswith` of")
+
+    def endswith(self, tag: object) -> bool:
+        """Answer no, for a text that does not contain the tag."""
+        return self._contains(tag, "uses `.endswith` of")
+
+    def split(self, tag: object = None) -> list[OpaqueText]:
+        """Return the text as a whole, for one that does not contain the tag."""
+        self._contains(tag, "uses `.split` of")
+        return [self]
+
+    def __contains__(self, tag: object) -> bool:
+        return self._contains(tag, "looks with `in` into")
+
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
         raise LookedAt(f"uses `.{name}` of the text of a message")
+
+    def _contains(self, tag: object, what: str) -> bool:
+        if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+            raise LookedAt(f"{what} the text of a message")
+        absent = self._alone(what).text.absent
+        if tag not in absent:
+            absent.append(tag)
+        return False
+
+    def _alone(self, what: str) -> Written:
+        """Return the unknown text where there is nothing else; a joined one may have more at its ends."""
+        match self._parts:
+            case (Written() as text,):
+                return text
+        raise LookedAt(f"{what} more than the text of a message")
+
+
+def _kind(chars: object) -> Strip:
+    if isinstance(chars, str | None) and chars in _STRIPPED:
+        return _STRIPPED[chars]
+    raise LookedAt(f"strips {chars!r} off the text of a message")
 
 
 def _forbid(names: Iterable[str], what: str) -> None:
@@ -151,6 +228,8 @@ def _guarded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         opaque = [value for value in (*args, *kwargs.values()) if isinstance(value, OpaqueText)]
         if opaque and name == "string":
             return opaque[0]
+        if opaque and name == "trim":
+            return opaque[0].strip(*args[1:], **kwargs)
         if opaque and name not in {"default", "d"}:
             raise LookedAt(f"applies the filter `{name}` to the text of a message")
         return function(*args, **kwargs)

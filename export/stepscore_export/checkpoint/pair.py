@@ -17,13 +17,15 @@ _SAME_SHAPE = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
+    "attention_bias",
+    "qk_norm",
 )
 
 
 def check_pair(policy: Checkpoint, reference: Checkpoint) -> None:
     """Raise PairIncompatible unless both models have the same shapes and tokenize all text alike.
 
-    Constants (rope_theta, rms_norm_eps), positions and tied embeddings may differ, and so may the rows of
+    Constants (RoPE, rms_norm_eps), positions and tied embeddings may differ, and so may the rows of
     the vocabulary that stand for no token (`cut_padding`).
     """
     for key in _SAME_SHAPE:

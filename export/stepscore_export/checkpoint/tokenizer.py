@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from stepscore.errors import CheckpointCorrupt, UnsupportedArchitecture
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
-from stepscore_export.families.supported import default_special_tokens, reject_remote_code
+from stepscore_export.families.supported import reject_remote_code
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -23,6 +23,13 @@ LOGGER = logging.getLogger("stepscore")
 
 _Container = TypeVar("_Container", dict[str, Any], list[Any])
 
+# What a class of transformers, or its fast one, assumes where its configuration leaves a token out; null is
+# none. PreTrainedTokenizerFast, which Llama 3 has, assumes nothing.
+_ASSUMED = {
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
+    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+}
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -125,8 +132,11 @@ def _tokenizer_config(folder: CheckpointFolder) -> dict[str, Any]:
 
 def _template_variables(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """Return transformers' `special_tokens_map`: every special token that is set, by its name."""
-    defaults = default_special_tokens(str(config.get("tokenizer_class", "")))
-    named = {name: config[name] if name in config else defaults.get(name) for name in _SPECIAL}
+    kind = str(config.get("tokenizer_class", "")).removesuffix("Fast")
+    named: dict[str, Any] = {
+        **_ASSUMED.get(kind, {}),
+        **{name: config[name] for name in _SPECIAL if name in config},
+    }
     if isinstance(extra := config.get("extra_special_tokens"), dict):  # transformers 5: a list, not variables
         named |= extra
     variables: dict[str, str | list[str]] = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepscore.artifact.manifest import ModelName, Source
-from stepscore_export.families.base import DecoderConfig
+from stepscore_export.families.base import DecoderConfig, Family
 
 
 class WeightSource(Protocol):
@@ -19,6 +19,7 @@ class WeightSource(Protocol):
 
     source: Source
     folder: Path
+    family: Family
     config: DecoderConfig
 
     @property

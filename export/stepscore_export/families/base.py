@@ -1,6 +1,7 @@
 """A model family: the class names it goes by, how its `config.json` is read, and what its tensors are called.
 
 Families share one decoder; what they differ in is a trait, a field of DecoderConfig such as `attention_bias`.
+decoder_config.py reads it from config.json.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepscore.artifact.manifest import Architecture
+from stepscore_export.families.rope import Rope
 
 Json = Mapping[str, Any]
 
@@ -31,10 +33,13 @@ class DecoderConfig:
     vocab_size: int
     max_position_embeddings: int
     rms_norm_eps: float
-    rope_theta: float
+    rope: Rope
     tie_word_embeddings: bool
     attention_bias: bool = True
     """Whether q_proj, k_proj and v_proj have a bias."""
+    qk_norm: bool = False
+    """Whether each head of queries and keys is RMS-normed before its rotary embedding. A layer has one scale
+    [head_dim] for its queries and one for its keys."""
 
 
 def architecture(config: DecoderConfig) -> Architecture:
@@ -44,18 +49,25 @@ def architecture(config: DecoderConfig) -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family of checkpoints, as transformers names it."""
+    """One family of checkpoints, as transformers names it, and its traits."""
 
     model_type: str
     causal_lm: str
     """Class of the model with its head: what a pair is made of."""
     base_model: str
     """Class of the model without its head."""
-    tokenizer: str
-    special_tokens: Mapping[str, str]
-    """Special tokens that `tokenizer` assumes where its configuration leaves them out; null means none."""
-    parse_config: Callable[[Json], DecoderConfig]
-    """Reads config.json; raises UnsupportedArchitecture or CheckpointCorrupt naming the key at fault."""
+    attention_bias: bool
+    qk_norm: bool
+    default_head_dim: int | None
+    """Head size where config.json has none; None: hidden_size / num_attention_heads."""
+    default_positions: int
+    """Longest text where config.json has none."""
+    check: Callable[[Json, DecoderConfig], None]
+    """Raises UnsupportedArchitecture or CheckpointCorrupt where config.json asks for what the traits lack."""
+    published: tuple[str, ...]
+    """Models of this family, as they are published."""
+    measured: tuple[str, ...]
+    """Those of which a pair was made and measured; other models are held by random weights alone."""
 
 
 def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -71,6 +83,8 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         layer[f"self_attn.{projection}.weight"] = (rows, hidden)
         if config.attention_bias:
             layer[f"self_attn.{projection}.bias"] = (rows,)
+    if config.qk_norm:
+        layer |= {f"self_attn.{kind}_norm.weight": (config.head_dim,) for kind in "qk"}
     layer |= {
         "self_attn.o_proj.weight": (hidden, queries),
         "post_attention_layernorm.weight": (hidden,),

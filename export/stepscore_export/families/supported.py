@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from stepscore.errors import CheckpointUnsafe, UnsupportedArchitecture
 from stepscore_export.families.base import DecoderConfig, Family, Json
 from stepscore_export.families.config_values import strings
+from stepscore_export.families.decoder_config import decoder_config
+from stepscore_export.families.llama import LLAMA
 from stepscore_export.families.qwen2 import QWEN2
+from stepscore_export.families.qwen3 import QWEN3
 
-FAMILIES: tuple[Family, ...] = (QWEN2,)
+FAMILIES: tuple[Family, ...] = (QWEN2, QWEN3, LLAMA)
 
 # Classes around a causal language model that trainers save as its own: of peft, TRL and torch.compile. The
 # names of the tensors tell whether it is one.
@@ -41,7 +44,7 @@ def read_config(config: Json) -> tuple[Family, DecoderConfig]:
             + (f" ({method})" if isinstance(method, str) else ""),
             hint="export from the original fp32, bf16 or fp16 checkpoint: --format bitsandbytes quantizes it",
         )
-    return family, family.parse_config(config)
+    return family, decoder_config(config, family)
 
 
 def reject_remote_code(config: Json, name: str) -> None:
@@ -53,16 +56,13 @@ def reject_remote_code(config: Json, name: str) -> None:
         )
 
 
-def default_special_tokens(tokenizer_class: str) -> Mapping[str, str]:
-    """Return the special tokens that a tokenizer class of transformers assumes; none if it is unknown."""
-    # transformers has a fast class as well: Qwen2TokenizerFast.
-    found = (each.special_tokens for each in FAMILIES if tokenizer_class.startswith(each.tokenizer))
-    return next(found, {})
-
-
 def _named(model_type: object) -> Family:
     for family in FAMILIES:
         if family.model_type == model_type:
             return family
     supported = ", ".join(repr(family.model_type) for family in FAMILIES)
-    raise UnsupportedArchitecture(f"config.json: model_type is {model_type!r}, supported: {supported}")
+    models = "; ".join(f"{family.model_type}: {', '.join(family.published)}" for family in FAMILIES)
+    raise UnsupportedArchitecture(
+        f"config.json: model_type is {model_type!r}, supported: {supported}",
+        hint=f"use checkpoints of a supported family, such as {models}",
+    )

@@ -1,4 +1,4 @@
-"""Build the Qwen2 decoder as ONNX graphs: one function per block, with the shapes in its first comment.
+"""Build a decoder as ONNX graphs: one function per block, with the shapes in its first comment.
 
     embed   input_ids [n] -> rows [n, H]
     body    rows, indices -> hidden [m, H], kept [q, K] a layer     all layers
@@ -48,6 +48,7 @@ from stepscore_export.graphs.builder import FLOAT, INT32, INT64, MICROSOFT, Grap
 from stepscore_export.graphs.few_queries import FewQueryInputs, attend_few
 from stepscore_export.graphs.kept import declare_kept_index, kept_outputs, kept_rows
 from stepscore_export.graphs.linear import LinearInputs, Streams
+from stepscore_export.graphs.projection import biased_and_normed
 from stepscore_export.graphs.shape import Shape
 from stepscore_export.weights.layout import (
     BlockMatrix,
@@ -260,8 +261,7 @@ def _attention(
 ) -> tuple[Streams, Streams]:
     # normed [n, H] -> [len(unpad), H], kept [q, 2 Nkv D]
     g.intermediate_outputs["into_qkv"] = normed[0]
-    matmuls = zip(LinearInputs(g, normed).matmul(layer.qkv), layer.qkv_bias, strict=True)
-    projected = tuple(g.op("Add", qkv, g.weight(bias)) for qkv, bias in matmuls)
+    projected = biased_and_normed(g, layer, LinearInputs(g, normed).matmul(layer.qkv))
     kept = kept_rows(g, projected, shared.kept_index)
     attended = tuple(
         _attend(g, g.op("Concat", known, qkv, axis=0), tables, shared, unpad)
@@ -316,10 +316,10 @@ def _mlp(g: GraphBuilder, layer: LayerWeights, normed: Streams) -> Streams:
     # normed [n, H] -> down(silu(gate) * up) [n, H]
     g.intermediate_outputs["into_mlp"] = normed[0]
     rows = LinearInputs(g, normed)
-    gates, ups = rows.matmul(layer.gate), rows.matmul(layer.up)  # [n, I]
+    gates, (ups, unit) = rows.matmul(layer.gate), rows.matmul_in_units(layer.up)  # [n, I]
     activated = tuple(_gated(g, gate, up) for gate, up in zip(gates, ups, strict=True))
     g.intermediate_outputs["into_down"] = activated[0]
-    return LinearInputs(g, activated).matmul(layer.down)
+    return LinearInputs(g, activated, unit).matmul(layer.down)
 
 
 def _gated(g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:

@@ -14,7 +14,7 @@ from stepscore_export.graphs.builder import FLOAT, INT64, GraphBuilder, with_wei
 from stepscore_export.graphs.decoder import layer_graph
 from stepscore_export.graphs.head import tile_parts
 from stepscore_export.graphs.shape import Shape
-from stepscore_export.weights.layout import FloatMatrix, LayerWeights, RotaryWeights, Vectors
+from stepscore_export.weights.layout import FloatMatrix, LayerWeights, QueryKeyNorms, RotaryWeights, Vectors
 from stepscore_export.weights.weight_file import TensorRef
 
 INT8, INT4 = ir.DataType.INT8, ir.DataType.INT4
@@ -32,11 +32,16 @@ def generic_layer(shape: Shape, positions: int, intermediate_size: int, *, last:
         return FloatMatrix(TensorRef(name, shape.compute, (rows, columns), 0))
 
     layer = LayerWeights(
-        input_norm=vector("input_norm", hidden),
+        input_norm=vector(names.INPUT_NORM, hidden),
         qkv=matrix("qkv", projected, hidden),
-        qkv_bias=vector("qkv_bias", projected),
+        qkv_bias=vector(names.QKV_BIAS, projected) if shape.attention_bias else None,
+        qk_norms=QueryKeyNorms(
+            vector(names.QUERY_NORM, shape.head_dim), vector(names.KEY_NORM, shape.head_dim)
+        )
+        if shape.qk_norm
+        else None,
         output=matrix("output", hidden, heads),
-        post_norm=vector("post_norm", hidden),
+        post_norm=vector(names.POST_NORM, hidden),
         gate=matrix("gate", intermediate_size, hidden),
         up=matrix("up", intermediate_size, hidden),
         down=matrix("down", hidden, intermediate_size),

@@ -1,13 +1,14 @@
-"""Quantize activations to 8 bits inside the graph (W8A8)."""
+"""Quantize activations to 8 bits inside the graph (W8A8): formulas in linear.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
 from stepscore_export.graphs.builder import FLOAT, MICROSOFT, GraphBuilder
-from stepscore_export.weights.layout import ChannelMatrix
+from stepscore_export.weights.layout import ChannelMatrix, IntegerMatrix
 
 UINT8_ZERO = 128
 
@@ -18,24 +19,19 @@ SMALLEST = 1e-30  # lower bound of max |x|: avoids 0 / 0 for a token whose activ
 class QuantizedActivations:
     """Activations [n, K] = (codes - 128) * scale * factor.
 
-    `codes` is uint8 [n, K], `scale` is float32 [n, 1] (per token), `factor` is a constant.
+    `codes` is uint8 [n, K], `scale` has one factor per token, `factor` is a constant.
     """
 
     g: GraphBuilder
     codes: ir.Value
-    scale: ir.Value
+    scale: TokenScale
     factor: float
 
     @classmethod
-    def of(cls, g: GraphBuilder, rows: ir.Value) -> QuantizedActivations:
-        """Quantize per token to the codes 1 .. 255: scale = max |x| / 127, code = round(x / scale) + 128."""
-        highest, lowest = (
-            g.op(reduction, rows, g.constant("last", -1), keepdims=1)
-            for reduction in ("ReduceMax", "ReduceMin")
-        )
-        largest = g.op("Max", highest, g.op("Neg", lowest), g.constant("smallest", SMALLEST, dtype=FLOAT))
-        scale = g.op("Mul", largest, g.constant("one_127th", 1 / 127, dtype=FLOAT))
-        return cls(g, _quantized(g, rows, scale), scale, 1.0)
+    def of(cls, g: GraphBuilder, rows: ir.Value, scale: TokenScale) -> QuantizedActivations:
+        """Quantize to the codes 1 .. 255: code = round(x / scale) + 128, where scale >= max |x| / 127."""
+        codes = g.op("QuantizeLinear", rows, scale.flat, scale.zero_points, axis=0)
+        return cls(g, codes, scale, 1.0)
 
     def rest(self, rows: ir.Value) -> QuantizedActivations:
         """Quantize the quantization error of these activations, rows - dequantize(codes).
@@ -43,18 +39,14 @@ class QuantizedActivations:
         The error is at most scale / 2, so that scale / 254 covers it with the codes 1 .. 255. Together both
         terms represent the activations with about 16 bits.
         """
-        g = self.g
-        flat, zeros = _per_row(g, self.scale)
-        left = g.op("Sub", rows, g.op("DequantizeLinear", self.codes, flat, zeros, axis=0))
-        scale = g.op("Mul", self.scale, g.constant("one_254th", 1 / 254, dtype=FLOAT))
-        return QuantizedActivations(g, _quantized(g, left, scale), self.scale, 1 / 254)
-
-    def matmul(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return the product of the activations with the matrix, [n, N]."""
-        return self.scaled(self.product(matrix))
+        g, scale = self.g, self.scale
+        known = g.op("DequantizeLinear", self.codes, scale.flat, scale.zero_points, axis=0)
+        finer = g.op("Mul", scale.flat, g.constant("one_254th", 1 / 254, dtype=FLOAT))
+        codes = g.op("QuantizeLinear", g.op("Sub", rows, known), finer, scale.zero_points, axis=0)
+        return QuantizedActivations(g, codes, scale, 1 / 254)
 
     def product(self, matrix: ChannelMatrix) -> ir.Value:
-        """Return factor * (codes - 128) @ matrix, [n, N], without the per-token scales (see `scaled`)."""
+        """Return factor * (codes - 128) @ matrix, [n, N], without the per-token scales."""
         g = self.g
         zero = g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8)
         unsigned = g.shape.unsigned
@@ -69,17 +61,86 @@ class QuantizedActivations:
             domain=MICROSOFT,
         )
 
-    def scaled(self, product: ir.Value) -> ir.Value:
-        """Multiply a product [n, N] by the per-token scales."""
-        return self.g.op("Mul", product, self.scale)
+
+@dataclass(frozen=True)
+class TokenScale:
+    """One scale per token, float32: `column` [n, 1] for a product, `flat` [n] for its activations."""
+
+    g: GraphBuilder
+    column: ir.Value
+
+    @classmethod
+    def of(cls, g: GraphBuilder, *streams: ir.Value) -> TokenScale:
+        """Return max |x| / 127 over each token's activations x in all of these streams."""
+        last = g.constant("last", -1)
+        highest = [g.op("ReduceMax", rows, last, keepdims=1) for rows in streams]
+        lowest = [g.op("Neg", g.op("ReduceMin", rows, last, keepdims=1)) for rows in streams]
+        largest = g.op("Max", *highest, *lowest, g.constant("smallest", SMALLEST, dtype=FLOAT))
+        return cls(g, g.op("Mul", largest, g.constant("one_127th", 1 / 127, dtype=FLOAT)))
+
+    @cached_property
+    def flat(self) -> ir.Value:
+        """Return the scales as QuantizeLinear reads them."""
+        return self.g.op("Squeeze", self.column, self.g.constant("last", -1))
+
+    @cached_property
+    def zero_points(self) -> ir.Value:
+        """Return the code of 0 for every token, uint8 [n]."""
+        zero = self.g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8)
+        return self.g.op("Expand", zero, self.g.op("Shape", self.flat))
+
+    def plus(self, other: TokenScale) -> TokenScale:
+        """Return a scale that covers the sums of activations that the two scales cover."""
+        return TokenScale(self.g, self.g.op("Add", self.column, other.column))
 
 
-def _quantized(g: GraphBuilder, rows: ir.Value, scale: ir.Value) -> ir.Value:
-    flat, zeros = _per_row(g, scale)
-    return g.op("QuantizeLinear", rows, flat, zeros, axis=0)
+class QuantizedStreams:
+    """Activations [n, K] of reference and policy and their difference, quantized for integer matrices.
 
+    They are multiples of `unit` [n, 1], if there is one. With `high_precision` the scale of reference and
+    policy is a bound, s_r + s_d: the reference keeps 16 bits and the policy meets the difference alone, so
+    that a slightly larger scale costs nothing, and the reductions over the policy's activations are saved.
+    """
 
-def _per_row(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
-    # scale [n, 1] -> scale [n], zero point [n]
-    flat = g.op("Squeeze", scale, g.constant("last", -1))
-    return flat, g.op("Expand", g.scalar("zero_code", UINT8_ZERO, ir.DataType.UINT8), g.op("Shape", flat))
+    def __init__(
+        self,
+        g: GraphBuilder,
+        streams: tuple[ir.Value, ...],
+        unit: ir.Value | None,
+        *,
+        high_precision: bool,
+    ) -> None:
+        self._g = g
+        self._unit = unit
+        reference, policy = streams
+        difference = g.op("Sub", policy, reference)
+        of_difference = TokenScale.of(g, difference)
+        common = (
+            TokenScale.of(g, reference).plus(of_difference) if high_precision else TokenScale.of(g, *streams)
+        )
+        self._reference, self._policy = (QuantizedActivations.of(g, rows, common) for rows in streams)
+        self._difference = QuantizedActivations.of(g, difference, of_difference)
+        self._rest = self._reference.rest(reference) if high_precision else None
+
+    def products(self, matrix: IntegerMatrix) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return B c_r, B c_r + D c_p and B c_d, each [n, N], without the scales of tokens."""
+        g = self._g
+        base = self._reference.product(matrix.base)
+        if self._rest is not None:
+            base = g.op("Add", base, self._rest.product(matrix.base))
+        policy = g.op("Add", base, self._policy.product(matrix.difference))
+        return base, policy, self._difference.product(matrix.base)
+
+    @cached_property
+    def scales(self) -> tuple[ir.Value, ir.Value]:
+        """Return the scales [n, 1] of the products: of reference and policy, and of the difference."""
+        of_streams, of_difference = (
+            each.scale.column if self._unit is None else self._g.op("Mul", each.scale.column, self._unit)
+            for each in (self._reference, self._difference)
+        )
+        return of_streams, of_difference
+
+    @cached_property
+    def relative_scale(self) -> ir.Value:
+        """Return the scale of the difference as a multiple of that of reference and policy, [n, 1]."""
+        return self._g.op("Div", self._difference.scale.column, self._reference.scale.column)

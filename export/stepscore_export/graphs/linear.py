@@ -11,7 +11,16 @@ W8A8. With int8 activations the same idea is applied to the activations. Let q q
 scale per token, and let d = p - r. By linearity B p = B r + B d, so that the quantization error of q(r) is
 common to both streams as well:
 
-    y_r = B q(r)        y_p = y_r + B q(d) + D q(p)
+    y_r = B q(r)        y_p = B q(r) + B q(d) + D q(p)
+
+For each token q(r) and q(p) have the scale s = max(|r|, |p|) / 127, and q(d) has s_d = max |d| / 127. The
+GEMMs multiply the integer codes c. Per-token scales are applied to sums of their results, so that large
+tensors are multiplied as rarely as possible:
+
+    y_r = s (B c_r)     y_p = s (B c_r + D c_p) + s_d (B c_d)
+
+`up` is not even multiplied by s: silu(gate) * up is linear in it, and is quantized per token anyway. Its
+result is left in units of s (`matmul_in_units`), and the scales of the inputs of `down` have the factor s.
 
 High-precision activations. An error of r shifts the point at which the two models are compared. In the
 attention matrices and in `down`, where a few large entries set the scale, it is by far the largest of the
@@ -27,12 +36,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import onnx_ir as ir
 
 from stepscore_export.graphs.builder import MICROSOFT, GraphBuilder
-from stepscore_export.graphs.integer_rows import QuantizedActivations
+from stepscore_export.graphs.integer_rows import QuantizedStreams
 from stepscore_export.weights.layout import (
     BlockMatrix,
     FloatMatrix,
@@ -57,9 +65,12 @@ EXACT_ACTIVATIONS = 1  # MatMulNBits accuracy_level: 1 computes in fp32; 4 would
 class LinearInputs:
     """The activations that one or more matrices read; they are quantized once for all of these matrices."""
 
-    def __init__(self, g: GraphBuilder, streams: Streams) -> None:
+    def __init__(self, g: GraphBuilder, streams: Streams, unit: ir.Value | None = None) -> None:
+        """Take the activations, as multiples of `unit` [n, 1] if there is one: of integer matrices only."""
         self._g = g
         self._streams = streams
+        self._unit = unit
+        self._integers: dict[bool, QuantizedStreams] = {}  # by their precision
 
     def matmul(self, matrix: Matrix) -> Streams:
         """Return x @ W^T [n, N] of each stream, x its activations [n, K] and W the matrix [N, K]."""
@@ -76,6 +87,14 @@ class LinearInputs:
                 return self._integer(matrix)
             case _:
                 raise TypeError(f"{type(matrix).__name__} is decoded before a graph reads it")
+
+    def matmul_in_units(self, matrix: Matrix) -> tuple[Streams, ir.Value | None]:
+        """Return x @ W^T as multiples of a unit per token, and the unit [n, 1]; None stands for 1."""
+        if not isinstance(matrix, IntegerMatrix):
+            return self.matmul(matrix), None
+        g, inputs = self._g, self._quantized(matrix)
+        reference, policy, moved = inputs.products(matrix)
+        return (reference, g.op("Add", policy, g.op("Mul", moved, inputs.relative_scale))), inputs.scales[0]
 
     def _blocks(self, matrix: BlockMatrix) -> Streams:
         g = self._g
@@ -103,28 +122,21 @@ class LinearInputs:
         )
 
     def _integer(self, matrix: IntegerMatrix) -> Streams:
-        g = self._g
-        reference, apart, policy = self._rounded
-        base = reference.product(matrix.base)
-        if matrix.high_precision_activations:
-            base = g.op("Add", base, self._rest.product(matrix.base))
-        base = reference.scaled(base)
-        moved = g.op("Add", apart.matmul(matrix.base), policy.matmul(matrix.difference))
-        return base, g.op("Add", base, moved)
-
-    @cached_property
-    def _rounded(self) -> tuple[QuantizedActivations, QuantizedActivations, QuantizedActivations]:
-        reference, policy = self._streams
-        apart = self._g.op("Sub", policy, reference)
+        g, inputs = self._g, self._quantized(matrix)
+        scale, of_moved = inputs.scales
+        reference, policy, moved = inputs.products(matrix)
         return (
-            QuantizedActivations.of(self._g, reference),
-            QuantizedActivations.of(self._g, apart),
-            QuantizedActivations.of(self._g, policy),
+            g.op("Mul", reference, scale),
+            g.op("Add", g.op("Mul", policy, scale), g.op("Mul", moved, of_moved)),
         )
 
-    @cached_property
-    def _rest(self) -> QuantizedActivations:
-        return self._rounded[0].rest(self._streams[0])
+    def _quantized(self, matrix: IntegerMatrix) -> QuantizedStreams:
+        high_precision = matrix.high_precision_activations
+        if high_precision not in self._integers:
+            self._integers[high_precision] = QuantizedStreams(
+                self._g, self._streams, self._unit, high_precision=high_precision
+            )
+        return self._integers[high_precision]
 
 
 def _joined(g: GraphBuilder, columns: Sequence[Streams]) -> Streams:

@@ -26,6 +26,8 @@ class Shape:
     compute: ir.DataType
     on_cpu: bool
     """Build for ONNX Runtime's CPU provider: two attention kernels, weights dequantized tile by tile."""
+    attention_bias: bool = True
+    qk_norm: bool = False
     unsigned: bool = False
     """Read the weights of integer GEMMs as uint8 (value + 128) instead of int8."""
 
@@ -45,6 +47,8 @@ def graph_shape(members: Members, options: ExportOptions) -> Shape:
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
+        attention_bias=config.attention_bias,
+        qk_norm=config.qk_norm,
         compute=options.compute,
         on_cpu=options.compute == ir.DataType.FLOAT,
     )

@@ -11,7 +11,6 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepscore.engine.pytorch.loading import Device, from_pretrained, memory_errors
@@ -19,6 +18,8 @@ from stepscore.engine.pytorch.loading import Device, from_pretrained, memory_err
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from stepscore_export.checkpoint.weight_source import WeightSource
 
 HEAD_ROWS = 512
 """Tokens per matmul of the head: [512, 152064] logits are 311 MB in fp32, [4096, 152064] would be 2.5 GB."""
@@ -44,14 +45,14 @@ class Run:
 
 
 def score(
-    folder: Path,
+    checkpoint: WeightSource,
     sequences: Sequence[NDArray[np.int64]],
     *,
     dtype: DType,
     device: Device,
     progress: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Return the log-probs of each sequence under the checkpoint in `folder`, which must have been checked.
+    """Return the log-probs of each sequence under a checkpoint, of which the folder and config are used.
 
     `[j] = log p(F[j+1] | F[..j])`, nats, normalized in fp32 over all vocab_size columns whatever `dtype` the
     model has. The first sequence is scored once before, as an untimed warm-up. `progress` is called after
@@ -60,7 +61,7 @@ def score(
     import torch  # noqa: PLC0415
 
     with memory_errors(device, "use --dtype bf16 or fp16, or --device cpu"), torch.no_grad():
-        run = _score(folder, sequences, dtype, device, progress)
+        run = _score(checkpoint, sequences, dtype, device, progress)
     gc.collect()
     if device is Device.CUDA:
         torch.cuda.empty_cache()
@@ -68,7 +69,7 @@ def score(
 
 
 def _score(
-    folder: Path,
+    checkpoint: WeightSource,
     sequences: Sequence[NDArray[np.int64]],
     dtype: DType,
     device: Device,
@@ -76,7 +77,13 @@ def _score(
 ) -> Run:
     import torch  # noqa: PLC0415
 
-    model = from_pretrained(folder, dtype=getattr(torch, _TORCH_NAMES[dtype])).to(device.value)
+    from stepscore_export.families.transformers_settings import (  # noqa: PLC0415
+        transformers_settings,  # imports numpy, which --help does without
+    )
+
+    settings = transformers_settings(checkpoint.family, checkpoint.config)
+    model = from_pretrained(checkpoint.folder, settings, dtype=getattr(torch, _TORCH_NAMES[dtype]))
+    model.to(device.value)
     _logprobs(model, sequences[0])
     outputs = []
     seconds = 0.0

@@ -120,8 +120,8 @@ def run_parity(
     scored = _score(pair, lines, options, left_out)
     if not scored.solutions:
         raise _nothing_left(data, len(lines))
-    folders = policy_model.folder, reference_model.folder
-    truth, seconds = _score_in_pytorch(folders, scored.solutions, options.dtype, device)
+    models = policy_model, reference_model
+    truth, seconds = _score_in_pytorch(models, scored.solutions, options.dtype, device)
     solutions, truth = _finite(scored.solutions, truth, options.dtype, left_out)
     left_out.close()
     comparison = compare(solutions, truth, beta=scored.beta)
@@ -220,14 +220,14 @@ def _score(pair: Pair, lines: Sequence[ParsedLine], options: ParityOptions, left
 
 
 def _score_in_pytorch(
-    folders: Sequence[Path], solutions: Sequence[ScoredSolution], dtype: DType, device: Device
+    models: Sequence[Checkpoint], solutions: Sequence[ScoredSolution], dtype: DType, device: Device
 ) -> tuple[Scores, float]:
     """Score with both checkpoints, one at a time; return log-probs and the seconds of both."""
     sequences = [solution.token_ids for solution in solutions]
     runs = []
-    for name, folder in zip(("policy", "reference"), folders, strict=True):
+    for name, model in zip(("policy", "reference"), models, strict=True):
         with _bar(f"PyTorch, {name}", len(sequences)) as bar:
-            runs.append(pytorch.score(folder, sequences, dtype=dtype, device=device, progress=bar.update))
+            runs.append(pytorch.score(model, sequences, dtype=dtype, device=device, progress=bar.update))
     policy, reference = runs
     return list(zip(policy.logprobs, reference.logprobs, strict=True)), policy.seconds + reference.seconds
 

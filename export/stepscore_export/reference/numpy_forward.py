@@ -1,4 +1,4 @@
-"""Compute Qwen2 in plain numpy, to validate a staged pair before it is sealed.
+"""Compute a causal language model in plain numpy, to validate a staged pair before it is sealed.
 
 Deliberately slow and simple, and independent of what it validates. It shares no formula with the graphs or
 the runtime, reads the source checkpoint instead of the weight file, and computes in float64. Matrices are
@@ -7,12 +7,15 @@ read one row block at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepscore_export.checkpoint.weight_source import WeightSource
+from stepscore_export.families.base import DecoderConfig
+from stepscore_export.families.rope import DefaultRope, Llama3Rope, Rope, YarnRope
 from stepscore_export.threads import in_order
 from stepscore_export.weights.row_blocks import BLOCK_ELEMENTS
 
@@ -78,14 +81,11 @@ def _products(checkpoint: WeightSource, name: str, rows: Rows) -> Iterator[Rows]
 def _attention(checkpoint: WeightSource, layer: str, normed: Rows) -> Rows:
     config = checkpoint.config
     length = len(normed)
-    query, key, value = (
-        (
-            _linear(checkpoint, f"{layer}.self_attn.{kind}_proj", normed)
-            + checkpoint.rows(f"{layer}.self_attn.{kind}_proj.bias")
-        ).reshape(length, -1, config.head_dim)
-        for kind in "qkv"
-    )
-    query, key = _rotate(checkpoint, query), _rotate(checkpoint, key)
+    query, key, value = (_projected(checkpoint, f"{layer}.self_attn", kind, normed) for kind in "qkv")
+    if config.qk_norm:
+        query = _norm(checkpoint, f"{layer}.self_attn.q_norm", query)
+        key = _norm(checkpoint, f"{layer}.self_attn.k_norm", key)
+    query, key = _rotate(config, query), _rotate(config, key)
     groups = config.num_attention_heads // config.num_key_value_heads
     key, value = np.repeat(key, groups, axis=1), np.repeat(value, groups, axis=1)
     scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(config.head_dim)
@@ -96,14 +96,51 @@ def _attention(checkpoint: WeightSource, layer: str, normed: Rows) -> Rows:
     return _linear(checkpoint, f"{layer}.self_attn.o_proj", attended)
 
 
-def _rotate(checkpoint: WeightSource, heads: Rows) -> Rows:
-    # A pair of numbers (i, i + D/2) of a head is a complex one, turned by position / theta^(2i / D).
-    pairs = np.arange(checkpoint.config.head_dim // 2)
-    slowness = checkpoint.config.rope_theta ** (2 * pairs / checkpoint.config.head_dim)
-    turns = np.exp(1j * np.arange(len(heads))[:, None, None] / slowness)
+def _projected(checkpoint: WeightSource, attention: str, kind: str, normed: Rows) -> Rows:
+    """Return queries, keys or values by head: [L, heads, head_dim]."""
+    rows = _linear(checkpoint, f"{attention}.{kind}_proj", normed)
+    if checkpoint.config.attention_bias:
+        rows = rows + checkpoint.rows(f"{attention}.{kind}_proj.bias")
+    return rows.reshape(len(rows), -1, checkpoint.config.head_dim)
+
+
+def _rotate(config: DecoderConfig, heads: Rows) -> Rows:
+    # A pair of numbers (i, i + D/2) of a head is a complex one, turned by position / slowness.
+    slowness = [_slowness(config.rope, pair, config.head_dim) for pair in range(config.head_dim // 2)]
+    turns = np.exp(1j * np.arange(len(heads))[:, None, None] / np.array(slowness))
+    if isinstance(config.rope, YarnRope):
+        turns *= config.rope.attention_factor
     first, second = np.split(heads, 2, axis=-1)
     turned = (first + 1j * second) * turns
     return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def _slowness(rope: Rope, pair: int, head_dim: int) -> float:
+    """Return the positions in which a pair of a head turns by one radian."""
+    plain = math.pow(rope.theta, 2 * pair / head_dim)
+    match rope:
+        case DefaultRope():
+            return plain
+        case Llama3Rope():
+            length, wavelength = rope.original_max_position_embeddings, 2 * math.pi * plain
+            if wavelength < length / rope.high_freq_factor:
+                return plain
+            if wavelength > length / rope.low_freq_factor:
+                return plain * rope.factor
+            kept = length / wavelength - rope.low_freq_factor
+            kept /= rope.high_freq_factor - rope.low_freq_factor
+        case YarnRope():
+            fast, slow = (_pair_of_turns(rope, beta, head_dim) for beta in (rope.beta_fast, rope.beta_slow))
+            first = max(math.floor(fast) if rope.truncate else fast, 0)
+            last = min(math.ceil(slow) if rope.truncate else slow, head_dim - 1)
+            last += 0.001 if last == first else 0
+            kept = 1 - min(max((pair - first) / (last - first), 0), 1)
+    return 1 / (kept / plain + (1 - kept) / (plain * rope.factor))
+
+
+def _pair_of_turns(rope: YarnRope, turns: float, head_dim: int) -> float:
+    """Return the pair, whole or not, that turns so often within the original length."""
+    return head_dim / 2 * math.log(rope.original_max_position_embeddings / (2 * math.pi * turns), rope.theta)
 
 
 def _log_softmax_at(checkpoint: WeightSource, hidden: Rows, targets: NDArray[np.int64]) -> Rows:

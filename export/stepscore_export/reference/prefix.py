@@ -24,12 +24,25 @@ def model_prefix(checkpoint: WeightSource, stored: WeightSource, token_ids: NDAr
         model.run_next_layer(seen.__setitem__)
         layer = f"model.layers.{index}.self_attn"
         keys, values = (
-            seen["into_qkv"][:-1] @ checkpoint.rows(f"{layer}.{kind}_proj.weight").T
-            + checkpoint.rows(f"{layer}.{kind}_proj.bias")
-            for kind in "kv"
+            _projected(checkpoint, f"{layer}.{kind}_proj", seen["into_qkv"][:-1]) for kind in "kv"
         )
+        if checkpoint.config.qk_norm:
+            keys = _normed_heads(checkpoint, f"{layer}.k_norm", keys)
         keys_values.append(np.concatenate([keys, stored.values_as_stored(values)], axis=-1))
     (normed,) = model.normed()
     (logprobs,) = model.logprobs()
     of_tokens = np.append(0, logprobs[:-1]).astype(np.float32)
     return ModelPrefix(np.stack(keys_values), stored.head_input(normed), of_tokens)
+
+
+def _projected(checkpoint: WeightSource, name: str, rows: Rows) -> Rows:
+    projected = rows @ checkpoint.rows(f"{name}.weight").T
+    return projected + checkpoint.rows(f"{name}.bias") if checkpoint.config.attention_bias else projected
+
+
+def _normed_heads(checkpoint: WeightSource, name: str, rows: Rows) -> Rows:
+    """Return rows [n, heads * D], those of each head RMS-normed."""
+    heads = rows.reshape(len(rows), -1, checkpoint.config.head_dim)
+    squares = np.square(heads).mean(axis=-1, keepdims=True)
+    normed: Rows = heads / np.sqrt(squares + np.float32(checkpoint.config.rms_norm_eps))
+    return (normed * checkpoint.rows(f"{name}.weight")).reshape(rows.shape)

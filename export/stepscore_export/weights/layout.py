@@ -166,12 +166,24 @@ Vectors = tuple[TensorRef, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class QueryKeyNorms:
+    """Scales [head_dim] of the norms over each head of queries and of keys."""
+
+    query: Vectors
+    key: Vectors
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer; `qkv` has the rows of the query, key and value projections in one matrix."""
+    """One decoder layer; `qkv` has the rows of the query, key and value projections in one matrix.
+
+    Biases and the norms of query and key are None where the model has none.
+    """
 
     input_norm: Vectors
     qkv: Matrix
-    qkv_bias: Vectors
+    qkv_bias: Vectors | None
+    qk_norms: QueryKeyNorms | None
     output: Matrix
     post_norm: Vectors
     gate: Matrix

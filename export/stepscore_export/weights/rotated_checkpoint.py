@@ -6,8 +6,9 @@ values of each head are rotated by S between the two matrices around them:
     q, k, gate, up, head    W diag(scale) R            o    R^T W (I x S)
     v                       (I x S^T) W diag(scale) R  down R^T W
 
-The embedding stays as it is stored: the embed graph multiplies the rows it has looked up with R. Norms have
-the scale 1. A tied head is a matrix of its own here. Nothing is held but one matrix at a time.
+The embedding stays as it is stored: the embed graph multiplies the rows it has looked up with R. Norms of the
+residual stream have the scale 1; those of query and key, which follow the projection, stay as they are. A
+tied head is a matrix of its own here. Nothing is held but one matrix at a time.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _NORM_BEFORE = {
     "mlp": "post_attention_layernorm.weight",
 }
 
+# What comes after the projection of queries and keys, whose heads are not rotated.
+_UNROTATED = frozenset({"q_proj.bias", "k_proj.bias", "q_norm.weight", "k_norm.weight"})
+
 
 class RotatedCheckpoint:
     """Reads like the checkpoint that it is made of; both models of a pair take the same rotations."""
@@ -44,6 +48,7 @@ class RotatedCheckpoint:
         self.original = checkpoint
         self.source: Source = checkpoint.source
         self.folder = checkpoint.folder
+        self.family = checkpoint.family
         self.config = replace(config, tie_word_embeddings=False)
         self.residual = Rotation.random(config.hidden_size, RESIDUAL_SEED)
         self.values = Rotation.random(config.head_dim, VALUES_SEED)
@@ -67,14 +72,14 @@ class RotatedCheckpoint:
         start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
         if name == EMBEDDING:
             return self.original.rows(name, start, stop)
-        if name.endswith("norm.weight"):
+        if name == FINAL_NORM or name.endswith(tuple(_NORM_BEFORE.values())):
             return np.ones(stop - start, np.float32)
         if name == HEAD:
             return self._reading(self._stored_name(name), FINAL_NORM, start, stop)
         layer, block, kind = _parts(name)
         if kind in {"o_proj.weight", "down_proj.weight", "v_proj.weight", "v_proj.bias"}:
             return self._part_of_whole(name, start, stop)
-        if kind.endswith(".bias"):
+        if kind in _UNROTATED:
             return self.original.rows(name, start, stop)
         return self._reading(name, f"{layer}.{_NORM_BEFORE[block]}", start, stop)
 

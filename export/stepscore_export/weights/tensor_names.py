@@ -7,10 +7,21 @@ from dataclasses import fields
 
 import msgspec
 
-from stepscore.artifact.generic_graphs import FINAL_NORM, MATRICES, ROTARY_COS, ROTARY_SIN, VECTORS
+from stepscore.artifact.generic_graphs import (
+    FINAL_NORM,
+    INPUT_NORM,
+    KEY_NORM,
+    MATRICES,
+    POST_NORM,
+    QKV_BIAS,
+    QUERY_NORM,
+    ROTARY_COS,
+    ROTARY_SIN,
+)
 from stepscore.artifact.tensor_table import TensorEntry
 from stepscore_export.weights.layout import (
     FloatMatrix,
+    LayerWeights,
     LosslessMatrix,
     Matrix,
     SignedDifferenceMatrix,
@@ -33,8 +44,8 @@ def tensor_table(weights: UnitWeights, models: Sequence[str]) -> bytes:
 
 def _all(weights: UnitWeights, models: Sequence[str]) -> Named:
     for index, layer in enumerate(weights.layers):
-        for name in VECTORS:
-            yield from _vectors(f"layers.{index}.{name}", getattr(layer, name), models)
+        for name, vectors in _layer_vectors(layer):
+            yield from _vectors(f"layers.{index}.{name}", vectors, models)
         for name in MATRICES:
             yield from _matrix(f"layers.{index}.{name}", getattr(layer, name))
     yield from _vectors(FINAL_NORM, weights.norm, models)
@@ -42,6 +53,15 @@ def _all(weights: UnitWeights, models: Sequence[str]) -> Named:
     yield from _vectors(ROTARY_SIN, weights.rotary.sin, models)
     for tile in weights.head:
         yield from _matrix(f"head.{tile.start}", tile.matrix)
+
+
+def _layer_vectors(layer: LayerWeights) -> Iterator[tuple[str, Vectors]]:
+    yield INPUT_NORM, layer.input_norm
+    if layer.qkv_bias is not None:
+        yield QKV_BIAS, layer.qkv_bias
+    if layer.qk_norms is not None:
+        yield from ((QUERY_NORM, layer.qk_norms.query), (KEY_NORM, layer.qk_norms.key))
+    yield POST_NORM, layer.post_norm
 
 
 def _vectors(name: str, vectors: Vectors, models: Sequence[str]) -> Named:

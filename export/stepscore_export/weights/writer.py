@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stepscore.artifact.generic_graphs import TABLE_BITS
+from stepscore.artifact.generic_graphs import KEY_NORM, QUERY_NORM, TABLE_BITS
 from stepscore.artifact.graph_contract import TILE
 from stepscore.errors import CheckpointCorrupt
 from stepscore_export.checkpoint.weight_source import Members, WeightSource
 from stepscore_export.families.base import EMBEDDING, FINAL_NORM, DecoderConfig
+from stepscore_export.families.rope import Rope, rotary_frequencies
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.error_propagation import LayerErrorPropagation, NoStatistics, Statistics
 from stepscore_export.quantization.rounding import Floats, Quantized, quantize, signed
@@ -28,6 +29,7 @@ from stepscore_export.weights.layout import (
     HeadTile,
     LayerWeights,
     Matrix,
+    QueryKeyNorms,
     RotaryWeights,
     SignedMatrix,
     Table,
@@ -57,10 +59,10 @@ def store_unit(
 
 
 def rotary_tables(config: DecoderConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return cos and sin of position * theta^(-2i / head_dim), each [positions, head_dim / 2]."""
-    frequencies = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    """Return attention factor * cos and sin of position * frequency, each [positions, head_dim / 2]."""
+    frequencies, attention_factor = rotary_frequencies(config.rope, config.head_dim)
     angles = np.arange(config.max_position_embeddings)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    return attention_factor * np.cos(angles), attention_factor * np.sin(angles)
 
 
 class UnitWriter:
@@ -72,11 +74,12 @@ class UnitWriter:
         self._file = file
         self._options = options
         self._advance = advance
+        self._config = self._checkpoints[0].config
 
     @property
     def num_layers(self) -> int:
         """Return the number of decoder layers."""
-        return self._checkpoints[0].config.num_hidden_layers
+        return self._config.num_hidden_layers
 
     def embedding(self) -> tuple[Table, ...]:
         """Store the embedding; a unit of two keeps the type of each checkpoint, for an exact difference.
@@ -111,7 +114,10 @@ class UnitWriter:
                 error_propagation.qkv,
                 *(f"{each}.weight" for each in projections),
             ),
-            qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections)),
+            qkv_bias=self._vectors(f"{name}.qkv_bias", *(f"{each}.bias" for each in projections))
+            if self._config.attention_bias
+            else None,
+            qk_norms=self._qk_norms(name, f"{source}.self_attn") if self._config.qk_norm else None,
             output=self._matrix(
                 Role.ATTENTION,
                 f"{name}.output",
@@ -126,6 +132,12 @@ class UnitWriter:
             down=self._matrix(
                 Role.CONTRACT, f"{name}.down", error_propagation.down, f"{source}.mlp.down_proj.weight"
             ),
+        )
+
+    def _qk_norms(self, name: str, source: str) -> QueryKeyNorms:
+        return QueryKeyNorms(
+            query=self._vectors(f"{name}.{QUERY_NORM}", f"{source}.q_norm.weight"),
+            key=self._vectors(f"{name}.{KEY_NORM}", f"{source}.k_norm.weight"),
         )
 
     def final_norm(self) -> Vectors:
@@ -147,12 +159,12 @@ class UnitWriter:
         return self._head_tiles(error_propagation)
 
     def _head_tiles(self, error_propagation: Floats | None) -> tuple[HeadTile, ...]:
-        vocabulary = self._checkpoints[0].config.vocab_size
+        vocabulary = self._config.vocab_size
         return tuple(self._head_tile(start, error_propagation) for start in range(0, vocabulary, TILE))
 
     def _head_tile(self, start: int, error_propagation: Floats | None) -> HeadTile:
         """Store one vocabulary tile, from token `start` on, as a separate matrix."""
-        stop = min(start + TILE, self._checkpoints[0].config.vocab_size)
+        stop = min(start + TILE, self._config.vocab_size)
         stacks = [
             RowStack(each, (each.head_name,), _counted_once(each, self._advance), start, stop)
             for each in self._checkpoints
@@ -164,16 +176,16 @@ class UnitWriter:
     def rotary(self) -> RotaryWeights:
         """Store the tables of the rotary position embedding, once if the models share them."""
         configs = [checkpoint.config for checkpoint in self._checkpoints]
-        stored: dict[tuple[float, int], tuple[TensorRef, TensorRef]] = {}
+        stored: dict[tuple[Rope, int], tuple[TensorRef, TensorRef]] = {}
         for config, name in zip(configs, self._names, strict=True):
-            key = (config.rope_theta, config.max_position_embeddings)
+            key = (config.rope, config.max_position_embeddings)
             if key not in stored:
                 cos, sin = rotary_tables(config)
                 stored[key] = (
                     self._in_fp32(f"rotary.cos{name}", cos),
                     self._in_fp32(f"rotary.sin{name}", sin),
                 )
-        tables = [stored[config.rope_theta, config.max_position_embeddings] for config in configs]
+        tables = [stored[config.rope, config.max_position_embeddings] for config in configs]
         return RotaryWeights(tuple(cos for cos, _ in tables), tuple(sin for _, sin in tables))
 
     def _vectors(self, name: str, *sources: str) -> Vectors:

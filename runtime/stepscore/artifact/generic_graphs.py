@@ -28,7 +28,8 @@ HEAD_TILE, HEAD_TILE_FP32, CAST = "head_tile", "head_tile_fp32", "cast"
 GIVEN, KEPT = "given", "kept"
 FINAL_NORM = "norm"
 ROTARY_COS, ROTARY_SIN = "rotary.cos", "rotary.sin"
-VECTORS = ("input_norm", "qkv_bias", "post_norm")
+INPUT_NORM, QKV_BIAS, QUERY_NORM, KEY_NORM = "input_norm", "qkv_bias", "q_norm", "k_norm"
+POST_NORM = "post_norm"
 MATRICES = ("qkv", "output", "gate", "up", "down")
 START, END, TILE_WEIGHT = "start", "end", "tile"
 CODES, SCALES, ZEROS, BASE, WEIGHT = "codes", "scales", "zeros", "base", "weight"
@@ -103,6 +104,14 @@ def _unique(shape: Architecture, block_size: int, found: list[Decoder]) -> tuple
     widths = (shape.hidden_size, shape.num_attention_heads * shape.head_dim, shape.intermediate_size)
     padded = any(width % block_size for width in widths)
     return tuple(dict.fromkeys(replace(each, padded=padded) for each in found))
+
+
+def vector_sizes(shape: Architecture) -> dict[str, int]:
+    """Return the sizes of the norms and the bias of a layer, by the names of the layer graph's inputs."""
+    heads = shape.num_attention_heads + 2 * shape.num_key_value_heads
+    bias = {QKV_BIAS: heads * shape.head_dim} if shape.attention_bias else {}
+    norms = {QUERY_NORM: shape.head_dim, KEY_NORM: shape.head_dim} if shape.qk_norm else {}
+    return {INPUT_NORM: shape.hidden_size, **bias, **norms, POST_NORM: shape.hidden_size}
 
 
 def layer_graphs(unit: Unit) -> Iterator[str]:

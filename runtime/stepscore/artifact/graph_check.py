@@ -25,7 +25,7 @@ OPSETS = {"": 21, MICROSOFT: 1}
 
 _SHARED = frozenset(
     {
-        *("Add", "Cast", "Concat", "Equal", "Expand", "Gather", "GatherND", "Gemm", "Identity"),
+        *("Add", "Cast", "Concat", "Div", "Equal", "Expand", "Gather", "GatherND", "Gemm", "Identity"),
         *("LogSoftmax", "MatMul", "Max", "Min", "Mul", "Neg", "Range", "ReduceMin", "Reshape", "Shape"),
         *("Slice", "Squeeze", "Sub", "Unsqueeze", "LessOrEqual"),
     }
@@ -44,7 +44,7 @@ _BUILT_MICROSOFT = frozenset(
 )
 _TRACED = frozenset(
     {
-        *("And", "Constant", "ConstantOfShape", "Cos", "Div", "Flatten", "IsNaN", "Pow", "ReduceMean"),
+        *("And", "Constant", "ConstantOfShape", "Cos", "Flatten", "IsNaN", "Pow", "ReduceMean"),
         *("Sigmoid", "Sin", "Softmax", "Sqrt", "Transpose", "Where"),
     }
 )

@@ -142,9 +142,8 @@ def _layer(manifest: Manifest, *, last: bool) -> tuple[Interface, Interface]:
     inputs |= _indices(contract.KEPT_INDEX, "q")
     for name, size in matrix_shapes(manifest).items():
         inputs |= _floats(name, *size)
-    for name in generic.VECTORS:
-        wide = name == "qkv_bias"
-        inputs |= _floats(name, matrix_shapes(manifest)["qkv"][0] if wide else hidden)
+    for name, length in generic.vector_sizes(shape).items():
+        inputs |= _floats(name, length)
     tables = (shape.max_position_embeddings, shape.head_dim // 2)
     inputs |= _floats(generic.ROTARY_COS, *tables) | _floats(generic.ROTARY_SIN, *tables)
     kept = _floats(generic.KEPT, "q", width)

@@ -58,8 +58,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: str | None = None
 
 
-class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shape of both models, by Hugging Face's config keys."""
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Shape of both models, by Hugging Face's config keys, and what their layers have.
+
+    A trait with its default is not written: pairs without it are as they were before there was one.
+    """
 
     hidden_size: _Positive
     intermediate_size: _Positive
@@ -69,6 +72,10 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_dim: _Positive
     vocab_size: _Positive
     max_position_embeddings: _Positive
+    attention_bias: bool = True
+    """Whether query, key and value have biases."""
+    qk_norm: bool = False
+    """Whether each head of queries and keys is RMS-normed before its rotary embedding."""
 
 
 class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

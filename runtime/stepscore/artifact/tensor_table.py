@@ -166,10 +166,9 @@ class TensorTable:
         return layers + [self._stage(name, self._head(index)) for index, name in enumerate(heads)]
 
     def vectors(self, layer: int, model: ModelName) -> dict[str, TensorEntry]:
-        """Return the norms and the bias of a layer of one model, by the name of the input."""
-        return {
-            name: self._vector(f"layers.{layer}.{name}", model, self._width(name)) for name in names.VECTORS
-        }
+        """Return the norms and biases of a layer of one model, by the name of the input."""
+        sizes = names.vector_sizes(self._manifest.architecture)
+        return {name: self._vector(f"layers.{layer}.{name}", model, size) for name, size in sizes.items()}
 
     def shared(self, model: ModelName) -> dict[str, TensorEntry]:
         """Return the final norm and the rotary tables of one model, by the name of the input."""
@@ -249,10 +248,6 @@ class TensorTable:
 
     def _of_model(self, name: str, model: ModelName) -> str:
         return name if len(self._unit.models) == 1 else f"{name}.{model}"
-
-    def _width(self, name: str) -> int:
-        shape = self._manifest.architecture
-        return matrix_shapes(self._manifest)["qkv"][0] if name == "qkv_bias" else shape.hidden_size
 
     def _entry(self, name: str, types: Sequence[str], shape: tuple[int, ...] | None = None) -> TensorEntry:
         entry = self._tensors.get(name)

@@ -91,7 +91,7 @@ def _facts(pair: Pair) -> Iterator[tuple[str, str]]:
         yield name, source.name if source.revision is None else f"{source.name}@{source.revision}"
     yield (
         "architecture",
-        f"Qwen2: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, vocabulary "
+        f"{shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, vocabulary "
         f"{shape.vocab_size:,}, at most {shape.max_position_embeddings:,} tokens",
     )
     yield "format", manifest.format

@@ -19,6 +19,7 @@ from stepscore.memory.forms import (
     TOKENIZER_BYTES,
     TORCH_BYTES,
     TORCH_KEPT_BYTES,
+    attention_elements,
     form_of,
 )
 from stepscore.memory.gpu import estimate_generic
@@ -108,7 +109,8 @@ def _layer(manifest: Manifest, load: PeakLoad) -> int:
     rows = load.positions if manifest.exporter is Exporter.OPTIMUM else load.rows
     wide = form.arrays * shape.intermediate_size + form.hidden * shape.hidden_size
     in_mlp = rows * wide + form.copies * _copied(manifest, matrix)
-    return round(4 * max(in_mlp, form.scores * scores))
+    streams = max(len(unit.models) for unit in manifest.units)
+    return round(4 * max(in_mlp, form.scores * scores, streams * attention_elements(shape, load)))
 
 
 def _kept_scores(manifest: Manifest, load: PeakLoad) -> int:

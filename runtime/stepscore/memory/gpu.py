@@ -9,7 +9,7 @@ from __future__ import annotations
 from stepscore.artifact.graph_contract import HEAD_PART_COLUMNS, TILE, head_files, layer_file
 from stepscore.artifact.manifest import TOKENIZER, Manifest
 from stepscore.enums import DifferencePrecision, Precision, Residency
-from stepscore.memory.forms import KEPT_BYTES, PROCESS_BYTES, TOKENIZER_BYTES
+from stepscore.memory.forms import KEPT_BYTES, PROCESS_BYTES, TOKENIZER_BYTES, attention_elements
 from stepscore.memory.peak import MemoryEstimate, PeakLoad
 from stepscore.memory.settings import Settings
 
@@ -94,6 +94,7 @@ def estimate_generic(manifest: Manifest, settings: Settings, load: PeakLoad) -> 
     """Return the peak of the GPU, or of the process where the CPU stands for it."""
     shape, element = manifest.architecture, settings.element_bytes
     in_layer = ARRAYS * load.rows * shape.intermediate_size * element
+    in_attention = round(attention_elements(shape, load) * element)
     scores = 0 if settings.on_gpu else 4 * load.scores * shape.num_attention_heads
     logits = LOGITS * 4 * min(settings.head_rows, load.rows) * min(TILE, shape.vocab_size)
     models = max(len(unit.models) for unit in manifest.units)
@@ -101,7 +102,9 @@ def estimate_generic(manifest: Manifest, settings: Settings, load: PeakLoad) -> 
     weights = weight_bytes(manifest, settings) + scratch_bytes(manifest, settings)
     if is_lossless(manifest) and not settings.on_gpu:
         weights += 2 * decoded_elements(manifest)  # 16-bit patterns before they are widened
-    return MemoryEstimate(_process(manifest, settings), weights, max(in_layer, scores, logits), window)
+    return MemoryEstimate(
+        _process(manifest, settings), weights, max(in_layer, in_attention, scores, logits), window
+    )
 
 
 def _process(manifest: Manifest, settings: Settings) -> int:

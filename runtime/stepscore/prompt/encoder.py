@@ -19,14 +19,16 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from stepscore.enums import Convention
-from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, NoSteps, TooLong
+from stepscore.errors import InvalidRecord, ManifestInvalid, ModelInvalid, TooLong
+from stepscore.prompt.checks import check_ends, check_text, check_unicode
 from stepscore.prompt.length import CHARS_PER_TOKEN, least_tokens
-from stepscore.prompt.pretokenizer import is_qwen2
+from stepscore.prompt.pretokenizer import pre_tokenizer
 from stepscore.prompt.template import SEPARATOR, Template, system_message
 from stepscore.prompt.token_texts import TokenTexts
 from stepscore.prompt.tokenizer_faults import tokenizer_faults_as
 from stepscore.records import TokenRecord
 
+_LETTER = "a"
 _EXPORT_AGAIN = "export the pair again from checkpoints you trust"
 
 
@@ -67,25 +69,25 @@ class PromptEncoder:
         self._control_texts = [text for literal in literals for text in self._special.findall(literal)]
 
         # Each literal as: text | control tokens and the text between them | text.
-        before, core, self._problem_head = self._cut("prefix", template.prefix)
+        before, core, self._problem_head = self._parts("prefix", template.prefix)
         self._lead = self._literal_ids(before + core)
-        self._problem_tail, core, self._response_head = self._cut("between", template.between)
+        self._problem_tail, core, self._response_head = self._parts("between", template.between)
         self._middle = self._literal_ids(core)
-        self._response_tail, core, after = self._cut("suffix", template.suffix)
+        self._response_tail, core, after = self._parts("suffix", template.suffix)
         self._end = self._literal_ids(core + after)
 
         self._opening = self._count(self._response_head)
         # The card strips the rendered string: tokens removed from its front, and tokens left at its end.
-        stripped = self._cut("prefix", template.prefix.lstrip())
+        stripped = self._parts("prefix", template.prefix.lstrip())
         self._card_shift = len(self._literal_ids(stripped[0] + stripped[1])) - len(self._lead)
         self._card_end = len(self._literal_ids((core + after).rstrip()))
         self._card_end_open = len(self._literal_ids((core + after).rstrip() + SEPARATOR))
         crossing = any("\n" in token.content for token in added)
-        qwen2 = is_qwen2(tokenizer_json)
-        self._is_local = qwen2 and not crossing and not self._response_tail
-        self._is_cuttable = qwen2 and not any(
-            token.lstrip or token.rstrip or re.search(r"\s", token.content) for token in added
-        )
+        proved = pre_tokenizer(tokenizer_json)
+        self._is_local = proved.is_local and not crossing and not self._response_tail
+        spaced = any(token.lstrip or token.rstrip or re.search(r"\s", token.content) for token in added)
+        self._cut = None if spaced else proved.cut
+        self._goes_on = _LETTER if proved.looks_past_separator else ""
         self._token_texts = TokenTexts(self._tokenizer)
 
     def encode(
@@ -94,7 +96,8 @@ class PromptEncoder:
         """Return the token ids of the render and the log-prob index of each step's end.
 
         Token ids equal transformers' `apply_chat_template(tokenize=True)` for any text that spells no control
-        token; text that does is encoded as ordinary text, and flagged.
+        token; text that does is encoded as ordinary text, and flagged. A template that strips problem and
+        response does so here.
 
         With log-prob j that of token j + 1, h as in `EncodedPrompt`, and ids() the encoding:
 
@@ -104,20 +107,24 @@ class PromptEncoder:
           after a merged ".\\n\\n" ends where the step before it ends, with a reward of exactly 0. In a small
           vocabulary, where "\\n\\n" is two tokens, the last index may even be one less than the one before.
           Both are the card's own values, and kept; an index after the last log-prob, where the card's code
-          fails, is an InvalidRecord.
+          fails, is an InvalidRecord. Where the template strips the response, each prefix is stripped.
         - exact: the token that contains the last character of the "\\n\\n" after the step; for the last step,
           the control token after the response. Never decreases.
 
         `unfinished`: the last step is terminated by "\\n\\n", and its continuation is not known. Nothing
         after that separator is encoded, and the last step ends at the token that contains its last character,
         in every convention. With `exact` this index stays the same when the solution is continued; the card's
-        index would be one or two tokens later.
+        index would be one or two tokens later. Where the pre-tokenizer looks past the separator (SmolLM2's,
+        GPT-2's), that holds for a solution that goes on with anything but a digit or white space: the
+        separator is encoded as before a letter.
 
         Raises NoSteps; InvalidRecord for an empty or white-space step (as by str.isspace), a lone surrogate,
-        an index outside the log-probs that the convention sums, or a text that the tokenizer fails on;
-        TooLong, since nothing is truncated.
+        a text that the template does not write as it is (`TextRule.rejected`), an index outside the
+        log-probs that the convention sums, or a text that the tokenizer fails on; TooLong, since nothing is
+        truncated.
         """
-        _check_text(problem, steps)
+        check_text(problem, steps)
+        self.template.check(problem, steps)
         with tokenizer_faults_as(
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
         ):
@@ -162,12 +169,13 @@ class PromptEncoder:
     def _encoded(
         self, problem: str, steps: Sequence[str], convention: Convention, *, unfinished: bool
     ) -> EncodedPrompt:
-        turn = self._problem_head + problem + self._problem_tail
-        parts = self._normalized(steps)
+        turn = self._turn(problem)
+        parts = self._normalized(self.template.written(steps, unfinished=unfinished))
         after = SEPARATOR if unfinished else self._response_tail
         segment = self._response_head + SEPARATOR.join(parts) + after
         self._refuse_long(turn, segment)
-        user, assistant = self._encode(turn), self._encode(segment)
+        user = self._encode(turn)
+        assistant = self._encode_before(segment, self._goes_on if unfinished else "")
         end = [] if unfinished else self._end
         ids = [*self._lead, *user.ids, *self._middle, *assistant.ids, *end]
         if len(ids) > self.max_tokens:
@@ -186,14 +194,15 @@ class PromptEncoder:
             separators = _tokens_at(_starts(assistant), behind + len(SEPARATOR) - 1)
             step_ends = prompt + np.append(separators, len(assistant)) - 1
         else:
-            prefixes = self._prefix_lengths(segment, assistant, behind)
+            stripped = [len(step) - len(self.template.response.right.right(step)) for step in parts[:-1]]
+            prefixes = self._prefix_lengths(segment, assistant, behind - np.array(stripped, np.int64))
             lengths = np.append(prefixes + self._card_end_open, len(assistant) + self._card_end)
             step_ends = prompt + self._card_shift + lengths - 2
         if unfinished:
             step_ends[-1] = prompt + len(assistant) - 2
         response_start = prompt + self._opening
         first_summed = 0 if convention is Convention.CARD else response_start - 1
-        _check_ends(step_ends, first_summed, len(ids) - 1)
+        check_ends(step_ends, first_summed, len(ids) - 1)
         special = self._special.findall(self.template.render(problem, steps)) != self._control_texts
         return EncodedPrompt(np.array(ids, dtype=np.int64), response_start, first_summed, step_ends, special)
 
@@ -207,11 +216,12 @@ class PromptEncoder:
     def prompt_ids(self, problem: str) -> np.ndarray:
         """Return the tokens that a model continues for a problem, int64 [h]: the render up to the response.
 
-        Raises InvalidRecord for a lone surrogate or a text that the tokenizer fails on; TooLong only where a
-        glance shows it.
+        Raises InvalidRecord for a lone surrogate, a text that the template does not write as it is or one
+        that the tokenizer fails on; TooLong only where a glance shows it.
         """
-        _check_unicode("problem", problem)
-        turn = self._problem_head + problem + self._problem_tail
+        check_unicode("problem", problem)
+        self.template.problem.check("problem", problem)
+        turn = self._turn(problem)
         with tokenizer_faults_as(
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
         ):
@@ -230,7 +240,7 @@ class PromptEncoder:
         into a record, where it is data. Raises InvalidRecord for a lone surrogate or a text that the
         tokenizer fails on; TooLong for one that is far too long.
         """
-        _check_unicode("the prompt", text)
+        check_unicode("the prompt", text)
         with tokenizer_faults_as(
             InvalidRecord, "the tokenizer fails on this text", "change or drop the text"
         ):
@@ -247,9 +257,9 @@ class PromptEncoder:
 
     def _refuse_long(self, *texts: str) -> None:
         """Raise TooLong where texts that are far too long show it before all of them is encoded."""
-        if not self._is_cuttable or sum(map(len, texts)) <= CHARS_PER_TOKEN * self.max_tokens:
+        if self._cut is None or sum(map(len, texts)) <= CHARS_PER_TOKEN * self.max_tokens:
             return
-        count = least_tokens(texts, self._count, self.max_tokens, self._longest_token)
+        count = least_tokens(texts, self._count, self.max_tokens, self._longest_token, self._cut)
         if count > self.max_tokens:
             limit = self.max_tokens
             raise TooLong(
@@ -263,9 +273,9 @@ class PromptEncoder:
     def _prefix_lengths(self, segment: str, encoding: Encoding, behind: np.ndarray) -> np.ndarray:
         """Return the number of tokens of the segment cut after each step, followed by the suffix's own text.
 
-        Qwen2's pre-tokenizer pattern never looks back, and it looks ahead only from within white space, which
-        before a line break is one match with it. So a cut before the separator changes no pre-token before
-        the one that contains the step's last character: only from there to the cut is encoded again.
+        A cut before the separator, or before the white space at a step's end that the template strips,
+        changes no pre-token before the one that contains the last character (`PreTokenizer.is_local`): only
+        from there to the cut is encoded again.
 
         This does not hold for a step whose last pre-token contains an added token's text that was not matched
         there, or was matched with white space after the cut; and never with another pre-tokenizer, text in
@@ -300,6 +310,16 @@ class PromptEncoder:
         same = self._added.findall(SEPARATOR.join(parts)) == self._added.findall(joined)
         return parts if same else steps
 
+    def _turn(self, problem: str) -> str:
+        return self._problem_head + self.template.problem.strip(problem) + self._problem_tail
+
+    def _encode_before(self, text: str, more: str) -> Encoding:
+        """Return the tokens of a text that are before `more`, which follows it."""
+        encoding = self._encode(text + more)
+        if more:
+            encoding.truncate(int(np.searchsorted(_starts(encoding), len(text))))
+        return encoding
+
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
@@ -321,7 +341,7 @@ class PromptEncoder:
                 self._tokenizer.add_special_tokens([token])
         return _any_of(token.content for token in added if token.special)
 
-    def _cut(self, name: str, literal: str) -> tuple[str, str, str]:
+    def _parts(self, name: str, literal: str) -> tuple[str, str, str]:
         """Return the text before the first control token, from the first to the last, and after the last."""
         matches = list(self._special.finditer(literal))
         if not matches:
@@ -338,34 +358,6 @@ class PromptEncoder:
             position = match.end()
         ids += self._encode(literal[position:]).ids
         return ids
-
-
-def _check_text(problem: str, steps: Sequence[str]) -> None:
-    if not steps:
-        raise NoSteps("`steps` is empty: nothing to score")
-    for k, step in enumerate(steps):
-        if not step.strip():
-            raise InvalidRecord(f"steps[{k}] is {'white space' if step else 'empty'}: nothing to score")
-        _check_unicode(f"steps[{k}]", step)
-    _check_unicode("problem", problem)
-
-
-def _check_unicode(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRecord(f"{name} contains a lone surrogate at character {error.start}") from None
-
-
-def _check_ends(step_ends: np.ndarray, start: int, count: int) -> None:
-    """Raise InvalidRecord for an index outside start..count-1, which would read another log-prob."""
-    outside = np.flatnonzero((step_ends < start) | (step_ends >= count))
-    if outside.size:
-        k = int(outside[0])
-        raise InvalidRecord(
-            f"steps[{k}] ends at log-prob {step_ends[k]}, outside the summed range {start}..{count - 1}",
-            hint="use another convention with this tokenizer",
-        )
 
 
 def _starts(encoding: Encoding) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
+
+from stepscore.errors import InvalidRecord
 
 SEPARATOR = "\n\n"
 _SYSTEM = "system"
@@ -14,16 +17,66 @@ _BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\n")
 _ENDS_BLANK = re.compile(r"\r?\n[^\S\n]*\n\Z")
 
 
-class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Strip(enum.StrEnum):
+    """Characters that a chat template removes from one end of a text; each kind includes those before it."""
+
+    NOTHING = "nothing"
+    LINE_FEEDS = "line_feeds"
+    r"""As by `str.strip("\n")`."""
+    WHITE_SPACE = "white_space"
+    """As by `str.strip()` and Jinja's `trim`."""
+
+    def left(self, text: str) -> str:
+        """Return a text without its first characters of this kind."""
+        return text.lstrip(_STRIPPED[self])
+
+    def right(self, text: str) -> str:
+        """Return a text without its last characters of this kind."""
+        return text.rstrip(_STRIPPED[self])
+
+
+_STRIPPED = {Strip.NOTHING: "", Strip.LINE_FEEDS: "\n", Strip.WHITE_SPACE: None}
+
+
+class TextRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a chat template does to a text besides writing it."""
+
+    left: Strip = Strip.NOTHING
+    right: Strip = Strip.NOTHING
+    rejected: tuple[str, ...] = ()
+    """Tags that the template looks for, such as `</think>`: it writes otherwise a text that contains one."""
+
+    def strip(self, text: str) -> str:
+        """Return a text without what is removed from its ends.
+
+        >>> TextRule(left=Strip.LINE_FEEDS, right=Strip.WHITE_SPACE).strip("\\n 1 \\n")
+        ' 1'
+        """
+        return self.right.right(self.left.left(text))
+
+    def check(self, name: str, text: str) -> None:
+        """Raise InvalidRecord for a text that contains a rejected tag."""
+        found = next((tag for tag in self.rejected if tag in text), None)
+        if found is not None:
+            raise InvalidRecord(
+                f"{name} contains {found!r}, which the pair's chat template does not write as it is",
+                hint="score the text without it, such as the answer after a block of thinking",
+            )
+
+
+class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The chat template as three literals: a render is prefix, problem, between, response, suffix.
 
     Each literal contains at least one control token, as in ChatML: an added token of the tokenizer that is
-    flagged special or that a literal uses.
+    flagged special or that a literal uses. The response is the steps joined by blank lines. Problem and
+    response lose at their ends what their rule strips.
     """
 
     prefix: str
     between: str
     suffix: str
+    problem: TextRule = TextRule()
+    response: TextRule = TextRule()
 
     def render(self, problem: str, steps: Sequence[str]) -> str:
         """Return the chat template's output for one user and one assistant turn, without generation prompt.
@@ -31,7 +84,21 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         >>> Template("<user>", "<assistant>", "<end>").render("1 + 1?", ["Add them.", "2"])
         '<user>1 + 1?<assistant>Add them.\\n\\n2<end>'
         """
-        return self.prefix + problem + self.between + SEPARATOR.join(steps) + self.suffix
+        response = self.response.strip(SEPARATOR.join(steps))
+        return self.prefix + self.problem.strip(problem) + self.between + response + self.suffix
+
+    def written(self, steps: Sequence[str], *, unfinished: bool) -> tuple[str, ...]:
+        """Return the steps as they are rendered; an unfinished response goes on, and has no end to strip."""
+        parts = [self.response.left.left(steps[0]), *steps[1:]]
+        if not unfinished:
+            parts[-1] = self.response.right.right(parts[-1])
+        return tuple(parts)
+
+    def check(self, problem: str, steps: Sequence[str]) -> None:
+        """Raise InvalidRecord for a text that the template does not write as it is."""
+        self.problem.check("problem", problem)
+        for k, step in enumerate(steps):
+            self.response.check(f"steps[{k}]", step)
 
 
 def system_message(prefix: str, control_tokens: re.Pattern[str]) -> str | None:

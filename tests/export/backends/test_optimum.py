@@ -34,6 +34,7 @@ from stepscore_export.backends.optimum import OptimumBackend
 from stepscore_export.backends.optimum_body import body_of
 from stepscore_export.backends.optimum_trace import trace
 from stepscore_export.checkpoint.checkpoint import Checkpoint
+from stepscore_export.families.rope import DefaultRope
 from stepscore_export.graphs.shape import graph_shape
 from stepscore_export.pipeline.plan import open_plan
 from stepscore_export.quantization.error_propagation import NoStatistics
@@ -300,7 +301,7 @@ def test_models_of_other_constants_are_traced_on_their_own(tmp_path: Path) -> No
             tmp_path / name, replace(TINY, num_hidden_layers=1, **constants), seed=1, layout=layout
         )
         for name, constants, layout in (
-            ("policy", {"rope_theta": 500.0}, 5),
+            ("policy", {"rope": DefaultRope(500.0)}, 5),
             ("reference", {"rms_norm_eps": 1e-2}, 4),
         )
     ]

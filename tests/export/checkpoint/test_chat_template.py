@@ -18,7 +18,7 @@ from stepscore.errors import CheckpointUnsafe, StepscoreError, UnsupportedArchit
 from stepscore.prompt.template import Template
 from stepscore_export.checkpoint import template_sandbox as sandbox
 from stepscore_export.checkpoint.chat_template import literals
-from stepscore_export.checkpoint.opaque_text import LookedAt
+from stepscore_export.checkpoint.opaque_text import LookedAt, Unknown, Written
 from stepscore_export.checkpoint.tokenizer import ChatTemplate, read_chat_template
 from stepscore_export.checkpoint.untrusted_folder import CheckpointFolder
 
@@ -118,7 +118,8 @@ def test_template_that_does_not_write_each_text_once_is_rejected(text: str, mess
 
 
 EVERY_LOOK = {
-    "c | trim": "applies the filter `trim`",
+    "c | trim('x')": "strips 'x' off",
+    "c.rstrip(' ')": "strips ' ' off",
     "c | e": "applies the filter `e`",
     "c | tojson": "applies the filter `tojson`",
     "c | truncate(1000)": "applies the filter `truncate`",
@@ -128,9 +129,11 @@ EVERY_LOOK = {
     "[c] | join": "formats",
     "messages | map(attribute='content') | join": "formats",
     "messages | tojson": "not JSON serializable",
-    "c.strip()": r"uses `\.strip`",
-    "c.split('</think>')[-1]": r"uses `\.split`",
-    "c.startswith('<tool_response>')": r"uses `\.startswith`",
+    "c.split('<')[-1]": r"uses `\.split`",
+    "c.split()[-1]": r"uses `\.split`",
+    "c.startswith('<a b>')": r"uses `\.startswith`",
+    "c.endswith(c)": r"uses `\.endswith`",
+    "c.removeprefix('<think>')": r"uses `\.removeprefix`",
     "c[:100]": "takes a part of",
     "c[0]": "takes a part of",
     "c == 'x'": "compares",
@@ -189,15 +192,21 @@ def test_literals_of_any_template_hold_for_any_text_or_it_is_rejected(data: st.D
         "{% for message in messages %}{% set c = message.content %}" + "".join(pieces) + "{{ c }}{% endfor %}"
     )
     texts = data.draw(st.lists(st.tuples(TEXTS, TEXTS), min_size=5))
+    unknown = Unknown(0), Unknown(1)
     try:
-        parts = sandbox.trace(source, {})
+        parts = sandbox.trace(source, {}, unknown)
         rendered = sandbox.render(source, {}, [conversation(*each) for each in texts])
     except jinja2.TemplateError:
         return
     except (TypeError, ValueError, ArithmeticError, LookupError):
         return
     for each, text in zip(texts, rendered, strict=True):
-        assert text == "".join(part if isinstance(part, str) else each[part] for part in parts)
+        if not any(tag in each[at] for at in (0, 1) for tag in unknown[at].absent):
+            assert text == "".join(part if isinstance(part, str) else written(part, each) for part in parts)
+
+
+def written(part: Written, texts: tuple[str, str]) -> str:
+    return part.right.right(part.left.left(texts[part.text.number]))
 
 
 PIECES = (
@@ -209,6 +218,13 @@ PIECES = (
         "{% set d %}{{ c }}{% endset %}",
     ),
     *("{{ d }}", "{{ d | string }}", "{{ c | default('z') }}", "{{ [c] | first }}", "{{ {'k': c}.k }}"),
+    *(
+        "{{ c | trim }}",
+        "{{ c.lstrip('\n') }}",
+        "{% set c = c | trim %}",
+        "{{ c.rstrip() }}{{ c.strip('\n') }}",
+    ),
+    *("{% if '</think>' in c %}t{% endif %}", "{{ c.split('<think>')[-1] }}", "{{ c.startswith('<a>') }}"),
     *("{{ messages | length }}", "{{ messages[0].content }}", "{{ loop.cycle(c, 'o') }}", "{{ tools }}"),
     *(
         "{% if c is string %}s{% endif %}",
@@ -217,12 +233,19 @@ PIECES = (
     ),
 )
 TEXTS = st.text(min_size=1) | st.sampled_from(
-    ["x", "step by step", "a", "</think>", "<tool_response>", "100"]
+    ["x", "step by step", "a", "</think>", "<tool_response>", "100", " x\n", "\n \na\t", "a<think>b", "<a>"]
 )
 
 
 def test_template_that_prints_an_object_of_python_is_rejected() -> None:
-    for text in ("{{ raise_exception }}", "{{ loop }}", "{{ cycler }}", "{{ [''.join] }}", "{{ m }}"):
+    for text in (
+        "{{ raise_exception }}",
+        "{{ strftime_now }}",
+        "{{ loop }}",
+        "{{ cycler }}",
+        "{{ [''.join] }}",
+        "{{ m }}",
+    ):
         with pytest.raises(UnsupportedArchitecture, match="writes an object of Python"):
             literals(template(PLAIN.replace("<{{", text + "<{{")))
     with pytest.raises(UnsupportedArchitecture, match=r"differently each time|writes an object of Python"):
@@ -241,7 +264,7 @@ def test_template_that_draws_at_random_is_rejected(text: str) -> None:
         ("{% for %}", UnsupportedArchitecture, "TemplateSyntaxError"),
         ("{{ undefined_function() }}", UnsupportedArchitecture, "'undefined_function' is undefined"),
         ("{{ raise_exception('only one turn') }}", UnsupportedArchitecture, "only one turn"),
-        ("{{ strftime_now('%Y') }}" + PLAIN, UnsupportedArchitecture, "today's date"),
+        ("{{ strftime_now(1) }}" + PLAIN, UnsupportedArchitecture, "TypeError"),
         ("{{ ''.__class__.__mro__ }}", CheckpointUnsafe, "__class__"),
         ("{{ messages.append({}) }}", CheckpointUnsafe, "append"),
         ("{{ cycler.__init__.__globals__.os.system('true') }}", CheckpointUnsafe, "__init__"),
@@ -326,13 +349,21 @@ def test_a_missing_template_is_refused(tmp_path: Path) -> None:
         {"eos_token": {"content": "<|im_end|>", "lstrip": False, "__type": "AddedToken"}},
         {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
         {"extra_special_tokens": {"image_token": "<|im_start|>"}},
+        {"tokenizer_class": "GPT2Tokenizer"},
+        {"tokenizer_class": "GPT2TokenizerFast", "bos_token": "<|im_start|>", "unk_token": None},
+        {"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<|im_end|>"},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>"},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
     ],
 )
 def test_template_variables_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     write_tokenizer(tmp_path)
-    folder = write_config(tmp_path, tokenizer_class="Qwen2Tokenizer", chat_template="x", **config)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).special_tokens_map
+    folder = write_config(tmp_path, **({"tokenizer_class": "Qwen2Tokenizer", "chat_template": "x"} | config))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if type(tokenizer).__name__ == "TokenizersBackend" and "Llama" in str(config):
+        pytest.skip("transformers 5 takes no byte-level tokenizer.json for a LlamaTokenizer")
+    theirs = tokenizer.special_tokens_map
     ours = read_chat_template(folder).variables
     if transformers.__version__ >= "5":  # which no longer hands this one to templates
         ours = {name: value for name, value in ours.items() if name != "additional_special_tokens"}

@@ -31,6 +31,7 @@ from stepscore.prompt.template import Template
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.checkpoint.pair import check_pair, cut_padding
 from stepscore_export.families.base import EMBEDDING, HEAD, DecoderConfig
+from stepscore_export.families.rope import DefaultRope
 from stepscore_export.options import ExportOptions
 from stepscore_export.pipeline.export import export_pair
 from stepscore_export.pipeline.plan import open_plan
@@ -71,7 +72,7 @@ def test_every_shape_is_compared() -> None:
 
 
 def test_constants_and_head_may_differ_in_a_pair(tmp_path: Path) -> None:
-    own = replace(tied(), rope_theta=1e6, rms_norm_eps=1e-5, max_position_embeddings=1024)
+    own = replace(tied(), rope=DefaultRope(1e6), rms_norm_eps=1e-5, max_position_embeddings=1024)
     check(*pair_of(tmp_path, own))
 
 

@@ -22,6 +22,7 @@ from stepscore.artifact.manifest import Source
 from stepscore.errors import CheckpointUnsafe, ExportError, NotFound
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import tensor_shapes
+from stepscore_export.families.rope import DefaultRope
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -50,7 +51,7 @@ def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> N
 
 @pytest.mark.parametrize("layout", [4, 5])
 def test_the_configuration_is_read_in_both_layouts(tmp_path: Path, layout: Any) -> None:
-    shape = replace(TINY, rope_theta=1e6, head_dim=32)
+    shape = replace(TINY, rope=DefaultRope(1e6), head_dim=32)
     with Checkpoint.open(write_checkpoint(tmp_path, shape, layout=layout)) as checkpoint:
         assert checkpoint.config == shape
 

@@ -62,7 +62,7 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
     ("changes", "error", "message"),
     [
         ({"auto_map": {"AutoModelForCausalLM": "m.Model"}}, CheckpointUnsafe, "auto_map"),
-        ({"model_type": "qwen3"}, UnsupportedArchitecture, "model_type is 'qwen3'"),
+        ({"model_type": "gpt2"}, UnsupportedArchitecture, "'gpt2', supported: 'qwen2', 'qwen3', 'llama'"),
         ({"model_type": ...}, UnsupportedArchitecture, "model_type is None"),
         (
             {"architectures": ["Qwen2ForSequenceClassification"]},
@@ -82,9 +82,9 @@ def refused(folder: Path, error: type[StepscoreError], message: str) -> None:
             "sliding_attention",
         ),
         (
-            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
             UnsupportedArchitecture,
-            "rope_scaling is .*yarn",
+            "rope_scaling is .*dynamic.*'default', 'llama3', 'yarn'",
         ),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2}},

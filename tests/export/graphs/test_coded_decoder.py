@@ -71,43 +71,31 @@ def test_separate_body_has_three_matmuls_per_matrix(pair_of: PairOf, form: Expor
     assert (found["Gemm"], found["MatMulNBits"]) == (0, 3 * MATRICES)
 
 
-ROUNDED = Counter(  # rows to codes: the scale, and the codes
-    {
-        "ReduceMax": 1,
-        "ReduceMin": 1,
-        "Neg": 1,
-        "Max": 1,
-        "Mul": 1,
-        "Squeeze": 1,
-        "Shape": 1,
-        "Expand": 1,
-        "QuantizeLinear": 1,
-    }
+def times(factor: int, counts: Counter[str]) -> Counter[str]:
+    return Counter({name: factor * count for name, count in counts.items()})
+
+
+EXTREMES = Counter({"ReduceMax": 1, "ReduceMin": 1, "Neg": 1})
+ROUNDED = (  # the difference, two scales per token, three kinds of codes
+    times(2, Counter({"Max": 1, "Mul": 1, "Squeeze": 1, "Shape": 1, "Expand": 1}))
+    + times(3, Counter({"QuantizeLinear": 1}))
+    + Counter({"Sub": 1})
 )
-REST = Counter(  # what the codes leave: the codes' values, then codes again; its scale follows
-    {
-        "Squeeze": 2,
-        "Shape": 2,
-        "Expand": 2,
-        "DequantizeLinear": 1,
-        "Sub": 1,
-        "Mul": 1,
-        "QuantizeLinear": 1,
-    }
-)
+REST = Counter({"DequantizeLinear": 1, "Sub": 1, "Mul": 1, "QuantizeLinear": 1})  # what the codes leave
 
 
 def test_int8_activations_body_multiplies_integers_only(pair_of: PairOf) -> None:
-    """Gate and up share their rows: four times a layer reference, difference and policy are rounded."""
+    """Gate and up share their activations, and up is not multiplied by the scales of tokens."""
     found = operators(without_few_queries(load(pair_of.form(INTEGER), "body.onnx", "both")))
-    product = Counter({"MatMulIntegerToFloat": 3, "Mul": 3, "Add": 2})
-    fine = Counter({"MatMulIntegerToFloat": 1, "Add": 1})
-    layer = times(4, times(3, ROUNDED) + Counter({"Sub": 1})) + times(5, product)
-    assert found == STREAMS + times(LAYERS, layer + times(3, REST + fine))
-
-
-def times(factor: int, counts: Counter[str]) -> Counter[str]:
-    return Counter({name: factor * count for name, count in counts.items()})
+    gemms = Counter({"MatMulIntegerToFloat": 3})
+    gate = gemms + Counter({"Mul": 3, "Add": 2})
+    up = gemms + Counter({"Div": 1, "Mul": 1, "Add": 2})
+    into_both = ROUNDED + times(3, EXTREMES)
+    high_precision = gate + REST + Counter({"MatMulIntegerToFloat": 1, "Add": 1})
+    into_high_precision = ROUNDED + times(2, EXTREMES) + Counter({"Add": 1})
+    unit_of_down = Counter({"Mul": 2})
+    layer = gate + up + into_both + times(3, high_precision + into_high_precision) + unit_of_down
+    assert found == STREAMS + times(LAYERS, layer)
 
 
 @pytest.mark.slow

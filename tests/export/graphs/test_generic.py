@@ -33,7 +33,8 @@ LAYERS = "layer", "last_layer"
 HEADS = "head_tile", "head_tile_fp32"
 OF_ACTIVATIONS = {
     *(ROWS, NEXT_ROWS, HIDDEN, GIVEN_HIDDEN, names.GIVEN, names.BASE, names.WEIGHT, names.TILE_WEIGHT),
-    *(*names.MATRICES, *names.VECTORS, names.FINAL_NORM, names.ROTARY_COS, names.ROTARY_SIN),
+    *(*names.MATRICES, names.FINAL_NORM, names.ROTARY_COS, names.ROTARY_SIN),
+    *(names.INPUT_NORM, names.QKV_BIAS, names.QUERY_NORM, names.KEY_NORM, names.POST_NORM),
 }
 
 

@@ -8,11 +8,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from testing.pairs import export_unmeasured
+from testing.families import FAMILY_SHAPES
+from testing.pairs import Checkpoints, export_unmeasured
 from testing.parity_command import REFERENCE, arguments, parity, problem, report
 
 from stepscore.artifact.pair import Pair
@@ -32,6 +34,20 @@ def test_an_fp32_pair_agrees_with_pytorch_fp32(fp32: Path) -> None:
     found = report(fp32)["fidelity"]
     assert found["logprob_max"] <= 1e-4
     assert (found["step_signs"], found["first_errors"]) == (1, 1)
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen3", "qwen2-yarn"])
+def test_a_pair_of_any_family_agrees_with_pytorch(tmp_path: Path, family: str) -> None:
+    shape = replace(FAMILY_SHAPES[family], max_position_embeddings=512)
+    models = Checkpoints.write(tmp_path, shape)
+    pair = export_unmeasured(
+        models.policy, models.reference, tmp_path / "pair", ExportOptions(Precision.FP32)
+    ).path
+    done = parity(pair, "--policy", models.policy, "--reference", models.reference, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["fidelity"]
+    assert found["num_sequences"] == 3
+    assert found["logprob_max"] <= 1e-4
 
 
 def test_an_int8_pair_is_near_and_not_equal(int8: Path) -> None:

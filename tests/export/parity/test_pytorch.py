@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from testing.checkpoints import TINY, edit_json, write_checkpoint
+from testing.families import FAMILY_SHAPES, settings_of
 from testing.parity_command import POLICY, parity
 
-from stepscore.engine.pytorch.loading import Device
+from stepscore.engine.pytorch.loading import Device, configuration
+from stepscore.errors import UnsupportedArchitecture
+from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.parity import pytorch
 from stepscore_export.parity.pytorch import DType
 
@@ -23,12 +27,42 @@ def test_the_head_in_chunks_gives_what_the_whole_model_gives(monkeypatch: pytest
     transformers = pytest.importorskip("transformers")
     ids = np.arange(1, 60)
     monkeypatch.setattr(pytorch, "HEAD_ROWS", 7)
-    (found,) = pytorch.score(POLICY, [ids], dtype=DType.FP32, device=Device.CPU).logprobs
+    with Checkpoint.open(POLICY) as checkpoint:
+        (found,) = pytorch.score(checkpoint, [ids], dtype=DType.FP32, device=Device.CPU).logprobs
     model = transformers.Qwen2ForCausalLM.from_pretrained(POLICY, dtype=torch.float32).eval()
     with torch.no_grad():
         whole = model(input_ids=torch.from_numpy(ids)[None]).logits[0, :-1].log_softmax(-1)
     expected = whole.gather(1, torch.from_numpy(ids)[1:, None])[:, 0].double().numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen2-yarn"])
+def test_a_config_json_of_transformers_4_and_of_5_gives_the_same(tmp_path: Path, family: str) -> None:
+    """Each version looks for the rotary embedding where the other does not write it."""
+    found = []
+    for layout in (4, 5):
+        folder = write_checkpoint(tmp_path / str(layout), FAMILY_SHAPES[family], layout=layout)
+        with Checkpoint.open(folder) as checkpoint:
+            ids = np.arange(1, 100)
+            found += pytorch.score(checkpoint, [ids], dtype=DType.FP32, device=Device.CPU).logprobs
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("place", [(), ("text_config",)])
+def test_code_that_config_json_names_is_not_looked_for(tmp_path: Path, place: tuple[str, ...]) -> None:
+    """transformers before 5.3 downloads and runs attention of this name (CVE-2026-4372)."""
+    folder = write_checkpoint(tmp_path / "checkpoint", TINY)
+    named: dict[str, Any] = {"_attn_implementation_internal": "stranger/kernel"}
+    for name in place:
+        named = {name: named}
+    edit_json(folder / "config.json", **named)
+    model = pytorch.from_pretrained(folder, settings_of(folder), dtype=torch.float32)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_type_that_transformers_lacks_is_named() -> None:
+    with pytest.raises(UnsupportedArchitecture, match=r"transformers \d.* rejects a model of type 'qwen9'"):
+        configuration({"model_type": "qwen9"})
 
 
 def test_one_model_is_gone_before_the_next_is_loaded(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:

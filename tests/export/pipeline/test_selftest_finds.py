@@ -17,6 +17,7 @@ from testing.pairs import Checkpoints, export_unmeasured
 from stepscore.enums import Coding, Precision
 from stepscore.errors import SelftestFailed
 from stepscore_export.backends import onnx as backend
+from stepscore_export.families.rope import DefaultRope
 from stepscore_export.graphs import builder
 from stepscore_export.options import ExportOptions
 from stepscore_export.quantization.rounding import Quantized, QuantizedChannels, quantize, quantize_channels
@@ -82,8 +83,8 @@ def swapped_query_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_rope_theta(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = model.rotary_tables
-    monkeypatch.setattr(model, "rotary_tables", lambda config: tables(replace(config, rope_theta=500.0)))
+    tables, rope = model.rotary_tables, DefaultRope(500.0)
+    monkeypatch.setattr(model, "rotary_tables", lambda config: tables(replace(config, rope=rope)))
 
 
 def interleaved_rotary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from stepscore.engine.ort.engine import OrtEngine
 from stepscore.enums import Precision, Residency, Target
 from stepscore_export.checkpoint.checkpoint import Checkpoint
 from stepscore_export.families.base import DecoderConfig
+from stepscore_export.families.rope import DefaultRope
 from stepscore_export.options import ExportOptions
 from stepscore_export.reference.numpy_forward import hidden_and_logprobs
 
@@ -247,7 +248,7 @@ def test_each_model_has_its_own_head(
 @pytest.mark.parametrize(
     "shape",
     [
-        replace(TINY, rope_theta=100.0),
+        replace(TINY, rope=DefaultRope(100.0)),
         replace(TINY, rms_norm_eps=0.3),
         replace(TINY, max_position_embeddings=140),
     ],

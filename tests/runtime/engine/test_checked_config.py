@@ -15,9 +15,24 @@ from testing.hostile import rehash
 
 from stepscore.artifact.pair import Pair
 from stepscore.engine.pytorch.checked_config import checked_config
-from stepscore.engine.pytorch.loading import refuse_kernels
-from stepscore.errors import CheckpointUnsafe, ModelInvalid
+from stepscore.errors import ModelInvalid
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32768,
+    "attention_factor": 1.1386,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": True,
+}
 QUANTIZATION = {
     "_load_in_4bit": True,
     "_load_in_8bit": False,
@@ -93,15 +108,65 @@ def test_the_rotary_base_of_transformers_5_is_the_same(pair: Path) -> None:
     assert check(pair, config)["rope_theta"] == 1e6
 
 
+@pytest.mark.parametrize("rope", [LLAMA3, YARN], ids=lambda rope: rope["rope_type"])
+def test_a_scaled_rotary_embedding_reaches_both_versions_of_transformers(
+    pair: Path, rope: dict[str, Any]
+) -> None:
+    both = {"rope_theta": 5e5, "rope_scaling": rope, "rope_parameters": {**rope, "rope_theta": 5e5}}
+    of_4 = {"rope_theta": 5e5, "rope_scaling": rope}
+    of_5 = {"rope_theta": None, "rope_parameters": {**rope, "rope_theta": 5e5}}
+    for stated in (both, of_4, of_5):
+        passed = check(pair, written(pair) | stated)
+        assert {key: passed[key] for key in both} == both
+
+
+def test_a_model_that_reads_longer_texts_than_the_pair_passes_as_one_that_reads_as_long(pair: Path) -> None:
+    config = written(pair)
+    passed = check(pair, config | {"max_position_embeddings": config["max_position_embeddings"] + 1})
+    assert passed["max_position_embeddings"] == config["max_position_embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("rope", "change"),
+    [
+        *((LLAMA3, {key: ...}) for key in LLAMA3 if key != "rope_type"),
+        *((YARN, {key: ...}) for key in YARN if key != "rope_type"),
+        *((LLAMA3, {"factor": value}) for value in (0, -1.0, "8", True, 1e400, [8.0])),
+        *((YARN, {"attention_factor": value}) for value in (0, -1.0, "1", None)),
+        *((YARN, {"truncate": value}) for value in (0, "true", None)),
+        *((YARN, {"original_max_position_embeddings": value}) for value in (0, 2**31, 1.5, True)),
+        (LLAMA3, {"low_freq_factor": 4.0}),
+        *((LLAMA3, {"rope_type": value}) for value in ("linear", "dynamic", "longrope", None, 3, [])),
+        (LLAMA3, {"rope_theta": 1e6}),
+    ],
+    ids=str,
+)
+def test_a_number_that_transformers_would_derive_or_fail_on_is_refused(
+    pair: Path, rope: dict[str, Any], change: dict[str, Any]
+) -> None:
+    changed = {key: value for key, value in (rope | change).items() if value is not ...}
+    with pytest.raises(ModelInvalid, match=r"^policy/config.json"):
+        check(pair, written(pair) | {"rope_scaling": changed})
+
+
+def test_two_rotary_embeddings_are_refused(pair: Path) -> None:
+    two = {"rope_scaling": LLAMA3, "rope_parameters": {**LLAMA3, "factor": 4.0, "rope_theta": 10000.0}}
+    with pytest.raises(ModelInvalid, match="rope_scaling and rope_parameters differ"):
+        check(pair, written(pair) | two)
+    with pytest.raises(ModelInvalid, match=r"rope_theta is 1.0, expected more than 1"):
+        check(pair, written(pair) | {"rope_theta": 1.0, "rope_scaling": YARN})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         *(("hidden_size", value) for value in (10**9, "x", 32, None, 64.0)),
         *(("num_hidden_layers", value) for value in (10**6, 1, True)),
         *((name, 3) for name in ("vocab_size", "intermediate_size", "num_attention_heads")),
-        *((name, 0) for name in ("num_key_value_heads", "head_dim", "max_position_embeddings")),
+        *((name, 0) for name in ("num_key_value_heads", "head_dim")),
+        *(("max_position_embeddings", value) for value in (0, 16, 1e9, True, None)),
         *(("hidden_act", value) for value in ("gelu", "nope", None)),
-        *(("model_type", value) for value in ("llama", 5, None)),
+        *(("model_type", value) for value in ("org/model", "../x", "", "a" * 41, 5, None)),
         *(("rms_norm_eps", value) for value in ("x", 0, -1.0, None, [])),
         *(("rope_theta", value) for value in ("x", 0, None)),
         *(("rope_scaling", value) for value in ("x", {"rope_type": "yarn"}, {"type": "linear"}, [1])),
@@ -113,7 +178,7 @@ def test_the_rotary_base_of_transformers_5_is_the_same(pair: Path) -> None:
     ],
 )
 def test_any_other_value_is_refused_by_its_name(pair: Path, key: str, value: object) -> None:
-    with pytest.raises(ModelInvalid, match=r"^policy/config.json is not as `stepscore export` writes it"):
+    with pytest.raises(ModelInvalid, match=r"^policy/config.json.* is not as `stepscore export` writes it"):
         check(pair, written(pair) | {key: value})
 
 
@@ -179,15 +244,3 @@ def test_weights_that_are_too_small_for_the_shape_are_refused_before_they_are_al
     (pair / "policy" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ModelInvalid, match="weight files have 1 bytes"):
         check(pair, config)
-
-
-@pytest.mark.parametrize("place", [(), ("text_config",)])
-def test_a_checkpoint_that_names_code_to_download_is_refused(tmp_path: Path, place: tuple[str, ...]) -> None:
-    config: dict[str, Any] = {"_attn_implementation_internal": "stranger/kernel"}
-    for name in place:
-        config = {name: config}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointUnsafe, match="'stranger/kernel', which would be downloaded"):
-        refuse_kernels(tmp_path)
-    (tmp_path / "config.json").write_text('{"_attn_implementation": "sdpa"}')
-    refuse_kernels(tmp_path)

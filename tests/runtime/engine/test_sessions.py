@@ -242,10 +242,12 @@ def test_host_sessions_never_ask_for_cuda() -> None:
 
 @pytest.mark.usefixtures("fake_sessions")
 @pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA])
-def test_threads_do_not_spin_and_are_as_many_as_asked(provider: Provider) -> None:
+def test_threads_spin_between_operators_only_and_are_as_many_as_asked(provider: Provider) -> None:
     session: Any = Sessions(provider, threads=3).open(Path("body.onnx"))
     assert session.options.intra_op_num_threads == 3
-    assert session.options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert session.options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert session.options.get_session_config_entry("session.intra_op.spin_duration_us") == "200"
+    assert session.options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 @pytest.mark.usefixtures("fake_sessions")

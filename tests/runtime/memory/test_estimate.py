@@ -47,9 +47,19 @@ def test_a_batch_grows_with_its_rows_its_scores_and_the_heads_chunk(pair: Manife
 
     assert batch(PeakLoad(4096, 1, 1)) > batch(PeakLoad(2048, 1, 1)) > batch(PeakLoad(1, 1, 1)) > 0
     assert batch(PeakLoad(1, 1 << 34, 1)) > batch(PeakLoad(1, 1 << 33, 1))
-    narrow = msgspec.structs.replace(pair.architecture, intermediate_size=1, hidden_size=1)
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
+    narrow = msgspec.structs.replace(pair.architecture, intermediate_size=1, hidden_size=1, **heads)
     pair = msgspec.structs.replace(pair, architecture=narrow)
     assert batch(PeakLoad(4096, 1, 1), 2048) > batch(PeakLoad(4096, 1, 1), 1024)
+
+
+def test_heads_that_are_wide_beside_the_mlp_count() -> None:
+    """As in Qwen3-0.6B, whose heads are twice as wide as its hidden states."""
+    pair, settings = manifest(precision=Precision.FP32), Settings(Residency.RESIDENT, 2048, 16_384, 256)
+    load = PeakLoad(2048, 1, 1, positions=4096)
+    wide = msgspec.structs.replace(pair.architecture, head_dim=16 * pair.architecture.head_dim)
+    more = estimate(msgspec.structs.replace(pair, architecture=wide), settings, load)
+    assert more.batch > 2 * estimate(pair, settings, load).batch
 
 
 @given(MANIFESTS, SETTINGS, LOADS)

@@ -7,12 +7,18 @@ import re
 import numpy as np
 import pytest
 from hypothesis import given
+from msgspec import structs
 from testing.byte_level import (
     CHATML,
     CROSSING,
     FLAGGED,
+    GPT2,
     LINES,
-    OTHER_PATTERN,
+    LLAMA3,
+    OTHER,
+    PROVED,
+    SMOLLM2,
+    Rules,
     bytes_and,
     encoder,
     trained,
@@ -24,13 +30,22 @@ from tokenizers import Tokenizer
 
 from stepscore.enums import Convention
 from stepscore.errors import InvalidRecord
-from stepscore.prompt.template import Template
+from stepscore.prompt.template import Strip, Template, TextRule
 
 CARD, EXACT = Convention.CARD, Convention.EXACT
 
 SUFFIX_TEXT = Template(CHATML.prefix, CHATML.between, " END<|im_end|>\n")
 LEADING_SPACE = Template("\n \n" + CHATML.prefix, CHATML.between, CHATML.suffix)
 BEGUN_ANSWER = Template(CHATML.prefix, CHATML.between + "Answer: ", CHATML.suffix + "<|endoftext|>")
+RULES = pytest.mark.parametrize("rules", [pytest.param(rules, id=name) for name, rules in PROVED.items()])
+STRIPPED = TextRule(Strip.WHITE_SPACE, Strip.WHITE_SPACE)
+STRIPPING = structs.replace(CHATML, problem=STRIPPED, response=STRIPPED)
+STRIPPED_SUFFIX_TEXT = structs.replace(SUFFIX_TEXT, response=STRIPPED)
+LINE_FEEDS = structs.replace(
+    CHATML,
+    problem=TextRule(right=Strip.LINE_FEEDS),
+    response=TextRule(Strip.LINE_FEEDS, Strip.LINE_FEEDS),
+)
 
 
 def no_private_use(text: str) -> bool:
@@ -43,14 +58,23 @@ def no_private_use(text: str) -> bool:
         pytest.param(trained(), CHATML, id="trained"),
         pytest.param(trained(added=FLAGGED), CHATML, id="flagged added tokens"),
         pytest.param(trained(added=(CROSSING,)), CHATML, id="added token across a separator"),
-        pytest.param(trained(pattern=OTHER_PATTERN), CHATML, id="another pre-tokeniser"),
+        pytest.param(trained(rules=OTHER), CHATML, id="another pre-tokeniser"),
+        pytest.param(trained(rules=LLAMA3), CHATML, id="llama3"),
+        pytest.param(trained(rules=LLAMA3), STRIPPING, id="llama3 stripped"),
+        pytest.param(trained(rules=SMOLLM2), CHATML, id="smollm2"),
+        pytest.param(trained(added=FLAGGED, rules=SMOLLM2), STRIPPING, id="smollm2 stripped, flagged"),
+        pytest.param(trained(rules=GPT2), LINE_FEEDS, id="gpt2 stripped of line feeds"),
+        pytest.param(trained(), LINE_FEEDS, id="stripped of line feeds"),
+        pytest.param(trained(), STRIPPING, id="stripped"),
+        pytest.param(trained(rules=OTHER), STRIPPING, id="another pre-tokeniser, stripped"),
+        pytest.param(trained(), STRIPPED_SUFFIX_TEXT, id="stripped, suffix begins with text"),
         pytest.param(bytes_and(LINES), CHATML, id="bytes"),
         pytest.param(trained(), SUFFIX_TEXT, id="suffix begins with text"),
         pytest.param(trained(), LEADING_SPACE, id="prefix begins with white space"),
         pytest.param(trained(), BEGUN_ANSWER, id="begun answer"),
     ],
 )
-@examples(100)
+@examples(60)
 @given(problem=TEXT.filter(no_private_use), steps=STEPS.filter(lambda steps: no_private_use("".join(steps))))
 def test_ids_and_card_indices_are_those_of_real_prefix_retokenisation(
     tokenizer: Tokenizer, template: Template, problem: str, steps: list[str]
@@ -79,10 +103,13 @@ def test_exact_reads_at_the_token_of_the_separators_last_character(problem: str,
         assert "\n" in token or token in ("<left>", "<right>")  # flagged so that they swallow the separator
 
 
-@examples(100)
+@RULES
+@examples(30)
 @given(problem=TEXT, steps=STEPS, others=STEPS)
-def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], others: list[str]) -> None:
-    tokenizer = encoder(trained())
+def test_exact_sees_nothing_of_later_steps(
+    rules: Rules, problem: str, steps: list[str], others: list[str]
+) -> None:
+    tokenizer = encoder(trained(rules=rules), STRIPPING)
     one = tokenizer.encode(problem, [*steps, "Then"], EXACT)
     other = tokenizer.encode(problem, [*steps, "Or " + others[0], *others[1:]], EXACT)
     k, end = len(steps), one.step_ends[len(steps) - 1]
@@ -90,12 +117,13 @@ def test_exact_sees_nothing_of_later_steps(problem: str, steps: list[str], other
     np.testing.assert_array_equal(one.token_ids[: end + 2], other.token_ids[: end + 2])
 
 
-@examples(100)
+@RULES
+@examples(30)
 @given(problem=TEXT, steps=STEPS)
 def test_an_unfinished_answer_is_read_where_it_will_be_when_it_goes_on(
-    problem: str, steps: list[str]
+    rules: Rules, problem: str, steps: list[str]
 ) -> None:
-    tokenizer = encoder(trained())
+    tokenizer = encoder(trained(rules=rules), STRIPPING)
     now = tokenizer.encode(problem, steps, EXACT, unfinished=True)
     later = tokenizer.encode(problem, [*steps, "Then"], EXACT)
     np.testing.assert_array_equal(now.step_ends, later.step_ends[:-1])

@@ -8,14 +8,14 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from testing.byte_level import CROSSING, OTHER_PATTERN, QWEN2_PATTERN, bytes_and, nasty_text, trained
+from testing.byte_level import CROSSING, OTHER, bytes_and, nasty_text, trained
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from stepscore.prompt.token_texts import TokenTexts, token_bytes
 
 REPLACEMENTS = "\ufffd" * 2000
-TOKENIZERS = [bytes_and(), trained(), trained(added=(CROSSING,)), trained(pattern=OTHER_PATTERN)]
+TOKENIZERS = [bytes_and(), trained(), trained(added=(CROSSING,)), trained(rules=OTHER)]
 
 
 def texts(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -61,4 +61,4 @@ def test_every_byte_has_one_spelling() -> None:
 
 
 def test_no_token_has_no_text() -> None:
-    assert TokenTexts(trained(pattern=QWEN2_PATTERN)).of([]) == []
+    assert TokenTexts(trained()).of([]) == []

@@ -16,6 +16,8 @@ from stepscore.system import available_cores
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+SPIN_MICROSECONDS = 200
+"""How long a thread that has no work spins before it sleeps: waking it takes as long as a small operator."""
 FULL_MEMORY = ("Failed to allocate memory", "Available memory of", "out of memory")
 """ONNX Runtime's messages where the limit of an arena, or of the GPU, is reached."""
 
@@ -50,7 +52,10 @@ class Sessions:
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or available_cores()
         options.enable_mem_pattern = False  # shapes differ from batch to batch
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads wait actively between two operators, but not between two runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.preserve_node_order or self.low_memory:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.add_session_config_entry("session.disable_quant_qdq", "1")

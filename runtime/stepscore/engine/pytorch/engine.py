@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stepscore.artifact.manifest import ModelName
+from stepscore.artifact.manifest import CONFIG, ModelName
 from stepscore.artifact.pair import Pair
 from stepscore.batching.batch import Batch
 from stepscore.engine.base import Engine, EngineOptions, PairLogprobs
@@ -25,6 +25,7 @@ from stepscore.engine.pytorch import loading
 from stepscore.engine.pytorch.checked_config import checked_config
 from stepscore.engine.pytorch.loading import Device
 from stepscore.engine.pytorch.model import Model
+from stepscore.engine.pytorch.structure import check_structure
 from stepscore.enums import Provider
 from stepscore.errors import (
     IntegrityMismatch,
@@ -54,6 +55,9 @@ class TorchEngine(Engine):
             (unit.models[0], pair.path / unit.folder, checked_config(pair.path, pair.manifest, unit))
             for unit in pair.manifest.units
         ]
+        for _, folder, config in self._folders:
+            with _faults_as(ModelInvalid, f"PyTorch cannot load {folder.name}"):
+                check_structure(f"{folder.name}/{CONFIG}", config, pair.manifest.architecture)
         _limit(self._device, options)
         self._kept: list[tuple[ModelName, Model]] = []
         if options.by_batch:

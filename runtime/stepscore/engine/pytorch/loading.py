@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-from stepscore.artifact.manifest import CONFIG
-from stepscore.errors import (
-    CheckpointUnsafe,
-    ModelInvalid,
-    ProviderUnavailable,
-    UnsupportedArchitecture,
-)
+from stepscore.errors import ModelInvalid, ProviderUnavailable, UnsupportedArchitecture
 
 
 class Device(enum.StrEnum):
@@ -57,22 +51,40 @@ def resolve(device: Device, option: str = "--device") -> Device:
     return device
 
 
+def configuration(settings: Mapping[str, Any]) -> Any:
+    """Return transformers' configuration of `model_type` with these settings, which must have been checked.
+
+    Nothing is read from a folder. Raises UnsupportedArchitecture where this version of transformers has no
+    such model.
+    """
+    from transformers import AutoConfig, __version__
+
+    try:
+        return AutoConfig.for_model(**deepcopy(dict(settings)))  # transformers 5 adds keys to nested ones
+    except Exception as error:  # transformers 5 has a class of errors that is no ValueError
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise UnsupportedArchitecture(
+            f"transformers {__version__} rejects a model of type {settings['model_type']!r}: {said[:300]}",
+            hint="pip install --upgrade 'stepscore[torch]'; --format onnx needs no transformers",
+        ) from error
+
+
 def from_pretrained(
     folder: Path,
+    settings: Mapping[str, Any],
     *,
     dtype: torch.dtype | Literal["auto"],
     attention: str = "sdpa",
     device_map: dict[str, str] | None = None,
     quantization: Any = None,
-    config: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Load the model in `folder`, which must have been checked, for inference; never run code from it.
+    """Load the weights in `folder`, which must have been checked, for inference; never run code from it.
 
-    `dtype` "auto" is the stored type. `quantization` is transformers' configuration of quantizing on load,
-    `config` the model's, by default that in config.json. Raises ModelInvalid for tensors that are missing or
-    left over, which transformers would draw at random or ignore.
+    `settings` is the model's configuration (`configuration`): transformers does not read config.json. `dtype`
+    "auto" is that of the settings, `quantization` transformers' configuration of quantizing on load. Raises
+    ModelInvalid for tensors that are missing or left over, which transformers would draw at random or ignore.
     """
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if (folder / "adapter_config.json").exists():  # with peft installed, transformers would apply it
@@ -80,13 +92,11 @@ def from_pretrained(
             f"{folder} contains an adapter (adapter_config.json) in addition to the model",
             hint="merge it into the model, or move it out of the folder",
         )
-    if config is None:
-        refuse_kernels(folder)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model, loaded = Qwen2ForCausalLM.from_pretrained(
+    model, loaded = AutoModelForCausalLM.from_pretrained(
         folder,
-        config=None if config is None else Qwen2Config(**config),
+        config=configuration(settings),
         dtype=dtype,
         attn_implementation=attention,
         device_map=device_map,
@@ -104,25 +114,6 @@ def from_pretrained(
                 hint="export the pair again, or download the checkpoint again",
             )
     return model.eval()
-
-
-def refuse_kernels(folder: Path) -> None:
-    """Refuse attention by the name of a repository: transformers before 5.3 would download and run its code.
-
-    A configuration can name it for the model or for a part of it (CVE-2026-4372).
-    """
-    waiting: list[object] = [json.loads((folder / CONFIG).read_text(encoding="utf-8"))]
-    while waiting:
-        value = waiting.pop()
-        if not isinstance(value, dict):
-            continue
-        waiting += value.values()
-        for key, named in value.items():
-            if "attn_implementation" in key and "/" in str(named):
-                raise CheckpointUnsafe(
-                    f"config.json: {key} is {str(named)[:100]!r}, which would be downloaded and run",
-                    hint="remove the key",
-                )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One model of a pair in PyTorch: transformers' stock Qwen2 with replaced matmuls and attention.
+"""One model of a pair in PyTorch: transformers' stock class with replaced matmuls and attention.
 
 Tokens are packed as in the ONNX graphs: the stock model gets one sequence of n packed tokens and the position
 of each, and an attention function registered with transformers gathers the padded view of the plan and
@@ -38,7 +38,7 @@ ATTENTION = "stepscore_packed"
 class Model:
     """One model in memory, in fp32 on the CPU and fp16 on CUDA; its weights need not be quantized."""
 
-    def __init__(self, folder: Path, device: Device, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, device: Device, settings: Mapping[str, Any]) -> None:
         import torch
         from transformers import AttentionInterface
 
@@ -46,7 +46,7 @@ class Model:
         self._device = device.value
         self._compute = torch.float32 if device is Device.CPU else torch.float16
         self._model = loading.from_pretrained(
-            folder, dtype="auto", attention=ATTENTION, device_map={"": self._device}, config=config
+            folder, settings, dtype="auto", attention=ATTENTION, device_map={"": self._device}
         )
         _replace_matmuls(self._model, self._compute)
 
