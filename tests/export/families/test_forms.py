@@ -149,6 +149,16 @@ def test_residency_changes_rounding_only(
     np.testing.assert_allclose(other, resident, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("family", FAMILY_SHAPES)
+def test_kept_prefixes_change_rounding_only(models: Models, family: str) -> None:
+    pair = Pair.open(models.pair(family, FP32.options))
+    kept, plain = (open_engine(pair, EngineOptions(prefix_cache=size)) for size in (1 << 20, 0))
+    sequence = models.sequences(family)[-1]
+    for end in (50, 190, 200):
+        found, truth = (np.stack(engine.logprobs([sequence[:end]])[0]) for engine in (kept, plain))
+        np.testing.assert_allclose(found, truth, rtol=0, atol=1e-5)
+
+
 def test_streamed_layers_of_a_pair_for_cuda_give_the_same(models: Models) -> None:
     pair, sequences = models.pair("qwen3", CUDA_CODED.options), models.sequences("qwen3")
     resident, streamed = (logprobs(pair, sequences, each) for each in (Residency.RESIDENT, Residency.STREAM))
