@@ -6,7 +6,8 @@
     prm(prompt, steps)                   one solution, split into steps
     prm.score_messages(conversation)     user and assistant turns, one conversation or several
 
-Common prefixes within one call, such as those of beams, are computed once.
+Common prefixes within one call, such as those of beams, are computed once, and with
+`Scorer.load(prefix_cache="2GB")` those of earlier calls are not computed again.
 """
 
 from __future__ import annotations
