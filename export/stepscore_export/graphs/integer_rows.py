@@ -70,12 +70,13 @@ class TokenScale:
     column: ir.Value
 
     @classmethod
-    def of(cls, g: GraphBuilder, *streams: ir.Value) -> TokenScale:
-        """Return max |x| / 127 over each token's activations x in all of these streams."""
-        last = g.constant("last", -1)
-        highest = [g.op("ReduceMax", rows, last, keepdims=1) for rows in streams]
-        lowest = [g.op("Neg", g.op("ReduceMin", rows, last, keepdims=1)) for rows in streams]
-        largest = g.op("Max", *highest, *lowest, g.constant("smallest", SMALLEST, dtype=FLOAT))
+    def of(cls, g: GraphBuilder, rows: ir.Value) -> TokenScale:
+        """Return max |x| / 127 of each token's activations x."""
+        highest, lowest = (
+            g.op(reduction, rows, g.constant("last", -1), keepdims=1)
+            for reduction in ("ReduceMax", "ReduceMin")
+        )
+        largest = g.op("Max", highest, g.op("Neg", lowest), g.constant("smallest", SMALLEST, dtype=FLOAT))
         return cls(g, g.op("Mul", largest, g.constant("one_127th", 1 / 127, dtype=FLOAT)))
 
     @cached_property
@@ -97,50 +98,50 @@ class TokenScale:
 class QuantizedStreams:
     """Activations [n, K] of reference and policy and their difference, quantized for integer matrices.
 
-    They are multiples of `unit` [n, 1], if there is one. With `high_precision` the scale of reference and
-    policy is a bound, s_r + s_d: the reference keeps 16 bits and the policy meets the difference alone, so
-    that a slightly larger scale costs nothing, and the reductions over the policy's activations are saved.
+    They are multiples of `unit` [n, 1], if there is one. The scale of the policy is a bound, s_r + s_d: its
+    codes meet the difference of the weights only, and the reductions over its activations are saved. The
+    reference needs its own scale, at which its largest entry is exact: a massive activation is most of a sum.
     """
 
-    def __init__(
-        self,
-        g: GraphBuilder,
-        streams: tuple[ir.Value, ...],
-        unit: ir.Value | None,
-        *,
-        high_precision: bool,
-    ) -> None:
+    def __init__(self, g: GraphBuilder, streams: tuple[ir.Value, ...], unit: ir.Value | None) -> None:
         self._g = g
         self._unit = unit
-        reference, policy = streams
-        difference = g.op("Sub", policy, reference)
-        of_difference = TokenScale.of(g, difference)
-        common = (
-            TokenScale.of(g, reference).plus(of_difference) if high_precision else TokenScale.of(g, *streams)
-        )
-        self._reference, self._policy = (QuantizedActivations.of(g, rows, common) for rows in streams)
+        self._rows, policy = streams
+        difference = g.op("Sub", policy, self._rows)
+        of_reference, of_difference = (TokenScale.of(g, rows) for rows in (self._rows, difference))
+        self._reference = QuantizedActivations.of(g, self._rows, of_reference)
+        self._policy = QuantizedActivations.of(g, policy, of_reference.plus(of_difference))
         self._difference = QuantizedActivations.of(g, difference, of_difference)
-        self._rest = self._reference.rest(reference) if high_precision else None
 
     def products(self, matrix: IntegerMatrix) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Return B c_r, B c_r + D c_p and B c_d, each [n, N], without the scales of tokens."""
-        g = self._g
+        """Return B c_r, B c_d and D c_p, each [n, N], without the scales of tokens."""
         base = self._reference.product(matrix.base)
-        if self._rest is not None:
-            base = g.op("Add", base, self._rest.product(matrix.base))
-        policy = g.op("Add", base, self._policy.product(matrix.difference))
-        return base, policy, self._difference.product(matrix.base)
+        if matrix.high_precision_activations:
+            base = self._g.op("Add", base, self._rest.product(matrix.base))
+        return base, self._difference.product(matrix.base), self._policy.product(matrix.difference)
 
     @cached_property
-    def scales(self) -> tuple[ir.Value, ir.Value]:
-        """Return the scales [n, 1] of the products: of reference and policy, and of the difference."""
-        of_streams, of_difference = (
-            each.scale.column if self._unit is None else self._g.op("Mul", each.scale.column, self._unit)
-            for each in (self._reference, self._difference)
+    def _rest(self) -> QuantizedActivations:
+        return self._reference.rest(self._rows)
+
+    @cached_property
+    def scales(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return the scales [n, 1] of the three products."""
+        reference, difference, policy = (
+            column if self._unit is None else self._g.op("Mul", column, self._unit)
+            for column in self._columns
         )
-        return of_streams, of_difference
+        return reference, difference, policy
 
     @cached_property
-    def relative_scale(self) -> ir.Value:
-        """Return the scale of the difference as a multiple of that of reference and policy, [n, 1]."""
-        return self._g.op("Div", self._difference.scale.column, self._reference.scale.column)
+    def relative_scales(self) -> tuple[ir.Value, ir.Value]:
+        """Return the scales of the last two products as multiples of that of the first, [n, 1]."""
+        reference, difference, policy = self._columns
+        return self._g.op("Div", difference, reference), self._g.op("Div", policy, reference)
+
+    @property
+    def _columns(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        reference, difference, policy = (
+            each.scale.column for each in (self._reference, self._difference, self._policy)
+        )
+        return reference, difference, policy

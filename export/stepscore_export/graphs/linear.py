@@ -13,14 +13,13 @@ common to both streams as well:
 
     y_r = B q(r)        y_p = B q(r) + B q(d) + D q(p)
 
-For each token q(r) and q(p) have the scale s = max(|r|, |p|) / 127, and q(d) has s_d = max |d| / 127. The
-GEMMs multiply the integer codes c. Per-token scales are applied to sums of their results, so that large
-tensors are multiplied as rarely as possible:
+For each token q(r) has the scale s_r = max |r| / 127, q(d) has s_d = max |d| / 127, and q(p) has s_p = s_r +
+s_d, a bound of max |p| / 127. The GEMMs multiply the integer codes c, and per-token scales follow:
 
-    y_r = s (B c_r)     y_p = s (B c_r + D c_p) + s_d (B c_d)
+    y_r = s_r (B c_r)   y_p = y_r + s_d (B c_d) + s_p (D c_p)
 
-`up` is not even multiplied by s: silu(gate) * up is linear in it, and is quantized per token anyway. Its
-result is left in units of s (`matmul_in_units`), and the scales of the inputs of `down` have the factor s.
+`up` is left in units of s_r (`matmul_in_units`): silu(gate) * up is linear in it, and is quantized per token
+anyway. The scales of the inputs of `down` have the factor s_r instead, which saves a pass over [n, I].
 
 High-precision activations. An error of r shifts the point at which the two models are compared. In the
 attention matrices and in `down`, where a few large entries set the scale, it is by far the largest of the
@@ -36,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -70,7 +70,6 @@ class LinearInputs:
         self._g = g
         self._streams = streams
         self._unit = unit
-        self._integers: dict[bool, QuantizedStreams] = {}  # by their precision
 
     def matmul(self, matrix: Matrix) -> Streams:
         """Return x @ W^T [n, N] of each stream, x its activations [n, K] and W the matrix [N, K]."""
@@ -92,9 +91,9 @@ class LinearInputs:
         """Return x @ W^T as multiples of a unit per token, and the unit [n, 1]; None stands for 1."""
         if not isinstance(matrix, IntegerMatrix):
             return self.matmul(matrix), None
-        g, inputs = self._g, self._quantized(matrix)
-        reference, policy, moved = inputs.products(matrix)
-        return (reference, g.op("Add", policy, g.op("Mul", moved, inputs.relative_scale))), inputs.scales[0]
+        inputs = self._quantized
+        base, *moves = inputs.products(matrix)
+        return (base, self._moved(base, moves, inputs.relative_scales)), inputs.scales[0]
 
     def _blocks(self, matrix: BlockMatrix) -> Streams:
         g = self._g
@@ -122,21 +121,21 @@ class LinearInputs:
         )
 
     def _integer(self, matrix: IntegerMatrix) -> Streams:
-        g, inputs = self._g, self._quantized(matrix)
-        scale, of_moved = inputs.scales
-        reference, policy, moved = inputs.products(matrix)
-        return (
-            g.op("Mul", reference, scale),
-            g.op("Add", g.op("Mul", policy, scale), g.op("Mul", moved, of_moved)),
+        product, *moves = self._quantized.products(matrix)
+        of_base, *of_moves = self._quantized.scales
+        base = self._g.op("Mul", product, of_base)
+        return base, self._moved(base, moves, of_moves)
+
+    def _moved(self, base: ir.Value, moves: Sequence[ir.Value], scales: Sequence[ir.Value]) -> ir.Value:
+        # base + the sum of moves times their scales
+        g = self._g
+        return g.op(
+            "Add", base, g.op("Add", *(g.op("Mul", *each) for each in zip(moves, scales, strict=True)))
         )
 
-    def _quantized(self, matrix: IntegerMatrix) -> QuantizedStreams:
-        high_precision = matrix.high_precision_activations
-        if high_precision not in self._integers:
-            self._integers[high_precision] = QuantizedStreams(
-                self._g, self._streams, self._unit, high_precision=high_precision
-            )
-        return self._integers[high_precision]
+    @cached_property
+    def _quantized(self) -> QuantizedStreams:
+        return QuantizedStreams(self._g, self._streams, self._unit)
 
 
 def _joined(g: GraphBuilder, columns: Sequence[Streams]) -> Streams:
