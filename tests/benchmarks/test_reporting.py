@@ -157,7 +157,7 @@ def test_regenerated_rejects_unknown_marks() -> None:
         regenerated("<!-- bench:nothing -->\n<!-- /bench -->", {})
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", sorted(set(TABLES) - {"families"}))  # which no benchmark measures
 def test_tables_are_empty_without_results(name: str) -> None:
     assert TABLES[name]({}) == []
 
