@@ -87,7 +87,7 @@ def beam_search(results: Results) -> list[Table]:
         )
         note = (
             f"Over all calls together {percent(result['distinct_in_trace'] / total['tokens'], 0)} of the "
-            "prefixes are distinct; nothing is kept between calls."
+            "prefixes are distinct; these two keep nothing between calls."
         )
         headings = [
             "round",
