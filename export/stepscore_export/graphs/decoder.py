@@ -262,10 +262,12 @@ def _attention(
     # normed [n, H] -> [len(unpad), H], kept [q, 2 Nkv D]
     g.intermediate_outputs["into_qkv"] = normed[0]
     projected = biased_and_normed(g, layer, LinearInputs(g, normed).matmul(layer.qkv))
-    kept = kept_rows(g, projected, shared.kept_index)
+    kept, no_rows = kept_rows(g, projected, shared.kept_index)
     attended = tuple(
-        _attend(g, g.op("Concat", known, qkv, axis=0), tables, shared, unpad)
-        for known, qkv, *tables in zip(given, projected, shared.rotary.cos, shared.rotary.sin, strict=True)
+        _attend(g, g.op("Concat", known, qkv, nothing, axis=0), tables, shared, unpad)
+        for known, qkv, nothing, *tables in zip(
+            given, projected, no_rows, shared.rotary.cos, shared.rotary.sin, strict=True
+        )
     )
     g.intermediate_outputs["into_output"] = attended[0]
     return LinearInputs(g, attended).matmul(layer.output), kept

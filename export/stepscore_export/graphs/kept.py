@@ -15,13 +15,22 @@ def declare_kept_index(g: GraphBuilder) -> ir.Value:
     return g.input(KEPT_INDEX, INT64, "q")
 
 
-def kept_rows(g: GraphBuilder, projected: Streams, kept_index: ir.Value) -> Streams:
-    """Return keys, before rotary embedding, and values of the kept rows, exactly as attention reads them."""
-    # q, k and v of every row [n, (Nq + 2 Nkv) D] -> [q, 2 Nkv D]
+def kept_rows(g: GraphBuilder, projected: Streams, kept_index: ir.Value) -> tuple[Streams, Streams]:
+    """Return keys, before rotary embedding, and values of the kept rows, exactly as attention reads them.
+
+    The second value has no rows: attention joins it, and so runs after the rows were gathered. ONNX Runtime
+    runs last what only an output needs, and would hold q, k and v of all layers until then.
+    """
+    # q, k and v of every row [n, (Nq + 2 Nkv) D] -> [q, 2 Nkv D], [0, (Nq + 2 Nkv) D]
     queries = g.shape.num_attention_heads * g.shape.head_dim
     width = queries + 2 * g.shape.num_key_value_heads * g.shape.head_dim
     ends = g.constant("kept_first", queries), g.constant("kept_end", width), g.constant("kept_axis", 1)
-    return tuple(g.op("Slice", g.op("Gather", rows, kept_index), *ends) for rows in projected)
+    none = (g.constant("kept_none", 0),) * 3
+    gathered = [g.op("Gather", rows, kept_index) for rows in projected]
+    return (
+        tuple(g.op("Slice", rows, *ends) for rows in gathered),
+        tuple(g.op("Slice", rows, *none) for rows in gathered),
+    )
 
 
 def kept_outputs(g: GraphBuilder, kept: Streams, index: int | None) -> list[Output]:

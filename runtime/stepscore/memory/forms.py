@@ -1,7 +1,7 @@
 """Constants of the CPU's memory by form of storage, fitted to measured peaks.
 
 Peaks of Qwen2.5's shapes by benchmarks/residency.py and full_size.py, and of whole runs of `score` on the
-bundled pair in five forms and on a pair of 0.5B: these runs' estimates are within 15 % of the peak.
+bundled pair in seven forms and on a pair of 0.5B: these runs' estimates are within 15 % of the peak.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _MERGED = FormConstants(arrays=5, logits=2, copies=10)
 _SEPARATE = FormConstants(arrays=4, logits=4)
 _BLOCKS = FormConstants(arrays=4, logits=4, copies=3)
 _FLOAT32 = FormConstants(arrays=3, logits=4)
-_TRACED = FormConstants(arrays=4, logits=4, scores=5)
+_TRACED = FormConstants(arrays=7, logits=7, scores=8.5)
 _TRACED16 = FormConstants(arrays=4, logits=4, scores=5, copies=1.4, held=2.1)
 _FLOAT16 = FormConstants(arrays=3, logits=4, copies=1, held=2.1)
 _TORCH = FormConstants(arrays=3, logits=3, copies=1)

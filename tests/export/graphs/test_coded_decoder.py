@@ -40,7 +40,7 @@ STREAMS = Counter(  # of a body: what two models need for themselves, whatever t
         "Concat": 2 * LAYERS + 2,  # given rows in front of computed ones: keys and values, hidden states
         "Pad": 2 * LAYERS,
         "Gather": 6 * LAYERS + 3,  # padded view and back, kept rows; the last drops rows, one index for both
-        "Slice": 2 * LAYERS,  # keys and values of kept rows
+        "Slice": 4 * LAYERS,  # keys and values of kept rows, and none of their rows
         "LessOrEqual": 1,  # of the length, once for all
         "If": 2 * LAYERS,
         "GroupQueryAttention": 4 * LAYERS,  # half of them are run

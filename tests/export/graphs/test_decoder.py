@@ -97,7 +97,7 @@ FLOAT_LAYER = Counter(
         "Gemm": 5,
         "Add": 1,
         "Gather": 3,  # the padded view and back, kept rows
-        "Slice": 1,  # keys and values of kept rows
+        "Slice": 2,  # keys and values of kept rows, and none of their rows
         "If": 1,
         "GroupQueryAttention": 2,  # one of them is run
         "Reshape": 1,
@@ -202,3 +202,15 @@ def test_head_has_one_gemm_and_one_softmax_per_vocabulary_tile(tmp_path: Path) -
 def test_the_onnx_checker_accepts_the_ends(pair_of: PairOf, precision: Precision, name: str) -> None:
     """It does not know ONNX Runtime's own norms: body and layers are checked by being run."""
     onnx.checker.check_model(pair_of(precision) / "policy" / name)
+
+
+def test_attention_waits_for_the_rows_that_are_kept(pair_of: PairOf) -> None:
+    """Else ONNX Runtime gathers them last, and holds q, k and v of every layer until then."""
+    graph = load(pair_of.form(ExportOptions(Precision.FP32)), "body.onnx", "policy").graph
+    gathered = {
+        node.output[0] for node in graph.node if node.op_type == "Gather" and "kept_index" in node.input
+    }
+    waits = {node.output[0]: node.input[0] for node in graph.node if "kept_none" in node.input}
+    joined = {name for node in graph.node if node.op_type == "Concat" for name in node.input}
+    assert gathered == {waits[name] for name in joined & set(waits)}
+    assert len(gathered) == LAYERS

@@ -129,7 +129,7 @@ LAYER = Counter(  # of fp16
         "Gemm": 5,
         "Add": 2,  # the bias, the last residual
         "Gather": 3,  # the padded view and back, kept rows
-        "Slice": 1,  # keys and values of kept rows
+        "Slice": 2,  # keys and values of kept rows, and none of their rows
         "GroupQueryAttention": 1,
         "Reshape": 1,
         "Pad": 1,
